@@ -1,0 +1,67 @@
+"""Rules with stable ids, and the verdict they lead to."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from robustdeploy.core.model import Noun, Number
+
+
+class Outcome(StrEnum):
+    """PASS, FAIL, or INCONCLUSIVE, which never counts as a pass."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of ``robustdeploy gate``: 0, 1 or 3."""
+        return {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[self.value]
+
+
+class Rule(Noun):
+    """One requirement on one row of the report, judged on the bound of its interval that is worse for us."""
+
+    id: str = Field(pattern=r"^[A-Z][A-Z0-9]*(-[A-Z0-9]+)+$")
+    """Stable identifier, e.g. ``RD-ROB-01``; requirements and tests refer to it."""
+    metric: str
+    """Metric of the row, e.g. ``robust_accuracy`` or ``latency_ms.p99``."""
+    attack: str | None = None
+    """Attack label of the row, e.g. ``pgd-50-10``; ``worst`` is the worst case over all attacks."""
+    where: Literal["host", "board"] = "board"
+    at_least: Number | None = None
+    at_most: Number | None = None
+    on: Literal["bound", "value"] = "bound"
+    """``bound`` judges the interval's bound (lower for at_least, upper for at_most); ``value`` the estimate alone."""
+    n_at_least: int = Field(default=0, ge=0)
+    """Fewest samples that may support the row."""
+    reason: str = ""
+    """Why the rule exists, for whoever reads the verdict."""
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Rule:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError(f"rule {self.id} needs exactly one of at_least and at_most")
+        return self
+
+
+class RuleVerdict(Noun):
+    """The outcome of one rule and the evidence behind it."""
+
+    rule: str
+    outcome: Outcome
+    text: str
+    """One sentence: what was required, what was measured, with n and interval."""
+
+
+class Verdict(Noun):
+    """The outcome of all rules together."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...] = ()
+    """What made the evaluation itself unsound; non-empty only for INCONCLUSIVE."""
+    rules: tuple[RuleVerdict, ...] = ()

@@ -1,0 +1,120 @@
+"""The recipe: what to train and prune, how hard to attack it, and what it must meet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from robustdeploy.core.gate import Rule
+from robustdeploy.core.model import Noun, Number
+from robustdeploy.onboard import types as onboard
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Threat(onboard.Threat):
+    """An ℓ∞ ball of radius ``eps``, in pixels of [0, 1]; ``8/255`` is accepted."""
+
+    norm: Literal["linf"] = "linf"
+    eps: Annotated[Number, Field(ge=1 / 255, le=1)] = 8 / 255
+
+
+class Choice(Noun):
+    """A plug-in by name, with its options: ``fastat`` or ``{name: fastat, alpha: 10/255}``."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+def _choice(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict) and "name" in value and "options" not in value:
+        return {"name": value["name"], "options": {k: v for k, v in value.items() if k != "name"}}
+    return value
+
+
+PlugIn = Annotated[Choice, BeforeValidator(_choice)]
+
+
+class Data(Noun):
+    """Which images. The test set is read by ``evaluate`` only; validation is cut from the training set."""
+
+    name: str = "digits"
+    path: Path | None = None
+    """Folder that holds the data set; the embedded default needs none."""
+    size: int | None = Field(default=None, ge=4, le=1024)
+    """Side in pixels that images of an image folder are resized to; needed only where they differ in size."""
+    validation: Number = Field(default=0.1, gt=0, lt=0.5)
+    """Share of the training set held out for validation."""
+    augment: bool = True
+    """Random shift (reflecting none, padding with zeros) and mirroring, where the data set allows them."""
+
+
+class Train(Noun):
+    """One loop for every task."""
+
+    task: PlugIn = Choice(name="fastat")
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    lr: Number = Field(default=0.2, gt=0)
+    """Peak of the one-cycle schedule: linear from 0 to the peak and back."""
+    momentum: Number = Field(default=0.9, ge=0, lt=1)
+    weight_decay: Number = Field(default=5e-4, ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Autocast precision of the training passes; weights stay in float32."""
+    device: str = "auto"
+    """``auto`` takes CUDA when it is there, else the CPU."""
+    checkpoint_every_s: Number = Field(default=60, ge=0)
+    """Seconds between checkpoints inside an epoch; one is always written at an epoch's end."""
+
+
+class Budget(Noun):
+    """What the compact net may cost."""
+
+    ops: Number | None = Field(default=None, gt=0, le=1)
+    """Operations (MACs of convolution and linear layers) as a fraction of the dense net's."""
+
+
+class Evaluate(Noun):
+    """How what runs on the board is attacked."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """Test images to use, the first of a fixed shuffle; all of them when unset."""
+    attacks: tuple[PlugIn, ...] = (
+        Choice(name="fgsm"),
+        Choice(name="pgd", options={"steps": 10}),
+        Choice(name="pgd", options={"steps": 50, "restarts": 10}),
+        Choice(name="square", options={"queries": 1000}),
+    )
+    eps_curve: tuple[Number, ...] = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
+    """Multiples of the threat's eps at which the curve of robustness over eps is measured with PGD-10."""
+    curve_limit: int = Field(default=200, ge=1)
+    """Test images used for that curve."""
+
+
+class Recipe(Noun):
+    """What to make and what it must meet; one YAML file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    seed: int = Field(default=0, ge=0)
+    data: Data = Data()
+    net: PlugIn = Choice(name="resnet8")
+    threat: Threat = Threat()
+    train: Train = Train()
+    prune: PlugIn = Choice(name="masks")
+    budget: Budget = Budget()
+    baseline: bool = True
+    """Also train the dense net on the same schedule, so that the report shows what pruning cost."""
+    evaluate: Evaluate = Evaluate()
+    gate: tuple[Rule, ...] = ()
+
+    @model_validator(mode="after")
+    def _rule_ids_differ(self) -> Recipe:
+        ids = [rule.id for rule in self.gate]
+        if twice := sorted({i for i in ids if ids.count(i) > 1}):
+            raise ValueError(f"two rules share the id {twice[0]}")
+        return self

@@ -1,0 +1,117 @@
+"""What ``report.json`` holds. Every rendering and every verdict is made from it alone."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from robustdeploy.core.gate import Rule, Verdict
+from robustdeploy.core.model import Noun
+from robustdeploy.core.recipe import Threat
+
+SCHEMA_VERSION = 1
+
+
+class Measurement(Noun):
+    """One measured number with the sample count, interval and conditions that make it evidence."""
+
+    metric: str
+    where: Literal["host", "board"]
+    attack: str | None = None
+    """Attack label, e.g. ``pgd-50-10``; ``worst`` is the worst case over attacks per image; None for clean rows."""
+    kind: Literal["replay", "transfer", "straight-through", "query", "divergence", "worst"] | None = None
+    """How the adversarial images were found."""
+    value: float
+    unit: str
+    n: int = Field(ge=0)
+    low: float | None = None
+    high: float | None = None
+    conditions: dict[str, Any] = {}
+
+
+class Diagnostic(Noun):
+    """A check of the evaluation itself."""
+
+    id: str
+    """Stable identifier, e.g. ``query-beats-transfer``."""
+    level: Literal["ok", "warn", "block"]
+    """``block`` makes the verdict INCONCLUSIVE."""
+    text: str
+    """One sentence: what was checked, what was found, what it means."""
+    value: float | None = None
+    threshold: float | None = None
+
+
+class BudgetLine(Noun):
+    """The budget and what became of it. Operations are MACs of convolution and linear layers."""
+
+    ops_target: float
+    dense_macs: int
+    macs: int
+    params: int
+    dense_params: int
+    counts: dict[str, int] = {}
+    """The same MACs counted independently: ``masks``, ``module``, ``onnx``, ``flop_counter``."""
+
+
+class ChannelCount(Noun):
+    """Channels kept in one layer."""
+
+    layer: str
+    kept: int
+    dense: int
+
+
+class Histogram(Noun):
+    """Counts between edges; ``edges`` has one value more than ``counts``."""
+
+    unit: str
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class Sample(Noun):
+    """One test image before and after an attack, as base64 PNG."""
+
+    attack: str
+    label: str
+    clean_prediction: str
+    adversarial_prediction: str
+    clean_png: str
+    adversarial_png: str
+    difference_png: str
+    """The perturbation, scaled so that ±eps spans black to white around mid-grey."""
+
+
+class Figures(Noun):
+    """What the page draws besides the rows."""
+
+    channels: tuple[ChannelCount, ...] = ()
+    latency: Histogram | None = None
+    samples: tuple[Sample, ...] = ()
+
+
+class Report(Noun):
+    """The whole evidence of one run on one target."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    target: str
+    created: str
+    """UTC, ISO 8601."""
+    producer: str
+    """Tool and version."""
+    data: dict[str, Any] = {}
+    """Which data set, where from, split hash, and how many images."""
+    subject: dict[str, str]
+    """SHA-256 of everything the numbers are about: recipe, net, onnx, engine, bundle, agent, outcomes."""
+    threat: Threat
+    budget: BudgetLine
+    board: dict[str, Any] = {}
+    """Facts the board gave: system, toolchain version, clocks, throttling."""
+    measurements: tuple[Measurement, ...]
+    diagnostics: tuple[Diagnostic, ...] = ()
+    figures: Figures = Figures()
+    rules: tuple[Rule, ...] = ()
+    verdict: Verdict

@@ -1,0 +1,53 @@
+"""The target: where a net goes, which toolchain runs it there, and how it is timed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from robustdeploy.core.model import Noun, Number
+from robustdeploy.core.recipe import Choice, PlugIn
+
+
+class Toolchain(Noun):
+    """A backend, the versions that are supported and the options it compiles with."""
+
+    name: str
+    version: str = ""
+    """Comma-separated bounds such as ``>=10.3,<12``; empty accepts any."""
+    options: dict[str, Any] = {}
+
+
+class LatencyPlan(Noun):
+    """How long to measure. A percentile is reported only where the sample count supports it."""
+
+    batch: int = Field(default=1, ge=1)
+    warmup_s: Number = Field(default=0.2, ge=0)
+    min_s: Number = Field(default=3.0, gt=0)
+    max_s: Number = Field(default=60.0, gt=0)
+    min_samples: int = Field(default=7000, ge=1)
+    """6,636 samples support p99.9, 662 support p99 and 64 support p90 at 99 % confidence."""
+
+
+class Target(Noun):
+    """One YAML file per board; ``extends: other`` takes another target's fields as defaults."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: str = ""
+    status: Literal["tested", "contract-tested"] = "tested"
+    """``contract-tested``: checked against the toolchain's API, not run on hardware."""
+    arch: Literal["any", "x86_64", "aarch64"] = "any"
+    backend: Toolchain = Toolchain(name="onnxruntime")
+    link: PlugIn = Choice(name="local")
+    build_on: Literal["board"] = "board"
+    """Engines are built where they run: they are tied to the device and the toolchain's version."""
+    precision: Literal["fp32"] = "fp32"
+    channel_multiple: int = Field(default=1, ge=1)
+    """Channels per layer are kept in multiples of this; the pruner respects it during training."""
+    opset: int = Field(default=20, ge=18, le=23)
+    clocks: Literal["observe"] = "observe"
+    """The clocks are read before and after timing and never changed."""
+    emulated: bool = False
+    """An emulated board's latency says nothing; it is refused, not reported."""
+    latency: LatencyPlan = LatencyPlan()

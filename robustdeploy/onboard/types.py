@@ -1,0 +1,88 @@
+"""The few types that cross between an adversary, a toolchain and the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .draws import Draws
+
+Bytes = npt.NDArray[np.uint8]
+"""Images as stored and sent: uint8, N×C×H×W."""
+Pixels = npt.NDArray[np.float32]
+"""Images as a net reads them: float32 in [0, 1], N×C×H×W."""
+Labels = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Threat:
+    """How far an adversary may move an image: an ℓ∞ ball of radius ``eps`` in pixels of [0, 1]."""
+
+    norm: str = "linf"
+    eps: float = 8 / 255
+
+    @property
+    def levels(self) -> int:
+        """``eps`` in whole grey levels of an 8-bit image, rounded down so that the ball is never left."""
+        return int(self.eps * 255 + 1e-6)
+
+    def box(self, images: Bytes) -> tuple[Bytes, Bytes]:
+        """Lowest and highest 8-bit value that each pixel of ``images`` may take."""
+        wide = images.astype(np.int16)
+        low = np.clip(wide - self.levels, 0, 255).astype(np.uint8)
+        high = np.clip(wide + self.levels, 0, 255).astype(np.uint8)
+        return low, high
+
+
+def pixels_from_bytes(images: Bytes) -> Pixels:
+    """Turn 8-bit images into what a net reads; host and board share this one conversion."""
+    return images.astype(np.float32) / np.float32(255)
+
+
+class Model(Protocol):
+    """Anything that scores images: a torch net, an ONNX session, an engine, a board."""
+
+    def __call__(self, images: Pixels) -> Scores:
+        """Return one row of class scores per image."""
+        ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a toolchain says of itself on this machine."""
+
+    usable: bool
+    version: str = ""
+    fix: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """A toolchain that turns an ONNX file into something that runs."""
+
+    def probe(self) -> Probe:
+        """Say whether the toolchain works here, in which version, and if not, the fix."""
+        ...
+
+    def compile(self, onnx: Path, engine: Path, options: Mapping[str, Any]) -> None:
+        """Build ``engine`` from ``onnx``; raise ToolchainError or ArtifactError with the toolchain's own words."""
+        ...
+
+    def open(self, engine: Path) -> AbstractContextManager[Model]:
+        """Load ``engine`` for scoring."""
+        ...
+
+
+class QueryAttack(Protocol):
+    """An adversary that sees scores only. It proposes images; it never judges itself."""
+
+    def __call__(self, model: Model, images: Bytes, labels: Labels, threat: Threat, draws: Draws) -> Bytes:
+        """Return the strongest image found for each input, inside ``threat``'s box."""
+        ...
