@@ -2,4 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "load_net": "nets.store",
+    "load_recipe": "core.load",
+    "load_report": "report.load",
+    "load_target": "core.load",
+}
+
+__all__ = ["__version__", "load_net", "load_recipe", "load_report", "load_target"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the public function ``name`` when it is first asked for; this file also runs on boards, which lack the rest."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'robustdeploy' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"robustdeploy.{_HOMES[name]}"), name)

@@ -76,6 +76,8 @@ class Budget(Noun):
 
     ops: Number | None = Field(default=None, gt=0, le=1)
     """Operations (MACs of convolution and linear layers) as a fraction of the dense net's."""
+    channel_multiple: int = Field(default=1, ge=1, le=64)
+    """Channels of a layer are kept in multiples of this; ``run --target`` raises it to the target's own multiple."""
 
 
 class Evaluate(Noun):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -10,7 +10,7 @@ from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.model import Noun
 from robustdeploy.core.recipe import Threat
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 
 class Measurement(Noun):

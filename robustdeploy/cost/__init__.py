@@ -1,0 +1,1 @@
+"""What a net costs: operations and parameters, counted in three independent ways."""

@@ -1,0 +1,1 @@
+"""The architectures: one file per plug-in, and how nets are built, saved and loaded."""

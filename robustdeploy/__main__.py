@@ -1,0 +1,5 @@
+"""``python -m robustdeploy``: the command line."""
+
+from robustdeploy.cli import main
+
+main()

@@ -1,0 +1,89 @@
+"""PGD: projected gradient steps from random starts (Madry et al., ICLR 2018).
+
+As in Wong, Rice and Kolter (ICLR 2020), an image that is already misclassified is left alone and, of all others, the
+iterate of the highest loss is kept. Every iterate is rounded to whole grey levels before it is judged, so that no
+success is lost when the image is stored in 8 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustdeploy.attacks.protocol import box, input_gradient, to_grey_levels
+from robustdeploy.data.noise import Noise
+from robustdeploy.onboard.types import Threat
+
+
+@dataclass(frozen=True)
+class Pgd:
+    """Signed gradient steps of size ``alpha``, projected into the box after each."""
+
+    steps: int = 10
+    """Gradient steps per restart."""
+    restarts: int = 1
+    """Random starts; later ones attack only the images that still stand."""
+    alpha: float | None = None
+    """Step in pixels of [0, 1]; unset means eps / 4, which is 2/255 at eps 8/255."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError("steps and restarts must be at least 1")
+        if self.alpha is not None and not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha must be in (0, 1], not {self.alpha}")
+
+    @property
+    def label(self) -> str:
+        """``pgd-10``, or ``pgd-50-10`` for 50 steps from each of 10 starts."""
+        return f"pgd-{self.steps}" + (f"-{self.restarts}" if self.restarts > 1 else "")
+
+    def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
+        """Return the strongest image found for each input."""
+        best = images.clone()
+        best_loss = torch.full((len(images),), -torch.inf, device=images.device)
+        standing = torch.arange(len(images), device=images.device)
+        for restart in range(self.restarts):
+            if not len(standing):
+                break
+            found, loss, fooled = self._one_start(
+                net, images[standing], labels[standing], threat, noise.select(standing), restart
+            )
+            better = fooled | (loss > best_loss[standing])
+            best[standing[better]] = found[better]
+            best_loss[standing[better]] = loss[better]
+            standing = standing[~fooled]
+        return best
+
+    def _one_start(
+        self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise, restart: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run one restart; return the best iterate per image, its loss, and whether it is misclassified."""
+        low, high = box(images, threat)
+        alpha = max(self.alpha if self.alpha is not None else threat.levels / 255 / 4, 1 / 255)
+        start = low + (high - low) * noise.uniform(restart, tuple(images.shape[1:]))
+        current = to_grey_levels(start).clamp(low, high)
+        best, best_loss = current.clone(), torch.full((len(images),), -torch.inf, device=images.device)
+        fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        active = torch.arange(len(images), device=images.device)
+        for step in range(self.steps + 1):
+            last = step == self.steps
+            gradient, scores = (None, net(current[active]).detach()) if last else input_gradient(
+                net, current[active], labels[active]
+            )
+            wrong = scores.argmax(1) != labels[active]
+            loss = nn.functional.cross_entropy(scores.float(), labels[active], reduction="none")
+            better = wrong | (loss > best_loss[active])
+            best[active[better]] = current[active[better]]
+            best_loss[active[better]] = loss[better]
+            fooled[active[wrong]] = True
+            if gradient is None or bool(wrong.all()):
+                break
+            active, gradient = active[~wrong], gradient[~wrong]
+            stepped = to_grey_levels(current[active] + alpha * gradient.sign())
+            current[active] = torch.minimum(torch.maximum(stepped, low[active]), high[active])
+        return best, best_loss, fooled
+
+
+plugin = Pgd

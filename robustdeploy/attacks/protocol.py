@@ -1,0 +1,45 @@
+"""What a gradient attack is, and the steps that all of them share."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robustdeploy.data.noise import Noise
+from robustdeploy.onboard.types import Threat
+
+
+class GradientAttack(Protocol):
+    """An adversary that follows the gradient of a net on the host. It proposes images; it never judges itself."""
+
+    @property
+    def label(self) -> str:
+        """Name of its rows in the report, e.g. ``pgd-50-10``."""
+        ...
+
+    def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
+        """Return adversarial images for ``images`` (N×C×H×W in [0, 1], whole grey levels), inside the threat's box."""
+        ...
+
+
+def box(images: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value each pixel may take; the radius is rounded down to whole grey levels."""
+    eps = threat.levels / 255
+    return (images - eps).clamp_min(0), (images + eps).clamp_max(1)
+
+
+def to_grey_levels(images: Tensor) -> Tensor:
+    """Round to the 256 values that an 8-bit image can hold, so that what is attacked is what can be delivered."""
+    return torch.round(images * 255) / 255
+
+
+def input_gradient(net: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient of each image's cross-entropy by its pixels, and the scores it was taken at."""
+    leaf = images.detach().requires_grad_()
+    with torch.enable_grad():
+        scores = net(leaf)
+        loss = nn.functional.cross_entropy(scores.float(), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, leaf)
+    return gradient.detach(), scores.detach()

@@ -1,0 +1,100 @@
+"""``robustdeploy doctor``: what is installed, what a target still needs, one fix per line."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import typer
+
+from robustdeploy.cli.options import JsonOption, OptionalTarget
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    ok: bool
+    found: str
+    fix: str = ""
+
+
+def doctor(target: OptionalTarget = None, as_json: JsonOption = False) -> None:
+    """Look at this machine, and with --target at the board: nothing is changed there. Exits with 4 if something is missing."""
+    from robustdeploy.cli.result import show
+
+    findings = list(_host() if target is None else _target(target))
+    lines = []
+    for finding in findings:
+        lines.append(f"{'ok ' if finding.ok else 'NO '} {finding.what}: {finding.found}")
+        lines += [f"      fix: {finding.fix}"] if finding.fix and not finding.ok else []
+    show("\n".join(lines), [asdict(finding) for finding in findings], as_json)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(4)
+
+
+def _host() -> Iterator[Finding]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    yield Finding("Python", sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11 or later")
+    for package in ("torch", "torchvision", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "scikit-learn", "scipy"):
+        try:
+            yield Finding(package, True, version(package))
+        except PackageNotFoundError:
+            yield Finding(package, False, "not installed", f"uv pip install {package}")
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    yield Finding("training device", True, device)
+    free = shutil.disk_usage(".").free / 2**30
+    yield Finding("disk", free > 2, f"{free:.0f} GiB free here", "make room: a run needs up to 2 GiB")
+    ssh = shutil.which("ssh")
+    yield Finding("ssh client", ssh is not None, ssh or "not found", "apt-get install openssh-client (boards over SSH need it)")
+
+
+def _target(name: str) -> Iterator[Finding]:
+    import tempfile
+    from pathlib import Path
+
+    from robustdeploy.core.load import load_target
+    from robustdeploy.core.registry import LINKS
+    from robustdeploy.devices.board import board_from
+    from robustdeploy.errors import EnvironmentFailure, ToolchainError
+    from robustdeploy.evaluate.toolchain import check_version
+    from robustdeploy.export.agent import build_agent
+
+    target = load_target(name)
+    yield Finding("target", True, f"{target.name}: {target.description} ({target.status})")
+    link = LINKS.build(target.link.name, target.link.options)
+    with tempfile.TemporaryDirectory() as folder:
+        agent = Path(folder) / "agent.pyz"
+        build_agent(agent)
+        try:
+            with board_from(link, agent) as board:
+                facts = board.facts
+                yield Finding("board", True, f"{board.pipe.where}: {facts['machine']}, {facts['cpu_model'] or facts['board_model']}")
+                yield Finding("Python there", True, f"{facts['python']} with numpy {facts['numpy']}")
+                probe = board.probe(target.backend.name, target.backend.options)
+                yield Finding(target.backend.name, probe.usable, probe.version or "not usable", probe.fix)
+                if probe.usable:
+                    yield _version(lambda: check_version(target.backend.name, probe.version, target.backend.version, "board"))
+                sensors = board.sensors()
+                shown = {key: sensors[key] for key in ("clocks", "thermal", "loadavg") if sensors.get(key)}
+                yield Finding("sensors", True, ", ".join(f"{key} {value}" for key, value in shown.items()) or "none readable")
+        except ToolchainError as error:
+            yield Finding(target.backend.name, False, str(error), "see above")
+        except EnvironmentFailure as error:
+            yield Finding("board", False, str(error))
+
+
+def _version(check: object) -> Finding:
+    from robustdeploy.errors import ToolchainError
+
+    try:
+        check()  # type: ignore[operator]
+    except ToolchainError as error:
+        return Finding("version", False, str(error))
+    return Finding("version", True, "within the target's bounds")

@@ -1,0 +1,93 @@
+"""``robustdeploy evaluate``: attack and time what runs on a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from robustdeploy.cli.options import (
+    RUNS,
+    DataOption,
+    ForceOption,
+    JsonOption,
+    QuietOption,
+    RunArgument,
+    RunsOption,
+    SetOption,
+    TargetOption,
+    overrides,
+)
+
+AttacksOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--attacks", metavar="A,B", help="Attacks to run instead of the recipe's, with their defaults."),
+]
+LimitOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--limit", help="Test images to use, the first of a fixed shuffle."),
+]
+
+
+def evaluate(
+    run: RunArgument = None,
+    target: TargetOption = "host-cpu",
+    attacks: AttacksOption = None,
+    limit: LimitOption = None,
+    data: DataOption = None,
+    set_: SetOption = None,
+    runs: RunsOption = RUNS,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Send the bundle to a target, attack what runs there, and time it; a repeated command resumes."""
+    from robustdeploy.cli.result import show
+    from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.run import Run
+    from robustdeploy.pipeline import evaluate as evaluated
+
+    given = overrides(set_, data=data)
+    given += [] if attacks is None else [f"evaluate.attacks=[{attacks}]"]
+    given += [] if limit is None else [f"evaluate.limit={limit}"]
+    with TerminalTalk(quiet or as_json) as talk:
+        opened = _with(Run.open(run, runs), given)
+        talk.say(f"run {opened.root}, target {target}")
+        folder = evaluated(opened, target, force=force, talk=talk)
+    rows = _rows(folder)
+    text = "\n".join(_line(row) for row in rows["measurements"] if row["where"] == "board")
+    text += f"\n{folder / 'outcomes.npz'} is written; next: robustdeploy report"
+    show(text, {"run": str(opened.root), "folder": str(folder), **rows}, as_json)
+
+
+def _with(run: Any, given: list[str]) -> Any:
+    """Return the run with its recipe's evaluation changed; what was trained cannot be changed any more."""
+    from robustdeploy.core.load import load_recipe
+    from robustdeploy.core.run import Run
+    from robustdeploy.errors import UsageError
+
+    if not given:
+        return run
+    strange = [each for each in given if not each.startswith(("evaluate.", "gate", "data.path="))]
+    if strange:
+        raise UsageError(f"--set {strange[0]} would change what was trained; evaluate takes evaluate.*, gate and data.path")
+    recipe = load_recipe(run.root / "recipe.yaml", given)
+    return Run.for_recipe(run.root.parent, recipe, run.name)
+
+
+def _rows(folder: Path) -> dict[str, Any]:
+    import json
+
+    rows: dict[str, Any] = json.loads((folder / "rows.json").read_text())
+    return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    name = f"{row['metric']} {row['attack'] or ''} {row['kind'] or ''}".strip()
+    fraction = row["unit"] == "fraction"
+    value = f"{row['value']:.2%}" if fraction else f"{row['value']:.4g} {row['unit']}"
+    if row["low"] is None:
+        return f"{name:<48} {value}"
+    low, high = (f"{row[side]:.2%}" if fraction else f"{row[side]:.4g}" for side in ("low", "high"))
+    return f"{name:<48} {value}  [{low}, {high}], n = {row['n']:,}"

@@ -1,0 +1,40 @@
+"""``robustdeploy export``: ONNX with metadata, parity with torch, and the bundle for one target."""
+
+from __future__ import annotations
+
+from robustdeploy.cli.options import (
+    RUNS,
+    ForceOption,
+    JsonOption,
+    QuietOption,
+    RunArgument,
+    RunsOption,
+    TargetOption,
+)
+
+
+def export(
+    run: RunArgument = None,
+    target: TargetOption = "host-cpu",
+    runs: RunsOption = RUNS,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Export the net of a run to ONNX, measure parity with torch, and pack the bundle for a target.
+
+    The engine itself is built on the board, which alone knows its toolchain and its processor.
+    """
+    from robustdeploy.cli.result import show
+    from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.manifest import read_manifest
+    from robustdeploy.core.run import Run
+    from robustdeploy.pipeline import export as exported
+
+    with TerminalTalk(quiet or as_json) as talk:
+        opened = Run.open(run, runs)
+        talk.say(f"run {opened.root}, target {target}")
+        bundle = exported(opened, target, force=force, talk=talk)
+    manifest = read_manifest(bundle.parent)
+    text = f"{bundle} is written; next: robustdeploy evaluate --target {target}"
+    show(text, {"run": str(opened.root), "bundle": str(bundle), **manifest.model_dump(mode="json")}, as_json)

@@ -1,0 +1,35 @@
+"""``robustdeploy gate``: PASS, FAIL or INCONCLUSIVE, and the exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from robustdeploy.cli.options import RUNS, JsonOption, RunArgument, RunsOption
+
+RulesOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--rules", help="YAML file with other rules than the report's own."),
+]
+
+
+def gate(
+    run: RunArgument = None, rules: RulesOption = None, runs: RunsOption = RUNS, as_json: JsonOption = False
+) -> None:
+    """Judge a report by its rules or by others; reads report.json and nothing else. RUN may be a report.json too.
+
+    Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
+    """
+    from robustdeploy.cli.result import show, verdict_document, verdict_text
+    from robustdeploy.core.run import Run
+    from robustdeploy.pipeline import read_report
+    from robustdeploy.report.judge import judge
+    from robustdeploy.report.load import load_report, load_rules
+
+    loaded = load_report(run) if run is not None and run.is_file() else read_report(Run.open(run, runs))
+    chosen = loaded.rules if rules is None else load_rules(rules)
+    verdict = judge(loaded.measurements, loaded.diagnostics, chosen)
+    show(verdict_text(verdict), {"report": loaded.name, "target": loaded.target, **verdict_document(verdict)}, as_json)
+    raise typer.Exit(verdict.outcome.exit_code)

@@ -1,0 +1,54 @@
+"""``robustdeploy ls``: what there is, one line each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from robustdeploy.cli.options import JsonOption
+
+_SHIPPED = ("recipes", "targets")
+_KINDS = ("recipes", "targets", "nets", "data", "attacks", "query-attacks", "backends", "pruners", "tasks", "links", "formats")
+
+KindArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="KIND",
+        help=f"One of {', '.join(_KINDS)}; everything when left out.",
+        autocompletion=lambda incomplete: [kind for kind in _KINDS if kind.startswith(incomplete)],
+    ),
+]
+
+
+def ls(kind: KindArgument = "", as_json: JsonOption = False) -> None:
+    """List recipes, targets and plug-ins with what they are and the file they come from."""
+    from robustdeploy.cli.result import show
+    from robustdeploy.core.complaint import did_you_mean
+    from robustdeploy.errors import UsageError
+
+    if kind and kind not in _KINDS:
+        raise UsageError(f"there is no list of '{kind}'{did_you_mean(kind, _KINDS)} (lists: {', '.join(_KINDS)})")
+    found = {each: _listed(each) for each in ([kind] if kind else _KINDS)}
+    lines = []
+    for each, entries in found.items():
+        lines += [each] if not kind else []
+        width = max((len(entry["name"]) for entry in entries), default=0)
+        lines += [f"{'' if kind else '  '}{entry['name']:<{width}}  {entry['summary']}" for entry in entries]
+    show("\n".join(lines), found[kind] if kind else found, as_json)
+
+
+def _listed(kind: str) -> list[dict[str, str]]:
+    from robustdeploy.core.load import load_recipe, load_target, shipped_folder, shipped_names
+    from robustdeploy.core.registry import REGISTRIES
+
+    if kind == "recipes":
+        return [_entry(n, load_recipe(n, registries=None).description, shipped_folder("recipes") / f"{n}.yaml") for n in shipped_names("recipes")]
+    if kind == "targets":
+        return [_entry(n, load_target(n, registries=None).description, shipped_folder("targets") / f"{n}.yaml") for n in shipped_names("targets")]
+    registry = REGISTRIES[kind]
+    return [_entry(name, registry.summary(name), registry.origin(name)) for name in registry.names()]
+
+
+def _entry(name: str, summary: str, origin: object) -> dict[str, str]:
+    return {"name": name, "summary": summary, "origin": str(origin)}

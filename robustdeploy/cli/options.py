@@ -1,0 +1,77 @@
+"""Options that several commands share, with completers that read names from the registries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def _names(kind: str, incomplete: str) -> list[str]:
+    from robustdeploy.core.load import shipped_names
+
+    names = shipped_names("targets" if kind == "targets" else "recipes")
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Names of the shipped recipes."""
+    return _names("recipes", incomplete)
+
+
+def complete_target(incomplete: str) -> list[str]:
+    """Names of the shipped targets."""
+    return _names("targets", incomplete)
+
+
+def complete_run(incomplete: str) -> list[str]:
+    """Names of the runs in ``runs``."""
+    return sorted(path.parent.name for path in Path("runs").glob(f"{incomplete}*/recipe.yaml"))
+
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Recipe by name or YAML file.", autocompletion=complete_recipe)
+]
+RunArgument = Annotated[
+    Optional[Path],  # noqa: UP045 - Typer reads it at run time
+    typer.Argument(metavar="RUN", help="Run by folder or name; the latest when left out.", autocompletion=complete_run),
+]
+TargetOption = Annotated[
+    str, typer.Option("--target", "-t", help="Target by name or YAML file.", autocompletion=complete_target)
+]
+OptionalTarget = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--target", "-t", help="Target by name or YAML file.", autocompletion=complete_target),
+]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
+SetOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="A.B=C", help="Override one field of the recipe; may be repeated."),
+]
+DataOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--data", help="Folder of the data set (data.path)."),
+]
+OpsOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--ops-target", metavar="FRACTION", help="Operations to keep, as a fraction of the dense net's."),
+]
+SeedOption = Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random.")]  # noqa: UP045
+NameOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--name", help="Name of the run; made from the recipe when left out."),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Do the stage again even if it is done.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document; the exit code stays the same.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]
+
+RUNS = Path("runs")
+
+
+def overrides(
+    set_: list[str] | None, ops: str | None = None, seed: int | None = None, data: Path | None = None
+) -> list[str]:
+    """Turn the options into overrides of recipe fields; an option wins over ``--set``."""
+    given = {"budget.ops": ops, "seed": seed, "data.path": data}
+    return [*(set_ or []), *(f"{field}={value}" for field, value in given.items() if value is not None)]

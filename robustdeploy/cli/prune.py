@@ -1,0 +1,58 @@
+"""``robustdeploy prune``: train under masks, reach the budget, compact and certify."""
+
+from __future__ import annotations
+
+from robustdeploy.cli.options import (
+    RUNS,
+    DataOption,
+    ForceOption,
+    JsonOption,
+    NameOption,
+    OpsOption,
+    OptionalTarget,
+    QuietOption,
+    RecipeArgument,
+    RunsOption,
+    SeedOption,
+    SetOption,
+    overrides,
+)
+
+
+def prune(
+    recipe: RecipeArgument = "digits-resnet8",
+    ops_target: OpsOption = None,
+    target: OptionalTarget = None,
+    data: DataOption = None,
+    seed: SeedOption = None,
+    set_: SetOption = None,
+    name: NameOption = None,
+    runs: RunsOption = RUNS,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train with FastAT under trainable masks until the budget is met, then compact and certify the net.
+
+    A repeated command resumes what was interrupted. With --target, layers keep channels in the target's multiples.
+    """
+    from robustdeploy.cli.result import show
+    from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.load import load_target
+    from robustdeploy.core.manifest import read_manifest
+    from robustdeploy.pipeline import prune as pruned
+    from robustdeploy.pipeline import recipe_for
+
+    with TerminalTalk(quiet or as_json) as talk:
+        goal = load_target(target) if target else None
+        loaded = recipe_for(recipe, target=goal, overrides=overrides(set_, ops_target, seed, data))
+        talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, operations to keep: {loaded.budget.ops}")
+        run = pruned(loaded, runs=runs, name=name, force=force, talk=talk)
+    manifest = read_manifest(run.root / "train")
+    facts = manifest.facts
+    text = (
+        f"{facts['macs']:,} of {facts['dense_macs']:,} MACs kept ({facts['macs'] / facts['dense_macs']:.4f}), "
+        f"{facts['params']:,} parameters\n"
+        f"{run.root / 'train' / 'model.safetensors'} is written; next: robustdeploy export --target {target or 'host-cpu'}"
+    )
+    show(text, {"run": str(run.root), "stage": "train", **manifest.model_dump(mode="json")}, as_json)

@@ -1,0 +1,35 @@
+"""``robustdeploy report``: report.json and its renderings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from robustdeploy.cli.options import RUNS, JsonOption, OptionalTarget, QuietOption, RunArgument, RunsOption
+
+FormatOption = Annotated[str, typer.Option("--format", help="Renderings, separated by commas.")]
+
+
+def report(
+    run: RunArgument = None,
+    target: OptionalTarget = None,
+    formats: FormatOption = "html,md,junit",
+    runs: RunsOption = RUNS,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Assemble report.json from the sealed stages, judge it, and render it."""
+    from robustdeploy.cli.result import show, verdict_text
+    from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.run import Run
+    from robustdeploy.pipeline import report as reported
+
+    with TerminalTalk(quiet or as_json) as talk:
+        opened = Run.open(run, runs)
+        talk.say(f"run {opened.root}")
+        chosen = [each.strip() for each in formats.split(",") if each.strip()]
+        written = reported(opened, target, formats=chosen, talk=talk)
+    files = "\n".join(f"{path} is written" for path in written.files)
+    text = f"{verdict_text(written.report.verdict)}\n{files}; next: robustdeploy gate"
+    show(text, written.report.model_dump(mode="json"), as_json)

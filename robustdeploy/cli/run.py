@@ -1,0 +1,58 @@
+"""``robustdeploy run``: the whole chain, from the recipe to the verdict."""
+
+from __future__ import annotations
+
+import typer
+
+from robustdeploy.cli.options import (
+    RUNS,
+    DataOption,
+    ForceOption,
+    JsonOption,
+    NameOption,
+    OpsOption,
+    QuietOption,
+    RecipeArgument,
+    RunsOption,
+    SeedOption,
+    SetOption,
+    TargetOption,
+    overrides,
+)
+
+
+def run(
+    recipe: RecipeArgument = "digits-resnet8",
+    target: TargetOption = "host-cpu",
+    ops_target: OpsOption = None,
+    data: DataOption = None,
+    seed: SeedOption = None,
+    set_: SetOption = None,
+    name: NameOption = None,
+    runs: RunsOption = RUNS,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Prune, export, evaluate, report and gate in one go; what is done already is skipped.
+
+    Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
+    """
+    from robustdeploy import pipeline
+    from robustdeploy.cli.result import show, verdict_text
+    from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.load import load_target
+
+    with TerminalTalk(quiet or as_json) as talk:
+        goal = load_target(target)
+        loaded = pipeline.recipe_for(recipe, target=goal, overrides=overrides(set_, ops_target, seed, data))
+        talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, operations to keep: {loaded.budget.ops}")
+        made = pipeline.prune(loaded, runs=runs, name=name, force=force, talk=talk)
+        pipeline.export(made, goal, force=force, talk=talk)
+        pipeline.evaluate(made, goal, force=force, talk=talk)
+        written = pipeline.report(made, goal.name, talk=talk)
+    verdict = written.report.verdict
+    page = next((path for path in written.files if path.suffix == ".html"), written.files[0])
+    text = f"{verdict_text(verdict)}\n{page} is written; open it, or judge again: robustdeploy gate {made.root}"
+    show(text, written.report.model_dump(mode="json"), as_json)
+    raise typer.Exit(verdict.outcome.exit_code)

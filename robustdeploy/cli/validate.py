@@ -1,0 +1,37 @@
+"""``robustdeploy validate``: check recipes, targets and gate files, all problems at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustdeploy.cli.options import JsonOption
+
+FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Recipe, target or gate files.")]
+
+
+def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
+    """Check YAML files: a recipe has a `net` or `data`, a target has a `backend` or `link`, a gate file has `rules`."""
+    from robustdeploy.cli.result import show
+    from robustdeploy.errors import RecipeError, UsageError
+
+    problems: dict[str, list[str]] = {}
+    for file in files:
+        try:
+            _check(file)
+            problems[str(file)] = []
+        except UsageError as error:
+            problems[str(file)] = str(error).splitlines()
+    text = "\n".join(f"{file}: ok" for file, found in problems.items() if not found)
+    show(text, problems, as_json)
+    if wrong := [line for found in problems.values() for line in found]:
+        raise RecipeError("\n".join(wrong))
+
+
+def _check(file: Path) -> None:
+    from robustdeploy.core.load import kind_of_file, load_recipe, load_target
+    from robustdeploy.report.load import load_rules
+
+    {"recipe": load_recipe, "target": load_target, "gate": load_rules}[kind_of_file(file)](file)

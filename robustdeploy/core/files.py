@@ -1,0 +1,96 @@
+"""Write files so that a crash leaves the old content or the new one, never a part of either; hash files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from robustdeploy.errors import StorageError
+
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text that equal values share: sorted keys, no spaces; NaN and infinity are a ValueError."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_of_text(text: str) -> str:
+    """Return the SHA-256 of ``text`` in UTF-8, as hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _free_space(path: Path) -> str:
+    there = next((p for p in (path, *path.parents) if p.exists()), Path())
+    return f"{shutil.disk_usage(there).free / 2**20:,.1f} MiB free there"
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full, read-only or forbidden disk met while writing ``path`` into a StorageError with the free space."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            raise
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(
+            f"cannot write {path}: {reason} ({_free_space(path)}); make room or choose another folder, then repeat"
+        ) from error
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's content, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; it becomes ``path`` when the block ends, and vanishes if it raises.
+
+    For libraries that write files themselves. The suffix stays, since some of them add a missing one.
+    """
+    beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            sync_file(beside)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        sync_file(path.parent)
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content`` in one step; a full or read-only disk is a StorageError."""
+    with atomic_path(path) as beside:
+        beside.write_bytes(content)
+
+
+def atomic_write_text(path: Path, content: str) -> None:
+    """Replace ``path`` by ``content`` in UTF-8 in one step."""
+    atomic_write_bytes(path, content.encode())
+
+
+def atomic_write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as indented JSON in one step; NaN and infinity are a ValueError."""
+    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

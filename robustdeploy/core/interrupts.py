@@ -1,0 +1,49 @@
+"""Turn SIGINT and SIGTERM into a flag that long loops look at between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from robustdeploy.errors import Interrupted
+
+_received: list[int] = []
+
+
+@contextmanager
+def catch_signals() -> Iterator[None]:
+    """Collect the first SIGINT or SIGTERM inside the block; a second one ends the process at once.
+
+    Outside the main thread, where Python allows no handlers, signals keep their usual meaning.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if _received:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        _received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _received.clear()
+
+
+def interrupted() -> bool:
+    """Whether a signal asks the work to stop."""
+    return bool(_received)
+
+
+def stop_if_interrupted() -> None:
+    """Raise Interrupted when a signal asks the work to stop; call it where everything so far is safe on the disk."""
+    if _received:
+        raise Interrupted(_received[0])

@@ -1,0 +1,180 @@
+"""Load a recipe or a target by name or path; all that is wrong with it is told at once, each with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean
+from robustdeploy.core.model import Noun
+from robustdeploy.core.override import apply_override
+from robustdeploy.core.plain import plain, value_at
+from robustdeploy.core.recipe import Choice, PlugIn, Recipe
+from robustdeploy.core.registry import REGISTRIES, Registry
+from robustdeploy.core.target import Target
+from robustdeploy.core.yaml_source import Problem, Source, source_from_file, text_from_value
+from robustdeploy.errors import RecipeError
+
+N = TypeVar("N", Recipe, Target)
+Registries = Mapping[str, Registry[Any]]
+_CHOICE: TypeAdapter[Choice] = TypeAdapter(PlugIn)
+
+
+def shipped_folder(kind: Literal["recipes", "targets"]) -> Path:
+    """Return the folder of shipped files: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / f"_{kind}"
+    return inside if inside.is_dir() else package.parent / kind
+
+
+def shipped_names(kind: Literal["recipes", "targets"]) -> tuple[str, ...]:
+    """Return the names that `load_recipe` or `load_target` knows without a path."""
+    return tuple(sorted(path.stem for path in shipped_folder(kind).glob("*.yaml")))
+
+
+def _source(kind: Literal["recipes", "targets"], wanted: str | Path) -> Source:
+    path = Path(wanted)
+    if isinstance(wanted, Path) or path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
+        if not path.is_file():
+            near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.y*ml")))
+            raise RecipeError(f"{path}: no such file{near}")
+        return source_from_file(path, str(path))
+    names = shipped_names(kind)
+    if wanted not in names:
+        noun = kind.removesuffix("s")
+        raise RecipeError(
+            f"unknown {noun} '{wanted}'{did_you_mean(str(wanted), names)} "
+            f"(known: {', '.join(names) or 'none'}; or give the path of a .yaml file)"
+        )
+    return source_from_file(shipped_folder(kind) / f"{wanted}.yaml", f"{kind}/{wanted}.yaml")
+
+
+def load_recipe(
+    name_or_path: str | Path, overrides: Sequence[str] = (), registries: Registries | None = REGISTRIES
+) -> Recipe:
+    """Load a recipe and apply overrides such as ``budget.ops=0.3``; without ``registries`` plug-ins go unchecked."""
+    source = _source("recipes", name_or_path)
+    for override in overrides:
+        apply_override(source, override)
+    return _validated(Recipe, source, registries)
+
+
+def load_target(name_or_path: str | Path, registries: Registries | None = REGISTRIES) -> Target:
+    """Load a target; ``extends: other`` gives it the fields of one other target as defaults."""
+    source = _source("targets", name_or_path)
+    if "extends" in source.data:
+        source = _extended(source)
+    return _validated(Target, source, registries)
+
+
+def _extended(source: Source) -> Source:
+    parent = source.data.pop("extends")
+    if not isinstance(parent, str):
+        raise RecipeError(str(Problem(source.mark(("extends",)), ("extends",), "must be a target's name")))
+    beside = Path(source.label).parent / parent
+    try:
+        base = _source("targets", beside if beside.suffix in (".yaml", ".yml") else parent)
+    except RecipeError as error:
+        raise RecipeError(str(Problem(source.mark(("extends",)), ("extends",), str(error)))) from error
+    if "extends" in base.data:
+        text = f"{base.label} extends another target itself; one level is the limit"
+        raise RecipeError(str(Problem(source.mark(("extends",)), ("extends",), text)))
+    for own in ("name", "description"):
+        base.data.pop(own, None)
+    merged = Source(source.label, marks=base.marks | source.marks, problems=base.problems + source.problems)
+    merged.unreadable |= base.unreadable | source.unreadable
+    merged.data = _merged(base.data, source.data)
+    return merged
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another, inside too; a plug-in of another name replaces the base's with its options."""
+    merged = base | over
+    for key, old in base.items():
+        new = merged[key]
+        if isinstance(old, dict) and isinstance(new, dict) and new.get("name", old.get("name")) == old.get("name"):
+            merged[key] = _merged(old, new)
+    return merged
+
+
+def resolved_yaml(noun: Recipe | Target) -> str:
+    """Return YAML with every field written out; loading it gives an equal recipe or target."""
+    return text_from_value(plain(noun))
+
+
+def _validated(kind: type[N], source: Source, registries: Registries | None) -> N:
+    problems, noun = list(source.problems), None
+    found: list[tuple[Place, str]] = []
+    try:
+        noun = kind.model_validate(source.data)
+        found += booleans_lost(source.data, noun)
+    except ValidationError as error:
+        found += [(e["loc"], complaint(e, kind)) for e in error.errors()]
+    if registries is not None:
+        found += _plugin_problems(kind, source.data, registries)
+    problems += [Problem(source.mark(place), place, text) for place, text in found if place not in source.unreadable]
+    if noun is None or problems:
+        # Overrides come after the file: their label starts with dashes.
+        ordered = sorted(problems, key=lambda p: (p.mark.label.startswith("--"), p.mark))
+        raise RecipeError("\n".join(dict.fromkeys(map(str, ordered))))
+    return noun
+
+
+def _plugin_places(kind: type[N], data: Any) -> Iterator[tuple[Place, tuple[str, ...]]]:
+    """Where a recipe or target chooses plug-ins, and the registries each may come from."""
+    if kind is Target:
+        yield ("backend",), ("backends",)
+        yield ("link",), ("links",)
+        return
+    yield ("net",), ("nets",)
+    yield ("train", "task"), ("tasks",)
+    yield ("prune",), ("pruners",)
+    attacks = value_at(data, ("evaluate", "attacks"), value_at(Recipe(name="x"), ("evaluate", "attacks")))
+    for index in range(len(attacks) if isinstance(attacks, list | tuple) else 0):
+        yield ("evaluate", "attacks", index), ("attacks", "query-attacks")
+
+
+def _plugin_problems(kind: type[N], data: Any, registries: Registries) -> Iterator[tuple[Place, str]]:
+    defaults = kind(name="x")
+    if kind is Recipe:
+        name = value_at(data, ("data", "name"), value_at(defaults, ("data", "name")))
+        if isinstance(name, str) and not registries["data"].accepts(name):
+            yield ("data", "name"), registries["data"].unknown(name)
+    for place, kinds in _plugin_places(kind, data):
+        raw = value_at(data, place, value_at(defaults, place))
+        try:
+            choice = _CHOICE.validate_python(_without_version(raw))
+        except ValidationError:
+            continue  # told by the recipe's own check
+        among = [registries[k] for k in kinds]
+        registry = next((r for r in among if choice.name in r), among[0])
+        others = [name for r in among if r is not registry for name in r.names()]
+        for inner, text in registry.problems(choice.name, choice.options, others):
+            yield _place_in_choice(raw, place, inner), text
+
+
+def _without_version(raw: Any) -> Any:
+    """A target's backend is a choice with a version range; a noun with options is a choice already."""
+    if isinstance(raw, Noun) and not isinstance(raw, Choice):
+        return {"name": getattr(raw, "name", None), "options": getattr(raw, "options", {})}
+    if isinstance(raw, dict) and "options" not in raw:
+        return {key: value for key, value in raw.items() if key != "version"}
+    return {k: v for k, v in raw.items() if k != "version"} if isinstance(raw, dict) else raw
+
+
+def _place_in_choice(raw: Any, place: Place, inner: Place) -> Place:
+    nested = isinstance(raw, dict) and "options" in raw and inner != ("name",)
+    if not isinstance(raw, dict):
+        return place
+    return (*place, "options", *inner) if nested else (*place, *inner)
+
+
+def kind_of_file(path: Path) -> Literal["recipe", "target", "gate"]:
+    """Say what a YAML file is meant to be, by the keys that only one kind has."""
+    keys = set(source_from_file(path, str(path)).data)
+    if "rules" in keys:
+        return "gate"
+    return "target" if keys & (set(Target.model_fields) - set(Recipe.model_fields) | {"extends"}) else "recipe"

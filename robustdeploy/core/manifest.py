@@ -1,0 +1,95 @@
+"""The manifest that seals a stage's folder: what went in, what came out, and under which circumstances."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
+from robustdeploy.core.model import Noun
+from robustdeploy.errors import ArtifactError
+
+FILE_NAME = "manifest.json"
+_PACKAGES = ("numpy", "torch", "torchvision", "torch_pruning", "onnx", "onnxruntime", "safetensors", "scipy")
+
+
+class Manifest(Noun):
+    """A stage's seal; it is written last, so a folder that has one is complete."""
+
+    stage: str
+    fingerprint: str
+    """SHA-256 over stage, inputs and parameters; a stage is skipped while this stays the same."""
+    inputs: dict[str, str]
+    """What the stage read, by name, each with its SHA-256."""
+    parameters: dict[str, Any]
+    outputs: dict[str, str]
+    """SHA-256 of every file written, by path relative to the stage's folder."""
+    facts: dict[str, Any] = {}  # noqa: RUF012 - pydantic copies defaults
+    """What was found on the way, e.g. the MACs that were reached."""
+    versions: dict[str, str]
+    seed: int
+    started: str
+    """UTC, ISO 8601."""
+    duration_s: float
+    producer: str
+    """Tool and version."""
+
+
+def fingerprint(stage: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what decides a stage's result."""
+    content = {"stage": stage, "inputs": dict(inputs), "parameters": dict(parameters)}
+    return sha256_of_text(canonical_json(content))
+
+
+def producer() -> str:
+    """Return this tool's name and version."""
+    try:
+        return f"robustdeploy {version('robustdeploy')}"
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "robustdeploy (not installed)"
+
+
+def loaded_versions() -> dict[str, str]:
+    """Return the versions of Python and of those numerical packages that this process has loaded."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        if (module := sys.modules.get(package)) is not None:
+            found[package] = str(getattr(module, "__version__", "unknown"))
+    return found
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a folder's manifest; a missing or malformed one is an ArtifactError."""
+    path = folder / FILE_NAME
+    try:
+        return Manifest.model_validate(json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{folder} holds no {FILE_NAME}: the stage did not finish; run it again") from error
+    except (OSError, ValueError, ValidationError) as error:
+        raise ArtifactError(f"{path} is not a manifest ({type(error).__name__}); run the stage again") from error
+
+
+def hashes_of(folder: Path, outputs: Iterable[Path]) -> dict[str, str]:
+    """Return the SHA-256 of each file by its path relative to ``folder``; a path outside it is a ValueError."""
+    return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in sorted(outputs)}
+
+
+def changed_outputs(folder: Path, manifest: Manifest) -> list[str]:
+    """Return one sentence per output that is missing or differs from the manifest."""
+    found = []
+    for name, expected in manifest.outputs.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            found.append(f"{path} lies outside the stage's folder")
+        elif not path.is_file():
+            found.append(f"{path} is missing (its manifest has SHA-256 {expected[:12]})")
+        elif (actual := sha256_of_file(path)) != expected:
+            found.append(f"{path} was changed: SHA-256 is {actual[:12]}, its manifest has {expected[:12]}")
+    return found

@@ -1,0 +1,81 @@
+"""Lay an override such as ``budget.ops=0.3`` over the values of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robustdeploy.core.complaint import Place, shown
+from robustdeploy.core.plain import plain, value_at
+from robustdeploy.core.recipe import Choice, Recipe
+from robustdeploy.core.yaml_source import Mark, Problem, Source, value_from_text
+from robustdeploy.errors import RecipeError
+
+
+def apply_override(source: Source, override: str) -> None:
+    """Lay ``a.b=c`` over the values; what is wrong with it is noted under ``--set a.b=c``."""
+    mark = Mark(f"--set {override}")
+    path, equals, text = override.partition("=")
+    steps = path.strip().split(".")
+    if not equals or not all(steps):
+        source.problems.append(Problem(mark, (), "must look like budget.ops=0.3"))
+        return
+    try:
+        value = value_from_text(text, mark.label)
+    except RecipeError as error:
+        source.problems.append(Problem(mark, (), str(error).removeprefix(mark.label).lstrip(":0123456789 ")))
+        return
+    holder: Any = source.data
+    place: Place = ()
+    for step in steps[:-1]:
+        place = _step(source, holder, place, step, mark)
+        if not place:
+            return
+        holder = _opened(source, holder, place, mark)
+    if place := _step(source, holder, place, steps[-1], mark):
+        holder[place[-1]] = value.data
+        _remark(source, place, value, mark)
+
+
+def _step(source: Source, holder: Any, place: Place, step: str, mark: Mark) -> Place:
+    """One step further down, or nothing, with a note, where there is no such way."""
+    if isinstance(holder, dict):
+        return (*place, step)
+    if not isinstance(holder, list):
+        source.problems.append(Problem(mark, place, f"is {shown(holder)}, which has no keys"))
+    elif not (step.isdecimal() and int(step) < len(holder)):
+        source.problems.append(Problem(mark, place, f"there is no item {step}"))
+    else:
+        return (*place, int(step))
+    return ()
+
+
+def _opened(source: Source, holder: Any, place: Place, mark: Mark) -> Any:
+    """What stands at ``place``, made to hold keys: a default is written out, a plug-in's name gets room for options."""
+    source.marks.setdefault(place, mark)
+    default = _default(place)
+    value = value_at(holder, place[-1:])
+    if value is None:
+        value = plain(default) if isinstance(default, Choice | tuple) else {}
+    if isinstance(value, str) and isinstance(default, Choice):
+        value = {"name": value}
+    holder[place[-1]] = value
+    return value
+
+
+def _default(place: Place) -> Any:
+    """A recipe's default at ``place``; any item of a list stands for all of them."""
+    return value_at(Recipe(name="x"), tuple(0 if isinstance(step, int) else step for step in place))
+
+
+def _remark(source: Source, place: Place, value: Source, mark: Mark) -> None:
+    """Everything at and below ``place`` now comes from the override."""
+
+    def below(other: Place) -> bool:
+        return other[: len(place)] == place
+
+    source.marks = {other: at for other, at in source.marks.items() if not below(other)} | {place: mark}
+    gone = {other for other in source.unreadable if below(other)}
+    source.problems = [p for p in source.problems if p.place not in gone]
+    source.unreadable -= gone
+    source.problems += [Problem(mark, (*place, *p.place), p.text) for p in value.problems]
+    source.unreadable |= {(*place, *other) for other in value.unreadable}

@@ -1,0 +1,204 @@
+"""Find plug-ins by name: one file each, or another package's entry point; build them from checked options.
+
+Discovery reads file names and one line of each file. A plug-in is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean, is_dataclass_type
+from robustdeploy.core.options import options_type
+from robustdeploy.errors import RecipeError
+from robustdeploy.onboard.types import Backend, QueryAttack
+
+T = TypeVar("T")
+_PLUGIN_LINE = re.compile(r"^plugin\b[^=\n]*=(?!=)", re.MULTILINE)
+
+
+def _source_of(module: str) -> Path | None:
+    """Path of a module's file or package's folder, found without importing any of its parents."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin else None
+    for base in spec.submodule_search_locations or ():
+        folder = Path(base, *rest)
+        for path in (folder.with_suffix(".py"), folder):
+            if path.exists():
+                return path
+    return None
+
+
+@dataclass(frozen=True)
+class Registry(Generic[T]):
+    """The plug-ins of one kind."""
+
+    kind: str
+    """What one of them is called in a sentence, e.g. ``attack``."""
+    package: str
+    """The package whose files are plug-ins, e.g. ``robustdeploy.attacks``."""
+    group: str
+    """The entry point group through which other packages add theirs."""
+    fallback: Callable[[str], bool] | None = field(default=None, compare=False)
+    """Accepts names that are resolved elsewhere; asked only for a name that is not found here."""
+    elsewhere: str = field(default="", compare=False)
+    """What those other names are, for the sentence about an unknown one."""
+
+    @cached_property
+    def _files(self) -> Mapping[str, Path]:
+        folder = _source_of(self.package)
+        files = sorted(folder.glob("*.py")) if folder and folder.is_dir() else []
+        return {
+            path.stem.replace("_", "-"): path for path in files if _PLUGIN_LINE.search(path.read_text(encoding="utf-8"))
+        }
+
+    @cached_property
+    def _entries(self) -> Mapping[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=self.group)}
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all plug-ins, sorted, without importing any."""
+        return tuple(sorted({*self._files, *self._entries}))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files or name in self._entries
+
+    def accepts(self, name: str) -> bool:
+        """Say whether a recipe may use ``name``: a plug-in, or a name that is resolved elsewhere."""
+        return name in self or (self.fallback is not None and self.fallback(name))
+
+    def unknown(self, name: str, others: Iterable[str] = ()) -> str:
+        """Return the sentence for a name that is not known, with the nearest one and all there are."""
+        known = sorted({*self.names(), *others})
+        words = ", ".join([*known, *([f"or {self.elsewhere}"] if self.elsewhere else [])])
+        listed = f" (known: {words})" if words else " (none is installed)"
+        return f"unknown {self.kind} '{name}'{did_you_mean(name, known)}{listed}"
+
+    def get(self, name: str) -> type[T]:
+        """Import the plug-in ``name``; an unknown, ambiguous or malformed one is a RecipeError."""
+        if name not in self:
+            raise RecipeError(self.unknown(name))
+        if name in self._files and name in self._entries:
+            other = self._entries[name].value
+            raise RecipeError(f"the {self.kind} '{name}' exists twice: here and as {other}; uninstall that one")
+        return self._imported(name)
+
+    def _imported(self, name: str) -> type[T]:
+        try:
+            if name in self._files:
+                module, attribute = f"{self.package}.{self._files[name].stem}", "plugin"
+            else:
+                entry = self._entries[name]
+                module, attribute = entry.module, entry.attr or "plugin"
+            found = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise RecipeError(f"the {self.kind} '{name}' cannot be imported: {error}") from error
+        if not is_dataclass_type(found):
+            raise RecipeError(f"the {self.kind} '{name}' is {found!r}; a plug-in is a dataclass")
+        return cast("type[T]", found)
+
+    def build(self, name: str, options: Mapping[str, Any]) -> T:
+        """Make the plug-in ``name`` with ``options``; all wrong options together are one RecipeError."""
+        built, problems = self._attempt(name, options)
+        if built is None:
+            lines = [f"{self.kind} '{name}': {'.'.join(map(str, place))}: {text}" for place, text in problems]
+            raise RecipeError("\n".join(line.replace(": : ", ": ") for line in lines))
+        return built
+
+    def problems(self, name: str, options: Mapping[str, Any], others: Iterable[str] = ()) -> list[tuple[Place, str]]:
+        """Return what is wrong with a choice: the place inside it and one sentence.
+
+        An unknown name is at ``("name",)``; ``others`` are names of other kinds that would do in its place too.
+        """
+        if name not in self:
+            return [] if self.accepts(name) else [(("name",), self.unknown(name, others))]
+        try:
+            return self._attempt(name, options)[1]
+        except RecipeError as error:
+            return [(("name",), str(error))]
+
+    def _attempt(self, name: str, options: Mapping[str, Any]) -> tuple[T | None, list[tuple[Place, str]]]:
+        plugin = self.get(name)
+        checked = options_type(plugin)
+        try:
+            values: Any = TypeAdapter(checked).validate_python(dict(options))
+            if lost := booleans_lost(options, values):
+                return None, lost
+            fields = dataclasses.fields(values)
+            return plugin(**{f.name: getattr(values, f.name) for f in fields}), []
+        except ValidationError as error:
+            return None, [(e["loc"], complaint(e, checked)) for e in error.errors()]
+        except (ValueError, TypeError) as error:  # the plug-in's own check, in __post_init__
+            return None, [((), str(error))]
+
+    def origin(self, name: str) -> Path:
+        """Return the file that defines ``name``, without importing it."""
+        path = self._files.get(name)
+        if path is None and name in self._entries:
+            path = _source_of(self._entries[name].module)
+        if path is None:
+            raise RecipeError(self.unknown(name))
+        return path / "__init__.py" if path.is_dir() else path
+
+    def summary(self, name: str) -> str:
+        """Return the first line of the docstring of the plug-in's module, without importing it."""
+        tree = ast.parse(self.origin(name).read_text(encoding="utf-8"))
+        return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+    def json_schema(self, name: str, ref_template: str = "#/$defs/{model}") -> dict[str, Any]:
+        """Return the JSON Schema of the options of ``name``; ``ref_template`` is pydantic's."""
+        return TypeAdapter(options_type(self.get(name))).json_schema(ref_template=ref_template)
+
+
+def _resolved_by_nets(name: str) -> bool:
+    """Accept ``package.module:factory`` and torchvision's classifiers, which `robustdeploy.nets` knows how to build."""
+    if ":" in name:
+        return True
+    models = importlib.import_module("torchvision.models")
+    return name in models.list_models(module=models)
+
+
+NETS: Registry[Any] = Registry(
+    "net",
+    "robustdeploy.nets",
+    "robustdeploy.nets",
+    _resolved_by_nets,
+    "a classifier of torchvision, or package.module:factory",
+)
+DATA: Registry[Any] = Registry("data set", "robustdeploy.data", "robustdeploy.data")
+ATTACKS: Registry[Any] = Registry("attack", "robustdeploy.attacks", "robustdeploy.attacks")
+QUERY_ATTACKS: Registry[QueryAttack] = Registry(
+    "query attack", "robustdeploy.onboard.attacks", "robustdeploy.query-attacks"
+)
+BACKENDS: Registry[Backend] = Registry("backend", "robustdeploy.onboard.backends", "robustdeploy.backends")
+PRUNERS: Registry[Any] = Registry("pruner", "robustdeploy.prune", "robustdeploy.pruners")
+TASKS: Registry[Any] = Registry("training task", "robustdeploy.train.tasks", "robustdeploy.tasks")
+LINKS: Registry[Any] = Registry("link", "robustdeploy.devices", "robustdeploy.links")
+FORMATS: Registry[Any] = Registry("report format", "robustdeploy.report.formats", "robustdeploy.formats")
+
+REGISTRIES: Mapping[str, Registry[Any]] = {
+    "nets": NETS,
+    "data": DATA,
+    "attacks": ATTACKS,
+    "query-attacks": QUERY_ATTACKS,
+    "backends": BACKENDS,
+    "pruners": PRUNERS,
+    "tasks": TASKS,
+    "links": LINKS,
+    "formats": FORMATS,
+}

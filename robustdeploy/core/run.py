@@ -1,0 +1,200 @@
+"""The run: a folder that holds one recipe, its stages and the ledger of what was done."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustdeploy.core.files import (
+    atomic_write_text,
+    canonical_json,
+    sha256_of_file,
+    sha256_of_text,
+    storage_errors,
+)
+from robustdeploy.core.ledger import Ledger
+from robustdeploy.core.load import load_recipe, resolved_yaml
+from robustdeploy.core.manifest import FILE_NAME, changed_outputs, read_manifest
+from robustdeploy.core.plain import plain
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.stage import Stage
+from robustdeploy.errors import ArtifactError, RecipeError, StorageError, UsageError
+
+RECIPE, LEDGER, LOCK, LATEST = "recipe.yaml", "ledger.jsonl", ".lock", "latest"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def training_fingerprint(recipe: Recipe) -> str:
+    """Return the SHA-256 of what decides the trained net: not the evaluation, the gate or where it is computed."""
+    content = plain(recipe)
+    for left_out in ("description", "evaluate", "gate"):
+        del content[left_out]
+    for left_out in ("checkpoint_every_s", "device"):
+        del content["train"][left_out]
+    return sha256_of_text(canonical_json(content))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    root: Path
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.root.resolve().name
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was done in this run, line by line."""
+        return Ledger(self.root / LEDGER)
+
+    @classmethod
+    def for_recipe(cls, runs: Path, recipe: Recipe, name: str | None = None) -> Run:
+        """Open the run of ``recipe`` below ``runs``, made when it is new; a name taken by another is a UsageError.
+
+        Evaluation and gate may change from call to call: they are rewritten, and the ledger says so.
+        """
+        mark = training_fingerprint(recipe)
+        chosen = name or f"{recipe.name}-{mark[:8]}"
+        if not _NAME.fullmatch(chosen) or chosen == LATEST:
+            raise UsageError(f"'{chosen}' cannot name a run; use letters, digits, '.', '_' and '-', and not '{LATEST}'")
+        run = cls(runs / chosen, recipe)
+        _make_folder(run.root)
+        if (run.root / RECIPE).exists():
+            held = _recipe_in(run.root)
+            if (other := training_fingerprint(held)) != mark:
+                raise UsageError(
+                    f"{run.root} holds another recipe ('{held.name}', fingerprint {other[:8]}; asked for "
+                    f"'{recipe.name}', {mark[:8]}); choose another run name or remove that folder"
+                )
+        run._write_recipe()
+        _point_latest_at(run.root)
+        return run
+
+    @classmethod
+    def open(cls, path: Path | None, runs: Path) -> Run:
+        """Open a run by folder or by name, or the latest one below ``runs``; what is none is a UsageError."""
+        root = runs / LATEST if path is None else path
+        if path is not None and not path.exists() and (runs / path / RECIPE).is_file():
+            root = runs / path
+        if path is None and not root.exists():
+            raise UsageError(f"there is no run in {runs} yet; `robustdeploy run` makes one, or name a run folder")
+        if not (root / RECIPE).is_file():
+            found = "is no run folder" if root.is_dir() else "does not exist"
+            raise UsageError(f"{root} {found}: a run folder holds {RECIPE} and {LEDGER}")
+        # The link may move to another run while this one is in use.
+        root = root.parent / root.resolve().name if path is None else root
+        return cls(root, _recipe_in(root))
+
+    def stage(self, name: str, folder: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> Stage:
+        """Return the stage ``name`` in ``folder``, given the hashes of its inputs and its part of the recipe."""
+        return Stage(self.root, name, folder, dict(inputs), plain(parameters), self.recipe.seed, self.ledger)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; another holder is a StorageError with its process id.
+
+        The kernel frees the lock when its holder ends, however it ends.
+        """
+        path = self.root / LOCK
+        with storage_errors(path):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+                raise StorageError(
+                    f"{self.root} is in use by process {holder}; wait for it to end, or choose another run name"
+                ) from error
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(handle)
+
+    def _write_recipe(self) -> None:
+        path, text = self.root / RECIPE, resolved_yaml(self.recipe)
+        mark = sha256_of_text(text)
+        known = [r.data["sha256"] for r in self.ledger.records() if r.event == "recipe"]
+        if path.exists() and sha256_of_file(path) == mark and known[-1:] == [mark]:
+            return
+        self.ledger.append("recipe", sha256=mark, training=training_fingerprint(self.recipe), new=not known)
+        atomic_write_text(path, text)
+
+
+def _make_folder(root: Path) -> None:
+    try:
+        with storage_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{root} cannot be a run folder: a file of that name is in the way") from error
+
+
+def _recipe_in(root: Path) -> Recipe:
+    """Read a run's recipe; its plug-ins may have been uninstalled since, and that is no hindrance to reading."""
+    try:
+        return load_recipe(root / RECIPE, registries=None)
+    except RecipeError as error:
+        raise ArtifactError(f"the run's own recipe cannot be read any more; start a new run:\n{error}") from error
+
+
+def _point_latest_at(root: Path) -> None:
+    """Move the link in one step; where links are not to be had, ``latest`` is simply missing."""
+    link = root.parent / LATEST
+    if link.is_symlink() and link.readlink() == Path(root.name):
+        return
+    if link.exists() and not link.is_symlink():
+        raise UsageError(f"{link} is no link; rename it, since that name is kept for the newest run")
+    beside = root.parent / f".{LATEST}.{os.getpid()}"
+    with storage_errors(link):
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(root.name)
+        beside.replace(link)
+
+
+def verify_run(root: Path) -> list[str]:
+    """Check the ledger's chain, every manifest and every output of a run; return one sentence per problem."""
+    ledger = Ledger(root / LEDGER)
+    try:
+        records = ledger.records()
+    except ArtifactError as error:
+        return [str(error)]
+    if not records:
+        return [f"{ledger.path} is missing or empty"]
+    problems = []
+    recipes = [r.data.get("sha256") for r in records if r.event == "recipe"]
+    if not (root / RECIPE).is_file():
+        problems.append(f"{root / RECIPE} is missing")
+    elif sha256_of_file(root / RECIPE) not in recipes[-1:]:
+        problems.append(f"{root / RECIPE} was changed after it was entered in the ledger")
+    last = {str(r.data["folder"]): r for r in records if r.event in ("sealed", "unsealed")}
+    sealed = {place: str(r.data["manifest"]) for place, r in last.items() if r.event == "sealed"}
+    found = {path.parent.relative_to(root).as_posix() for path in root.rglob(FILE_NAME)}
+    for place in sorted(found | set(sealed)):
+        problems += _folder_problems(root / place, sealed.get(place))
+    return problems
+
+
+def _folder_problems(folder: Path, expected: str | None) -> list[str]:
+    path = folder / FILE_NAME
+    if not path.exists():
+        return [f"{path} is missing, though the ledger has it: the stage was interrupted or the file removed"]
+    if expected is None:
+        return [f"{path} is not in the ledger"]
+    problems = []
+    if (actual := sha256_of_file(path)) != expected:
+        problems.append(f"{path} was changed: SHA-256 is {actual[:12]}, the ledger has {expected[:12]}")
+    try:
+        return problems + changed_outputs(folder, read_manifest(folder))
+    except ArtifactError as error:
+        return [*problems, str(error)]

@@ -1,0 +1,128 @@
+"""JSON Schema of the files that users write and read, with every plug-in's options in it, for editors and checks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from pydantic import TypeAdapter
+
+from robustdeploy.core.gate import Rule
+from robustdeploy.core.load import Registries
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.registry import REGISTRIES, Registry
+from robustdeploy.core.report import Report
+from robustdeploy.core.target import Target
+
+Kind = Literal["recipe", "target", "report", "gate"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Schema = dict[str, Any]
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+# Where a bound stands outside a validator of ours, pydantic passes it on under its own name.
+_BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+_FRACTION = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?\s*/\s*[0-9]+(\.[0-9]+)?$"}
+
+
+def schema_of(kind: Kind, registries: Registries = REGISTRIES) -> Schema:
+    """Return the schema of a recipe, a target, a report or a gate's file of rules; it imports every plug-in."""
+    if kind == "report":
+        schema = Report.model_json_schema(mode="serialization")
+    elif kind == "gate":
+        schema = _fractions_too(_gate())
+    elif kind == "target":
+        schema = _fractions_too(_target(registries))
+    else:
+        schema = _fractions_too(_recipe(registries))
+    return {"$schema": _DRAFT, **schema}
+
+
+def _gate() -> Schema:
+    rules = TypeAdapter(tuple[Rule, ...]).json_schema()
+    definitions = rules.pop("$defs")
+    return {
+        "$defs": definitions,
+        "title": "Gate",
+        "type": "object",
+        "properties": {"rules": rules | {"minItems": 1}},
+        "required": ["rules"],
+        "additionalProperties": False,
+    }
+
+
+def _recipe(registries: Registries) -> Schema:
+    schema = Recipe.model_json_schema()
+    definitions = schema["$defs"]
+    definitions["Data"]["properties"]["name"]["enum"] = list(registries["data"].names())
+    schema["properties"]["net"] = _choice(definitions, "A net", registries["nets"])
+    schema["properties"]["prune"] = _choice(definitions, "A pruner", registries["pruners"])
+    train, evaluate = definitions["Train"]["properties"], definitions["Evaluate"]["properties"]
+    train["task"] = _choice(definitions, "A training task", registries["tasks"])
+    both = (registries["attacks"], registries["query-attacks"])
+    evaluate["attacks"]["items"] = _choice(definitions, "An attack", *both)
+    del definitions["Choice"]
+    return schema
+
+
+def _target(registries: Registries) -> Schema:
+    schema = Target.model_json_schema()
+    definitions, properties = schema["$defs"], schema["properties"]
+    properties["extends"] = {"type": "string", "description": "Another target whose fields are this one's defaults."}
+    properties["link"] = _choice(definitions, "A link", registries["links"])
+    backends = registries["backends"]
+    version = definitions["Toolchain"]["properties"]["version"]
+    definitions["Toolchain"]["anyOf"] = [
+        {"properties": {"name": {"const": name}, "version": version, "options": _options(definitions, backends, name)}}
+        for name in backends.names()
+    ]
+    del definitions["Choice"]
+    return schema
+
+
+def _choice(definitions: Schema, title: str, *registries: Registry[Any]) -> Schema:
+    """A plug-in as its name alone, as its name among its options, or as its name beside ``options``."""
+    ways: list[Schema] = []
+    names = [name for registry in registries for name in registry.names()]
+    for registry in registries:
+        for name in registry.names():
+            options = _options(definitions, registry, name)
+            flat = {
+                "type": "object",
+                "title": name,
+                "description": registry.summary(name),
+                "properties": {"name": {"const": name}, **options.get("properties", {})},
+                "required": ["name", *options.get("required", ())],
+                "additionalProperties": False,
+            }
+            nested = flat | {
+                "properties": {"name": {"const": name}, "options": options},
+                "required": ["name", "options"],
+            }
+            ways += [flat, nested] if options.get("required") else [{"const": name}, flat, nested]
+    if any(registry.fallback for registry in registries):
+        elsewhere = {"type": "string", "not": {"enum": names}}
+        ways += [elsewhere, {"type": "object", "properties": {"name": elsewhere}, "required": ["name"]}]
+    return {"title": title, "anyOf": ways}
+
+
+def _options(definitions: Schema, registry: Registry[Any], name: str) -> Schema:
+    """A plug-in's own schema; what it refers to moves to the shared definitions under a name of its own."""
+    prefix = f"{registry.group}.{name}."
+    schema = registry.json_schema(name, ref_template=f"#/$defs/{prefix}{{model}}")
+    for inner, definition in schema.pop("$defs", {}).items():
+        definitions[prefix + inner] = definition
+    return schema
+
+
+def _fractions_too(schema: Any) -> Any:
+    """Allow ``8/255`` wherever a number stands, as the loader does."""
+    if isinstance(schema, list):
+        return [_fractions_too(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "number":
+        about = {key: schema[key] for key in ("title", "description", "default") if key in schema}
+        number = {_BOUNDS.get(key, key): value for key, value in schema.items() if key not in about}
+        return about | {"anyOf": [number, _FRACTION]}
+    return {
+        key: value if key in ("default", "const", "enum") else _fractions_too(value) for key, value in schema.items()
+    }

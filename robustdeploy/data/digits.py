@@ -1,0 +1,59 @@
+"""Handwritten digits, 1,797 images of 8×8, that come with scikit-learn: no path and no download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from robustdeploy.data.images import Images, Progress, Source
+
+_TEST_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Digits:
+    """scikit-learn's digits, scaled from 0..16 to 0..255; 30 % of each class, chosen by hash, are the test set."""
+
+    def __call__(self, path: Path | None, size: int | None) -> Source:
+        """Return the source; ``path`` must be unset."""
+        from robustdeploy.data.images import Source
+        from robustdeploy.errors import DataError
+
+        if path is not None:
+            raise DataError(f"data set 'digits' comes with scikit-learn and reads no data.path ({path}); remove it")
+        side = size or 8
+        return Source(
+            name="digits",
+            classes=tuple("0123456789"),
+            image_shape=(1, side, side),
+            mirror=False,
+            train=partial(_read, "train", size),
+            test=partial(_read, "test", size),
+            mean=(0.3053,),
+            std=(0.3759,),
+        )
+
+
+def _read(part: Literal["train", "test"], size: int | None, progress: Progress | None = None) -> Images:
+    import numpy as np
+    import torch
+    from sklearn.datasets import load_digits
+
+    from robustdeploy.data.decode import resized
+    from robustdeploy.data.images import numbered
+    from robustdeploy.data.split import split
+
+    raw = load_digits()
+    pixels = np.rint(raw.images * (255 / 16)).astype(np.uint8)[:, None]
+    whole = numbered(torch.from_numpy(pixels), torch.from_numpy(raw.target))
+    sides = split(whole, _TEST_SHARE)
+    chosen = sides.train if part == "train" else sides.held_out
+    if progress is not None:
+        progress(len(chosen), len(chosen))
+    return numbered(resized(chosen.images, size), chosen.labels)
+
+
+plugin = Digits

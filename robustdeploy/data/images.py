@@ -1,0 +1,96 @@
+"""Images with labels and ids, and the Source that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from robustdeploy.errors import DataError
+
+Progress = Callable[[int, int], None]
+"""Called with the images done and all there are, from one thread."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images uint8 N×C×H×W, labels int64, and ids int64: the place of each in the set that it was read from."""
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+    groups: Tensor | None = None
+    """Images of one group (frames of one scene) are alike and must not be on two sides of a split; int64."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, index: Tensor) -> Images:
+        """Return the images at ``index`` (places or a mask) with their own ids."""
+        groups = None if self.groups is None else self.groups[index]
+        return Images(self.images[index], self.labels[index], self.ids[index], groups)
+
+    def to(self, device: torch.device) -> Images:
+        """Return the images on ``device``."""
+        groups = None if self.groups is None else self.groups.to(device)
+        return Images(self.images.to(device), self.labels.to(device), self.ids.to(device), groups)
+
+
+def numbered(images: Tensor, labels: Tensor, groups: Tensor | None = None) -> Images:
+    """Return whole sets as Images with ids 0, 1, 2 …"""
+    if not len(images):
+        raise DataError("the data set is empty")
+    return Images(images.contiguous(), labels.to(torch.int64), torch.arange(len(labels)), groups)
+
+
+class Read(Protocol):
+    """Reads one part of a data set when called."""
+
+    def __call__(self, progress: Progress | None = None) -> Images:
+        """Read all images of the part; anything wrong with its files is a DataError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that was found; nothing is decoded before ``train`` or ``test`` is called."""
+
+    name: str
+    """As it should be called in a report."""
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    """C, H, W."""
+    mirror: bool
+    """Whether a mirrored image still shows its class."""
+    train: Read
+    test: Read
+    """Read by evaluation only."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """Per channel, in pixels of [0, 1]; None where they must be computed from the training images."""
+
+    @property
+    def shift(self) -> int:
+        """Pixels by which an image may be moved to augment it: an eighth of its side, 4 at 32 pixels."""
+        return min(self.image_shape[1:]) // 8
+
+
+class DataPlugIn(Protocol):
+    """What a data set plug-in is: it looks at ``path`` and says what is there."""
+
+    def __call__(self, path: Path | None, size: int | None) -> Source:
+        """Return the source at ``path``, its images resized to ``size``×``size`` if given, or raise DataError."""
+        ...
+
+
+def needed(path: Path | None, name: str, layout: str) -> Path:
+    """Return ``path`` if it is a folder; else say which ``layout`` the data set ``name`` expects there."""
+    if path is None:
+        raise DataError(f"data set '{name}' needs data.path: {layout}")
+    if not path.is_dir():
+        raise DataError(f"data set '{name}': {path.absolute()} is not a folder; expected {layout}")
+    return path

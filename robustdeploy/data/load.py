@@ -1,0 +1,117 @@
+"""Load what a recipe asks for: training and validation images for training, test images for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustdeploy.core.recipe import Data
+from robustdeploy.core.registry import DATA
+from robustdeploy.data.images import Images, Progress, Source
+from robustdeploy.data.split import repeated, split
+from robustdeploy.errors import DataError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What training may see of a data set."""
+
+    name: str
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirror: bool
+    shift: int
+    train: Images
+    validation: Images
+    digest: str
+    """SHA-256 over the split; the same for the same images in any order."""
+    duplicates: int
+    """Images of training and validation together that repeat another one; all copies are on one side."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a report says of the data."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "image_shape": list(self.image_shape),
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "split_sha256": self.digest,
+            "duplicates": self.duplicates,
+        }
+
+
+def load_data(spec: Data, progress: Progress | None = None) -> Loaded:
+    """Read the training set of ``spec`` and hold out its validation share; the test set is not touched."""
+    source = find_source(spec)
+    images = source.train(progress)
+    sides = split(images, spec.validation)
+    _check_classes(source, sides.train.labels, "training")
+    _check_classes(source, sides.held_out.labels, "validation")
+    mean, std = (source.mean, source.std) if source.mean and source.std else channel_statistics(sides.train.images)
+    return Loaded(
+        name=source.name,
+        classes=source.classes,
+        image_shape=source.image_shape,
+        mean=mean,
+        std=std,
+        mirror=source.mirror,
+        shift=source.shift,
+        train=sides.train,
+        validation=sides.held_out,
+        digest=sides.digest,
+        duplicates=repeated(images),
+    )
+
+
+def load_test(spec: Data, classes_expected: Sequence[str], progress: Progress | None = None) -> Images:
+    """Read the test set of ``spec`` for a net that knows ``classes_expected``; other classes are a DataError."""
+    source = find_source(spec)
+    if source.classes != tuple(classes_expected):
+        raise DataError(
+            f"the net knows {_listed(classes_expected)}; data set '{source.name}' has {_listed(source.classes)}: "
+            "evaluate on the data set that the net was trained on"
+        )
+    return source.test(progress)
+
+
+def find_source(spec: Data) -> Source:
+    """Return the data set of ``spec`` without reading its images."""
+    path = spec.path.expanduser() if spec.path is not None else None
+    source: Source = DATA.build(spec.name, {})(path, spec.size)
+    return source
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel of uint8 N×C×H×W, in pixels of [0, 1], to four places.
+
+    They come from exact counts of the 256 values, so the order of the images changes nothing.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in images.unbind(1):
+        shares = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        mean = (shares * values).sum()
+        means.append(round(float(mean), 4))
+        stds.append(max(round(float((shares * (values - mean) ** 2).sum().sqrt()), 4), 1 / 255))
+    return tuple(means), tuple(stds)
+
+
+def _check_classes(source: Source, labels: Tensor, side: str) -> None:
+    counts = torch.bincount(labels, minlength=len(source.classes)).tolist()
+    if empty := [name for name, count in zip(source.classes, counts, strict=True) if not count]:
+        raise DataError(
+            f"data set '{source.name}': no {side} image is left for class {', '.join(empty[:5])}; "
+            "each class needs at least two different training images"
+        )
+
+
+def _listed(classes: Sequence[str]) -> str:
+    shown = ", ".join(classes[:12])
+    return f"{len(classes)} classes ({shown}{', …' if len(classes) > 12 else ''})"

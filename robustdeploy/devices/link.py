@@ -1,0 +1,31 @@
+"""A link: a way to open a pipe to an agent on a board."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+
+@dataclass
+class Pipe:
+    """An open pipe to one running agent."""
+
+    reader: BinaryIO
+    """What the agent answers; unbuffered or buffered, but with a real file descriptor, so that it can be waited on."""
+    writer: BinaryIO
+    """What the agent is asked; closing it ends the agent."""
+    where: str
+    """The place in words, for messages: ``this machine``, ``user@board``."""
+    failure: Callable[[], str]
+    """Explain a dead peer: exit status and the tail of what it wrote to stderr."""
+
+
+class Link(Protocol):
+    """A way to a board. Leaving the context ends the agent and everything it started."""
+
+    def open(self, agent: Path) -> AbstractContextManager[Pipe]:
+        """Start the zipped ``agent`` on the board and give the pipe to it; BoardError where that fails."""
+        ...

@@ -1,0 +1,136 @@
+"""The local link: an agent as a process on this machine."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from robustdeploy.devices.link import Pipe
+from robustdeploy.errors import BoardError
+
+_GRACE_S = 2.0
+_TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Local:
+    """Runs the agent here, in a process group and a work folder of its own."""
+
+    python: str = ""
+    """Python that runs the agent; the one that runs robustdeploy when empty."""
+    workdir: str = ""
+    """Folder that keeps engines between runs; one that is removed at the end when empty."""
+
+    @contextmanager
+    def open(self, agent: Path) -> Iterator[Pipe]:
+        """Start ``agent`` and give the pipe to it; the whole group is killed on the way out."""
+        with tempfile.TemporaryDirectory(prefix="robustdeploy-") as folder:
+            work = ["--work", str(Path(self.workdir).resolve())] if self.workdir else []
+            process = _start([self.python or sys.executable, str(agent.resolve()), *work], folder)
+            stdin, stdout, stderr = (cast(BinaryIO, end) for end in (process.stdin, process.stdout, process.stderr))
+            tail = Tail(stderr)
+            try:
+                yield Pipe(stdout, stdin, "this machine", lambda: _failure(process, tail))
+            finally:
+                stdin.close()
+                _end(process)
+                tail.finish()
+                stdout.close()
+
+
+class Tail:
+    """Reads a stream to its end in the background and keeps the last of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._kept: collections.deque[int] = collections.deque(maxlen=_TAIL_BYTES)
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+
+    def text(self) -> str:
+        """Return what was kept, as text; a stream that has just ended is read to its end first."""
+        self._thread.join(0.2)
+        return bytes(self._kept.copy()).decode("utf-8", "replace").strip()
+
+    def finish(self, seconds: float = 1.0) -> None:
+        """Wait a little for the end of the stream and close it; the thread ends with it."""
+        self._thread.join(seconds)
+        if not self._thread.is_alive():
+            self._stream.close()
+
+    def _drain(self) -> None:
+        while piece := os.read(self._stream.fileno(), 65536):
+            self._kept.extend(piece)
+
+
+def _start(command: list[str], folder: str) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    environment = {**os.environ, "TMPDIR": folder}
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            bufsize=0,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        found = f"{command[0]}: {error.strerror}"
+        raise BoardError(f"the agent cannot be started with {found}; name a Python 3.10 or later") from None
+
+
+def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Say whether ``process`` ends within ``seconds``, but do not reap it: its group keeps its number."""
+    until = time.monotonic() + seconds
+    while process.returncode is None:
+        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+            return True
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Give the agent, whose stdin is closed, a moment to end; then kill whatever is left of its group."""
+    _ended(process, _GRACE_S)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _failure(process: subprocess.Popen[bytes], stderr: Tail) -> str:
+    """Say how the agent ended, without reaping it."""
+    if not _ended(process, 1.0):
+        return "it is still running but closed its pipe" + said(stderr.text())
+    status = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    if status is None:
+        return "it ended" + said(stderr.text())
+    killed = status.si_code != os.CLD_EXITED
+    how = (
+        f"was killed by {signal.Signals(status.si_status).name}" if killed else f"ended with status {status.si_status}"
+    )
+    return f"it {how}{said(stderr.text())}"
+
+
+def said(text: str) -> str:
+    """Return the last lines of ``text`` as the end of a sentence; empty where there are none."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f" and said: {' | '.join(lines[-3:])[-600:]}" if lines else " and said nothing"
+
+
+plugin = Local

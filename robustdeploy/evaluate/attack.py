@@ -1,0 +1,165 @@
+"""Run one attack over all images in fixed blocks: propose, project into the box, replay on the models, seal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from robustdeploy.attacks.protocol import GradientAttack
+from robustdeploy.core.interrupts import stop_if_interrupted
+from robustdeploy.core.recipe import Choice
+from robustdeploy.core.registry import ATTACKS, QUERY_ATTACKS
+from robustdeploy.devices.board import Board
+from robustdeploy.errors import ArtifactError, UsageError
+from robustdeploy.evaluate.box import project, violations
+from robustdeploy.evaluate.host import HostNet
+from robustdeploy.evaluate.outcomes import AttackOutcome, Kind
+from robustdeploy.evaluate.parts import Arrays, Parts
+from robustdeploy.onboard.draws import Draws, key
+from robustdeploy.onboard.types import Bytes, Labels, QueryAttack, Threat
+
+BLOCK = 128
+"""Images per sealed part."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, images done, all images)."""
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """An attack of the recipe, built, with the name of its rows."""
+
+    choice: Choice
+    kind: Kind
+    label: str
+    gradient: GradientAttack | None = None
+    query: QueryAttack | None = None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How the attack was run, for the conditions of its rows."""
+        built: Any = self.gradient or self.query
+        options = {name: value for name, value in vars(built).items() if value is not None}
+        return {"attack": self.choice.name, **options}
+
+
+def adversary_from(choice: Choice) -> Adversary:
+    """Find and build the attack that a recipe names."""
+    if choice.name in QUERY_ATTACKS:
+        query = QUERY_ATTACKS.build(choice.name, choice.options)
+        return Adversary(choice, "query", str(getattr(query, "label", choice.name)), query=query)
+    gradient = ATTACKS.build(choice.name, choice.options)
+    return Adversary(choice, "transfer", gradient.label, gradient=gradient)
+
+
+def adversaries_from(choices: tuple[Choice, ...]) -> tuple[Adversary, ...]:
+    """Build all attacks of a recipe; two that would share a name in the report are refused."""
+    built = tuple(adversary_from(choice) for choice in choices)
+    labels = [adversary.label for adversary in built]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UsageError(f"evaluate.attacks holds '{twice[0]}' twice; each attack may appear once with the same settings")
+    return built
+
+
+@dataclass(frozen=True)
+class Images:
+    """The test images in use."""
+
+    ids: Labels
+    images: Bytes
+    labels: Labels
+
+    def blocks(self) -> Iterator[tuple[int, Images]]:
+        """Split into numbered blocks that do not depend on where a run was resumed."""
+        for start in range(0, len(self.ids), BLOCK):
+            part = slice(start, start + BLOCK)
+            yield start // BLOCK, Images(self.ids[part], self.images[part], self.labels[part])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything an attack runs against."""
+
+    images: Images
+    threat: Threat
+    seed: int
+    parts: Parts
+    progress: Progress
+
+
+def attack_board(adversary: Adversary, bench: Bench, host: HostNet, board: Board) -> AttackOutcome:
+    """Attack what runs on the board: gradients come from ``host``, queries are asked on the board itself."""
+
+    def one(block: Images, number: int) -> Arrays:
+        done = number * BLOCK
+
+        def asked(queries: int) -> None:
+            bench.progress(adversary.label, done, len(bench.images.ids))
+
+        queries = np.full(len(block.ids), -1, np.int64)
+        noise_key = key(bench.seed, adversary.label)
+        if adversary.gradient is not None:
+            found = host.attack(adversary.gradient, block.images, block.labels, bench.threat, noise_key, block.ids)
+        else:
+            name, options = adversary.choice.name, _numbers(adversary)
+            found, queries = board.attack(
+                name, options, bench.threat, noise_key, block.images, block.labels, block.ids, progress=asked
+            )
+        found = _made_valid(block.images, found, bench.threat)
+        return {
+            "images": found,
+            "board": board.score(found).argmax(1).astype(np.int64),
+            "host": host.score(found).argmax(1).astype(np.int64),
+            "queries": queries,
+        }
+
+    return _gathered(adversary, bench, adversary.label, one)
+
+
+def attack_dense(adversary: Adversary, bench: Bench, dense: HostNet) -> AttackOutcome:
+    """Attack the dense net on the host in the same way, for comparison."""
+
+    def one(block: Images, number: int) -> Arrays:
+        noise_key = key(bench.seed, adversary.label)
+        if adversary.gradient is not None:
+            found = dense.attack(adversary.gradient, block.images, block.labels, bench.threat, noise_key, block.ids)
+        else:
+            assert adversary.query is not None
+            draws = Draws(noise_key, block.ids)
+            found = adversary.query(dense, block.images, block.labels, bench.threat, draws)
+        found = _made_valid(block.images, found, bench.threat)
+        predicted = dense.score(found).argmax(1).astype(np.int64)
+        return {"images": found, "board": predicted, "host": predicted, "queries": np.full(len(found), -1, np.int64)}
+
+    return _gathered(adversary, bench, f"dense-{adversary.label}", one)
+
+
+def _numbers(adversary: Adversary) -> Mapping[str, Any]:
+    """Options as the plug-in holds them, so that the board needs no parser for ``8/255``."""
+    return dict(vars(adversary.query))
+
+
+def _made_valid(images: Bytes, proposals: Bytes, threat: Threat) -> Bytes:
+    valid = project(images, proposals, threat)
+    if outside := violations(images, valid, threat):
+        raise ArtifactError(f"{outside} images left the box after projection; the evaluation cannot be trusted")
+    return valid
+
+
+def _gathered(
+    adversary: Adversary, bench: Bench, name: str, one: Callable[[Images, int], Arrays]
+) -> AttackOutcome:
+    parts = []
+    for number, block in bench.images.blocks():
+        stop_if_interrupted()
+        bench.progress(name, number * BLOCK, len(bench.images.ids))
+        parts.append(bench.parts.get(f"{name}-{number:05d}", lambda block=block, number=number: one(block, number)))
+    bench.progress(name, len(bench.images.ids), len(bench.images.ids))
+    joined = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
+    queries = joined["queries"] if adversary.kind == "query" else None
+    return AttackOutcome(
+        adversary.label, adversary.kind, joined["images"], joined["board"], joined["host"], queries
+    )

@@ -1,0 +1,168 @@
+"""Diagnostics: checks of the evaluation itself. What blocks makes the verdict INCONCLUSIVE, never a pass.
+
+They follow Carlini et al., "On evaluating adversarial robustness" (2019), the flags of AutoAttack (Croce and Hein, ICML
+2020) and Pintor et al., "Indicators of attack failure" (NeurIPS 2022), recast as interval tests on stored images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from robustdeploy.core.report import Diagnostic, Measurement
+from robustdeploy.evaluate.box import violations
+from robustdeploy.evaluate.intervals import clopper_pearson_lower
+from robustdeploy.evaluate.outcomes import Bits, Outcomes
+from robustdeploy.onboard.types import Scores, Threat
+
+CONFIDENCE = 0.99
+
+
+def diagnose(
+    outcomes: Outcomes,
+    threat: Threat,
+    board_scores: Scores,
+    zero_gradients: tuple[int, int],
+    curve: Sequence[Measurement],
+    classes: int,
+) -> Iterator[Diagnostic]:
+    """Return all diagnostics of one evaluation.
+
+    ``zero_gradients`` is (images without any gradient on the host, images looked at); ``curve`` holds the rows of
+    robustness over eps on the board, by rising eps.
+    """
+    yield _inside_box(outcomes, threat)
+    yield _query_beats_transfer(outcomes)
+    yield _zero_gradient(*zero_gradients)
+    yield _iterative_beats_single_step(outcomes)
+    yield _suspicious_gain(outcomes)
+    yield _agreement(outcomes)
+    yield _repeatable(outcomes)
+    yield _scores_not_probabilities(board_scores)
+    if curve:
+        yield _falls_with_eps(curve, classes)
+
+
+def _bound(bits: Bits) -> float:
+    """Lower 99 % bound of the share of true bits."""
+    return clopper_pearson_lower(int(bits.sum()), len(bits), CONFIDENCE)
+
+
+def _level(blocked: bool, warned: bool = False) -> Literal["ok", "warn", "block"]:
+    return "block" if blocked else "warn" if warned else "ok"
+
+
+def _inside_box(outcomes: Outcomes, threat: Threat) -> Diagnostic:
+    outside = sum(
+        violations(outcomes.images, attack.images, threat) for attack in (*outcomes.attacks, *outcomes.dense_attacks)
+    )
+    text = f"{outside} stored adversarial images leave the box of ±{threat.levels} grey levels (integers compared)"
+    return Diagnostic(id="inside-box", level=_level(outside > 0), text=text, value=outside, threshold=0)
+
+
+def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
+    """Compare per image: a query attack that breaks what gradient attacks could not says that gradients mislead."""
+    name = "query-beats-transfer"
+    queries = [attack for attack in outcomes.attacks if attack.kind == "query"]
+    transfers = [attack for attack in outcomes.attacks if attack.kind == "transfer"]
+    if not queries or not transfers:
+        lacking = "query" if not queries else "gradient"
+        text = f"no {lacking} attack was run, so hidden gradients could not be noticed: add one to evaluate.attacks"
+        return Diagnostic(id=name, level="block", text=text)
+    stood = np.logical_and.reduce([outcomes.robust(attack, "board") for attack in transfers])
+    broken = stood & ~np.logical_and.reduce([outcomes.robust(attack, "board") for attack in queries])
+    bound = _bound(broken)
+    blocked = bound > 0.002
+    meaning = (
+        "gradients of this net mislead the transfer attacks, so its robustness is overstated"
+        if blocked
+        else "no sign that gradients are hidden"
+    )
+    text = (
+        f"query attacks broke {int(broken.sum())} of {len(broken)} images that stood against every transfer attack "
+        f"(99 % lower bound {bound:.2%}, limit 0.20 %): {meaning}"
+    )
+    return Diagnostic(id=name, level=_level(blocked), text=text, value=bound, threshold=0.002)
+
+
+def _zero_gradient(without: int, n: int) -> Diagnostic:
+    share = without / n
+    meaning = "gradient attacks are blind there" if share > 0.01 else "gradients are there to follow"
+    text = f"the net's margin has no gradient at all at {without} of {n} images ({share:.1%}): {meaning}"
+    return Diagnostic(
+        id="zero-gradient", level=_level(share > 0.1, share > 0.01), text=text, value=share, threshold=0.1
+    )
+
+
+def _iterative_beats_single_step(outcomes: Outcomes) -> Diagnostic:
+    name = "iterative-beats-single-step"
+    single = [attack for attack in outcomes.attacks if attack.label == "fgsm"]
+    iterative = [attack for attack in outcomes.attacks if attack.kind == "transfer" and attack.label != "fgsm"]
+    if not single or not iterative:
+        return Diagnostic(id=name, level="warn", text="not checked: it needs fgsm and an iterative gradient attack")
+    stood = np.logical_and.reduce([outcomes.robust(attack, "board") for attack in iterative])
+    only_single = stood & ~outcomes.robust(single[0], "board")
+    bound = _bound(only_single)
+    text = (
+        f"one step broke {int(only_single.sum())} of {len(only_single)} images that every iterative attack left standing "
+        f"(99 % lower bound {bound:.2%}, limit 1 %)"
+    )
+    return Diagnostic(id=name, level=_level(bound > 0.01), text=text, value=bound, threshold=0.01)
+
+
+def _suspicious_gain(outcomes: Outcomes) -> Diagnostic:
+    """Compare per image: deployment seldom makes a net more robust; more often it hides what the attack needs."""
+    name = "suspicious-gain"
+    transfers = [attack for attack in outcomes.attacks if attack.kind == "transfer"]
+    if not transfers:
+        return Diagnostic(id=name, level="warn", text="not checked: no transfer attack was run")
+    board, host = (
+        np.logical_and.reduce([outcomes.robust(attack, where) for attack in transfers]) for where in ("board", "host")
+    )
+    bound = _bound(board & ~host)
+    text = (
+        f"{int((board & ~host).sum())} of {len(host)} images fool the exported net but not the board "
+        f"(99 % lower bound {bound:.2%}, limit 2 %)"
+    )
+    return Diagnostic(id=name, level=_level(bound > 0.02), text=text, value=bound, threshold=0.02)
+
+
+def _agreement(outcomes: Outcomes) -> Diagnostic:
+    share = float((outcomes.board_clean == outcomes.host_clean).mean())
+    text = f"board and host give the same label to {share:.2%} of the clean images (limit 99 %)"
+    return Diagnostic(id="host-board-agreement", level=_level(share < 0.99), text=text, value=share, threshold=0.99)
+
+
+def _repeatable(outcomes: Outcomes) -> Diagnostic:
+    flips = sum(int((outcomes.repeated[a.label] != a.board).sum()) for a in outcomes.attacks if a.label in outcomes.repeated)
+    text = f"{flips} labels changed when the board scored all adversarial images again in batches of another size"
+    return Diagnostic(id="repeatable", level=_level(flips > 0), text=text, value=flips, threshold=0)
+
+
+def _scores_not_probabilities(scores: Scores) -> Diagnostic:
+    probabilities = bool((scores >= 0).all() and np.abs(scores.sum(1) - 1).max() < 1e-5)
+    text = (
+        "the board answers probabilities, whose saturation can blind score attacks: export the net without its softmax"
+        if probabilities
+        else "the board answers raw scores"
+    )
+    return Diagnostic(id="raw-scores", level=_level(False, probabilities), text=text, value=float(probabilities))
+
+
+def _falls_with_eps(curve: Sequence[Measurement], classes: int) -> Diagnostic:
+    """Expect robustness to fall as eps grows, and to vanish in the end; otherwise the attack does not work."""
+    rises = any(
+        after.value - before.value > 2 * (before.value * (1 - before.value) / before.n) ** 0.5
+        for before, after in zip(curve, curve[1:], strict=False)
+    )
+    last = curve[-1]
+    limit = 1 / classes + 0.02
+    eps = float(last.conditions["eps"])
+    blocked = rises or (last.low or 0.0) > limit
+    text = (
+        f"under PGD-10 at eps {eps:.3g} an accuracy of {last.value:.1%} remains (limit {limit:.0%}, near chance), and it "
+        f"{'rises' if rises else 'never rises'} with eps" + (": the gradient attack does not work here" if blocked else "")
+    )
+    return Diagnostic(id="falls-with-eps", level=_level(blocked), text=text, value=last.value, threshold=limit)

@@ -1,0 +1,83 @@
+"""What an evaluation leaves for the report besides its raw outcomes: rows, diagnostics and the figures to draw."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+import numpy as np
+from PIL import Image
+
+from robustdeploy.core.model import Noun
+from robustdeploy.core.report import Diagnostic, Figures, Histogram, Measurement, Sample
+from robustdeploy.devices.board import Timed
+from robustdeploy.evaluate.outcomes import Outcomes
+from robustdeploy.onboard.types import Bytes, Threat
+
+SAMPLES = 8
+
+
+class EvaluationRows(Noun):
+    """The content of ``rows.json``."""
+
+    measurements: tuple[Measurement, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    figures: Figures
+
+
+def figures_from(outcomes: Outcomes, threat: Threat, classes: tuple[str, ...], timed: Timed | None) -> Figures:
+    """Collect what the page draws of the board: the latency histogram and sample images."""
+    histogram = None
+    if timed is not None and not timed.throttled and timed.same_scores:
+        histogram = _histogram(timed.timings.samples_ns * 1e-6)
+    return Figures(latency=histogram, samples=tuple(_samples(outcomes, threat, classes)))
+
+
+def _histogram(samples_ms: np.ndarray, bins: int = 40) -> Histogram:  # type: ignore[type-arg]
+    """Bins of equal width up to the 99.5th percentile; the last one holds everything above it."""
+    edge = float(np.quantile(samples_ms, 0.995))
+    low = float(samples_ms.min())
+    counts, edges = np.histogram(np.minimum(samples_ms, edge), bins=bins, range=(low, max(edge, low + 1e-9)))
+    return Histogram(unit="ms", edges=tuple(edges.tolist()), counts=tuple(int(count) for count in counts))
+
+
+def _samples(outcomes: Outcomes, threat: Threat, classes: tuple[str, ...]) -> Iterator[Sample]:
+    """Show, in turn over the attacks, images that were right before: first those that an attack broke."""
+    taken: set[int] = set()
+    if not outcomes.attacks:
+        return
+    for turn in range(SAMPLES):
+        attack = outcomes.attacks[turn % len(outcomes.attacks)]
+        right = outcomes.board_clean == outcomes.labels
+        broken = np.flatnonzero(right & (attack.board != outcomes.labels))
+        stood = np.flatnonzero(right & (attack.board == outcomes.labels))
+        free = [int(i) for i in (*broken, *stood) if int(i) not in taken]
+        if not free:
+            continue
+        index = free[0]
+        taken.add(index)
+        clean, adversarial = outcomes.images[index], attack.images[index]
+        yield Sample(
+            attack=attack.label,
+            label=classes[int(outcomes.labels[index])],
+            clean_prediction=classes[int(outcomes.board_clean[index])],
+            adversarial_prediction=classes[int(attack.board[index])],
+            clean_png=_png(clean),
+            adversarial_png=_png(adversarial),
+            difference_png=_png(_difference(clean, adversarial, threat)),
+        )
+
+
+def _difference(clean: Bytes, adversarial: Bytes, threat: Threat) -> Bytes:
+    """Scale the perturbation so that ±eps spans black to white around mid-grey."""
+    change = adversarial.astype(np.float32) - clean.astype(np.float32)
+    grey: Bytes = np.clip(127.5 + change * (127.5 / threat.levels), 0, 255).round().astype(np.uint8)
+    return grey
+
+
+def _png(image: Bytes) -> str:
+    """Return one C×H×W image as base64 PNG."""
+    picture = Image.fromarray(image[0]) if len(image) == 1 else Image.fromarray(image.transpose(1, 2, 0))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,72 @@
+"""The host's side: a torch net that scores 8-bit images and can be attacked by its gradient. Numpy in, numpy out."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from robustdeploy.attacks.protocol import GradientAttack
+from robustdeploy.data.noise import Noise
+from robustdeploy.nets.store import load_net
+from robustdeploy.onboard.types import Bytes, Labels, Pixels, Scores, Threat
+
+
+@dataclass(frozen=True)
+class HostNet:
+    """A net on the host, in float32 and eval mode."""
+
+    net: nn.Module
+    device: torch.device
+
+    def __call__(self, images: Pixels) -> Scores:
+        """Score pixels, as a Model for query attacks."""
+        with torch.no_grad():
+            scores: Scores = self.net(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
+        return scores
+
+    def score(self, images: Bytes, batch: int = 256) -> Scores:
+        """Score 8-bit images."""
+        parts = []
+        for start in range(0, len(images), batch):
+            with torch.no_grad():
+                parts.append(self.net(self._pixels(images[start : start + batch])).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def attack(
+        self, attack: GradientAttack, images: Bytes, labels: Labels, threat: Threat, key: int, ids: Labels
+    ) -> Bytes:
+        """Let ``attack`` propose an image for each input; proposals are rounded to 8 bits."""
+        noise = Noise(key, torch.from_numpy(ids).to(self.device))
+        found = attack(self.net, self._pixels(images), torch.from_numpy(labels).to(self.device), threat, noise)
+        return torch.round(found * 255).clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+    def zero_gradients(self, images: Bytes, labels: Labels) -> int:
+        """Count images at which the margin between the two best scores has no gradient at all, in float64."""
+        net = _copied_in_double(self.net)
+        pixels = self._pixels(images).double().requires_grad_()
+        scores = net(pixels)
+        own = scores.gather(1, torch.from_numpy(labels).to(self.device)[:, None]).squeeze(1)
+        others = scores.scatter(1, torch.from_numpy(labels).to(self.device)[:, None], -torch.inf).max(1).values
+        margin = (own - others).sum()
+        if not margin.requires_grad:
+            return len(images)
+        (gradient,) = torch.autograd.grad(margin, pixels, allow_unused=True)
+        return len(images) if gradient is None else int((gradient.flatten(1).abs().amax(1) == 0).sum())
+
+    def _pixels(self, images: Bytes) -> torch.Tensor:
+        return torch.from_numpy(images).to(self.device).float() / 255
+
+
+def _copied_in_double(net: nn.Module) -> nn.Module:
+    return copy.deepcopy(net).double()
+
+
+def load_host_net(folder: Path, device: str) -> HostNet:
+    """Load the net saved in ``folder``; its recipe is the user's own, so its factory may be called."""
+    on = torch.device(device)
+    return HostNet(load_net(folder, allow_factory=True).to(on).eval().requires_grad_(False), on)

@@ -1,0 +1,154 @@
+"""Intervals: what a count of successes on a finite test set says about the population it was drawn from.
+
+An interval covers sampling error only. Adversarial accuracy stays an upper bound on true robustness: a stronger
+attack may always find more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+_MOST_SAMPLES = 10**9
+
+
+def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the two-sided exact interval of a proportion: it covers at least ``confidence``, for every n and p.
+
+    Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial",
+    Biometrika 26 (1934).
+    """
+    _check(successes, n, confidence)
+    tail = (1 - confidence) / 2
+    return _lower(successes, n, tail), _upper(successes, n, tail)
+
+
+def clopper_pearson_lower(successes: int, n: int, confidence: float = 0.95) -> float:
+    """Return the one-sided exact lower bound of a proportion."""
+    _check(successes, n, confidence)
+    return _lower(successes, n, 1 - confidence)
+
+
+def paired_difference(
+    a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_], confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Return ``mean(a) - mean(b)`` for two outcomes on the same images, and its two-sided score interval.
+
+    Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design", Statistics in Medicine 17 (1998). The interval holds every difference that the score test keeps.
+    """
+    only_a, only_b, n = _discordant(a, b)
+    _check(only_a, n, confidence)
+    difference = (only_a - only_b) / n
+    z = _normal_quantile((1 + confidence) / 2)
+
+    def excess(delta: float) -> float:
+        return abs(_tango_score(only_a, only_b, n, delta)) - z
+
+    return difference, _edge(excess, difference, -1.0), _edge(excess, difference, 1.0)
+
+
+def mcnemar_exact(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
+    """Return the two-sided exact p-value that outcomes ``a`` and ``b`` on the same images are equally often true.
+
+    McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12
+    (1947), with the binomial distribution in place of the chi-square approximation.
+    """
+    from scipy.stats import binomtest
+
+    only_a, only_b, _ = _discordant(a, b)
+    if only_a + only_b == 0:
+        return 1.0
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def samples_needed(p: float, limit: float, confidence: float = 0.95) -> int | None:
+    """Return about how many samples put ``limit`` outside the two-sided exact interval, should the share stay ``p``.
+
+    None when no affordable number does, because ``p`` is (nearly) on the limit.
+    """
+    _check(0, 1, confidence)
+    if not (0 <= p <= 1 and 0 <= limit <= 1):
+        raise ValueError(f"proportions lie in [0, 1], found p={p} and limit={limit}")
+    tail = (1 - confidence) / 2
+
+    def decided(n: int) -> bool:
+        return _lower(p * n, n, tail) >= limit if p >= limit else _upper(p * n, n, tail) < limit
+
+    high = 1
+    while not decided(high):
+        high *= 2
+        if high > _MOST_SAMPLES:
+            return None
+    return _first(decided, high // 2, high)
+
+
+def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _lower(successes: float, n: int, tail: float) -> float:
+    from scipy.special import betaincinv
+
+    return 0.0 if successes <= 0 else float(betaincinv(successes, n - successes + 1, tail))
+
+
+def _upper(successes: float, n: int, tail: float) -> float:
+    # By symmetry, so that the two bounds of mirrored counts mirror each other exactly.
+    return 1.0 - _lower(n - successes, n, tail)
+
+
+def _tango_score(only_a: int, only_b: int, n: int, delta: float) -> float:
+    """Score statistic of the hypothesis that the difference is ``delta``; it falls as ``delta`` grows.
+
+    The share of (not a, b) is put at its maximum-likelihood value under that hypothesis, which solves
+    2n·q² + linear·q + constant = 0.
+    """
+    linear = -only_a - only_b + (2 * n - only_a + only_b) * delta
+    constant = -only_b * delta * (1 - delta)
+    q = max(0.0, (math.sqrt(max(0.0, linear**2 - 8 * n * constant)) - linear) / (4 * n))
+    variance = n * (2 * q + delta * (1 - delta))
+    distance = only_a - only_b - n * delta
+    if variance <= 0:
+        return math.copysign(math.inf, distance) if abs(distance) > 1e-9 else 0.0
+    return distance / math.sqrt(variance)
+
+
+def _edge(excess: Callable[[float], float], inside: float, outside: float) -> float:
+    from scipy.optimize import brentq
+
+    outermost = outside * (1 - 1e-12)
+    if abs(inside) >= 1 and inside * outside > 0:
+        return outside
+    if excess(outermost) <= 0:
+        return outside
+    # An infinite score far out would stop the root finder; any value above zero says the same.
+    return float(brentq(lambda delta: min(excess(delta), 1e6), inside, outermost, xtol=1e-12))
+
+
+def _discordant(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
+    first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"paired outcomes need two rows of equal length, found shapes {first.shape}, {second.shape}")
+    return int(np.sum(first & ~second)), int(np.sum(~first & second)), int(first.size)
+
+
+def _normal_quantile(q: float) -> float:
+    from scipy.special import ndtri
+
+    return float(ndtri(q))
+
+
+def _check(successes: int, n: int, confidence: float) -> None:
+    if n < 1:
+        raise ValueError(f"an interval needs at least one sample, found n={n}")
+    if not 0 <= successes <= n:
+        raise ValueError(f"successes lie in 0..n, found {successes} of {n}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"a confidence lies between 0 and 1, found {confidence}")

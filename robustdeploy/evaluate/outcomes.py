@@ -1,0 +1,88 @@
+"""Outcomes: every test image, every adversarial image found for it, and what each model said to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from robustdeploy.core.files import atomic_write_bytes
+from robustdeploy.evaluate.parts import npz_from
+from robustdeploy.onboard.types import Bytes, Labels
+
+Kind = Literal["transfer", "query"]
+Bits = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class AttackOutcome:
+    """One attack's images and how each model labelled them."""
+
+    label: str
+    kind: Kind
+    images: Bytes
+    board: Labels
+    """Predictions of what runs on the board."""
+    host: Labels
+    """Predictions of the net that was exported."""
+    queries: Labels | None = None
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The evidence behind every accuracy of a report."""
+
+    ids: Labels
+    """Position of each image in the data set's test order."""
+    images: Bytes
+    labels: Labels
+    board_clean: Labels
+    host_clean: Labels
+    attacks: tuple[AttackOutcome, ...]
+    repeated: Mapping[str, Labels] = field(default_factory=dict)
+    """Predictions of a second pass over the same images on the board, in batches of another size."""
+    dense_clean: Labels | None = None
+    dense_attacks: tuple[AttackOutcome, ...] = ()
+    """Attacks on the dense net itself, on the host; ``board`` and ``host`` are both its own predictions."""
+
+    def standing(self, predictions: Labels) -> Bits:
+        """Return one bit per image: labelled right."""
+        return predictions == self.labels
+
+    def robust(self, attack: AttackOutcome, where: str) -> Bits:
+        """Return one bit per image: right as it is, and right under ``attack``."""
+        clean, attacked = (
+            (self.board_clean, attack.board) if where == "board" else (self.host_clean, attack.host)
+        )
+        return self.standing(clean) & self.standing(attacked)
+
+    def worst(self, where: str) -> Bits:
+        """Return one bit per image: right under every attack."""
+        bits = [self.robust(attack, where) for attack in self.attacks]
+        return np.logical_and.reduce([self.standing(self.board_clean if where == "board" else self.host_clean), *bits])
+
+    def save(self, path: Path) -> None:
+        """Write everything to an npz file: ``images``, ``labels`` and per attack ``<attack>/images`` and ``/predictions``."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "ids": self.ids,
+            "images": self.images,
+            "labels": self.labels,
+            "predictions": self.board_clean,
+            "host/predictions": self.host_clean,
+        }
+        for attack in self.attacks:
+            arrays[f"{attack.label}/images"] = attack.images
+            arrays[f"{attack.label}/predictions"] = attack.board
+            arrays[f"{attack.label}/host_predictions"] = attack.host
+            if attack.queries is not None:
+                arrays[f"{attack.label}/queries"] = attack.queries
+        if self.dense_clean is not None:
+            arrays["dense/predictions"] = self.dense_clean
+        for attack in self.dense_attacks:
+            arrays[f"dense/{attack.label}/images"] = attack.images
+            arrays[f"dense/{attack.label}/predictions"] = attack.host
+        atomic_write_bytes(path, npz_from(arrays))

@@ -1,0 +1,54 @@
+"""Parts: finished pieces of an evaluation, sealed one by one so that a kill costs at most the piece in work."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
+from robustdeploy.core.ledger import Ledger
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class Parts:
+    """The sealed parts of one evaluation; ``mark`` (a fingerprint) keeps those of other evaluations apart."""
+
+    def __init__(self, folder: Path, mark: str, ledger: Ledger) -> None:
+        self._folder = folder / "parts" / mark[:16]
+        self._ledger = ledger
+        self._mark = mark
+        self._sealed = {
+            str(record.data["part"]): str(record.data["sha256"])
+            for record in ledger.records()
+            if record.event == "part" and record.data.get("of") == mark
+        }
+
+    def get(self, name: str, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> Arrays:
+        """Return the part ``name``, made and sealed first unless that has been done."""
+        path = self._folder / f"{name}.npz"
+        if name in self._sealed and path.is_file() and sha256_of_file(path) == self._sealed[name]:
+            with np.load(path, allow_pickle=False) as held:
+                return dict(held)
+        arrays = dict(make())
+        atomic_write_bytes(path, npz_from(arrays))
+        self._sealed[name] = sha256_of_file(path)
+        self._ledger.append("part", of=self._mark, part=name, sha256=self._sealed[name])
+        return arrays
+
+    def discard(self) -> None:
+        """Remove the parts once what they went into is sealed."""
+        shutil.rmtree(self._folder.parent, ignore_errors=True)
+
+
+def npz_from(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """Return ``arrays`` as a compressed npz file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()

@@ -1,0 +1,58 @@
+"""The agent as one file: the package that runs on boards, zipped so that equal sources give equal bytes."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import robustdeploy
+from robustdeploy.errors import UsageError
+from robustdeploy.onboard.store import sha256_of
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_MAIN = '''"""Start the agent."""
+import sys
+
+if sys.version_info < (3, 10):
+    sys.exit("robustdeploy agent: it needs Python 3.10 or later, this is %d.%d" % sys.version_info[:2])
+
+from robustdeploy.onboard.__main__ import main
+
+sys.exit(main())
+'''
+
+
+def build_agent(path: Path, extra: Mapping[str, Path] | None = None) -> str:
+    """Write the agent to ``path`` and return its SHA-256.
+
+    ``extra`` adds plug-ins of other packages, e.g. ``{"attacks/mine": file}`` or ``{"backends/mine": file}``; each must
+    be one file that needs nothing but numpy and its toolchain.
+    """
+    entries = dict(_own_files())
+    for place, file in (extra or {}).items():
+        folder, _, module = place.partition("/")
+        name = f"robustdeploy/onboard/{place}.py"
+        if folder not in ("attacks", "backends") or not module.isidentifier() or name in entries:
+            raise UsageError(f"{place!r} cannot join the agent; it must be a new 'attacks/NAME' or 'backends/NAME'")
+        entries[name] = file.read_bytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(entries):
+            archive.writestr(_entry(name), entries[name])
+    return sha256_of(path)
+
+
+def _own_files() -> Iterator[tuple[str, bytes]]:
+    package = Path(robustdeploy.__file__).parent
+    yield "__main__.py", _MAIN.encode()
+    for file in (package / "__init__.py", package / "errors.py", *(package / "onboard").rglob("*.py")):
+        yield f"robustdeploy/{file.relative_to(package).as_posix()}", file.read_bytes()
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """An entry without this machine's clock, system or permissions, which would make equal agents differ."""
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.create_system = 3
+    entry.external_attr = 0o100644 << 16
+    return entry

@@ -1,0 +1,81 @@
+"""What an exported ONNX file says about itself, written and read by one type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+from pydantic import Field, ValidationError
+
+import robustdeploy
+from robustdeploy.core.model import Noun
+from robustdeploy.errors import ArtifactError
+
+PREFIX = "robustdeploy."
+
+
+class OnnxMetadata(Noun):
+    """The entries under ``robustdeploy.`` in the file's metadata; all values are strings there."""
+
+    schema_version: str = Field(default="1", alias="schema")
+    recipe_sha256: str
+    threat: str
+    """Readable, e.g. ``linf 8/255``."""
+    norm: str
+    eps: float
+    """Radius in pixels of [0, 1]."""
+    ops_ratio: float
+    macs: int
+    classes: str
+    """Class names, one per line."""
+    input_mean: str
+    """Per channel, space-separated; already inside the graph."""
+    input_std: str
+
+
+def image_properties(channels: int) -> dict[str, str]:
+    """ONNX's own image metadata: values in [0, 1], channels as stored."""
+    return {
+        "Image.BitmapPixelFormat": "Gray8" if channels == 1 else "Rgb8",
+        "Image.ColorSpaceGamma": "SRGB",
+        "Image.NominalPixelRange": "Normalized_0_1",
+    }
+
+
+def write_metadata(model: onnx.ModelProto, metadata: OnnxMetadata, channels: int, doc: str) -> None:
+    """Put ``metadata`` and the producer into ``model``, replacing what the exporter wrote."""
+    model.producer_name, model.producer_version = "robustdeploy", robustdeploy.__version__
+    model.model_version, model.doc_string, model.domain = 1, doc, "robustdeploy"
+    ours = {f"{PREFIX}{name}": str(value) for name, value in metadata.model_dump(by_alias=True).items()}
+    onnx.helper.set_model_props(model, {**image_properties(channels), **ours})
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read and check an ONNX file; ArtifactError when it is missing, truncated or not one."""
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except FileNotFoundError as problem:
+        raise ArtifactError(f"{path} does not exist") from problem
+    except (DecodeError, onnx.checker.ValidationError, ValueError) as problem:
+        first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        raise ArtifactError(f"{path} is not a sound ONNX file: {first}") from problem
+    return model
+
+
+def read_metadata(model: onnx.ModelProto) -> OnnxMetadata:
+    """Return what the file says of itself; ArtifactError when another tool made it."""
+    entries: dict[str, Any] = {
+        entry.key.removeprefix(PREFIX): entry.value
+        for entry in model.metadata_props
+        if entry.key.startswith(PREFIX)
+    }
+    try:
+        return OnnxMetadata.model_validate(entries)
+    except ValidationError as problem:
+        raise ArtifactError(
+            f"this ONNX file carries no complete robustdeploy metadata (producer: {model.producer_name or 'unknown'}); "
+            "export it with `robustdeploy export`"
+        ) from problem

@@ -1,0 +1,66 @@
+"""Parity: how far ONNX Runtime's scores are from torch's, measured on real images and written down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustdeploy.core.model import Noun
+from robustdeploy.core.registry import BACKENDS
+from robustdeploy.cost.module import evaluating
+from robustdeploy.errors import ArtifactError
+from robustdeploy.onboard.types import Bytes, Scores, pixels_from_bytes
+
+DISAGREEMENT_LIMIT = 0.01
+"""Share of images whose label may differ before the export counts as broken; near-ties do flip."""
+
+
+class Parity(Noun):
+    """The largest gap between the two runtimes' scores, and the share of images with the same label."""
+
+    runtime: str
+    n: int
+    max_abs_clean: float
+    max_abs_adversarial: float
+    agreement_clean: float
+    agreement_adversarial: float
+
+
+def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: Bytes) -> tuple[Parity, Scores]:
+    """Score both sets with torch and with ONNX Runtime; return the gaps and the runtime's scores of ``clean``.
+
+    Raises ArtifactError when more than 1 % of the labels differ: the file then is not the net.
+    """
+    backend: Any = BACKENDS.build("onnxruntime", {})
+    gaps, agreements, reference = [], [], []
+    with backend.open(onnx_file) as model:
+        for images in (clean, adversarial):
+            theirs = model(pixels_from_bytes(images))
+            ours = _torch_scores(net, torch.from_numpy(images))
+            gaps.append(float(np.abs(theirs - ours).max()))
+            agreements.append(float((theirs.argmax(1) == ours.argmax(1)).mean()))
+            reference.append(theirs)
+    if min(agreements) < 1 - DISAGREEMENT_LIMIT:
+        raise ArtifactError(
+            f"{onnx_file.name} labels {1 - min(agreements):.1%} of {len(clean)} images otherwise than the net it was "
+            f"exported from (scores up to {max(gaps):.2g} apart); the export is broken and was not kept"
+        )
+    version = backend.probe().version
+    return Parity(
+        runtime=f"onnxruntime {version}",
+        n=len(clean),
+        max_abs_clean=gaps[0],
+        max_abs_adversarial=gaps[1],
+        agreement_clean=agreements[0],
+        agreement_adversarial=agreements[1],
+    ), reference[0]
+
+
+def _torch_scores(net: nn.Module, images: Tensor) -> Scores:
+    with evaluating(net), torch.no_grad():
+        scores: Scores = net(images.float() / 255).numpy()
+    return scores

@@ -1,0 +1,112 @@
+"""The export stage: net → ONNX with metadata → parity with torch → the bundle for one target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from robustdeploy.attacks.fgsm import Fgsm
+from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
+from robustdeploy.core.manifest import Manifest
+from robustdeploy.core.plain import plain
+from robustdeploy.core.recipe import Recipe, Threat
+from robustdeploy.core.stage import Stage
+from robustdeploy.core.target import Target
+from robustdeploy.cost.onnx_graph import macs as onnx_macs
+from robustdeploy.data.noise import Noise
+from robustdeploy.errors import ArtifactError
+from robustdeploy.export.agent import build_agent
+from robustdeploy.export.bundle import GOLDEN, golden_images, write_bundle
+from robustdeploy.export.metadata import OnnxMetadata
+from robustdeploy.export.onnx_file import export_onnx
+from robustdeploy.export.parity import measure_parity
+from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.store import NetInfo, load_info, load_net
+from robustdeploy.onboard.draws import key
+from robustdeploy.onboard.types import Bytes, Labels
+
+
+def export(recipe: Recipe, target: Target, trained: Path, facts: Mapping[str, Any], stage: Stage) -> Manifest:
+    """Export the net in ``trained`` for ``target`` and seal the stage.
+
+    ``facts`` are those of the training stage's manifest. Raises ArtifactError when the ONNX file is not the same net.
+    """
+    folder = stage.begin()
+    net, info = load_net(trained, allow_factory=True), load_info(trained)
+    path = folder / "model.onnx"
+    export_onnx(net, info.image_shape, path, target.opset, _metadata(recipe, info, facts), _doc(recipe, facts))
+    if (counted := onnx_macs(path)) != facts["macs"]:
+        raise ArtifactError(f"the ONNX graph has {counted:,} MACs, the net {facts['macs']:,}: the export is another net")
+    clean, labels = held_out_images(trained)
+    parity, reference = measure_parity(net, path, clean, _attacked(net, clean, labels, recipe.threat))
+    build_agent(folder / "agent.pyz")
+    files = {name: (folder / name).read_bytes() for name in ("model.onnx", "agent.pyz")}
+    files[GOLDEN] = golden_images(clean, labels, reference)
+    write_bundle(folder / "bundle.zip", files, target, {"threat": plain(recipe.threat), "classes": list(info.classes)})
+    return stage.seal(
+        [folder / name for name in ("model.onnx", "agent.pyz", "bundle.zip")],
+        {
+            "parity": parity.model_dump(),
+            "counts": {**facts.get("counts", {}), "onnx": counted},
+            "opset": target.opset,
+            "notes": _notes(target, facts),
+        },
+    )
+
+
+def held_out_images(trained: Path) -> tuple[Bytes, Labels]:
+    """Return the validation images that the training stage set aside for proofs, parity and the board's self-check."""
+    with np.load(trained / "held_out.npz", allow_pickle=False) as held:
+        return held["images"], held["labels"]
+
+
+def export_inputs(trained: Path) -> dict[str, str]:
+    """SHA-256 of everything an export reads."""
+    return {name: sha256_of_file(trained / name) for name in ("model.safetensors", "net.json", "held_out.npz")}
+
+
+def _attacked(net: Normalised, images: Bytes, labels: Labels, threat: Threat) -> Bytes:
+    noise = Noise(key(0, "parity"), torch.arange(len(labels)))
+    found = Fgsm()(net, torch.from_numpy(images).float() / 255, torch.from_numpy(labels), threat, noise)
+    return torch.round(found * 255).to(torch.uint8).numpy()
+
+
+def _metadata(recipe: Recipe, info: NetInfo, facts: Mapping[str, Any]) -> OnnxMetadata:
+    eps = Fraction(recipe.threat.eps * 255).limit_denominator(1000)
+    return OnnxMetadata(
+        recipe_sha256=sha256_of_text(canonical_json(plain(recipe))),
+        threat=f"{recipe.threat.norm} {eps}/255" if eps.denominator == 1 else f"{recipe.threat.norm} {recipe.threat.eps:g}",
+        norm=recipe.threat.norm,
+        eps=recipe.threat.eps,
+        ops_ratio=facts["macs"] / facts["dense_macs"],
+        macs=facts["macs"],
+        classes="\n".join(info.classes),
+        input_mean=" ".join(map(str, info.mean)),
+        input_std=" ".join(map(str, info.std)),
+    )
+
+
+def _doc(recipe: Recipe, facts: Mapping[str, Any]) -> str:
+    return (
+        f"{recipe.name}: images (N, C, H, W; pixels in [0, 1]) to scores (N, classes). "
+        f"{facts['macs']:,} MACs per image, {facts['params']:,} parameters."
+    )
+
+
+def _notes(target: Target, facts: Mapping[str, Any]) -> list[str]:
+    """Say what a user of this target should know about this net."""
+    odd = [c["layer"] for c in facts.get("channels", []) if c["kept"] < c["dense"] and c["kept"] % target.channel_multiple]
+    notes = []
+    if odd:
+        notes.append(
+            f"{len(odd)} layers keep a number of channels that is no multiple of {target.channel_multiple}, which "
+            f"{target.name} runs best; prune with `--target {target.name}` to keep such multiples"
+        )
+    if target.status == "contract-tested":
+        notes.append(f"{target.name} is contract-tested, not run on hardware")
+    return notes

@@ -1,0 +1,117 @@
+"""Build a net from a recipe's choice: a plug-in, a torchvision classifier, or anybody's ``package.module:factory``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustdeploy.core.recipe import Choice
+from robustdeploy.core.registry import NETS
+from robustdeploy.errors import RecipeError
+from robustdeploy.nets.normalised import Normalised
+
+_WITHOUT_SIDE_LOGITS = {"aux_logits": False, "init_weights": True}
+"""Options of the two torchvision nets whose training mode would give more than logits."""
+
+
+def build_net(
+    choice: Choice, classes: int, image_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+) -> Normalised:
+    """Return the net of ``choice`` for images of C×H×W, with its normalisation, from pixels in [0, 1] to logits.
+
+    Weights are drawn from torch's global generator, so the caller seeds it. One forward pass in eval mode on zeros
+    proves that the net takes the images and gives one logit per class. Whatever is wrong is a RecipeError.
+    """
+    name = choice.name
+    if name in NETS:
+        net = NETS.build(name, choice.options)(classes, image_shape[0])
+    elif ":" in name:
+        net = _from_factory(name, choice.options, classes, image_shape[0])
+    elif name in _torchvision_names():
+        net = _from_torchvision(name, choice.options, classes, image_shape[0])
+    else:
+        raise RecipeError(f"{NETS.unknown(name)}; torchvision's classifiers and package.module:factory work too")
+    if not isinstance(net, nn.Module):
+        raise RecipeError(f"net '{name}' gave {type(net).__name__}; it must give a torch.nn.Module")
+    whole = Normalised(net, mean, std)
+    _check_logits(name, whole, classes, image_shape)
+    return whole
+
+
+def _torchvision_names() -> list[str]:
+    models = importlib.import_module("torchvision.models")
+    names: list[str] = models.list_models(module=models)
+    return names
+
+
+def _from_torchvision(name: str, options: Mapping[str, Any], classes: int, channels: int) -> Any:
+    if channels != 3:
+        raise RecipeError(
+            f"torchvision's net '{name}' reads 3 channels and the images have {channels}; "
+            f"use one of {', '.join(NETS.names())}, or a package.module:factory of your own"
+        )
+    if refused := sorted({"weights", "pretrained", "num_classes"} & set(options)):
+        raise RecipeError(f"net '{name}': the option {refused[0]} is not for recipes; nets are trained from scratch")
+    models = importlib.import_module("torchvision.models")
+    side = _WITHOUT_SIDE_LOGITS if name in ("googlenet", "inception_v3") else {}
+    return _called(name, models.get_model_builder(name), {"num_classes": classes, **side, **options})
+
+
+def _from_factory(name: str, options: Mapping[str, Any], classes: int, channels: int) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(
+            f"net '{name}' cannot be imported: {error}; write package.module:factory and see that the package "
+            "is installed or on PYTHONPATH"
+        ) from error
+    if not callable(factory):
+        raise RecipeError(f"net '{name}' is {type(factory).__name__}; a factory must be callable")
+    return _called(name, factory, {**_sizes(name, factory, classes, channels), **options})
+
+
+def _sizes(name: str, factory: Callable[..., Any], classes: int, channels: int) -> dict[str, int]:
+    """Return the number of classes and of channels under the names that ``factory`` has for them."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"net '{name}': the arguments of this factory cannot be read ({error})") from error
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    count = "classes" if "classes" in parameters else "num_classes"
+    if count not in parameters and not takes_any:
+        raise RecipeError(f"net '{name}': the factory must accept num_classes= or classes=, it has {list(parameters)}")
+    found = next((word for word in ("in_channels", "channels") if word in parameters), None)
+    return {count: classes} if found is None else {count: classes, found: channels}
+
+
+def _called(name: str, factory: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    try:
+        return factory(**arguments)
+    except Exception as error:  # foreign code may raise anything
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise RecipeError(f"net '{name}' called with {given}: {type(error).__name__}: {error}") from error
+
+
+def _check_logits(name: str, net: nn.Module, classes: int, image_shape: tuple[int, int, int]) -> None:
+    shape = "×".join(map(str, image_shape))
+    net.eval()
+    try:
+        with torch.no_grad():
+            logits = net(torch.zeros(1, *image_shape))
+    except Exception as error:  # foreign code may raise anything
+        raise RecipeError(f"net '{name}' cannot read images of {shape}: {error}") from error
+    finally:
+        net.train()
+    if not isinstance(logits, Tensor):
+        raise RecipeError(f"net '{name}' gives {type(logits).__name__} for an image; it must give a tensor of logits")
+    if tuple(logits.shape) != (1, classes):
+        raise RecipeError(
+            f"net '{name}' gives logits of shape {tuple(logits.shape)} for one image; "
+            f"the data has {classes} classes, so it must be (1, {classes})"
+        )

@@ -1,0 +1,92 @@
+"""ChannelPad, the shortcut without parameters of the CIFAR residual nets (He et al. 2016, option A).
+
+It subsamples and lets each output channel be one input channel or zero. Pruning only changes that choice, so a compact
+net keeps a shortcut of the same kind and the streams on both sides of it can be pruned independently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def centred_index(in_channels: int, out_channels: int) -> list[int]:
+    """Return the dense choice: the inputs in order, zeros on both sides, the odd one behind."""
+    before = (out_channels - in_channels) // 2
+    return [j - before if 0 <= j - before < in_channels else -1 for j in range(out_channels)]
+
+
+def kept_index(index: Sequence[int], keep_in: Sequence[int], keep_out: Sequence[int]) -> list[int]:
+    """Return the choice after only the channels ``keep_in`` and ``keep_out`` remain, in that order."""
+    position = {channel: place for place, channel in enumerate(keep_in)}
+    return [position.get(index[j], -1) for j in keep_out]
+
+
+def _padding(index: Sequence[int], in_channels: int) -> tuple[int, int] | None:
+    """Return zeros before and behind where ``index`` is all inputs in order between zeros, else None."""
+    chosen = [i for i in index if i >= 0]
+    if not chosen or chosen != list(range(in_channels)):
+        return None
+    before = index.index(0)
+    whole = list(index[before : before + in_channels]) == chosen
+    return (before, len(index) - before - in_channels) if whole else None
+
+
+class ChannelPad(nn.Module):
+    """Subsample by ``stride``; output channel j is input channel ``index[j]``, or zero where that is -1.
+
+    ``gain`` scales each output channel. It is a buffer, and not a saved one, so that channel masks reach it by name
+    through ``torch.func.functional_call``; where it is None nothing is multiplied.
+    """
+
+    index: Tensor
+    gain: Tensor | None
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1, index: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.register_buffer("index", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("gain", torch.ones(0), persistent=False)
+        self.resize(in_channels, out_channels, index)
+        self.register_load_state_dict_post_hook(_follow_index)  # type: ignore[no-untyped-call]
+
+    def resize(self, in_channels: int, out_channels: int, index: Sequence[int] | None = None) -> None:
+        """Take other channels, the dense choice unless ``index`` says otherwise; a gain becomes ones again."""
+        chosen = centred_index(in_channels, out_channels) if index is None else [int(i) for i in index]
+        if len(chosen) != out_channels or any(not -1 <= i < in_channels for i in chosen):
+            raise ValueError(f"index must name {out_channels} channels, each -1 or below {in_channels}, not {chosen}")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.index = torch.tensor(chosen, dtype=torch.int64, device=self.index.device)
+        self.gain = None if self.gain is None else torch.ones(out_channels, device=self.index.device)
+        self.padding = _padding(chosen, in_channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map N×in×H×W to N×out×⌈H/stride⌉×⌈W/stride⌉."""
+        small = images[:, :, :: self.stride, :: self.stride]
+        if self.padding is not None:
+            wide = F.pad(small, (0, 0, 0, 0, *self.padding))
+        else:  # a zero channel in front makes -1 an address like any other, with no branch on data
+            wide = F.pad(small, (0, 0, 0, 0, 1, 0)).index_select(1, self.index + 1)
+        return wide if self.gain is None else wide * self.gain.view(1, -1, 1, 1)
+
+    def extra_repr(self) -> str:
+        """Show the sizes as torch's own layers do."""
+        return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
+
+
+def _follow_index(module: nn.Module, _: object) -> None:
+    assert isinstance(module, ChannelPad)
+    module.padding = _padding(module.index.tolist(), module.in_channels)
+
+
+def set_gains(net: nn.Module, on: bool) -> None:
+    """Give every ChannelPad of ``net`` a gain of ones, or none at all (one multiplication less in an export)."""
+    for module in net.modules():
+        if isinstance(module, ChannelPad):
+            module.gain = torch.ones(module.out_channels, device=module.index.device) if on else None

@@ -1,0 +1,82 @@
+"""Plain convolutional nets: VGG with batch normalisation, and LeNet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustdeploy.nets.cifar_resnet import conv3x3, init_convolutions
+
+
+class VggBn(nn.Module):
+    """Stages of 3×3 convolutions with batch normalisation, halved in between, and a classifier.
+
+    After the last stage the image is pooled to ``pool``×``pool``; ``hidden`` are the linear layers before the logits.
+    """
+
+    def __init__(
+        self, stages: Sequence[Sequence[int]], pool: int, hidden: Sequence[int], classes: int, channels: int
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = channels
+        for place, stage in enumerate(stages):
+            layers += [nn.MaxPool2d(2)] if place else []
+            for width in stage:
+                layers += [conv3x3(before, width), nn.BatchNorm2d(width), nn.ReLU()]
+                before = width
+        self.features = nn.Sequential(*layers)
+        self.pool = pool
+        before *= pool * pool
+        head: list[nn.Module] = []
+        for width in hidden:
+            head += [nn.Linear(before, width), nn.ReLU()]
+            before = width
+        self.head = nn.Sequential(*head, nn.Linear(before, classes))
+        init_convolutions(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map N×C×H×W to N×classes logits."""
+        features = pooled_to(self.features(images), self.pool)
+        logits: Tensor = self.head(torch.flatten(features, 1))
+        return logits
+
+
+class LeNetCaffe(nn.Module):
+    """Two 5×5 convolutions, each halved, and two linear layers; 28×28 is its own size, larger images are pooled."""
+
+    def __init__(self, widths: tuple[int, int, int], classes: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, widths[0], 5)
+        self.conv2 = nn.Conv2d(widths[0], widths[1], 5)
+        self.fc1 = nn.Linear(widths[1] * 16, widths[2])
+        self.fc2 = nn.Linear(widths[2], classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map N×C×H×W to N×classes logits; H and W are at least 28."""
+        if min(images.shape[-2:]) < 28:
+            raise ValueError(
+                f"LeNet needs images of at least 28×28 pixels and got {images.shape[-2]}×{images.shape[-1]}; "
+                "choose a residual net, or enlarge the images with data.size"
+            )
+        features = F.max_pool2d(F.relu(self.conv1(images)), 2)
+        features = pooled_to(F.max_pool2d(F.relu(self.conv2(features)), 2), 4)
+        logits: Tensor = self.fc2(F.relu(self.fc1(torch.flatten(features, 1))))
+        return logits
+
+
+def pooled_to(features: Tensor, side: int) -> Tensor:
+    """Average N×C×H×W to ``side``×``side`` with one window for all places, so that every toolchain can run it."""
+    height, width = features.shape[-2:]
+    if (height, width) == (side, side):
+        return features
+    if side == 1:
+        return F.adaptive_avg_pool2d(features, 1)
+    if min(height, width) < side:
+        raise ValueError(f"the last features are {height}×{width}, smaller than {side}×{side}: use larger images")
+    stride = (height // side, width // side)
+    window = (height - (side - 1) * stride[0], width - (side - 1) * stride[1])
+    return F.avg_pool2d(features, window, stride)

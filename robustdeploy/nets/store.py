@@ -1,0 +1,153 @@
+"""Save a net as ``net.json`` and ``model.safetensors``, and load it again; nothing in them is ever executed.
+
+``net.json`` names the dense net and the layers whose size differs from it. Each of the two files holds a digest of the
+other, so a pair that was edited, mixed up or cut short by a crash is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from robustdeploy.core.files import (
+    atomic_write_bytes,
+    atomic_write_json,
+    canonical_json,
+    sha256_of_file,
+    sha256_of_text,
+)
+from robustdeploy.core.model import Noun
+from robustdeploy.core.recipe import Choice
+from robustdeploy.errors import ArtifactError, RecipeError
+from robustdeploy.nets.build import build_net
+from robustdeploy.nets.channel_pad import set_gains
+from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.size import Size, resize_modules, size_differences
+
+NET_FILE = "net.json"
+WEIGHTS_FILE = "model.safetensors"
+_DIGEST_KEY = "net_json"
+
+_Pixels = Annotated[int, Field(ge=1, le=4096)]
+
+
+class NetInfo(Noun):
+    """What ``net.json`` holds: all that rebuilds a net but its weights."""
+
+    schema_version: Literal[1] = 1
+    net: Choice
+    """The dense net."""
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of the classes, in the order of the logits."""
+    image_shape: tuple[_Pixels, _Pixels, _Pixels]
+    """C, H, W."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """One value per channel, in pixels of [0, 1]; the normalisation is part of the net."""
+    modules: Mapping[str, Size] = Field(default_factory=dict)
+    """Layers whose size differs from the dense net, by module name; ``save_net`` finds them."""
+    weights_sha256: str = ""
+    """SHA-256 of ``model.safetensors``; ``save_net`` fills it in."""
+
+
+def save_net(folder: Path, net: Normalised, info: NetInfo) -> NetInfo:
+    """Write ``net`` into ``folder`` and return ``info`` as written, with the sizes found and the digest of the weights.
+
+    A net that ``info`` cannot be made into by changing the sizes of layers is an ArtifactError.
+    """
+    whole = info.model_copy(update={"modules": size_differences(dense_net(info), net)})
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+    atomic_write_bytes(folder / WEIGHTS_FILE, save(state, metadata={_DIGEST_KEY: _digest(whole)}))
+    whole = whole.model_copy(update={"weights_sha256": sha256_of_file(folder / WEIGHTS_FILE)})
+    atomic_write_json(folder / NET_FILE, whole.model_dump(mode="json", exclude_none=True))
+    return whole
+
+
+def load_net(folder_or_run: Path | str, *, allow_factory: bool = False) -> Normalised:
+    """Return the net saved in a folder, or in the ``train`` folder of a run: pixels in [0, 1], N×C×H×W, to logits.
+
+    It is on the CPU and in eval mode; torch's global generator is left as it was. A net made by a
+    ``package.module:factory`` is refused unless ``allow_factory``, since loading calls what ``net.json`` names there.
+    Files that are missing, truncated, edited or of different nets are an ArtifactError.
+    """
+    folder = _folder(Path(folder_or_run))
+    info = load_info(folder)
+    if ":" in info.net.name and not allow_factory:
+        raise ArtifactError(
+            f"{folder / NET_FILE} calls {info.net.name} to make its net; if you trust it, load with allow_factory=True"
+        )
+    state = _weights(folder, info)
+    net = dense_net(info, origin=folder / NET_FILE)
+    try:
+        resize_modules(net, info.modules)
+        net.load_state_dict(state, strict=True)
+    except RuntimeError as error:  # also torch's word for sizes that no memory can hold
+        raise ArtifactError(f"the weights in {folder} are not of the net in its {NET_FILE}: {error}") from error
+    set_gains(net, on=False)
+    return net.eval()
+
+
+def load_info(folder_or_run: Path | str) -> NetInfo:
+    """Return what the ``net.json`` of a folder or a run says; anything wrong with it is an ArtifactError."""
+    path = _folder(Path(folder_or_run)) / NET_FILE
+    try:
+        return NetInfo.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise ArtifactError(f"{path} is no description of a net: {place}: {first['msg']}") from error
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error}") from error
+
+
+def dense_net(info: NetInfo, origin: Path | None = None) -> Normalised:
+    """Return the dense net of ``info`` with fresh weights, without moving torch's global generator (CPU).
+
+    ``origin`` is the file that ``info`` was read from; with it, a net that cannot be built is an ArtifactError.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return build_net(info.net, len(info.classes), info.image_shape, info.mean, info.std)
+        except (RecipeError, ValueError) as error:
+            if origin is None:
+                raise
+            raise ArtifactError(f"the net in {origin} cannot be built here: {error}") from error
+
+
+def _folder(folder: Path) -> Path:
+    for place in (folder, folder / "train"):
+        if (place / NET_FILE).is_file():
+            return place
+    raise ArtifactError(f"there is no net in {folder}: expected {NET_FILE} there or in its train folder")
+
+
+def _digest(info: NetInfo) -> str:
+    content: dict[str, Any] = info.model_dump(mode="json", exclude={"weights_sha256"})
+    return sha256_of_text(canonical_json(content))
+
+
+def _weights(folder: Path, info: NetInfo) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing beside {NET_FILE}; both are needed")
+    try:
+        found = sha256_of_file(path)
+        if found != info.weights_sha256:
+            raise ArtifactError(
+                f"{path} is not the file that {NET_FILE} was written with (SHA-256 {found[:12]}…, expected "
+                f"{info.weights_sha256[:12]}…): it was truncated, edited or replaced; save the net again"
+            )
+        with safe_open(path, framework="pt") as archive:
+            said = (archive.metadata() or {}).get(_DIGEST_KEY)
+        if said != _digest(info):
+            raise ArtifactError(f"{folder / NET_FILE} was edited after {WEIGHTS_FILE} was written; save the net again")
+        return load(path.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}") from error

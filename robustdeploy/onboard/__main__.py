@@ -1,0 +1,118 @@
+"""The agent: answers a host's requests over stdin and stdout until stdin ends.
+
+Nothing here may print to stdout: the pipe is moved away from it first, so whatever a toolchain prints goes to stderr.
+When the host is gone the agent ends, in the middle of an attack too.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import RobustdeployError, UsageError, WireError
+
+if TYPE_CHECKING:
+    from .wire import Message
+
+_GRACE_S = 0.5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve one host; ``[--work FOLDER]`` keeps files there instead of in a folder that is removed at the end."""
+    reader, writer = _take_pipe()
+    try:
+        work = _work_folder(sys.argv[1:] if arguments is None else arguments)
+    except (UsageError, OSError) as error:
+        print(f"robustdeploy agent: {error}", file=sys.stderr)
+        return 2
+    folder = work or Path(tempfile.mkdtemp(prefix="robustdeploy-"))
+    remove = None if work else folder
+    threading.Thread(target=_end_with_host, args=(reader.fileno(), remove), daemon=True).start()
+    try:
+        return _serve(reader, writer, folder)
+    except BrokenPipeError:
+        return 0
+    finally:
+        if remove is not None:
+            shutil.rmtree(remove, ignore_errors=True)
+
+
+def _take_pipe() -> tuple[FileIO, FileIO]:
+    """Keep stdin and stdout for messages alone: later reads of 0 find nothing, later prints to 1 go to stderr."""
+    reader = os.fdopen(os.dup(0), "rb", buffering=0)
+    writer = os.fdopen(os.dup(1), "wb", buffering=0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return reader, writer
+
+
+def _work_folder(arguments: list[str]) -> Path | None:
+    if not arguments:
+        return None
+    if len(arguments) != 2 or arguments[0] != "--work":
+        raise UsageError(f"unknown arguments {' '.join(arguments)!r}; it takes '--work FOLDER' or nothing")
+    folder = Path(arguments[1])
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _end_with_host(descriptor: int, remove: Path | None) -> None:
+    """Wait until the other end of stdin is closed; then give the main thread a moment to end by itself."""
+    poller = select.poll()
+    poller.register(descriptor, getattr(select, "POLLRDHUP", 0))  # POLLHUP and POLLERR are always reported
+    poller.poll()
+    time.sleep(_GRACE_S)
+    if remove is not None:
+        shutil.rmtree(remove, ignore_errors=True)
+    os._exit(4)
+
+
+def _serve(reader: FileIO, writer: FileIO, folder: Path) -> int:
+    try:
+        from .service import Service
+        from .store import Store
+        from .wire import Message, read_message, write_message
+    except ImportError as error:
+        print(f"robustdeploy agent: {error}; python3 -m pip install numpy", file=sys.stderr)
+        return 4
+
+    def progress(queries: int) -> None:
+        write_message(writer, {"progress": queries})
+
+    service = Service(Store(folder), progress)
+    while True:
+        try:
+            request = read_message(reader)
+        except WireError as error:  # what follows cannot be trusted to start a message
+            write_message(writer, {"error": {"kind": "WireError", "message": str(error)}})
+            return 4
+        if request is None:
+            return 0
+        _reply(writer, service.answer(request), Message)
+        if request.head.get("op") == "close":
+            return 0
+
+
+def _reply(writer: FileIO, reply: Message, kind: type[Message]) -> None:
+    """Send ``reply``; where it cannot travel, say so instead."""
+    from .wire import write_message
+
+    try:
+        write_message(writer, reply.head, reply.arrays)
+    except RobustdeployError as error:
+        problem = kind({"error": {"kind": type(error).__name__, "message": str(error)}}, {})
+        write_message(writer, problem.head, problem.arrays)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

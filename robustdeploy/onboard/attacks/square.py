@@ -1,0 +1,119 @@
+"""The Square attack: random search for one good square at a time, on scores alone, on the 8-bit grid.
+
+Andriushchenko, Croce, Flammarion and Hein, "Square Attack: a query-efficient black-box adversarial attack via random
+search", ECCV 2020: Algorithm 1 (search), Algorithm 2 (the ℓ∞ proposal) and the schedule of section 3 for the share of
+pixels p. Written from the paper. Every draw is a function of (key, image id, iteration), so an image's result does not
+depend on which other images are attacked beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..draws import Draws
+from ..queries import ask
+from ..types import Bytes, Labels, Model, Scores, Threat, pixels_from_bytes
+
+_HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
+"""Iterations of 10,000 after which p is halved; rescaled to the number of queries."""
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Square:
+    """Random search over squares within an ℓ∞ ball."""
+
+    queries: int = 1000
+    """Most queries per image; the first asks for the vertical stripes."""
+    p_init: float = 0.8
+    """Share of the image that the first squares cover."""
+    batch: int = 256
+    """Images scored at once."""
+
+    def __post_init__(self) -> None:
+        if self.queries < 1 or self.batch < 1 or not 0 < self.p_init <= 1:
+            raise ValueError("square needs queries ≥ 1, batch ≥ 1 and 0 < p_init ≤ 1")
+
+    @property
+    def label(self) -> str:
+        """How reports name the attack."""
+        return f"square-{self.queries}"
+
+    def __call__(self, model: Model, images: Bytes, labels: Labels, threat: Threat, draws: Draws) -> Bytes:
+        """Return the image of lowest margin found for each input within its queries, fooling or not."""
+        low, high = threat.box(images)
+        best = _stripes(low, high, draws)
+        margins, fooled = self._ask(model, best, labels, np.arange(len(images)))
+        for step in range(1, self.queries):
+            alive = np.flatnonzero(~fooled)
+            if len(alive) == 0:
+                break
+            side = square_side(step, self.queries, self.p_init, images.shape[2], images.shape[3])
+            proposal = _propose(best[alive], low[alive], high[alive], side, draws.select(alive), step)
+            margin, wrong = self._ask(model, proposal, labels[alive], alive)
+            better = wrong | (margin < margins[alive])
+            best[alive[better]] = proposal[better]
+            margins[alive[better]] = margin[better]
+            fooled[alive] |= wrong
+        return best
+
+    def _ask(self, model: Model, images: Bytes, labels: Labels, rows: Rows) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Margin of each image (low is near the border) and whether its label is no longer the prediction."""
+        margins = np.empty(len(images))
+        wrong = np.empty(len(images), np.bool_)
+        for start in range(0, len(images), self.batch):
+            part = slice(start, start + self.batch)
+            scores = ask(model, pixels_from_bytes(images[part]), rows[part])
+            margins[part] = margin_of(scores, labels[part])
+            wrong[part] = scores.argmax(1) != labels[part]
+        return margins, wrong
+
+
+def margin_of(scores: Scores, labels: Labels) -> Floats:
+    """Score of the label less the best other score, one number per image."""
+    wide = scores.astype(np.float64)
+    row = np.arange(len(wide))
+    own = wide[row, labels]
+    wide[row, labels] = -np.inf
+    margin: Floats = own - wide.max(1)
+    return margin
+
+
+def square_side(step: int, queries: int, p_init: float, height: int, width: int) -> int:
+    """Side in pixels of the square proposed at iteration ``step`` of ``queries``."""
+    at = step * 10000 // queries
+    share = p_init / 2.0 ** sum(at > halving for halving in _HALVINGS)
+    return max(1, min(round(math.sqrt(share * height * width)), height, width))
+
+
+def _stripes(low: Bytes, high: Bytes, draws: Draws) -> Bytes:
+    """Start on a corner of the box: every column of every channel wholly up or wholly down."""
+    count, channels, _, width = low.shape
+    up = draws.uniform(0, channels * width).reshape(count, channels, 1, width) < 0.5
+    return np.where(up, high, low)
+
+
+def _propose(best: Bytes, low: Bytes, high: Bytes, side: int, draws: Draws, step: int) -> Bytes:
+    """Set one square per image, each channel wholly up or wholly down; never propose what is there already."""
+    _, channels, height, width = best.shape
+    random = draws.uniform(step, 2 + channels)
+    tops = (random[:, 0] * (height - side + 1)).astype(np.int64)
+    lefts = (random[:, 1] * (width - side + 1)).astype(np.int64)
+    signs = random[:, 2:, None, None] < 0.5
+    proposal = best.copy()
+    for row, (top, left, up) in enumerate(zip(tops, lefts, signs, strict=True)):
+        window = (row, slice(None), slice(top, top + side), slice(left, left + side))
+        square = np.where(up, high[window], low[window])
+        if np.array_equal(square, best[window]):
+            square = np.where(up, low[window], high[window])
+        proposal[window] = square
+    return proposal
+
+
+plugin = Square

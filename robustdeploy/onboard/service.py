@@ -1,0 +1,253 @@
+"""What an agent does on request: keep files, compile, open, score, attack and time."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..errors import ArtifactError, BoardError, RobustdeployError, UsageError
+from .draws import Draws
+from .find import build_plugin, plugin_names
+from .queries import Counted
+from .sensors import read_sensors, throttled
+from .store import Store
+from .timing import Plan, measure, timings_head
+from .types import Backend, Bytes, Model, Pixels, Scores, Threat, pixels_from_bytes
+from .wire import VERSION, Array, Message
+
+Progress = Callable[[int], None]
+_PROGRESS_S = 1.0
+_CHECKED = 16
+_CHUNK = 256
+_CHUNK_BYTES = 64 << 20
+
+
+class Service:
+    """The state of one agent: its files, the open engine and how often that was asked."""
+
+    def __init__(self, store: Store, progress: Progress) -> None:
+        self._store = store
+        self._progress = progress
+        self._opened = ExitStack()
+        self._model: Model | None = None
+        self._asked = 0
+        self._reported = time.monotonic()
+        self._operations: Mapping[str, Callable[[Message], Message]] = {
+            "hello": self._hello,
+            "probe": self._probe,
+            "have": self._have,
+            "put": self._put,
+            "compile": self._compile,
+            "open": self._open,
+            "score": self._score,
+            "attack": self._attack,
+            "time": self._time,
+            "sensors": self._sensors,
+            "close": self._close,
+        }
+
+    def answer(self, request: Message) -> Message:
+        """Do what ``request`` asks; whatever goes wrong becomes the answer."""
+        name = request.head.get("op")
+        try:
+            operation = self._operations.get(name) if isinstance(name, str) else None
+            if operation is None:
+                known = ", ".join(self._operations)
+                raise UsageError(f"the agent has no operation {str(name)[:60]!r} (it has: {known})")
+            return operation(request)
+        except RobustdeployError as error:
+            return _error(type(error).__name__, str(error))
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            return _error("BoardError", f"{name} failed on the board: {type(error).__name__}: {error}")
+
+    def _hello(self, request: Message) -> Message:
+        facts = read_sensors()
+        return Message(
+            {
+                "agent": __version__,
+                "protocol": VERSION,
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "machine": platform.machine(),
+                "system": platform.platform(),
+                "backends": list(plugin_names("backends")),
+                "attacks": list(plugin_names("attacks")),
+                **{name: facts[name] for name in ("boot_id", "cpu_model", "board_model")},
+            },
+            {},
+        )
+
+    def _probe(self, request: Message) -> Message:
+        probe = _backend(request.head).probe()
+        head = {"usable": probe.usable, "version": probe.version, "fix": probe.fix, "details": dict(probe.details)}
+        return Message(head, {})
+
+    def _have(self, request: Message) -> Message:
+        return Message({"have": self._store.has(_need(request.head, "sha256"))}, {})
+
+    def _put(self, request: Message) -> Message:
+        head, data = request.head, _array(request, "data", "uint8", 1)
+        held = self._store.put(
+            _need(head, "name"), _need(head, "sha256"), _need(head, "offset"), _need(head, "total"), data.tobytes()
+        )
+        return Message({"held": held}, {})
+
+    def _compile(self, request: Message) -> Message:
+        backend, onnx = _backend(request.head), self._store.path(_need(request.head, "onnx"))
+        engine = self._store.folder / "engine.part"
+        engine.unlink(missing_ok=True)
+        began = time.monotonic()
+        backend.compile(onnx, engine, request.head.get("options", {}))
+        seconds = time.monotonic() - began
+        size = engine.stat().st_size
+        return Message({"engine": self._store.adopt(engine), "bytes": size, "seconds": seconds}, {})
+
+    def _open(self, request: Message) -> Message:
+        self._shut()
+        backend, engine = _backend(request.head), self._store.path(_need(request.head, "engine"))
+        self._model = self._opened.enter_context(backend.open(engine))
+        return Message({"open": True}, {})
+
+    def _score(self, request: Message) -> Message:
+        images = _images(request)
+        step = max(1, min(_CHUNK, _CHUNK_BYTES // max(1, 4 * images[:1].nbytes)))
+        parts = [self._ask(pixels_from_bytes(images[at : at + step])) for at in range(0, max(1, len(images)), step)]
+        scores = np.concatenate(parts)
+        return Message({"queries": len(images), "queries_total": self._asked}, {"scores": scores})
+
+    def _attack(self, request: Message) -> Message:
+        head, images = request.head, _images(request)
+        labels, ids = _array(request, "labels", "int64", 1), _array(request, "ids", "int64", 1)
+        if not len(images) == len(labels) == len(ids):
+            raise UsageError(f"an attack came with {len(images)} images, {len(labels)} labels and {len(ids)} ids")
+        name = _need(head, "name")
+        attack = build_plugin("attacks", name, head.get("options", {}))
+        counted = Counted(self._ask, len(images))
+        found = attack(counted, images, labels, _threat(_need(head, "threat")), Draws(_key(head), ids))
+        if found.dtype != np.uint8 or found.shape != images.shape:
+            got = f"{found.dtype} of shape {found.shape}"
+            raise BoardError(f"the attack {name} returned {got} for images of shape {images.shape}")
+        arrays = {"images": found, "queries": counted.per_image}
+        return Message({"queries": counted.total, "queries_total": self._asked}, arrays)
+
+    def _time(self, request: Message) -> Message:
+        plan, images, model = _plan(_need(request.head, "plan")), _images(request), self._engine()
+        starts = range(0, len(images) - plan.batch + 1, plan.batch)
+        batches = [pixels_from_bytes(images[start : start + plan.batch]) for start in starts]
+        if not batches:
+            raise UsageError(f"timing a batch of {plan.batch} needs as many images; {len(images)} came")
+        checked = batches[:_CHECKED]
+        expected = [self._ask(batch) for batch in checked]
+        turn = _Turn(model, batches)
+        before = read_sensors()
+        timings = measure(turn, plan)
+        after = read_sensors()
+        self._asked += turn.runs * plan.batch
+        head = {
+            "timings": timings_head(timings),
+            "before": before,
+            "after": after,
+            "throttled": throttled(before, after),
+            "same_scores": all(np.array_equal(self._ask(b), s) for b, s in zip(checked, expected, strict=True)),
+            "queries_total": self._asked,
+        }
+        return Message(head, {"samples_ns": timings.samples_ns})
+
+    def _sensors(self, request: Message) -> Message:
+        return Message(read_sensors(), {})
+
+    def _close(self, request: Message) -> Message:
+        self._shut()
+        return Message({"queries_total": self._asked}, {})
+
+    def _shut(self) -> None:
+        self._model = None
+        self._opened.close()
+
+    def _engine(self) -> Model:
+        if self._model is None:
+            raise UsageError("no engine is open on the board; open one first")
+        return self._model
+
+    def _ask(self, images: Pixels) -> Scores:
+        """Score with the open engine, count, and hold the engine to what a model must answer."""
+        scores = self._engine()(images)
+        self._asked += len(images)
+        if scores.dtype != np.float32 or scores.ndim != 2 or len(scores) != len(images):
+            raise ArtifactError(f"the engine answered {scores.dtype} of shape {scores.shape} to {len(images)} images")
+        if not np.isfinite(scores).all():
+            broken = int((~np.isfinite(scores)).any(1).sum())
+            raise ArtifactError(f"the engine's scores are not finite for {broken} of {len(images)} images")
+        if time.monotonic() - self._reported > _PROGRESS_S:
+            self._reported = time.monotonic()
+            self._progress(self._asked)
+        return scores
+
+
+class _Turn:
+    """Run the model on one batch after another, all over again; no batch follows itself unless it is the only one."""
+
+    def __init__(self, model: Model, batches: list[Pixels]) -> None:
+        self._model = model
+        self._batches = batches
+        self.runs = 0
+
+    def __call__(self) -> None:
+        self._model(self._batches[self.runs % len(self._batches)])
+        self.runs += 1
+
+
+def _error(kind: str, message: str) -> Message:
+    return Message({"error": {"kind": kind, "message": message[:4000]}}, {})
+
+
+def _need(head: Mapping[str, Any], name: str) -> Any:
+    if name not in head:
+        raise UsageError(f"the request {head.get('op')} lacks {name!r}; use equal versions of robustdeploy")
+    return head[name]
+
+
+def _key(head: Mapping[str, Any]) -> int:
+    key = _need(head, "key")
+    if type(key) is not int or not 0 <= key < 1 << 64:
+        raise UsageError(f"the key {str(key)[:60]} is not an integer from 0 to 2^64 − 1")
+    return key
+
+
+def _backend(head: Mapping[str, Any]) -> Backend:
+    backend: Backend = build_plugin("backends", _need(head, "backend"), head.get("options", {}))
+    return backend
+
+
+def _array(request: Message, name: str, dtype: str, dims: int) -> Array:
+    array = request.arrays.get(name)
+    if array is None or array.dtype != dtype or array.ndim != dims:
+        found = "none" if array is None else f"{array.dtype} with {array.ndim}"
+        raise UsageError(f"the request needs an array {name!r} of {dtype} with {dims} dimensions; {found} came")
+    return array
+
+
+def _images(request: Message) -> Bytes:
+    return _array(request, "images", "uint8", 4)
+
+
+def _threat(head: Any) -> Threat:
+    eps = head.get("eps") if isinstance(head, Mapping) else None
+    if not isinstance(eps, (int, float)) or not 0 <= eps <= 1 or head.get("norm") != "linf":
+        raise UsageError(f"the threat {str(head)[:100]} is not an linf ball with eps from 0 to 1")
+    return Threat("linf", float(eps))
+
+
+def _plan(head: Any) -> Plan:
+    try:
+        return Plan(**head)
+    except TypeError as error:
+        raise UsageError(f"the latency plan is refused: {error}") from None

@@ -1,0 +1,84 @@
+"""Files on a board by the hash of their content: they come in pieces and are checked whenever they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArtifactError, BoardError, UsageError
+
+_SHA = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MOST_BYTES = 8 << 30
+_PIECE = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder in which each file is named by its hash; nothing from a request becomes a path."""
+
+    folder: Path
+
+    def has(self, sha256: Any) -> bool:
+        """Say whether the content with this hash is here and whole; a damaged file is dropped."""
+        path = self.folder / _checked(sha256)
+        if path.is_file() and sha256_of(path) == sha256:
+            return True
+        path.unlink(missing_ok=True)
+        return False
+
+    def path(self, sha256: Any) -> Path:
+        """Return the file with this hash after hashing it again; ArtifactError where it is missing or was changed."""
+        path = self.folder / _checked(sha256)
+        if not path.is_file():
+            raise ArtifactError(f"the board has no file with hash {sha256}; send or compile it first")
+        if (found := sha256_of(path)) != sha256:
+            raise ArtifactError(f"a file on the board has hash {found}, not {sha256}: it was changed; send it again")
+        return path
+
+    def put(self, name: Any, sha256: Any, offset: Any, total: Any, data: bytes) -> int:
+        """Append a piece of a file and return how much of it is here; the last piece makes it whole and checks it."""
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UsageError(f"{str(name)[:100]!r} is not a plain file name: letters, digits, '.', '_' and '-' only")
+        whole = type(offset) is int and type(total) is int
+        if not (whole and 0 <= offset <= offset + len(data) <= total <= _MOST_BYTES):
+            raise UsageError(f"a piece of {name} does not fit: {len(data)} bytes at {offset} of {total}")
+        part = self.folder / f"{_checked(sha256)}.part"
+        here = part.stat().st_size if offset and part.exists() else 0
+        if here != offset:
+            raise BoardError(f"a piece of {name} for byte {offset} came, the board holds {here} bytes; send it from 0")
+        with part.open("ab" if offset else "wb") as file:
+            file.write(data)
+        if offset + len(data) == total:
+            self._finish(part, name, str(sha256))
+        return len(data) + int(offset)
+
+    def adopt(self, path: Path) -> str:
+        """Move a finished file in and return its hash."""
+        sha256 = sha256_of(path)
+        path.replace(self.folder / sha256)
+        return sha256
+
+    def _finish(self, part: Path, name: str, sha256: str) -> None:
+        if (found := sha256_of(part)) != sha256:
+            part.unlink()
+            raise ArtifactError(f"{name} arrived with hash {found}, not {sha256}; send it again")
+        part.replace(self.folder / sha256)
+
+
+def _checked(sha256: Any) -> str:
+    if not isinstance(sha256, str) or not _SHA.fullmatch(sha256):
+        raise UsageError(f"{str(sha256)[:80]!r} is not a SHA-256 in lower-case hex")
+    return sha256

@@ -1,0 +1,268 @@
+"""The pipeline: prune → export → evaluate → report → gate, each skipped while what it made is still true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from robustdeploy.core.files import atomic_write_json
+from robustdeploy.core.interrupts import catch_signals
+from robustdeploy.core.load import load_recipe, load_target
+from robustdeploy.core.manifest import Manifest, changed_outputs, read_manifest
+from robustdeploy.core.plain import plain
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.report import Measurement, Report
+from robustdeploy.core.run import Run
+from robustdeploy.core.stage import Stage
+from robustdeploy.core.target import Target
+from robustdeploy.errors import ArtifactError, UsageError
+from robustdeploy.report.assemble import Sealed, assemble
+from robustdeploy.report.load import load_report
+from robustdeploy.report.render import render
+
+DEFAULT_RECIPE = "digits-resnet8"
+DEFAULT_TARGET = "host-cpu"
+DEFAULT_RUNS = Path("runs")
+FORMATS = ("html", "md", "junit")
+
+
+class Talk(Protocol):
+    """Where a pipeline says what it is doing."""
+
+    def say(self, line: str) -> None:
+        """Say one line."""
+        ...
+
+    def progress(self, what: str, done: int, total: int, **numbers: float) -> None:
+        """Say how far ``what`` is, with its latest numbers."""
+        ...
+
+
+class Silence:
+    """Says nothing; the default of the Python API."""
+
+    def say(self, line: str) -> None:
+        """Say nothing."""
+
+    def progress(self, what: str, done: int, total: int, **numbers: float) -> None:
+        """Say nothing."""
+
+
+def recipe_for(name: str | Path, ops: float | None = None, target: Target | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe, with the operation budget and the target's channel multiple put in."""
+    more = [] if ops is None else [f"budget.ops={ops!r}"]
+    recipe = load_recipe(name, (*overrides, *more))
+    multiple = max(recipe.budget.channel_multiple, target.channel_multiple if target else 1)
+    if multiple == recipe.budget.channel_multiple:
+        return recipe
+    return recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"channel_multiple": multiple})})
+
+
+@contextmanager
+def _working(run: Run) -> Iterator[None]:
+    with catch_signals(), run.lock():
+        yield
+
+
+def prune(
+    recipe: str | Path | Recipe = DEFAULT_RECIPE,
+    ops: float | None = None,
+    *,
+    runs: Path = DEFAULT_RUNS,
+    name: str | None = None,
+    force: bool = False,
+    talk: Talk = Silence(),
+) -> Run:
+    """Train, prune and certify; train the dense net beside it when the recipe asks for the comparison.
+
+    A repeated call resumes what was interrupted and skips what is done; ``force`` does it again.
+    """
+    from robustdeploy.data.load import load_data
+    from robustdeploy.train.stage import train_dense, train_pruned
+
+    loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops)
+    data = load_data(loaded.data, lambda done, total: talk.progress("reading images", done, total))
+    run = Run.for_recipe(runs, loaded, name)
+    with _working(run):
+        parts = plain(loaded)
+        parameters = {part: parts[part] for part in ("data", "net", "threat", "train", "prune", "budget")}
+        for leave in ("device", "checkpoint_every_s"):
+            del parameters["train"][leave]
+        stages = [("train", train_pruned, parameters)]
+        if loaded.baseline and loaded.budget.ops is not None:
+            dense = {part: value for part, value in parameters.items() if part not in ("prune", "budget")}
+            stages.insert(0, ("dense", train_dense, dense))
+        for stage_name, work, its in stages:
+            stage = run.stage(stage_name, stage_name, {"images": data.digest}, its)
+            if not _fresh(stage, force, talk):
+                continue
+
+            def progress(step: int, steps: int, numbers: Any, label: str = stage_name) -> None:
+                talk.progress(f"training {label}", step, steps, **numbers)
+
+            manifest = work(loaded, data, stage, progress)
+            talk.say(f"{stage_name}: {_trained(manifest)} ({manifest.duration_s:.0f} s)")
+    return run
+
+
+def _fresh(stage: Stage, force: bool, talk: Talk) -> bool:
+    """Whether a stage has work to do; ``force`` clears what it made before."""
+    if force:
+        stage.clear()
+    elif (manifest := stage.sealed()) is not None:
+        talk.say(f"{stage.name}: done already, sealed {manifest.started[:19]}Z and unchanged; skipped")
+        return False
+    return True
+
+
+def _trained(manifest: Manifest) -> str:
+    facts = manifest.facts
+    if "macs" not in facts:
+        return f"{facts['dense_macs']:,} MACs, {facts['dense_params']:,} parameters"
+    share = facts["macs"] / facts["dense_macs"]
+    return f"{facts['macs']:,} of {facts['dense_macs']:,} MACs ({share:.4f}), {facts['params']:,} parameters"
+
+
+def _sealed(run: Run, place: str, how: str) -> Sealed:
+    """Return a finished stage after checking every file it made."""
+    folder = run.root / place
+    if not (folder / "manifest.json").exists():
+        raise UsageError(f"{run.root} has no finished {place} stage yet: run `{how}` first")
+    manifest = read_manifest(folder)
+    if changed := changed_outputs(folder, manifest):
+        raise ArtifactError("\n".join(f"{text}; `{how} --force` makes it again" for text in changed))
+    return Sealed(folder, manifest)
+
+
+def export(
+    run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = Silence()
+) -> Path:
+    """Export the run's net for ``target``; return the bundle."""
+    from robustdeploy.export.stage import export as export_net
+    from robustdeploy.export.stage import export_inputs
+
+    goal = load_target(target) if isinstance(target, str) else target
+    with _working(run):
+        train = _sealed(run, "train", "robustdeploy prune")
+        parameters = {"target": plain(goal), "threat": plain(run.recipe.threat), "recipe": run.recipe.name}
+        stage = run.stage("export", f"export/{goal.name}", export_inputs(train.folder), parameters)
+        if _fresh(stage, force, talk):
+            talk.progress("exporting", 0, 1)
+            manifest = export_net(run.recipe, goal, train.folder, train.manifest.facts, stage)
+            talk.progress("exporting", 1, 1)
+            parity = manifest.facts["parity"]
+            talk.say(
+                f"export: scores within {max(parity['max_abs_clean'], parity['max_abs_adversarial']):.1e} of torch on "
+                f"{parity['n']} clean and {parity['n']} adversarial images ({parity['runtime']})"
+            )
+            for note in manifest.facts["notes"]:
+                talk.say(f"note: {note}")
+    return stage.folder / "bundle.zip"
+
+
+def evaluate(
+    run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = Silence()
+) -> Path:
+    """Attack and time what runs on ``target``; return the folder with the outcomes. Sealed parts are never redone."""
+    from robustdeploy.data.load import load_test
+    from robustdeploy.evaluate.stage import Request, evaluation_inputs
+    from robustdeploy.evaluate.stage import evaluate as evaluate_on_board
+    from robustdeploy.export.bundle import GOLDEN, golden_from, read_bundle
+    from robustdeploy.nets.store import load_info
+    from robustdeploy.train.stage import device_from
+
+    goal = load_target(target) if isinstance(target, str) else target
+    with _working(run):
+        train = _sealed(run, "train", "robustdeploy prune")
+        exported = _sealed(run, f"export/{goal.name}", f"robustdeploy export --target {goal.name}")
+        has_dense = run.recipe.baseline and run.recipe.budget.ops is not None
+        dense = _sealed(run, "dense", "robustdeploy prune") if has_dense else None
+        info = load_info(train.folder)
+        images = load_test(run.recipe.data, info.classes, lambda done, total: talk.progress("reading images", done, total))
+        request = Request(
+            run=run,
+            target=goal,
+            test=_chosen(images, run.recipe.evaluate.limit),
+            classes=info.classes,
+            net=train.folder,
+            dense=dense.folder if dense else None,
+            export=exported.folder,
+            golden=golden_from(read_bundle(exported.folder / "bundle.zip")[GOLDEN]),
+            extra_rows=_parity_rows(exported.manifest),
+            device=str(device_from(run.recipe.train.device)),
+        )
+        parameters = {"evaluate": plain(run.recipe.evaluate), "threat": plain(run.recipe.threat), "target": plain(goal)}
+        stage = run.stage("evaluate", f"device/{goal.name}", evaluation_inputs(request), parameters)
+        if _fresh(stage, force, talk):
+            evaluate_on_board(request, stage, talk.progress)
+            talk.say(f"evaluate: {len(request.test.ids)} test images, outcomes in {stage.folder}")
+    return stage.folder
+
+
+def _chosen(images: Any, limit: int | None) -> Any:
+    """Take the first images of a fixed shuffle, in the order of the data set."""
+    from robustdeploy.data.order import epoch_order
+    from robustdeploy.evaluate.attack import Images
+
+    order = np.sort(epoch_order(0, 0, len(images))[:limit].numpy())
+    return Images(images.ids.numpy()[order], images.images.numpy()[order], images.labels.numpy()[order])
+
+
+def _parity_rows(exported: Manifest) -> tuple[Measurement, ...]:
+    parity = exported.facts["parity"]
+    return tuple(
+        Measurement(
+            metric="parity_max_abs",
+            where="host",
+            value=parity[f"max_abs_{images}"],
+            unit="logits",
+            n=parity["n"],
+            conditions={"images": images, "between": f"torch and {parity['runtime']}"},
+        )
+        for images in ("clean", "adversarial")
+    )
+
+
+@dataclass(frozen=True)
+class Written:
+    """A judged report and the files that show it."""
+
+    report: Report
+    files: tuple[Path, ...]
+
+
+def report(
+    run: Run, target: str | None = None, *, formats: Sequence[str] = FORMATS, talk: Talk = Silence()
+) -> Written:
+    """Assemble, judge and render the report of one evaluated target, the newest when none is named."""
+    name = target or latest_target(run)
+    with _working(run):
+        train = _sealed(run, "train", "robustdeploy prune")
+        exported = _sealed(run, f"export/{name}", f"robustdeploy export --target {name}")
+        evaluation = _sealed(run, f"device/{name}", f"robustdeploy evaluate --target {name}")
+        made = assemble(run.name, name, run.recipe, train, exported, evaluation)
+        path = run.root / "report.json"
+        atomic_write_json(path, made.model_dump(mode="json"))
+        files = render(made, formats, run.root)
+    talk.say(f"report: {made.verdict.outcome} on {name}")
+    return Written(made, (path, *files))
+
+
+def latest_target(run: Run) -> str:
+    """Return the target that was evaluated last."""
+    found = {path.parent.name: path.stat().st_mtime for path in (run.root / "device").glob("*/manifest.json")}
+    if not found:
+        raise UsageError(f"{run.root} has no finished evaluation yet: run `robustdeploy evaluate` first")
+    return max(found, key=lambda name: found[name])
+
+
+def read_report(run: Run) -> Report:
+    """Return the run's report."""
+    if not (run.root / "report.json").exists():
+        raise UsageError(f"{run.root} has no report yet: run `robustdeploy report` first")
+    return load_report(run.root / "report.json")

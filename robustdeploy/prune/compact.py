@@ -1,0 +1,118 @@
+"""Compaction: remove masked channels physically, and prove that nothing else changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustdeploy.cost.module import evaluating
+from robustdeploy.errors import TrainingError
+from robustdeploy.nets.channel_pad import ChannelPad, kept_index
+from robustdeploy.prune.groups import ChannelGroup
+
+PROOF_TOLERANCE = 1e-5
+
+
+def compact_net(net: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of ``net`` in which each group has only its ``kept`` channels; ``net`` itself stays as it is."""
+    sides = _kept_positions(net, groups, kept)
+    smaller = copy.deepcopy(net)
+    for name, (out, in_) in sides.items():
+        parent_name, _, child = name.rpartition(".")
+        parent = smaller.get_submodule(parent_name)
+        setattr(parent, child, _sliced(smaller.get_submodule(name), out, in_))
+    for module in smaller.modules():
+        if isinstance(module, ChannelPad):
+            module.gain = None  # no mask is left to apply
+    return smaller
+
+
+def _kept_positions(
+    net: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]
+) -> dict[str, tuple[Tensor | None, Tensor | None]]:
+    """Per layer, the output and input positions that remain (None: all)."""
+    modules = dict(net.named_modules())
+    removed: dict[tuple[str, str], list[Tensor]] = {}
+    for group in groups:
+        gone = torch.ones(group.size, dtype=torch.bool)
+        gone[kept[group.name]] = False
+        for member in group.members:
+            removed.setdefault((member.layer, member.side), []).append(member.positions[gone[member.channels]])
+    sides: dict[str, list[Tensor | None]] = {}
+    for (layer, side), positions in removed.items():
+        stays = torch.ones(_size(modules[layer], side), dtype=torch.bool)
+        stays[torch.cat(positions)] = False
+        sides.setdefault(layer, [None, None])[0 if side == "out" else 1] = torch.nonzero(stays).view(-1)
+    return {layer: (out, in_) for layer, (out, in_) in sides.items()}
+
+
+def _size(module: nn.Module, side: str) -> int:
+    for attribute in ("out_channels", "out_features", "num_features") if side == "out" else ("in_channels", "in_features"):
+        if hasattr(module, attribute):
+            return int(getattr(module, attribute))
+    raise TypeError(f"{type(module).__name__} has no channels on its {side} side")
+
+
+def _sliced(module: nn.Module, out: Tensor | None, in_: Tensor | None) -> nn.Module:
+    """Return a layer like ``module`` with only the positions ``out`` and ``in_``."""
+    if isinstance(module, ChannelPad):
+        before = module.index.tolist()
+        keep_out = range(module.out_channels) if out is None else out.tolist()
+        keep_in = range(module.in_channels) if in_ is None else in_.tolist()
+        index = kept_index(before, list(keep_in), list(keep_out))
+        return ChannelPad(len(keep_in), len(keep_out), module.stride, index).to(module.index.device)
+    layer = copy.deepcopy(module)
+    depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
+    for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        if value.dim() == 0:
+            continue  # the batch counter of normalisation
+        new = value if out is None else value.index_select(0, out.to(value.device))
+        if name == "weight" and value.dim() > 1 and in_ is not None and not depthwise:
+            new = new.index_select(1, in_.to(value.device))
+        fresh = new.detach().clone()
+        setattr(layer, name, nn.Parameter(fresh, value.requires_grad) if isinstance(value, nn.Parameter) else fresh)
+    _note_sizes(layer, out, in_, depthwise)
+    return layer
+
+
+def _note_sizes(layer: nn.Module, out: Tensor | None, in_: Tensor | None, depthwise: bool) -> None:
+    if isinstance(layer, nn.Conv2d):
+        layer.out_channels = len(out) if out is not None else layer.out_channels
+        if depthwise:
+            layer.in_channels = layer.groups = layer.out_channels
+        else:
+            layer.in_channels = len(in_) if in_ is not None else layer.in_channels
+    elif isinstance(layer, nn.Linear):
+        layer.out_features = len(out) if out is not None else layer.out_features
+        layer.in_features = len(in_) if in_ is not None else layer.in_features
+    elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and out is not None:
+        layer.num_features = len(out)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far the masked and the compact net's scores are apart, on which images."""
+
+    n: int
+    clean: float
+    adversarial: float
+    tolerance: float = PROOF_TOLERANCE
+
+
+def prove_equal(masked: nn.Module, compact: nn.Module, clean: Tensor, adversarial: Tensor) -> Proof:
+    """Compare both nets' scores image by image; raise TrainingError when they are more than 1e-5 apart."""
+    gaps = []
+    for images in (clean, adversarial):
+        with evaluating(masked), evaluating(compact), torch.no_grad():
+            gaps.append(float((masked(images) - compact(images)).abs().max()))
+    proof = Proof(len(clean), *gaps)
+    if not max(gaps) <= PROOF_TOLERANCE:
+        raise TrainingError(
+            f"removing the masked channels changed the scores by {max(gaps):.2g}, more than {PROOF_TOLERANCE:g}: "
+            "a masked channel is not zero everywhere it is read, so this net cannot be compacted safely"
+        )
+    return proof

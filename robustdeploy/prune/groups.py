@@ -1,0 +1,166 @@
+"""Channel groups: the channels that must be kept or removed together, in any traceable net.
+
+Residual additions couple the outputs of several layers, batch normalisation and depthwise convolution follow their
+input, and a flattened feature map spreads one channel over many inputs of the layer behind it. torch-pruning's
+dependency graph (Fang et al., "DepGraph", CVPR 2023) finds all of that; this is the only module that knows it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustdeploy.errors import TrainingError
+from robustdeploy.nets.channel_pad import ChannelPad
+
+Normalisation = (nn.BatchNorm1d, nn.BatchNorm2d)
+Producer = (nn.Conv2d, nn.Linear, ChannelPad)
+"""Layers whose outputs start a group of their own."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a group touches one layer: position ``positions[i]`` of that side belongs to channel ``channels[i]``."""
+
+    layer: str
+    side: Literal["out", "in"]
+    positions: Tensor
+    channels: Tensor
+    masked: bool
+    """True where a zero mask must be applied for the channel to carry exactly zero behind this layer."""
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels ``0 … size-1`` that are kept or removed together wherever ``members`` touches them."""
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """All prunable groups of a net, and the layers left whole with the reason why."""
+
+    groups: tuple[ChannelGroup, ...]
+    whole: dict[str, str]
+
+
+def find_groups(net: nn.Module, image_shape: tuple[int, int, int]) -> Coupling:
+    """Trace ``net`` on one pair of images and return its channel groups.
+
+    Raises TrainingError when the net cannot be traced, with the tracer's own words.
+    """
+    graph = _dependency_graph(net, image_shape)
+    names = {module: name for name, module in net.named_modules()}
+    groups: list[ChannelGroup] = []
+    whole: dict[str, str] = {}
+    for found in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear, ChannelPad]):
+        root = names[found[0][0].target.module]
+        if reason := _why_whole(found, graph, names):
+            whole[root] = reason
+            continue
+        members = tuple(_members(found, graph, names))
+        groups.append(ChannelGroup(root, len(found[0][1]), members))
+    return Coupling(tuple(groups), whole)
+
+
+def _dependency_graph(net: nn.Module, image_shape: tuple[int, int, int]) -> Any:
+    import torch_pruning
+
+    class PadRule(torch_pruning.BasePruningFunc):  # type: ignore[misc]
+        """Tell the tracer that a channel pad's inputs and outputs are separate channels; nothing is pruned by it.
+
+        The two pruning functions must differ: the tracer takes one function for both as a sign of coupling.
+        """
+
+        def prune_out_channels(self, layer: ChannelPad, idxs: list[int]) -> ChannelPad:
+            return layer
+
+        def prune_in_channels(self, layer: ChannelPad, idxs: list[int]) -> ChannelPad:
+            return layer
+
+        def get_out_channels(self, layer: ChannelPad) -> int:
+            return layer.out_channels
+
+        def get_in_channels(self, layer: ChannelPad) -> int:
+            return layer.in_channels
+
+    was_training = net.training
+    flags = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
+    device = next(net.parameters()).device
+    try:
+        net.eval()
+        for parameter, _ in flags:
+            parameter.requires_grad_()
+        with warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            return torch_pruning.DependencyGraph().build_dependency(
+                net,
+                torch.zeros(2, *image_shape, device=device),
+                customized_pruners={ChannelPad: PadRule()},
+                verbose=False,
+            )
+    except Exception as problem:
+        raise TrainingError(
+            f"the channel groups of this {type(net).__name__} could not be traced ({type(problem).__name__}: {problem}); "
+            "a net can be pruned when its forward pass is plain tensor code on one input"
+        ) from problem
+    finally:
+        net.train(was_training)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def _why_whole(found: Any, graph: Any, names: dict[nn.Module, str]) -> str | None:
+    """Say why a group must keep all its channels, or None when it can be pruned."""
+    for item in found:
+        node, module = item.dep.target, item.dep.target.module
+        out = graph.is_out_channel_pruning_fn(item.dep.handler)
+        if out and not node.outputs:
+            return "its channels are the net's output"
+        if isinstance(module, nn.Parameter):
+            return "it is coupled to a bare parameter"
+        if module not in names:
+            continue
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and not _depthwise(module):
+            return f"it is coupled to the grouped convolution {names[module]}"
+        if any(True for _ in module.parameters()) and not isinstance(module, (*Normalisation, *Producer)):
+            return f"it is coupled to {names[module]}, a {type(module).__name__}"
+    return None
+
+
+def _depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels
+
+
+def _members(found: Any, graph: Any, names: dict[nn.Module, str]) -> Iterator[Member]:
+    seen: set[tuple[str, str]] = set()
+    for item in found:
+        module = item.dep.target.module
+        if not isinstance(module, (*Normalisation, *Producer)) or module not in names:
+            continue
+        out = graph.is_out_channel_pruning_fn(item.dep.handler)
+        side: Literal["out", "in"] = "out" if out or _depthwise(module) or isinstance(module, Normalisation) else "in"
+        if (names[module], side) in seen:
+            continue
+        seen.add((names[module], side))
+        yield Member(
+            names[module],
+            side,
+            torch.tensor(list(item.idxs)),
+            torch.tensor(list(item.root_idxs)),
+            masked=side == "out" and not _normalised_next(item.dep.target),
+        )
+
+
+def _normalised_next(node: Any) -> bool:
+    """Whether batch normalisation, which carries the mask, is all that reads this layer."""
+    reads_only = bool(node.outputs) and all(isinstance(after.module, Normalisation) for after in node.outputs)
+    return reads_only and not isinstance(node.module, Normalisation)

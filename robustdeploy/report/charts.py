@@ -1,0 +1,169 @@
+"""Charts of a report's evidence. Each is a pure function that returns SVG text, or nothing where there is no data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from robustdeploy.core.report import BudgetLine, Histogram, Measurement
+from robustdeploy.report.evidence import SERIES, AttackLine, Curve
+from robustdeploy.report.quantity import eps_text, number, quantity
+from robustdeploy.report.svg import across, axis, drawing, levels, line, mark, tag, text, width
+
+_QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def _percent_ticks() -> list[tuple[float, str]]:
+    return [(share, f"{100 * share:.0f} %") for share in _QUARTERS]
+
+
+def _whisker(series: str, row: Measurement, y: float) -> str:
+    low, high = (row.value if bound is None else bound for bound in (row.low, row.high))
+    return line(across(low), y, across(high), y, f"whisker {series}") + mark(series, across(row.value), y)
+
+
+def accuracy_chart(lines: Sequence[AttackLine]) -> str:
+    """Draw a dot and its interval for every attack and net, on one axis from 0 to 100 %."""
+    if not lines:
+        return ""
+    parts, y = [], 0.0
+    for one in lines:
+        y += 20
+        parts.append(text(_row_label(one), across(0), y, "row-label"))
+        for series, row in one.rows.items():
+            y += 14
+            parts.append(_whisker(series, row, y))
+        y += 10
+    told = "; ".join(f"{one.label}: " + _told(one.rows.items()) for one in lines)
+    grid = axis(_percent_ticks(), 4, y)
+    return drawing("accuracy-chart", "Accuracy under each attack, with intervals", told, y + 24, grid, *parts)
+
+
+def _row_label(one: AttackLine) -> str:
+    return f"{one.label} · {one.kinds}" if one.kinds not in ("", one.label) else one.label
+
+
+def _told(rows: Iterable[tuple[str, Measurement]]) -> str:
+    return ", ".join(f"{SERIES[series].lower()} {quantity(row.value, row.unit)}" for series, row in rows)
+
+
+def curve_chart(curves: Sequence[Curve], eps: float) -> str:
+    """Draw robust accuracy over the attack's radius, with the threat's own radius marked."""
+    if not curves:
+        return ""
+    top, bottom = 30.0, 250.0
+    furthest = max([eps, *(x for curve in curves for x, _ in curve.points)]) or 1.0
+
+    def height(share: float) -> float:
+        return bottom - (bottom - top) * max(0.0, min(1.0, share))
+
+    parts = [line(across(eps / furthest), top - 8, across(eps / furthest), bottom, "limit")]
+    anchor = "end" if eps / furthest > 0.6 else "start"
+    parts.append(text(f" ε of the threat, {eps_text(eps)} ", across(eps / furthest), top - 14, "note", anchor))
+    for index, curve in enumerate(curves):
+        # Host and board nearly coincide where all is well, so the curves stand a few pixels apart.
+        aside = f"translate({8 * (index - (len(curves) - 1) / 2):.1f} 0)"
+        parts.append(tag("g", _curve(curve, furthest, height), transform=aside))
+    ticks = _eps_ticks(sorted({x for curve in curves for x, _ in curve.points}), furthest)
+    told = "; ".join(f"{SERIES[c.series]}: " + ", ".join(_at(x, row) for x, row in c.points) for c in curves)
+    # The lowest line needs no label of its own: the last marks stand there.
+    scale = [(height(share), label if share else "") for share, label in _percent_ticks()]
+    grid = levels(scale) + axis(ticks, bottom, bottom + 4)
+    title = "Accuracy over the radius of the attack"
+    return drawing("curve-chart", title, told, bottom + 24, grid, *parts)
+
+
+def _at(eps: float, row: Measurement) -> str:
+    return f"{quantity(row.value, row.unit)} at {eps_text(eps)}"
+
+
+def _curve(curve: Curve, furthest: float, place: Callable[[float], float]) -> str:
+    strokes, marks = [], []
+    for (x1, one), (x2, other) in zip(curve.points, curve.points[1:], strict=False):
+        ends = across(x1 / furthest), place(one.value), across(x2 / furthest), place(other.value)
+        strokes.append(line(*ends, f"stroke {curve.series}"))
+    for x, row in curve.points:
+        at = across(x / furthest)
+        if row.low is not None and row.high is not None:
+            strokes.append(line(at, place(row.low), at, place(row.high), f"whisker {curve.series}"))
+        marks.append(mark(curve.series, at, place(row.value)))
+    return "".join(strokes + marks)
+
+
+def _eps_ticks(radii: Sequence[float], furthest: float) -> list[tuple[float, str]]:
+    """Label the measured radii, leaving out those whose labels would touch on a narrow page."""
+    kept: list[float] = []
+    for eps in reversed(radii):
+        if not kept or (kept[-1] - eps) / furthest > 0.16:
+            kept.append(eps)
+    return [(eps / furthest, eps_text(eps)) for eps in reversed(kept)]
+
+
+def latency_chart(histogram: Histogram | None, percentiles: Sequence[Measurement]) -> str:
+    """Draw how often each latency was met, with the reported percentiles marked."""
+    if histogram is None or not histogram.counts or len(histogram.edges) != len(histogram.counts) + 1:
+        return ""
+    start, end = histogram.edges[0], histogram.edges[-1]
+    marks = [row for row in percentiles if row.where == "board" and start <= row.value <= end]
+    span, tallest = (end - start) or 1.0, max(histogram.counts) or 1
+    top = 26.0 + 15 * len(marks)
+    bottom = top + 150
+    bars = [
+        _bar(left, right, start, span, bottom, 150 * count / tallest)
+        for left, right, count in zip(histogram.edges, histogram.edges[1:], histogram.counts, strict=False)
+        if count
+    ]
+    notes = [_percentile_mark(row, (row.value - start) / span, 12 + 15 * i, bottom) for i, row in enumerate(marks)]
+    ticks = [(share, f"{number(start + share * span)} {histogram.unit}") for share in (0.0, 0.5, 1.0)]
+    total, busiest = sum(histogram.counts), histogram.counts.index(tallest)
+    told = (
+        f"{total:,} samples between {number(start)} and {number(end)} {histogram.unit}; the most, {tallest:,}, lie "
+        f"between {number(histogram.edges[busiest])} and {number(histogram.edges[busiest + 1])} {histogram.unit}"
+    )
+    base = line(across(0), bottom, across(1), bottom, "base")
+    grid = levels([(bottom - 150, f"{tallest:,} samples")]) + axis(ticks, bottom, bottom + 4)
+    return drawing("latency-chart", "How often each latency was met", told, bottom + 24, grid, *bars, base, *notes)
+
+
+def _bar(left: float, right: float, start: float, span: float, bottom: float, tall: float) -> str:
+    # A bin with anything in it stays visible: rare slow runs are what the tail is about.
+    tall = max(1.5, tall)
+    return tag(
+        "rect",
+        x=across((left - start) / span),
+        y=f"{bottom - tall:.1f}",
+        width=width((right - left) / span),
+        height=f"{tall:.1f}",
+        class_="bar",
+    )
+
+
+def _percentile_mark(row: Measurement, share: float, y: float, bottom: float) -> str:
+    label = f" {row.metric.removeprefix('latency_ms.')} {quantity(row.value, row.unit, 2)} "
+    anchor = "end" if share > 0.6 else "start"
+    return line(across(share), y - 9, across(share), bottom, "limit") + text(label, across(share), y, "note", anchor)
+
+
+def budget_chart(budget: BudgetLine) -> str:
+    """Draw what the compact net costs beside the dense net, with the budget marked."""
+    parts, y = [], 0.0
+    target = quantity(budget.ops_target, "fraction")
+    macs = budget.macs / budget.dense_macs if budget.dense_macs else 0.0
+    params = budget.params / budget.dense_params if budget.dense_params else 0.0
+    for name, share in (("Operations", macs), ("Parameters", params)):
+        y += 18
+        parts.append(text(f"{name}: {quantity(share, 'fraction')} of the dense net", across(0), y, "row-label"))
+        parts.append(tag("rect", x=across(0), y=y + 8, width=width(1), height=16, class_="rest"))
+        parts.append(tag("rect", x=across(0), y=y + 8, width=width(share), height=16, class_="bar"))
+        if name == "Operations":
+            at = across(budget.ops_target)
+            anchor = "end" if budget.ops_target > 0.6 else "start"
+            parts.append(line(at, y + 3, at, y + 30, "limit strong"))
+            parts.append(text(f"budget {target}", at, y + 43, "note", anchor))
+            y += 16
+        y += 34
+    told = (
+        f"Operations {quantity(macs, 'fraction')} of the dense net's, budget {target}; "
+        f"parameters {quantity(params, 'fraction')}"
+    )
+    return drawing("budget-chart", "Cost of the compact net beside the dense net", told, math.ceil(y), *parts)

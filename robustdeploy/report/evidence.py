@@ -1,0 +1,270 @@
+"""Evidence: a report's rows put in the order in which a reader asks for them. Every row lands in exactly one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from robustdeploy.core.report import Measurement, Report
+from robustdeploy.report.quantity import confidence, eps_text, number, quantity
+
+Rows = tuple[Measurement, ...]
+
+_ACCURACY = {
+    ("clean_accuracy", "board"): "board",
+    ("clean_accuracy", "host"): "host",
+    ("dense_clean_accuracy", "host"): "dense",
+    ("robust_accuracy", "board"): "board",
+    ("robust_accuracy", "host"): "host",
+    ("dense_robust_accuracy", "host"): "dense",
+}
+SERIES = {"board": "Compact net, on the board", "host": "Compact net, on the host", "dense": "Dense net, on the host"}
+"""The three nets that are set side by side, in this order everywhere."""
+_AGREEMENT = ("top1_agreement", "parity_max_abs")
+_PERCENTILES = ("p50", "p90", "p99", "p99.9")
+_UNITS = {"s": "s", "ms": "ms", "us": "µs", "ns": "ns", "mhz": "MHz", "khz": "kHz", "c": "°C", "w": "W", "mb": "MB"}
+_TIMING = ("clock", "governor", "mhz", "khz", "throttl", "temp", "thermal", "power", "boot", "load")
+_NOT_BUDGET = {"confidence", "exact", "interval"}
+
+
+@dataclass(frozen=True)
+class AttackLine:
+    """One attack, and what each net kept of its accuracy under it."""
+
+    label: str
+    kinds: str
+    budget: str
+    board: Measurement | None = None
+    host: Measurement | None = None
+    dense: Measurement | None = None
+
+    @property
+    def rows(self) -> Mapping[str, Measurement]:
+        """The rows that were measured, by series."""
+        every = {"board": self.board, "host": self.host, "dense": self.dense}
+        return {name: row for name, row in every.items() if row is not None}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Robust accuracy of one net over the attack's radius."""
+
+    series: str
+    points: tuple[tuple[float, Measurement], ...]
+
+
+@dataclass(frozen=True)
+class Radius:
+    """One radius of the curve, and what each net kept of its accuracy there."""
+
+    eps: float
+    multiple: str
+    attacks: str
+    rows: Mapping[str, Measurement]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The rows of a report by what they are about; ``other`` holds whatever no section knows."""
+
+    accuracy: tuple[AttackLine, ...]
+    curves: tuple[Curve, ...]
+    radii: tuple[Radius, ...]
+    percentiles: Rows
+    latency: Rows
+    agreement: Rows
+    other: Rows
+
+    @property
+    def accuracy_intervals(self) -> str:
+        """How the intervals of accuracy were made."""
+        return intervals_text(row for line in self.accuracy for row in line.rows.values())
+
+    @property
+    def latency_intervals(self) -> str:
+        """How the intervals of latency were made."""
+        return intervals_text(self.percentiles)
+
+
+def evidence_from(report: Report) -> Evidence:
+    """Sort the rows of ``report`` into the sections of the page."""
+    left = list(report.measurements)
+    queries = _take(left, lambda row: row.metric == "attack_queries" and row.attack is not None)
+    accuracy = _accuracy(left, queries)
+    told = {line.label for line in accuracy}
+    left += [row for row in queries if row.attack not in told]
+    curves, radii = _curves(left)
+    percentiles = _take(left, lambda row: row.metric in [f"latency_ms.{p}" for p in _PERCENTILES])
+    return Evidence(
+        accuracy=accuracy,
+        curves=curves,
+        radii=radii,
+        percentiles=tuple(sorted(percentiles, key=lambda row: (row.where, _percentile(row)))),
+        latency=_take(left, lambda row: row.metric.startswith("latency_ms.")),
+        agreement=_take(left, lambda row: row.metric in _AGREEMENT),
+        other=tuple(left),
+    )
+
+
+def _percentile(row: Measurement) -> float:
+    return float(row.metric.removeprefix("latency_ms.p"))
+
+
+def _take(left: list[Measurement], wanted: Callable[[Measurement], bool]) -> Rows:
+    """Move the wanted rows out of ``left``."""
+    taken = tuple(row for row in left if wanted(row))
+    left[:] = [row for row in left if not wanted(row)]
+    return taken
+
+
+def _accuracy(left: list[Measurement], queries: Rows) -> tuple[AttackLine, ...]:
+    """One line per attack; a second row for the same place, of another kind, opens a line of its own."""
+    rows = _take(left, lambda row: (row.metric, row.where) in _ACCURACY)
+    lines: list[tuple[str, dict[str, Measurement]]] = []
+    # The board's rows first: they define the lines that the host's rows then join.
+    order = tuple(SERIES)
+    for row in sorted(rows, key=lambda row: order.index(_ACCURACY[row.metric, row.where])):
+        series = _ACCURACY[row.metric, row.where]
+        label = row.attack or ("clean" if "clean" in row.metric else "unnamed attack")
+        home = next((cells for name, cells in lines if name == label and series not in cells), None)
+        if home is None:
+            lines.append((label, home := {}))
+        home[series] = row
+    lines.sort(key=lambda line: {"clean": 0, "worst": 2}.get(line[0], 1))
+    return tuple(_attack_line(label, cells, queries) for label, cells in lines)
+
+
+def _attack_line(label: str, cells: Mapping[str, Measurement], queries: Rows) -> AttackLine:
+    spent = [_spent(row) for row in queries if row.attack == label]
+    every = "all attacks above" if label == "worst" else ""
+    declared = conditions_text(_shared([row.conditions for row in cells.values()]))
+    return AttackLine(label, _kinds(cells), "; ".join(filter(None, [declared or every, *spent])), **cells)
+
+
+def _kinds(cells: Mapping[str, Measurement]) -> str:
+    """How the images were found, and on which net otherwise: what is queried on the board reaches the host stored."""
+    kinds = {series: row.kind for series, row in cells.items() if row.kind}
+    usual = next(iter(kinds.values()), None)
+    nets = {"board": "on the board", "host": "on the host", "dense": "on the dense net"}
+    others = [f"{kind} {nets[series]}" for series, kind in kinds.items() if kind != usual]
+    return ", ".join(filter(None, [usual, *others]))
+
+
+def _spent(row: Measurement) -> str:
+    unit = "queries" if row.unit == "count" else row.unit
+    details = conditions_text(row.conditions)
+    return f"{number(row.value)} {unit} on the {row.where}{f' ({details})' if details else ''}"
+
+
+def _shared(conditions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for one in conditions:
+        merged |= {key: value for key, value in one.items() if key not in _NOT_BUDGET and key not in merged}
+    return merged
+
+
+def _curves(left: list[Measurement]) -> tuple[tuple[Curve, ...], tuple[Radius, ...]]:
+    """Take the first row of each net and radius; a second one stays with the other measurements."""
+    metrics = {"robust_accuracy_at_eps": "", "dense_robust_accuracy_at_eps": "dense"}
+    found: dict[float, dict[str, Measurement]] = {}
+    taken = []
+    for row in left:
+        eps = row.conditions.get("eps")
+        cells = found.setdefault(float(eps), {}) if row.metric in metrics and isinstance(eps, int | float) else None
+        if cells is not None and cells.setdefault(metrics[row.metric] or row.where, row) is row:
+            taken.append(row)
+    left[:] = [row for row in left if not any(row is one for one in taken)]
+    radii = tuple(_radius(eps, found[eps]) for eps in sorted(found))
+    series = {name: tuple((r.eps, r.rows[name]) for r in radii if name in r.rows) for name in SERIES}
+    return tuple(Curve(name, points) for name, points in series.items() if points), radii
+
+
+def _radius(eps: float, rows: Mapping[str, Measurement]) -> Radius:
+    multiples = dict.fromkeys(row.conditions.get("multiple") for row in rows.values())
+    attacks = dict.fromkeys(f"{row.attack or 'unnamed'}{f', {row.kind}' if row.kind else ''}" for row in rows.values())
+    return Radius(eps, ", ".join(f"{m:g}" for m in multiples if isinstance(m, int | float)), "; ".join(attacks), rows)
+
+
+def condition_text(key: str, value: Any) -> str:
+    """Write one condition as ``steps 50`` or ``warmup 0.2 s``; a flag that is set as its name alone."""
+    stem, _, suffix = key.rpartition("_")
+    unit = f" {_UNITS[suffix]}" if stem and suffix in _UNITS else ""
+    name = (stem if unit else key).replace("_", " ")
+    if isinstance(value, bool):
+        return name if value else f"{name}: no"
+    if isinstance(value, int | float):
+        return f"{name} {eps_text(value) if key in ('eps', 'alpha') else number(value, 4)}{unit}"
+    return f"{name} {_listed(value) if isinstance(value, list | tuple) else value}{unit}"
+
+
+def conditions_text(conditions: Mapping[str, Any]) -> str:
+    """Write conditions as one comma-separated text; nested ones by their inner names, unset ones not at all."""
+    told = []
+    for key, value in conditions.items():
+        if isinstance(value, Mapping):
+            told.append(conditions_text(value))
+        elif value is not None:
+            told.append(condition_text(key, value))
+    return ", ".join(filter(None, told))
+
+
+def intervals_text(rows: Iterable[Measurement]) -> str:
+    """Name how the intervals of ``rows`` were made, as their conditions state it; else their confidence alone."""
+    held = [row for row in rows if row.low is not None or row.high is not None]
+    made = (row.conditions.get("interval") or quantity(confidence(row), "fraction", 0) for row in held)
+    return "; ".join(dict.fromkeys(map(str, made)))
+
+
+def shared_conditions(rows: Rows) -> dict[str, Any]:
+    """Conditions of all ``rows`` together; where two differ the first stands, and the others stay in their rows."""
+    return _shared(row.conditions for row in rows)
+
+
+def flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Write nested facts as ``clocks.governor`` and its text, in their order."""
+    found: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found += flat(value, f"{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+            found += flat({str(index): item for index, item in enumerate(value)}, f"{name}.")
+        elif isinstance(value, list | tuple):
+            found.append((name, _listed(value)))
+        else:
+            found.append((name, _plain(value)))
+    return found
+
+
+def timing_facts(facts: Iterable[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Split facts into those that a latency depends on (clocks, heat, throttling) and the rest."""
+    every = list(facts)
+    timing = [fact for fact in every if any(word in fact[0].lower() for word in _TIMING)]
+    return timing, [fact for fact in every if fact not in timing]
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, values)) or "none"
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "not known", True: "yes", False: "no"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def caveats(report: Report) -> tuple[str, ...]:
+    """What a reader must know before believing the numbers of this target."""
+    facts = dict(flat(report.board))
+    found = []
+    if any(key.endswith("status") and value == "contract-tested" for key, value in facts.items()):
+        found.append(
+            f"The target {report.target} is contract-tested: its toolchain's interface was checked, "
+            "but it has not been run on this hardware by the makers of this tool."
+        )
+    if any(key.rpartition(".")[2] == "emulated" and value == "yes" for key, value in facts.items()):
+        found.append("The board is emulated: its accuracy stands for that arithmetic only, its latency for nothing.")
+    if facts.get("backend", "") == "null" or facts.get("backend.name", "") == "null":
+        found.append("The null backend ran: it exercises the chain and says nothing about the net.")
+    return tuple(found)

@@ -1,0 +1,68 @@
+"""HTML: one file that needs no script and no network, to read, to print and to keep as evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from robustdeploy.core.report import Report
+from robustdeploy.report import charts, evidence, quantity
+
+
+@dataclass(frozen=True)
+class Html:
+    """The page for people."""
+
+    filename: str = "report.html"
+
+    def __call__(self, report: Report) -> str:
+        """Return the page; every text of the report is escaped."""
+        sorted_rows = evidence.evidence_from(report)
+        timing, facts = evidence.timing_facts(evidence.flat(report.board))
+        return _page(
+            report=report,
+            evidence=sorted_rows,
+            rules={rule.id: rule for rule in report.rules},
+            caveats=evidence.caveats(report),
+            facts=facts,
+            timing=timing,
+            data=evidence.flat(report.data),
+            conditions=evidence.shared_conditions(sorted_rows.percentiles + sorted_rows.latency),
+            charts={
+                "accuracy": charts.accuracy_chart(sorted_rows.accuracy),
+                "curve": charts.curve_chart(sorted_rows.curves, report.threat.eps),
+                "latency": charts.latency_chart(report.figures.latency, sorted_rows.percentiles),
+                "budget": charts.budget_chart(report.budget),
+            },
+        )
+
+
+def _page(**content: Any) -> str:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    here = files("robustdeploy.report.formats")
+    environment = Environment(
+        loader=FunctionLoader(lambda name: here.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "quantity": quantity.quantity,
+        "number": quantity.number,
+        "eps": quantity.eps_text,
+        "interval": quantity.interval,
+        "samples": quantity.samples,
+        "conditions": evidence.conditions_text,
+        "outcomes": lambda lines, outcome: [line for line in lines if line.outcome == outcome],
+    }
+    # The charts escape their own texts, and the style sheet is ours.
+    content["charts"] = {name: Markup(drawing) for name, drawing in content["charts"].items()}
+    content["style"] = Markup(here.joinpath("report.css").read_text(encoding="utf-8"))
+    return environment.get_template("report.html.j2").render(series=evidence.SERIES, **content)
+
+
+plugin = Html

@@ -1,0 +1,85 @@
+"""JUnit XML: one test case per rule, so that a CI system lists the gate among its tests."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from robustdeploy.core.gate import Outcome, RuleVerdict
+from robustdeploy.core.report import Report
+
+# What XML 1.0 cannot hold even when escaped.
+_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class Junit:
+    """The gate as test cases. Nothing is ever skipped: CI systems count a skipped test as green."""
+
+    filename: str = "junit.xml"
+
+    def __call__(self, report: Report) -> str:
+        """Return the XML: FAIL is a failure, INCONCLUSIVE an error, and so is every diagnostic that blocks."""
+        suite = ElementTree.Element("testsuite", name=_legal(f"robustdeploy.{report.name}"))
+        suite.set("timestamp", _legal(report.created.removesuffix("Z")))
+        suite.append(_properties(report))
+        metrics = {rule.id: rule.metric for rule in report.rules}
+        for line in report.verdict.rules:
+            suite.append(_rule_case(line, f"gate.{report.target}.{metrics.get(line.rule, 'rule')}"))
+        for diagnostic in report.diagnostics:
+            if diagnostic.level == "block":
+                suite.append(_case(diagnostic.id, f"diagnostic.{report.target}", "error", diagnostic.text))
+        _account_for_verdict(suite, report)
+        _count(suite)
+        suites = ElementTree.Element("testsuites", {k: v for k, v in suite.attrib.items() if k != "timestamp"})
+        suites.append(suite)
+        ElementTree.indent(suites)
+        return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
+
+
+def _legal(text: str) -> str:
+    return _ILLEGAL.sub("\ufffd", text)
+
+
+def _case(name: str, group: str, result: str | None, text: str) -> ElementTree.Element:
+    case = ElementTree.Element("testcase", name=_legal(name), classname=_legal(group), time="0")
+    if result:
+        kind = {"failure": "FAIL", "error": "INCONCLUSIVE"}[result]
+        ElementTree.SubElement(case, result, message=_legal(text), type=kind).text = _legal(text)
+    else:
+        ElementTree.SubElement(case, "system-out").text = _legal(text)
+    return case
+
+
+def _rule_case(line: RuleVerdict, group: str) -> ElementTree.Element:
+    result = {Outcome.PASS: None, Outcome.FAIL: "failure", Outcome.INCONCLUSIVE: "error"}[line.outcome]
+    return _case(line.rule, group, result, line.text)
+
+
+def _account_for_verdict(suite: ElementTree.Element, report: Report) -> None:
+    """A verdict that no test case explains, such as a gate without rules, must not look green."""
+    red = suite.findall("testcase/failure") + suite.findall("testcase/error")
+    if report.verdict.outcome is not Outcome.PASS and not red:
+        text = "; ".join(report.verdict.reasons) or f"the verdict is {report.verdict.outcome}"
+        suite.append(_case("verdict", f"gate.{report.target}", "error", text))
+
+
+def _properties(report: Report) -> ElementTree.Element:
+    held = ElementTree.Element("properties")
+    facts = {"verdict": report.verdict.outcome.value, "target": report.target, "producer": report.producer}
+    facts |= {f"sha256.{name}": digest for name, digest in report.subject.items()}
+    for name, value in facts.items():
+        ElementTree.SubElement(held, "property", name=_legal(name), value=_legal(value))
+    return held
+
+
+def _count(suite: ElementTree.Element) -> None:
+    suite.set("tests", str(len(suite.findall("testcase"))))
+    suite.set("failures", str(len(suite.findall("testcase/failure"))))
+    suite.set("errors", str(len(suite.findall("testcase/error"))))
+    suite.set("skipped", "0")
+    suite.set("time", "0")
+
+
+plugin = Junit

@@ -1,0 +1,153 @@
+"""Markdown: the report for a CI step summary or a merge request's comment, verdict first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from robustdeploy.core.gate import Outcome
+from robustdeploy.core.report import Measurement, Report
+from robustdeploy.report import evidence
+from robustdeploy.report.quantity import eps_text, interval, quantity
+
+_SIGNS = {Outcome.PASS: "✅ PASS", Outcome.FAIL: "❌ FAIL", Outcome.INCONCLUSIVE: "⚠️ INCONCLUSIVE"}
+_LEVELS = {"ok": "OK", "warn": "Warning", "block": "Blocks"}
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>|~#!@&$])")
+
+
+@dataclass(frozen=True)
+class Markdown:
+    """The summary for CI."""
+
+    filename: str = "report.md"
+    most_bytes: int = 1024 * 1024
+    """A step summary of more than 1 MiB is refused whole, so a longer one is cut and says so."""
+
+    def __call__(self, report: Report) -> str:
+        """Return the summary; every text of the report is escaped."""
+        rows = evidence.evidence_from(report)
+        parts = (
+            _verdict(report),
+            _accuracy(rows),
+            _curve(rows),
+            _latency(rows),
+            _budget(report),
+            _rows("Host and board", rows.agreement),
+            _diagnostics(report),
+            _rows("Other measurements", rows.other),
+            _provenance(report),
+        )
+        return _cut("\n".join(line for part in parts for line in part) + "\n", self.most_bytes)
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    if len(text.encode()) <= most_bytes:
+        return text
+    note = "\n\n_Cut to fit; the whole is in report.json and report.html._\n"
+    kept = text.encode()[: most_bytes - len(note.encode())].decode(errors="ignore")
+    return kept.rpartition("\n")[0] + note
+
+
+def escaped(text: object) -> str:
+    """Write any text so that Markdown and HTML show it as it is, on one line."""
+    return _MARKUP.sub(r"\\\1", " ".join(str(text).split())).replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    lines += [" | ".join(escaped(cell) if cell not in ("", None) else "–" for cell in row) for row in rows]
+    return [f"| {line} |" for line in lines] + [""]
+
+
+def _verdict(report: Report) -> list[str]:
+    verdict = report.verdict
+    lines = [f"# {_SIGNS[verdict.outcome]}: {escaped(report.name)} on {escaped(report.target)}", ""]
+    if verdict.reasons:
+        lines += ["The evaluation itself is not sound enough for a verdict. This is not a pass.", ""]
+        lines += [*(f"- {escaped(reason)}" for reason in verdict.reasons), ""]
+    lines += _table(("Rule", "Outcome", "Evidence"), ((r.rule, _SIGNS[r.outcome], r.text) for r in verdict.rules))
+    lines += [*(f"> {escaped(caveat)}" for caveat in evidence.caveats(report)), ""]
+    return [
+        *lines,
+        f"{escaped(report.created)}, {escaped(report.producer)}, ℓ∞ radius {eps_text(report.threat.eps)}",
+        "",
+    ]
+
+
+def _cell(row: Measurement | None) -> str:
+    if row is None:
+        return ""
+    bounds = f" ({interval(row)})" if interval(row) else ""
+    return f"{quantity(row.value, row.unit)}{bounds}, n = {row.n:,}"
+
+
+def _accuracy(rows: evidence.Evidence) -> list[str]:
+    if not rows.accuracy:
+        return []
+    intervals = escaped(rows.accuracy_intervals)
+    return [
+        "## Accuracy under attack",
+        "",
+        "Adversarial accuracy is an upper bound on true robustness: a stronger attack may find more. "
+        f"Intervals{f' ({intervals})' if intervals else ''} cover sampling error.",
+        "",
+        *_table(
+            ("Attack", *evidence.SERIES.values(), "Found by", "Budget of the attack"),
+            ((a.label, _cell(a.board), _cell(a.host), _cell(a.dense), a.kinds, a.budget) for a in rows.accuracy),
+        ),
+    ]
+
+
+def _curve(rows: evidence.Evidence) -> list[str]:
+    if not rows.radii:
+        return []
+    names = [curve.series for curve in rows.curves]
+    head = ("Radius", *(evidence.SERIES[name] for name in names), "Attack")
+    lines = ((eps_text(r.eps), *(_cell(r.rows.get(name)) for name in names), r.attacks) for r in rows.radii)
+    return ["## Accuracy over the radius", "", *_table(head, lines)]
+
+
+def _latency(rows: evidence.Evidence) -> list[str]:
+    timed = rows.percentiles + rows.latency
+    conditions = evidence.conditions_text(evidence.shared_conditions(timed))
+    told = ". ".join(filter(None, [conditions, rows.latency_intervals and f"Intervals: {rows.latency_intervals}"]))
+    return _rows("Latency", timed) + ([escaped(told), ""] if told else [])
+
+
+def _rows(title: str, rows: Sequence[Measurement]) -> list[str]:
+    if not rows:
+        return []
+    lines = ((r.metric, r.where, r.attack, quantity(r.value, r.unit), interval(r), f"{r.n:,}") for r in rows)
+    return [f"## {title}", "", *_table(("Metric", "Where", "Attack", "Value", "Interval", "n"), lines)]
+
+
+def _budget(report: Report) -> list[str]:
+    b = report.budget
+    counts = ", ".join(f"{name} {count:,}" for name, count in b.counts.items())
+    lines = [
+        ("MACs", f"{b.macs:,}", f"{b.dense_macs:,}", _share(b.macs, b.dense_macs), quantity(b.ops_target, "fraction")),
+        ("Parameters", f"{b.params:,}", f"{b.dense_params:,}", _share(b.params, b.dense_params), ""),
+    ]
+    told = [f"MACs counted independently: {escaped(counts)}", ""] if counts else []
+    return ["## Size and operations", "", *_table(("", "Compact", "Dense", "Fraction", "Budget"), lines), *told]
+
+
+def _share(part: int, whole: int) -> str:
+    return quantity(part / whole, "fraction") if whole else ""
+
+
+def _diagnostics(report: Report) -> list[str]:
+    lines = ((_LEVELS[d.level], d.id, d.text) for d in report.diagnostics)
+    if not report.diagnostics:
+        return []
+    return ["## Checks of the evaluation itself", "", *_table(("Level", "Check", "Finding"), lines)]
+
+
+def _provenance(report: Report) -> list[str]:
+    facts = [*evidence.flat(report.board), *((f"data.{k}", v) for k, v in evidence.flat(report.data))]
+    lines = [*((f"SHA-256 of {name}", digest) for name, digest in report.subject.items()), *facts]
+    return ["<details><summary>Where this comes from</summary>", "", *_table(("What", "Value"), lines), "</details>"]
+
+
+plugin = Markdown

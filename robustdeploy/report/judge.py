@@ -1,0 +1,154 @@
+"""Judge: rows, diagnostics and rules in, a verdict out. A pure function, so that anyone can do it again.
+
+Three outcomes, and the doubtful one never passes: a bound that meets the limit is PASS, the other bound missing it
+too is FAIL, anything between, and any evidence that is missing or thin, is INCONCLUSIVE.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+
+from robustdeploy.core.gate import Outcome, Rule, RuleVerdict, Verdict
+from robustdeploy.core.report import Diagnostic, Measurement
+from robustdeploy.evaluate.intervals import samples_needed
+from robustdeploy.report.quantity import SHARES, apart, confidence, interval, quantity, samples
+
+_WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
+_COUNTED = SHARES | {"count", "counts", "macs", "params", "bytes", "queries", "channels"}
+NO_RULES = "no rule was given, so there is nothing that could pass"
+
+
+def judge(rows: Sequence[Measurement], diagnostics: Sequence[Diagnostic], rules: Sequence[Rule]) -> Verdict:
+    """Judge every rule on the rows; a blocking diagnostic makes the whole INCONCLUSIVE whatever the rules say."""
+    lines = tuple(_rule_verdict(rule, rows) for rule in rules)
+    reasons = tuple(d.text for d in diagnostics if d.level == "block") + (() if rules else (NO_RULES,))
+    if reasons:
+        return Verdict(outcome=Outcome.INCONCLUSIVE, reasons=reasons, rules=lines)
+    return Verdict(outcome=min((line.outcome for line in lines), key=_WORST_FIRST.index), rules=lines)
+
+
+def _rule_verdict(rule: Rule, rows: Sequence[Measurement]) -> RuleVerdict:
+    found = _matching(rule, rows)
+    if not found:
+        text = f"{_subject(rule)} {_demand(rule)}: {_absence(rule, rows)}"
+        return RuleVerdict(rule=rule.id, outcome=Outcome.INCONCLUSIVE, text=text)
+    judged = [(*_judge_row(rule, row), row) for row in found]
+    outcome, text, _ = min(judged, key=lambda one: (_WORST_FIRST.index(one[0]), _merit(rule, one[2])))
+    several = f" (the worst of {len(found)} rows)" if len(found) > 1 else ""
+    return RuleVerdict(rule=rule.id, outcome=outcome, text=text + several)
+
+
+def _matching(rule: Rule, rows: Sequence[Measurement]) -> list[Measurement]:
+    """Rows a rule speaks of. Without an attack that is the clean row, or every row where there is no clean one."""
+    here = [row for row in rows if row.metric == rule.metric and row.where == rule.where]
+    exact = [row for row in here if row.attack == rule.attack]
+    return exact or (here if rule.attack is None else [])
+
+
+def _merit(rule: Rule, row: Measurement) -> float:
+    bound = row.low if rule.at_least is not None else row.high
+    number = row.value if rule.on == "value" or bound is None else bound
+    return number if rule.at_least is not None else -number
+
+
+def _subject(rule: Rule, row: Measurement | None = None) -> str:
+    attack = row.attack if row else rule.attack
+    return f"{rule.metric}{f' under {attack}' if attack else ''} on the {rule.where}"
+
+
+def _demand(rule: Rule, limit: str | None = None) -> str:
+    word, number = ("at least", rule.at_least) if rule.at_least is not None else ("at most", rule.at_most)
+    return f"must be {word} {limit or f'{number:g}'}"
+
+
+def _absence(rule: Rule, rows: Sequence[Measurement]) -> str:
+    """Say what is there instead of the row that was asked for."""
+    same = [row for row in rows if row.metric == rule.metric]
+    if here := [row for row in same if row.where == rule.where]:
+        return f"not measured under that attack, only under {_listed(str(row.attack or 'none') for row in here)}"
+    if same:
+        return f"measured on the {same[0].where} only, which the rule does not ask for"
+    known = sorted({row.metric for row in rows})
+    if not known:
+        return "the report holds no measurement"
+    near = difflib.get_close_matches(rule.metric, known, n=1, cutoff=0)[0]
+    return f"no such metric in the report; the closest is {near}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def _is_exact(row: Measurement) -> bool:
+    """A count that was made, not sampled: nothing about it is uncertain."""
+    without_interval = row.low is None and row.high is None
+    return without_interval and row.unit.lower() in _COUNTED and row.conditions.get("exact") is True
+
+
+def _unfit(rule: Rule, row: Measurement) -> str | None:
+    """Why a row cannot carry a verdict, or None if it can."""
+    if row.n < rule.n_at_least:
+        return f"only {samples(row)} where {rule.n_at_least:,} are required"
+    if _is_exact(row):
+        return None
+    if row.n == 0:
+        return "the row rests on no sample"
+    bounds = [bound for bound in (row.low, row.value, row.high) if bound is not None]
+    if bounds != sorted(bounds):
+        return f"the interval {interval(row)} does not hold the value, so the row contradicts itself"
+    if rule.on == "bound" and row.low is None and row.high is None:
+        return "the row has no interval to judge"
+    return None
+
+
+def _judge_row(rule: Rule, row: Measurement) -> tuple[Outcome, str]:
+    floor = rule.at_least is not None
+    limit = rule.at_least if rule.at_least is not None else rule.at_most
+    assert limit is not None  # Rule demands exactly one of the two
+    by_value = rule.on == "value" or _is_exact(row)
+    near, far = (row.value, row.value) if by_value else (row.low, row.high) if floor else (row.high, row.low)
+    reason = _unfit(rule, row)
+    if reason:
+        outcome, why = Outcome.INCONCLUSIVE, reason
+    elif near is not None and _meets(near, limit, floor):
+        outcome, why = Outcome.PASS, _because(rule, by_value, "meets", near, limit, row.unit)
+    elif far is not None and not _meets(far, limit, floor):
+        outcome, why = Outcome.FAIL, _because(rule, by_value, "misses", far, limit, row.unit)
+    else:
+        outcome, why = Outcome.INCONCLUSIVE, f"the limit lies inside the interval; {_more(row, limit)}"
+    shown = apart(row.value, limit, row.unit)
+    return outcome, f"{_subject(rule, row)} {_demand(rule, shown[1])}: found {shown[0]}{_support(row)}; {why}"
+
+
+def _meets(number: float, limit: float, floor: bool) -> bool:
+    if math.isnan(number):
+        return False
+    return number >= limit if floor else number <= limit
+
+
+def _because(rule: Rule, by_value: bool, verb: str, number: float, limit: float, unit: str) -> str:
+    if by_value:
+        return f"the value itself {verb} it"
+    worse, better = ("lower", "upper") if rule.at_least is not None else ("upper", "lower")
+    if verb == "meets":
+        return f"even the {worse} bound, {apart(number, limit, unit)[0]}, meets it"
+    return f"even the {better} bound, {apart(number, limit, unit)[0]}, misses it"
+
+
+def _support(row: Measurement) -> str:
+    if _is_exact(row):
+        return " (counted exactly)"
+    bounds = f", {quantity(confidence(row), 'fraction', 0)} interval {interval(row)}" if interval(row) else ""
+    return f" on {samples(row)}{bounds}"
+
+
+def _more(row: Measurement, limit: float) -> str:
+    """How many images would settle it, should the share stay what it is."""
+    if row.unit not in SHARES or not (0 <= row.value <= 1 and 0 <= limit <= 1):
+        return "more samples are needed to decide"
+    needed = samples_needed(row.value, limit, confidence(row))
+    if needed is None:
+        return "the estimate is on the limit, so no number of images would decide"
+    return f"about {max(needed, row.n + 1):,} images would decide if the share stays"

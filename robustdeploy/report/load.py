@@ -1,0 +1,123 @@
+"""Load a report or a gate file from disk, and refuse what was truncated, edited or is something else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import Field, ValidationError, model_validator
+
+from robustdeploy.core.complaint import complaint
+from robustdeploy.core.gate import Rule, Verdict
+from robustdeploy.core.model import Noun
+from robustdeploy.core.report import SCHEMA_VERSION, Report
+from robustdeploy.core.yaml_source import Problem, source_from_file
+from robustdeploy.errors import ArtifactError, RecipeError
+from robustdeploy.report.judge import judge
+
+_MOST_BYTES = 256 * 2**20
+_AGAIN = "write it again with 'robustdeploy evaluate'"
+
+
+class GateFile(Noun):
+    """A YAML file of rules that judge any report, whatever rules the report carries itself."""
+
+    rules: tuple[Rule, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rule_ids_differ(self) -> GateFile:
+        ids = [rule.id for rule in self.rules]
+        if twice := sorted({i for i in ids if ids.count(i) > 1}):
+            raise ValueError(f"two rules share the id {twice[0]}")
+        return self
+
+
+def load_rules(path: Path) -> tuple[Rule, ...]:
+    """Load the ``rules:`` of a gate file; all its problems, each with line and column, are one RecipeError."""
+    source = source_from_file(path, str(path))
+    problems, found = list(source.problems), None
+    try:
+        found = GateFile.model_validate(source.data)
+    except ValidationError as error:
+        told = [(e["loc"], _sentence(e["type"], complaint(e, GateFile))) for e in error.errors()]
+        problems += [Problem(source.mark(p), p, text) for p, text in told if p not in source.unreadable]
+    if found is None or problems:
+        raise RecipeError("\n".join(dict.fromkeys(str(p) for p in sorted(problems, key=lambda p: p.mark))))
+    return found.rules
+
+
+def _sentence(kind: str, text: str) -> str:
+    return "must hold at least one rule: a gate without rules passes nothing" if kind == "too_short" else text
+
+
+def load_report(path: Path) -> Report:
+    """Load ``report.json``; one that is missing, truncated, edited or no report is an ArtifactError.
+
+    Edits show where they break the form, and where the verdict no longer follows from the rows and the rules. An
+    edit that keeps all of that in step is found by the run's ledger and manifests, not here.
+    """
+    report = _validated(path, _parsed(path, _text(path)))
+    again = judge(report.measurements, report.diagnostics, report.rules)
+    if _outcomes(again) != _outcomes(report.verdict):
+        raise ArtifactError(
+            f"{path}: says {report.verdict.outcome} where its rows and rules give {again.outcome}, or differs in the "
+            f"outcome of a rule, so it was edited; {_AGAIN}"
+        )
+    return report
+
+
+def _outcomes(verdict: Verdict) -> Sequence[object]:
+    return [verdict.outcome, *((line.rule, line.outcome) for line in verdict.rules)]
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; {_AGAIN}")
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise ArtifactError(f"{path}: {size / 2**20:,.0f} MiB is more than any report holds; is this another file?")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: not text in UTF-8 (byte {error.start:,}), so no report; {_AGAIN}") from error
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refused_constant)
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        why = f"ends at line {error.lineno}, in the middle" if cut else f"is not JSON at line {error.lineno}"
+        raise ArtifactError(f"{path}: {why}, so it was {'truncated' if cut else 'edited'}; {_AGAIN}") from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "it nests too deeply"
+        raise ArtifactError(f"{path}: is no report: {reason}; {_AGAIN}") from error
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' stands twice in one object")
+    return found
+
+
+def _refused_constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def _validated(path: Path, data: Any) -> Report:
+    if not isinstance(data, dict) or "measurements" not in data:
+        raise ArtifactError(f"{path}: is JSON but no report of robustdeploy: it has no 'measurements'")
+    if data.get("schema_version") != SCHEMA_VERSION:
+        found = data.get("schema_version", "none")
+        raise ArtifactError(f"{path}: has schema_version {found}; this version of robustdeploy reads {SCHEMA_VERSION}")
+    try:
+        return Report.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"{path}: {place} {complaint(first, Report)}, so it was edited; {_AGAIN}") from error

@@ -1,0 +1,41 @@
+"""Render a report in the formats that were asked for, each a file that appears whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from robustdeploy.core.files import atomic_write_text
+from robustdeploy.core.registry import FORMATS
+from robustdeploy.core.report import Report
+from robustdeploy.errors import UsageError
+
+
+class Format(Protocol):
+    """A way to write a report down. It reads the report and nothing else."""
+
+    @property
+    def filename(self) -> str:
+        """Name of the file inside the run folder, e.g. ``report.html``."""
+        ...
+
+    def __call__(self, report: Report) -> str:
+        """Return the file's whole text."""
+        ...
+
+
+def render(report: Report, formats: Sequence[str], folder: Path) -> list[Path]:
+    """Write ``report`` into ``folder`` in every format named, and return the paths in that order.
+
+    All formats are made before the first is written. An unknown one is a RecipeError, and nothing is written.
+    """
+    texts: dict[Path, str] = {}
+    for name in dict.fromkeys(formats):
+        made: Format = FORMATS.build(name, {})
+        if Path(made.filename).name != made.filename:
+            raise UsageError(f"the report format '{name}' would write '{made.filename}', which is no plain file name")
+        texts[folder / made.filename] = made(report)
+    for path, text in texts.items():
+        atomic_write_text(path, text)
+    return list(texts)

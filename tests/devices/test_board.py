@@ -1,0 +1,294 @@
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import robustdeploy
+from robustdeploy import errors
+from robustdeploy.devices.board import Board, board_from
+from robustdeploy.devices.link import Pipe
+from robustdeploy.devices.local import Local
+from robustdeploy.errors import ArtifactError, BoardError, UsageError, WireError
+from robustdeploy.onboard.attacks.square import Square
+from robustdeploy.onboard.draws import Draws
+from robustdeploy.onboard.types import Threat, pixels_from_bytes
+from robustdeploy.onboard.wire import write_message
+
+THREAT = Threat(eps=16 / 255)
+BACKENDS = ("null", "onnxruntime")
+
+
+@pytest.fixture
+def board(agent):
+    with board_from(Local(), agent, deadline_s=20) as board:
+        yield board
+
+
+def opened(board, net, backend="onnxruntime"):
+    compiled = board.compile(backend, board.put(net))
+    board.open_engine(backend, compiled.engine)
+    return compiled
+
+
+def agent_pid(board):
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    return next(int(pid) for pid in children if b"agent.pyz" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def test_a_board_says_what_it_is(board):
+    assert board.facts["agent"] == robustdeploy.__version__
+    assert board.facts["numpy"] == np.__version__
+    assert set(BACKENDS) <= set(board.facts["backends"])
+    assert board.sensors()["boot_id"] == board.facts["boot_id"] != ""
+    assert board.probe("null").usable
+    assert board.probe("onnxruntime").version
+
+
+def test_scores_are_those_of_the_net_whatever_the_batches(board, net, images, weights):
+    compiled = opened(board, net)
+    assert compiled.size == net.stat().st_size
+    board.batch_bytes = 7 * images[0].nbytes
+    expected = pixels_from_bytes(images).reshape(len(images), -1) @ weights
+    np.testing.assert_allclose(board.score(images), expected, atol=1e-4)
+    assert board.queries_total == len(images)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_attack_on_the_board_is_the_attack_on_the_host(board, net, images, backend, tmp_path):
+    from robustdeploy.onboard.backends import null, onnxruntime
+
+    opened(board, net, backend)
+    labels = board.score(images).argmax(1)
+    before, ids = board.queries_total, np.arange(len(images)) + 50
+    board.batch_bytes = 11 * images[0].nbytes
+    found, queries = board.attack("square", {"queries": 30, "batch": 5}, THREAT, 2**63 + 5, images, labels, ids)
+    assert board.queries_total - before == queries.sum()
+    assert queries.max() == 30
+    tool = {"null": null.plugin, "onnxruntime": onnxruntime.plugin}[backend]()
+    tool.compile(net, tmp_path / "engine", {})
+    with tool.open(tmp_path / "engine") as model:
+        here = Square(queries=30, batch=5)(model, images, labels, THREAT, Draws(2**63 + 5, ids))
+    if backend == "null":
+        np.testing.assert_array_equal(found, here)
+    low, high = THREAT.box(images)
+    assert ((low <= found) & (found <= high)).all()
+    assert 0 < (board.score(found).argmax(1) == labels).mean() < 1
+
+
+def test_timing_comes_with_samples_sensors_and_a_check_of_the_scores(board, net, images):
+    opened(board, net)
+    plan = {"batch": 2, "warmup_s": 0.01, "min_s": 0.05, "max_s": 5, "min_samples": 700}
+    timed = board.time(plan, images)
+    assert len(timed.timings.samples_ns) >= 700
+    assert timed.timings.percentile("p99").value >= timed.timings.percentile("p50").value > 0
+    assert (timed.timings.percentile("p99.9").value is None) == (len(timed.timings.samples_ns) < 6636)
+    assert timed.same_scores
+    assert timed.before["boot_id"] == timed.after["boot_id"]
+    with pytest.raises(UsageError, match="needs as many images"):
+        board.time({**plan, "batch": 31}, images)
+    with pytest.raises(UsageError, match="plan"):
+        board.time({"surprise": 1}, images)
+
+
+def test_what_the_board_has_is_not_sent_again(board, net):
+    sha256 = board.put(net)
+    asked = []
+    ask = board._ask
+    board._ask = lambda op, *rest, **more: asked.append(op) or ask(op, *rest, **more)
+    assert board.put(net) == sha256
+    assert asked == ["have"]
+
+
+def test_a_large_file_comes_in_pieces(board, tmp_path):
+    (tmp_path / "large.bin").write_bytes(os.urandom((17 << 20) + 3))
+    board.put(tmp_path / "large.bin")
+
+
+@pytest.mark.parametrize(
+    ("ask", "kind", "words"),
+    [
+        (lambda b, x: b.score(x), UsageError, "no engine is open"),
+        (lambda b, x: b.score(x.astype(np.float32)), UsageError, "takes uint8 images"),
+        (lambda b, x: b.probe("cuda-magic"), UsageError, "it has: null, onnxruntime"),
+        (lambda b, x: b.probe("../wire"), UsageError, "no backend"),
+        (lambda b, x: b.probe("onnxruntime", {"thread": 1}), UsageError, "no option 'thread'"),
+        (lambda b, x: b.probe("onnxruntime", {"threads": -1}), UsageError, "refused: onnxruntime needs threads"),
+        (lambda b, x: b.compile("null", "0" * 64), ArtifactError, "has no file"),
+        (lambda b, x: b.open_engine("null", "/etc/passwd"), UsageError, "not a SHA-256"),
+        (lambda b, x: b._ask("explode", {}), UsageError, "no operation 'explode'"),
+        (lambda b, x: b._ask("probe", {}), UsageError, "lacks 'backend'"),
+        (lambda b, x: b._ask("score", {}, {"images": x[0]}), UsageError, "4 dimensions"),
+        (lambda b, x: b._ask("score", {"x": float("inf")}, {}), WireError, "plain JSON"),
+    ],
+)
+def test_a_refusal_keeps_its_class_and_says_why(board, images, ask, kind, words):
+    with pytest.raises(kind, match=words) as caught:
+        ask(board, images)
+    assert type(caught.value) is kind
+    if kind is not WireError:
+        assert board.hello()["agent"]
+
+
+def test_a_file_that_is_no_net_is_told_by_its_name(board, tmp_path):
+    (tmp_path / "holiday.onnx").write_bytes(b"photo")
+    with pytest.raises(ArtifactError, match=r"cannot load holiday\.onnx"):
+        board.compile("onnxruntime", board.put(tmp_path / "holiday.onnx"))
+    assert board.hello()["agent"]
+
+
+def test_an_engine_that_was_changed_on_the_board_is_not_loaded(agent, net, tmp_path, images):
+    with board_from(Local(workdir=str(tmp_path)), agent) as board:
+        engine = board.compile("null", board.put(net)).engine
+        board.open_engine("null", engine)
+        file = tmp_path / engine
+        file.write_bytes(file.read_bytes().replace(b"10", b"11"))
+        with pytest.raises(ArtifactError, match="it was changed"):
+            board.open_engine("null", engine)
+        with pytest.raises(UsageError, match="no engine is open"):
+            board.score(images)
+
+
+def long_attack(board, images):
+    """Attack for longer than any test waits."""
+    labels = board.score(images).argmax(1)
+    many = np.repeat(images, 20, 0)
+    return board.attack(
+        "square", {"queries": 10**8}, Threat(eps=1 / 255), 1, many, np.repeat(labels, 20), np.arange(len(many))
+    )
+
+
+def later(act, seconds=0.4):
+    timer = threading.Timer(seconds, act)
+    timer.start()
+    return timer
+
+
+def test_an_agent_killed_in_the_middle_of_an_attack_is_told(agent, net, images):
+    with board_from(Local(), agent, deadline_s=20) as board:
+        opened(board, net, "null")
+        pid = agent_pid(board)
+        timer = later(lambda: os.kill(pid, signal.SIGKILL))
+        with pytest.raises(BoardError, match="killed by SIGKILL"):
+            long_attack(board, images)
+        timer.join()
+        with pytest.raises(BoardError, match="failed before"):
+            board.hello()
+
+
+def test_a_frozen_agent_meets_the_deadline_and_is_removed(agent, net, images):
+    with board_from(Local(), agent, deadline_s=1.5) as board:
+        opened(board, net, "null")
+        pid = agent_pid(board)
+        timer = later(lambda: os.kill(pid, signal.SIGSTOP))
+        began = time.monotonic()
+        with pytest.raises(BoardError, match=r"no answer for 1\.5 s"):
+            long_attack(board, images)
+        timer.join()
+        assert 1.5 <= time.monotonic() - began < 8
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_frozen_agent_that_does_not_read_meets_the_deadline(agent, net):
+    with board_from(Local(), agent, deadline_s=1) as board:
+        opened(board, net, "null")
+        os.kill(agent_pid(board), signal.SIGSTOP)
+        with pytest.raises(BoardError, match="no answer for 1 s"):
+            board.score(np.zeros((4, 3, 512, 512), np.uint8))
+
+
+def test_a_long_attack_lives_on_signs_of_progress(agent, net, images):
+    heard = []
+    with board_from(Local(), agent, deadline_s=2.5) as board:
+        opened(board, net, "null")
+        labels = board.score(images).argmax(1)
+        many = np.repeat(images, 100, 0)
+        began = time.monotonic()
+
+        def enough(queries):
+            heard.append(queries)
+            if time.monotonic() - began > 4:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            board.attack(
+                "square",
+                {"queries": 10**8},
+                Threat(eps=1 / 255),
+                1,
+                many,
+                np.repeat(labels, 100),
+                np.arange(3000),
+                enough,
+            )
+        assert heard == sorted(set(heard))
+        assert len(heard) >= 3
+        with pytest.raises(BoardError, match="interrupted"):
+            board.hello()
+
+
+@contextmanager
+def fake_pipe(answer):
+    """A peer that answers each request with the bytes ``answer``."""
+    to_host, from_peer = os.pipe()
+    to_peer, from_host = os.pipe()
+    reader, writer = os.fdopen(to_host, "rb"), os.fdopen(from_host, "wb", buffering=0)
+    os.write(from_peer, answer)
+    os.close(from_peer)
+    with reader, writer:
+        yield Pipe(reader, writer, "a strange board", lambda: "it said nothing")
+    os.close(to_peer)
+
+
+def framed(head):
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as stream:
+        write_message(stream, head)
+    with os.fdopen(reader, "rb") as stream:
+        return stream.read()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (framed({"agent": "9.9", "protocol": 1}), BoardError, r"version 9\.9 .* build the bundle again"),
+        (framed({"error": {"kind": "SystemExit", "message": "m"}}), BoardError, "a strange board: m"),
+        (framed({"error": {"kind": "Interrupted", "message": "m"}}), BoardError, "a strange board: m"),
+        (framed({"error": "text"}), BoardError, "a strange board: text"),
+        (framed({"error": {"kind": "StorageError", "message": "m"}}), errors.StorageError, "a strange board: m"),
+        (b"Last login: Mon\n", WireError, "login script"),
+        (framed({})[:-1], WireError, "breaks off"),
+        (b"", BoardError, "the agent is gone: it said nothing"),
+    ],
+)
+def test_a_strange_board_is_told(answer, kind, words):
+    with fake_pipe(answer) as pipe, pytest.raises(kind, match=words) as caught:
+        Board(pipe, deadline_s=2).hello()
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("head", [{}, {"usable": 1}, {"usable": True, "version": None}])
+def test_an_answer_of_the_wrong_form_is_told(head):
+    with fake_pipe(framed(head)) as pipe, pytest.raises(BoardError, match="answer lacks"):
+        Board(pipe, deadline_s=2).probe("null")
+
+
+def test_a_toolchain_that_prints_does_not_disturb_the_pipe(agent, net, images, tmp_path):
+    from robustdeploy.export.agent import build_agent
+
+    loud = tmp_path / "loud.py"
+    loud.write_text(
+        "import os, subprocess, sys\nfrom dataclasses import dataclass\nfrom ..types import Probe\n\n"
+        "@dataclass(frozen=True)\nclass Loud:\n    def probe(self):\n"
+        "        print('print')\n        os.write(1, b'raw')\n        subprocess.run(['echo', 'child'])\n"
+        "        return Probe(True, repr(sys.stdin.read()))\n\nplugin = Loud\n"
+    )
+    build_agent(tmp_path / "agent.pyz", {"backends/loud": loud})
+    with board_from(Local(), tmp_path / "agent.pyz", deadline_s=10) as board:
+        assert board.probe("loud").version == "''"
+        assert board.hello()["agent"]
+        assert "print" in board.pipe.failure()

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustdeploy.core.recipe import Choice
+from robustdeploy.errors import RecipeError
+from robustdeploy.nets.build import build_net
+from robustdeploy.nets.normalised import Normalised
+
+FACTORIES = """
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self, num_classes, in_channels=3, hidden=4):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, hidden, 3)
+        self.fc = nn.Linear(hidden, num_classes)
+
+    def forward(self, images):
+        return self.fc(self.conv(images).mean((2, 3)))
+
+def of_classes(classes, channels): return Tiny(classes, channels)
+def of_anything(**options): return Tiny(**options)
+def two_wide(num_classes): return Tiny(num_classes + 2)
+def no_module(num_classes): return "net"
+def no_classes(hidden): return Tiny(10)
+def fails(num_classes): raise KeyError("no such thing")
+class Pair(Tiny):
+    def forward(self, images): return super().forward(images), 0
+number = 3
+"""
+
+
+@pytest.fixture
+def mynets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "some_users_nets.py").write_text(FACTORIES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "some_users_nets", raising=False)
+    return "some_users_nets"
+
+
+def built(name: str, shape: tuple[int, int, int] = (3, 16, 16), **options: object) -> Normalised:
+    return build_net(Choice(name=name, options=options), 5, shape, [0.5] * shape[0], [0.5] * shape[0])
+
+
+@pytest.mark.parametrize("factory", ["Tiny", "of_classes", "of_anything"])
+def test_a_factory_by_name_gives_a_net(mynets: str, factory: str) -> None:
+    assert built(f"{mynets}:{factory}")(torch.rand(2, 3, 16, 16)).shape == (2, 5)
+
+
+def test_a_factory_gets_channels_and_options(mynets: str) -> None:
+    net = built(f"{mynets}:Tiny", (1, 16, 16), hidden=9)
+    assert net.get_submodule("net.conv").weight.shape == (9, 1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("missing", "cannot be imported"),
+        ("number", "a factory must be callable"),
+        ("no_module", "gave str; it must give a torch.nn.Module"),
+        ("no_classes", "must accept num_classes= or classes="),
+        ("two_wide", r"must be \(1, 5\)"),
+        ("fails", "KeyError"),
+        ("Pair", "gives tuple for an image"),
+    ],
+)
+def test_a_factory_that_gives_no_classifier_is_explained(mynets: str, factory: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        built(f"{mynets}:{factory}")
+
+
+def test_an_option_that_the_factory_lacks_is_explained(mynets: str) -> None:
+    with pytest.raises(RecipeError, match="'depth'"):
+        built(f"{mynets}:Tiny", depth=3)
+
+
+def test_a_module_that_is_not_installed_is_explained() -> None:
+    with pytest.raises(RecipeError, match="on PYTHONPATH"):
+        built("some_package_of_nobody:net")
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "torchvision.models:resnet18"])
+def test_torchvision_classifiers_are_built_without_weights(name: str) -> None:
+    assert built(name, (3, 32, 32))(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+
+
+def test_torchvision_weights_are_never_fetched() -> None:
+    with pytest.raises(RecipeError, match="trained from scratch"):
+        built("mobilenet_v3_small", (3, 32, 32), weights="DEFAULT")
+
+
+def test_torchvision_nets_refuse_grey_images() -> None:
+    with pytest.raises(RecipeError, match="reads 3 channels and the images have 1"):
+        built("mobilenet_v3_small", (1, 32, 32))
+
+
+def test_an_unknown_net_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'resnet8'"):
+        built("resnet9")
+
+
+def test_wrong_options_are_all_named() -> None:
+    with pytest.raises(RecipeError, match=r"(?s)width.*colour"):
+        built("resnet8", width=0, colour=True)
+    with pytest.raises(RecipeError, match="6n\\+4"):
+        built("wide-resnet", depth=27)
+
+
+def test_the_net_is_left_in_training_mode_with_untouched_statistics() -> None:
+    net = built("resnet8")
+    assert all(module.training for module in net.modules())
+    assert net.get_buffer("net.bn.num_batches_tracked") == 0

@@ -1,0 +1,218 @@
+import base64
+import io
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustdeploy.core.gate import Rule
+from robustdeploy.core.recipe import Threat
+from robustdeploy.core.report import (
+    BudgetLine,
+    ChannelCount,
+    Diagnostic,
+    Figures,
+    Histogram,
+    Measurement,
+    Report,
+    Sample,
+)
+from robustdeploy.evaluate.intervals import clopper_pearson
+from robustdeploy.report.judge import judge
+
+ATTACKS = {
+    "fgsm": ("transfer", {"steps": 1, "alpha": 8 / 255}),
+    "pgd-10": ("transfer", {"steps": 10, "restarts": 1, "alpha": 2 / 255}),
+    "pgd-50-10": ("transfer", {"steps": 50, "restarts": 10, "alpha": 2 / 255}),
+    "square-1000": ("query", {"queries": 1000, "p_init": 0.8}),
+    "worst": ("worst", {}),
+}
+
+
+def share(metric, where, correct, n=1000, **more):
+    low, high = clopper_pearson(correct, n)
+    return Measurement(metric=metric, where=where, value=correct / n, unit="fraction", n=n, low=low, high=high, **more)
+
+
+def accuracy_rows():
+    rows = [
+        share("clean_accuracy", "board", 823),
+        share("clean_accuracy", "host", 824),
+        share("dense_clean_accuracy", "host", 851),
+    ]
+    kept = {
+        "fgsm": (561, 563, 588),
+        "pgd-10": (513, 514, 531),
+        "pgd-50-10": (498, 499, 517),
+        "square-1000": (545, 546, 570),
+        "worst": (494, 495, 512),
+    }
+    for attack, (board, host, dense) in kept.items():
+        kind, budget = ATTACKS[attack]
+        rows.append(share("robust_accuracy", "board", board, attack=attack, kind=kind, conditions=budget))
+        rows.append(share("robust_accuracy", "host", host, attack=attack, kind=kind, conditions=budget))
+        rows.append(share("dense_robust_accuracy", "host", dense, attack=attack, kind=kind, conditions=budget))
+    rows.append(
+        Measurement(metric="attack_queries", where="board", attack="square-1000", value=412_873, unit="queries", n=1000)
+    )
+    return rows
+
+
+def curve_rows():
+    rows = []
+    for where, shift in (("host", 0), ("board", -1)):
+        for multiple, correct in {0.25: 151, 0.5: 139, 1.0: 103, 1.5: 71, 2.0: 42, 4.0: 4}.items():
+            conditions = {"eps": multiple * 8 / 255, "multiple": multiple}
+            correct = correct + shift
+            rows.append(
+                share(
+                    "robust_accuracy_at_eps",
+                    where,
+                    correct,
+                    200,
+                    attack="pgd-10",
+                    kind="transfer",
+                    conditions=conditions,
+                )
+            )
+    return rows
+
+
+def other_rows():
+    timing = {"batch": 1, "runs": 5, "warmup_s": 0.2}
+    percentiles = {"p50": (1.842, 1.838, 1.846), "p90": (1.97, 1.962, 1.981), "p99": (2.41, 2.36, 2.52)}
+    rows = [
+        Measurement(
+            metric=f"latency_ms.{p}",
+            where="board",
+            value=v,
+            unit="ms",
+            n=7000,
+            low=low,
+            high=high,
+            conditions=timing,
+        )
+        for p, (v, low, high) in percentiles.items()
+    ]
+    rows += [
+        Measurement(metric="latency_ms.p99.9", where="board", value=3.62, unit="ms", n=7000, low=3.2, high=3.9),
+        Measurement(metric="latency_ms.mean", where="board", value=1.871, unit="ms", n=7000),
+        Measurement(metric="latency_ms.cv", where="board", value=0.0412, unit="fraction", n=7000),
+        share("top1_agreement", "board", 999),
+        share("top1_agreement", "board", 997, attack="pgd-50-10"),
+        Measurement(metric="parity_max_abs", where="board", value=3.1e-6, unit="logits", n=1000),
+        Measurement(
+            metric="ops_fraction", where="host", value=0.2981, unit="fraction", n=0, conditions={"exact": True}
+        ),
+        Measurement(metric="energy_mj", where="board", value=4.21, unit="mJ", n=20, low=4.1, high=4.3),
+    ]
+    return rows
+
+
+def png(pixels):
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "PNG")
+    return base64.b64encode(held.getvalue()).decode()
+
+
+def samples():
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[0:32, 0:32]
+    made = []
+    for index, (attack, label, wrong) in enumerate(
+        [("pgd-50-10", "ship", "truck"), ("square-1000", "frog", "deer"), ("fgsm", "horse", "horse")]
+    ):
+        wave = 110 + 70 * np.sin((x + 3 * index) / 5) * np.cos(y / (4 + index))
+        clean = np.stack([wave, wave * 0.8 + 20, 255 - wave], axis=-1).clip(0, 255).astype(np.uint8)
+        move = rng.integers(-8, 9, clean.shape)
+        made.append(
+            Sample(
+                attack=attack,
+                label=label,
+                clean_prediction=label,
+                adversarial_prediction=wrong,
+                clean_png=png(clean),
+                adversarial_png=png((clean + move).clip(0, 255).astype(np.uint8)),
+                difference_png=png((127.5 + move * 127.5 / 8).astype(np.uint8)),
+            )
+        )
+    return tuple(made)
+
+
+def histogram():
+    edges = tuple(1.7 + 0.05 * i for i in range(41))
+    counts = [int(2400 * math.exp(-(((e - 1.84) / 0.09) ** 2))) for e in edges[:-1]]
+    counts[18], counts[38] = 6, 2
+    return Histogram(unit="ms", edges=edges, counts=tuple(counts))
+
+
+RULES = (
+    Rule(id="RD-ROB-01", metric="robust_accuracy", attack="worst", at_least=0.45, n_at_least=1000, reason="Item 4.2"),
+    Rule(id="RD-ACC-01", metric="clean_accuracy", at_least=0.8),
+    Rule(id="RD-LAT-01", metric="latency_ms.p99", at_most=10),
+    Rule(id="RD-OPS-01", metric="ops_fraction", where="host", at_most=0.3),
+)
+DIAGNOSTICS = (
+    Diagnostic(id="query-beats-transfer", level="ok", text="The query attack fooled no image that PGD had not fooled."),
+    Diagnostic(
+        id="latency-drift",
+        level="warn",
+        text="The last third of the timing ran slower than the first.",
+        value=0.013,
+        threshold=0.01,
+    ),
+    Diagnostic(id="curve-reaches-zero", level="ok", text="Accuracy falls to 2 % at four times the radius.", value=0.02),
+)
+
+
+def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, **changes):
+    rows = tuple(accuracy_rows() + curve_rows() + other_rows()) if rows is None else tuple(rows)
+    layers = [("stem", 16, 16)] + [
+        (f"layer{i}.{j}.conv{k}", 16 * i - 3 * j - k, 16 * i) for i in (1, 2, 3) for j in range(3) for k in (1, 2)
+    ]
+    fields = {
+        "name": "cifar10-resnet20-ops30",
+        "target": "jetson-orin",
+        "created": "2026-11-20T14:02:11Z",
+        "producer": "robustdeploy 0.1.0",
+        "data": {"name": "CIFAR-10", "split": "9f" * 32, "images": {"train": 45000, "validation": 5000, "test": 1000}},
+        "subject": {k: f"{i:x}" * 64 for i, k in enumerate(["recipe", "net", "onnx", "engine", "bundle", "agent"], 3)},
+        "threat": Threat(),
+        "budget": BudgetLine(
+            ops_target=0.3,
+            dense_macs=40_550_000,
+            macs=12_088_320,
+            params=81_234,
+            dense_params=269_722,
+            counts=dict.fromkeys(["masks", "module", "onnx", "flop_counter"], 12_088_320),
+        ),
+        "board": {
+            "status": "contract-tested",
+            "system": "Linux 5.15.148-tegra aarch64",
+            "backend": {"name": "onnxruntime", "version": "1.23.2"},
+            "clocks": {"governor": "performance", "cpu_mhz": 2201.6, "moved": False},
+            "throttling": [],
+            "boot_id_same": True,
+        },
+        "measurements": rows,
+        "diagnostics": diagnostics,
+        "figures": Figures(
+            channels=tuple(ChannelCount(layer=n, kept=k, dense=d) for n, k, d in layers),
+            latency=histogram(),
+            samples=samples(),
+        ),
+        "rules": rules,
+        "verdict": judge(rows, diagnostics, rules),
+    }
+    return Report(**(fields | changes))
+
+
+@pytest.fixture(name="make_report")
+def _make_report():
+    return make_report
+
+
+@pytest.fixture
+def report():
+    return make_report()

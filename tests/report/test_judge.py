@@ -1,0 +1,208 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustdeploy.core.gate import Outcome, Rule
+from robustdeploy.core.report import Diagnostic, Measurement
+from robustdeploy.report.judge import judge
+
+PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
+
+
+def rule(**changes):
+    fields = {"id": "RD-ROB-01", "metric": "robust_accuracy", "attack": "worst", "at_least": 0.45}
+    return Rule(**fields | changes)
+
+
+def row(**changes):
+    fields = {"metric": "robust_accuracy", "where": "board", "attack": "worst", "kind": "worst", "unit": "fraction"}
+    fields |= {"value": 0.49, "low": 0.46, "high": 0.52, "n": 1000}
+    return Measurement(**fields | changes)
+
+
+def latency(**changes):
+    fields = {"metric": "latency_ms.p99", "attack": None, "kind": None, "unit": "ms", "n": 7000}
+    return row(**fields | {"value": 8.0, "low": 7.5, "high": 8.6} | changes)
+
+
+def exact(**changes):
+    fields = {"metric": "ops_fraction", "attack": None, "kind": None, "low": None, "high": None, "n": 0}
+    return row(**fields | {"value": 0.3, "conditions": {"exact": True}} | changes)
+
+
+def one(a_rule, *rows):
+    verdict = judge(rows, (), (a_rule,))
+    assert verdict.outcome == verdict.rules[0].outcome
+    assert verdict.rules[0].rule == a_rule.id
+    return verdict.outcome, verdict.rules[0].text
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(0.45, PASS), (0.46, PASS), (0.47, INCONCLUSIVE), (0.52, INCONCLUSIVE), (0.521, FAIL)]
+)
+def test_at_least_is_judged_on_the_lower_bound(limit, expected):
+    assert one(rule(at_least=limit), row())[0] is expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(8.6, PASS), (8.5, INCONCLUSIVE), (7.5, INCONCLUSIVE), (7.4, FAIL)])
+def test_at_most_is_judged_on_the_upper_bound(limit, expected):
+    a_rule = rule(metric="latency_ms.p99", attack=None, at_least=None, at_most=limit)
+    assert one(a_rule, latency())[0] is expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0.49, PASS), (0.4901, FAIL)])
+def test_on_value_the_estimate_alone_decides(limit, expected):
+    assert one(rule(at_least=limit, on="value"), row())[0] is expected
+    assert one(rule(at_least=limit, on="value"), row(low=None, high=None))[0] is expected
+
+
+def test_the_text_holds_the_evidence():
+    text = one(rule(), row())[1]
+    assert text == (
+        "robust_accuracy under worst on the board must be at least 45.0 %: found 49.0 % on 1,000 images, "
+        "95 % interval 46.0 to 52.0 %; even the lower bound, 46.0 %, meets it"
+    )
+
+
+def test_in_between_says_how_many_images_would_decide():
+    outcome, text = one(rule(at_least=0.47), row())
+    assert outcome is INCONCLUSIVE
+    assert "the limit lies inside the interval; about 2,4" in text
+    assert "no number of images would decide" in one(rule(at_least=0.49), row())[1]
+    a_rule = rule(metric="latency_ms.p99", attack=None, at_least=None, at_most=8)
+    assert "more samples are needed" in one(a_rule, latency())[1]
+
+
+def test_a_near_miss_does_not_read_like_a_tie():
+    text = one(rule(at_least=0.4900004, on="value"), row())[1]
+    assert "at least 49.00004 %: found 49.00000 %" in text
+
+
+@pytest.mark.parametrize(
+    ("a_rule", "a_row", "words"),
+    [
+        (rule(n_at_least=1001), row(), "only 1,000 images where 1,001 are required"),
+        (rule(), row(low=None, high=None), "no interval"),
+        (rule(), row(n=0), "no sample"),
+        (rule(on="value"), row(n=0), "no sample"),
+        (rule(), row(low=0.5, value=0.49), "contradicts itself"),
+        (rule(), row(high=0.48), "contradicts itself"),
+        (rule(metric="robust_acuracy"), row(), "the closest is robust_accuracy"),
+        (rule(attack="pgd-50"), row(), "only under worst"),
+        (rule(where="host"), row(), "measured on the board only"),
+        (rule(), exact(metric="robust_accuracy", attack="worst", unit="ms"), "no sample"),
+        (rule(), exact(metric="robust_accuracy", attack="worst", n=9, conditions={"exact": "yes"}), "no interval"),
+    ],
+)
+def test_evidence_that_is_missing_or_thin_is_inconclusive(a_rule, a_row, words):
+    outcome, text = one(a_rule, a_row)
+    assert outcome is INCONCLUSIVE
+    assert words in text
+
+
+def test_without_rows_or_rules_nothing_passes():
+    assert judge((), (), (rule(),)).outcome is INCONCLUSIVE
+    verdict = judge((row(),), (), ())
+    assert verdict.outcome is INCONCLUSIVE
+    assert "no rule" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0.3, PASS), (0.29, FAIL)])
+def test_an_exact_count_needs_no_interval(limit, expected):
+    a_rule = rule(metric="ops_fraction", attack=None, at_least=None, at_most=limit)
+    assert one(a_rule, exact())[0] is expected
+
+
+def test_a_single_bound_decides_only_what_it_can():
+    assert one(rule(), row(high=None))[0] is PASS
+    assert one(rule(at_least=0.47), row(high=None))[0] is INCONCLUSIVE
+    assert one(rule(at_least=0.6), row(low=None))[0] is FAIL
+    assert one(rule(), row(low=None))[0] is INCONCLUSIVE
+
+
+def test_of_two_matching_rows_the_worse_is_judged():
+    good, bad = row(), row(value=0.3, low=0.28, high=0.32, kind="query")
+    for rows in ((good, bad), (bad, good)):
+        outcome, text = one(rule(), *rows)
+        assert outcome is FAIL
+        assert "30.0 %" in text
+        assert "the worst of 2 rows" in text
+    assert one(rule(), good, row(n=3, low=None, high=None))[0] is INCONCLUSIVE
+    better = row(value=0.8, low=0.78, high=0.82)
+    assert "49.0 %" in one(rule(), better, good)[1]
+
+
+def test_a_rule_without_an_attack_means_the_clean_row_or_else_the_worst():
+    clean = row(metric="top1_agreement", attack=None, kind=None, value=0.999, low=0.99, high=1.0)
+    attacked = row(metric="top1_agreement", attack="fgsm", value=0.9, low=0.88, high=0.92)
+    a_rule = rule(metric="top1_agreement", attack=None, at_least=0.98)
+    assert one(a_rule, attacked, clean)[0] is PASS
+    assert one(a_rule, attacked)[0] is FAIL
+
+
+def test_a_blocking_diagnostic_rules_over_every_rule():
+    diagnostics = [Diagnostic(id="a", level="ok", text="fine"), Diagnostic(id="b", level="block", text="throttled")]
+    for a_rule in (rule(), rule(at_least=0.9)):
+        verdict = judge((row(),), diagnostics, (a_rule,))
+        assert verdict.outcome is INCONCLUSIVE
+        assert verdict.reasons == ("throttled",)
+        assert verdict.rules == judge((row(),), (), (a_rule,)).rules
+
+
+def test_one_failure_outweighs_one_doubt():
+    rules = (rule(), rule(id="RD-B-1", at_least=0.5), rule(id="RD-C-1", at_least=0.9))
+    assert judge((row(),), (), rules).outcome is FAIL
+    assert judge((row(),), (), rules[:2]).outcome is INCONCLUSIVE
+    assert judge((row(),), (), rules[:1]).outcome is PASS
+
+
+shares = st.floats(0, 1, allow_nan=False)
+rows = st.builds(
+    lambda bounds, n, gone: row(
+        low=None if "low" in gone else bounds[0],
+        value=bounds[1],
+        high=None if "high" in gone else bounds[2],
+        n=n,
+    ),
+    st.tuples(shares, shares, shares).map(sorted),
+    st.integers(0, 5000),
+    st.sets(st.sampled_from(["low", "high"])),
+)
+ORDER = {FAIL: 0, INCONCLUSIVE: 1, PASS: 2}
+
+
+@given(rows, shares, shares, st.sampled_from(["bound", "value"]), st.sampled_from(["at_least", "at_most"]))
+def test_a_harder_limit_never_gives_a_better_outcome(a_row, one_limit, other_limit, on, side):
+    easy, hard = sorted((one_limit, other_limit), reverse=side == "at_most")
+
+    def outcome(limit):
+        return one(rule(**{"at_least": None, side: limit}, on=on), a_row)[0]
+
+    assert ORDER[outcome(hard)] <= ORDER[outcome(easy)]
+
+
+@given(rows, shares, st.integers(0, 3000))
+def test_a_pass_always_has_the_bound_and_the_samples_behind_it(a_row, limit, n):
+    outcome, _ = one(rule(at_least=limit, n_at_least=n), a_row)
+    if outcome is PASS:
+        assert a_row.low >= limit
+        assert a_row.n >= max(n, 1)
+    if outcome is FAIL:
+        assert a_row.high < limit
+
+
+@given(
+    st.lists(st.tuples(rows, shares), max_size=4),
+    st.lists(st.sampled_from(["ok", "warn", "block"]), max_size=3),
+)
+def test_nothing_doubtful_ever_passes(pairs, levels):
+    rules = [rule(id=f"RD-X-{i}", attack=f"a{i}", at_least=limit) for i, (_, limit) in enumerate(pairs)]
+    found = [r.model_copy(update={"attack": f"a{i}"}) for i, (r, _) in enumerate(pairs)]
+    diagnostics = [Diagnostic(id=f"d{i}", level=level, text="t") for i, level in enumerate(levels)]
+    verdict = judge(found, diagnostics, rules)
+    if verdict.outcome is PASS:
+        assert rules
+        assert "block" not in levels
+        assert {line.outcome for line in verdict.rules} == {PASS}
+        assert verdict.reasons == ()
+    assert bool(verdict.reasons) == ("block" in levels or not rules)
