@@ -1,4 +1,4 @@
-"""robustdeploy: prune a network while training it to be robust, deploy it, attack and time what runs there, gate on it."""
+"""robustdeploy: prune a network while training it to be robust, deploy it, attack and time what runs there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["__version__", "load_net", "load_recipe", "load_report", "load_target
 
 
 def __getattr__(name: str) -> Any:
-    """Load the public function ``name`` when it is first asked for; this file also runs on boards, which lack the rest."""
+    """Load a public function when it is first asked for; this file also runs on boards, which lack the rest."""
     if name not in _HOMES:
         raise AttributeError(f"module 'robustdeploy' has no attribute {name!r}")
     return getattr(importlib.import_module(f"robustdeploy.{_HOMES[name]}"), name)

@@ -53,7 +53,12 @@ class Silence:
         """Say nothing."""
 
 
-def recipe_for(name: str | Path, ops: float | None = None, target: Target | None = None, overrides: Sequence[str] = ()) -> Recipe:
+SILENCE = Silence()
+
+
+def recipe_for(
+    name: str | Path, ops: float | None = None, target: Target | None = None, overrides: Sequence[str] = ()
+) -> Recipe:
     """Load a recipe, with the operation budget and the target's channel multiple put in."""
     more = [] if ops is None else [f"budget.ops={ops!r}"]
     recipe = load_recipe(name, (*overrides, *more))
@@ -76,7 +81,7 @@ def prune(
     runs: Path = DEFAULT_RUNS,
     name: str | None = None,
     force: bool = False,
-    talk: Talk = Silence(),
+    talk: Talk = SILENCE,
 ) -> Run:
     """Train, prune and certify; train the dense net beside it when the recipe asks for the comparison.
 
@@ -139,9 +144,7 @@ def _sealed(run: Run, place: str, how: str) -> Sealed:
     return Sealed(folder, manifest)
 
 
-def export(
-    run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = Silence()
-) -> Path:
+def export(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = SILENCE) -> Path:
     """Export the run's net for ``target``; return the bundle."""
     from robustdeploy.export.stage import export as export_net
     from robustdeploy.export.stage import export_inputs
@@ -165,9 +168,7 @@ def export(
     return stage.folder / "bundle.zip"
 
 
-def evaluate(
-    run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = Silence()
-) -> Path:
+def evaluate(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = SILENCE) -> Path:
     """Attack and time what runs on ``target``; return the folder with the outcomes. Sealed parts are never redone."""
     from robustdeploy.data.load import load_test
     from robustdeploy.evaluate.stage import Request, evaluation_inputs
@@ -183,7 +184,9 @@ def evaluate(
         has_dense = run.recipe.baseline and run.recipe.budget.ops is not None
         dense = _sealed(run, "dense", "robustdeploy prune") if has_dense else None
         info = load_info(train.folder)
-        images = load_test(run.recipe.data, info.classes, lambda done, total: talk.progress("reading images", done, total))
+        images = load_test(
+            run.recipe.data, info.classes, lambda done, total: talk.progress("reading images", done, total)
+        )
         request = Request(
             run=run,
             target=goal,
@@ -236,9 +239,7 @@ class Written:
     files: tuple[Path, ...]
 
 
-def report(
-    run: Run, target: str | None = None, *, formats: Sequence[str] = FORMATS, talk: Talk = Silence()
-) -> Written:
+def report(run: Run, target: str | None = None, *, formats: Sequence[str] = FORMATS, talk: Talk = SILENCE) -> Written:
     """Assemble, judge and render the report of one evaluated target, the newest when none is named."""
     name = target or latest_target(run)
     with _working(run):

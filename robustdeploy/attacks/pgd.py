@@ -69,8 +69,8 @@ class Pgd:
         active = torch.arange(len(images), device=images.device)
         for step in range(self.steps + 1):
             last = step == self.steps
-            gradient, scores = (None, net(current[active]).detach()) if last else input_gradient(
-                net, current[active], labels[active]
+            gradient, scores = (
+                (None, net(current[active]).detach()) if last else input_gradient(net, current[active], labels[active])
             )
             wrong = scores.argmax(1) != labels[active]
             loss = nn.functional.cross_entropy(scores.float(), labels[active], reduction="none")

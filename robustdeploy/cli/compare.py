@@ -12,8 +12,12 @@ from robustdeploy.cli.options import RUNS, JsonOption, RunsOption, complete_run
 if TYPE_CHECKING:
     from robustdeploy.core.report import Measurement, Report
 
-FirstArgument = Annotated[Path, typer.Argument(metavar="BEFORE", help="Run or report.json.", autocompletion=complete_run)]
-SecondArgument = Annotated[Path, typer.Argument(metavar="AFTER", help="Run or report.json.", autocompletion=complete_run)]
+FirstArgument = Annotated[
+    Path, typer.Argument(metavar="BEFORE", help="Run or report.json.", autocompletion=complete_run)
+]
+SecondArgument = Annotated[
+    Path, typer.Argument(metavar="AFTER", help="Run or report.json.", autocompletion=complete_run)
+]
 
 
 def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
@@ -54,7 +58,9 @@ def _rows(before: Report, after: Report) -> Any:
     for row in before.measurements:
         if (other := theirs.get(_key(row))) is None:
             continue
-        conditions = {k: (v, other.conditions.get(k)) for k, v in row.conditions.items() if other.conditions.get(k) != v}
+        conditions = {
+            k: (v, other.conditions.get(k)) for k, v in row.conditions.items() if other.conditions.get(k) != v
+        }
         yield {
             "row": " ".join(part for part in _key(row) if part),
             "before": row.value,
@@ -66,7 +72,13 @@ def _rows(before: Report, after: Report) -> Any:
 
 
 def _key(row: Measurement) -> tuple[str, ...]:
-    return (row.metric, row.where, row.attack or "", str(row.conditions.get("multiple", "")), str(row.conditions.get("images", "")))
+    return (
+        row.metric,
+        row.where,
+        row.attack or "",
+        str(row.conditions.get("multiple", "")),
+        str(row.conditions.get("images", "")),
+    )
 
 
 def _apart(row: Measurement, other: Measurement) -> bool | None:

@@ -23,7 +23,7 @@ class Finding:
 
 
 def doctor(target: OptionalTarget = None, as_json: JsonOption = False) -> None:
-    """Look at this machine, and with --target at the board: nothing is changed there. Exits with 4 if something is missing."""
+    """Look at this machine, or with --target at the board; nothing is changed. Exits with 4 if something is missing."""
     from robustdeploy.cli.result import show
 
     findings = list(_host() if target is None else _target(target))
@@ -40,7 +40,16 @@ def _host() -> Iterator[Finding]:
     from importlib.metadata import PackageNotFoundError, version
 
     yield Finding("Python", sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11 or later")
-    for package in ("torch", "torchvision", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "scikit-learn", "scipy"):
+    for package in (
+        "torch",
+        "torchvision",
+        "torch-pruning",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+        "scikit-learn",
+        "scipy",
+    ):
         try:
             yield Finding(package, True, version(package))
         except PackageNotFoundError:
@@ -52,7 +61,9 @@ def _host() -> Iterator[Finding]:
     free = shutil.disk_usage(".").free / 2**30
     yield Finding("disk", free > 2, f"{free:.0f} GiB free here", "make room: a run needs up to 2 GiB")
     ssh = shutil.which("ssh")
-    yield Finding("ssh client", ssh is not None, ssh or "not found", "apt-get install openssh-client (boards over SSH need it)")
+    yield Finding(
+        "ssh client", ssh is not None, ssh or "not found", "apt-get install openssh-client (boards over SSH need it)"
+    )
 
 
 def _target(name: str) -> Iterator[Finding]:
@@ -75,15 +86,23 @@ def _target(name: str) -> Iterator[Finding]:
         try:
             with board_from(link, agent) as board:
                 facts = board.facts
-                yield Finding("board", True, f"{board.pipe.where}: {facts['machine']}, {facts['cpu_model'] or facts['board_model']}")
+                yield Finding(
+                    "board",
+                    True,
+                    f"{board.pipe.where}: {facts['machine']}, {facts['cpu_model'] or facts['board_model']}",
+                )
                 yield Finding("Python there", True, f"{facts['python']} with numpy {facts['numpy']}")
                 probe = board.probe(target.backend.name, target.backend.options)
                 yield Finding(target.backend.name, probe.usable, probe.version or "not usable", probe.fix)
                 if probe.usable:
-                    yield _version(lambda: check_version(target.backend.name, probe.version, target.backend.version, "board"))
+                    yield _version(
+                        lambda: check_version(target.backend.name, probe.version, target.backend.version, "board")
+                    )
                 sensors = board.sensors()
                 shown = {key: sensors[key] for key in ("clocks", "thermal", "loadavg") if sensors.get(key)}
-                yield Finding("sensors", True, ", ".join(f"{key} {value}" for key, value in shown.items()) or "none readable")
+                yield Finding(
+                    "sensors", True, ", ".join(f"{key} {value}" for key, value in shown.items()) or "none readable"
+                )
         except ToolchainError as error:
             yield Finding(target.backend.name, False, str(error), "see above")
         except EnvironmentFailure as error:

@@ -71,7 +71,9 @@ def _with(run: Any, given: list[str]) -> Any:
         return run
     strange = [each for each in given if not each.startswith(("evaluate.", "gate", "data.path="))]
     if strange:
-        raise UsageError(f"--set {strange[0]} would change what was trained; evaluate takes evaluate.*, gate and data.path")
+        raise UsageError(
+            f"--set {strange[0]} would change what was trained; evaluate takes evaluate.*, gate and data.path"
+        )
     recipe = load_recipe(run.root / "recipe.yaml", given)
     return Run.for_recipe(run.root.parent, recipe, run.name)
 

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from robustdeploy.cli.options import JsonOption
 
-_SHIPPED = ("recipes", "targets")
-_KINDS = ("recipes", "targets", "nets", "data", "attacks", "query-attacks", "backends", "pruners", "tasks", "links", "formats")
+if TYPE_CHECKING:
+    from robustdeploy.core.recipe import Recipe
+    from robustdeploy.core.target import Target
+
+_KINDS = (
+    "recipes",
+    "targets",
+    "nets",
+    "data",
+    "attacks",
+    "query-attacks",
+    "backends",
+    "pruners",
+    "tasks",
+    "links",
+    "formats",
+)
 
 KindArgument = Annotated[
     str,
@@ -39,15 +54,21 @@ def ls(kind: KindArgument = "", as_json: JsonOption = False) -> None:
 
 
 def _listed(kind: str) -> list[dict[str, str]]:
-    from robustdeploy.core.load import load_recipe, load_target, shipped_folder, shipped_names
+    from robustdeploy.core.load import load_recipe, load_target, shipped_names
     from robustdeploy.core.registry import REGISTRIES
 
     if kind == "recipes":
-        return [_entry(n, load_recipe(n, registries=None).description, shipped_folder("recipes") / f"{n}.yaml") for n in shipped_names("recipes")]
+        return [_shipped("recipes", name, load_recipe(name, registries=None)) for name in shipped_names("recipes")]
     if kind == "targets":
-        return [_entry(n, load_target(n, registries=None).description, shipped_folder("targets") / f"{n}.yaml") for n in shipped_names("targets")]
+        return [_shipped("targets", name, load_target(name, registries=None)) for name in shipped_names("targets")]
     registry = REGISTRIES[kind]
     return [_entry(name, registry.summary(name), registry.origin(name)) for name in registry.names()]
+
+
+def _shipped(kind: Literal["recipes", "targets"], name: str, loaded: Recipe | Target) -> dict[str, str]:
+    from robustdeploy.core.load import shipped_folder
+
+    return _entry(name, loaded.description, shipped_folder(kind) / f"{name}.yaml")
 
 
 def _entry(name: str, summary: str, origin: object) -> dict[str, str]:

@@ -46,13 +46,16 @@ def prune(
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target) if target else None
         loaded = recipe_for(recipe, target=goal, overrides=overrides(set_, ops_target, seed, data))
-        talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, operations to keep: {loaded.budget.ops}")
+        talk.say(
+            f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, operations to keep: {loaded.budget.ops}"
+        )
         run = pruned(loaded, runs=runs, name=name, force=force, talk=talk)
     manifest = read_manifest(run.root / "train")
     facts = manifest.facts
     text = (
         f"{facts['macs']:,} of {facts['dense_macs']:,} MACs kept ({facts['macs'] / facts['dense_macs']:.4f}), "
         f"{facts['params']:,} parameters\n"
-        f"{run.root / 'train' / 'model.safetensors'} is written; next: robustdeploy export --target {target or 'host-cpu'}"
+        f"{run.root / 'train' / 'model.safetensors'} is written; "
+        f"next: robustdeploy export --target {target or 'host-cpu'}"
     )
     show(text, {"run": str(run.root), "stage": "train", **manifest.model_dump(mode="json")}, as_json)

@@ -46,7 +46,9 @@ def run(
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target)
         loaded = pipeline.recipe_for(recipe, target=goal, overrides=overrides(set_, ops_target, seed, data))
-        talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, operations to keep: {loaded.budget.ops}")
+        talk.say(
+            f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, operations to keep: {loaded.budget.ops}"
+        )
         made = pipeline.prune(loaded, runs=runs, name=name, force=force, talk=talk)
         pipeline.export(made, goal, force=force, talk=talk)
         pipeline.evaluate(made, goal, force=force, talk=talk)

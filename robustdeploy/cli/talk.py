@@ -65,7 +65,9 @@ class TerminalTalk:
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total, numbers="")
         task = self._tasks[what]
-        self._bars.update(task, completed=done, total=total, visible=done < total, **({"numbers": text} if text else {}))
+        if text:
+            self._bars.update(task, numbers=text)
+        self._bars.update(task, completed=done, total=total, visible=done < total)
 
     def _say_now_and_then(self, what: str, done: int, total: int, text: str) -> None:
         now = time.monotonic()

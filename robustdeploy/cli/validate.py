@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,4 +34,5 @@ def _check(file: Path) -> None:
     from robustdeploy.core.load import kind_of_file, load_recipe, load_target
     from robustdeploy.report.load import load_rules
 
-    {"recipe": load_recipe, "target": load_target, "gate": load_rules}[kind_of_file(file)](file)
+    load: Any = {"recipe": load_recipe, "target": load_target, "gate": load_rules}[kind_of_file(file)]
+    load(file)

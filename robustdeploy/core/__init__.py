@@ -1,0 +1,1 @@
+"""The nouns that users write or read, and where they are kept."""

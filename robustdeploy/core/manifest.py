@@ -31,7 +31,7 @@ class Manifest(Noun):
     parameters: dict[str, Any]
     outputs: dict[str, str]
     """SHA-256 of every file written, by path relative to the stage's folder."""
-    facts: dict[str, Any] = {}  # noqa: RUF012 - pydantic copies defaults
+    facts: dict[str, Any] = {}
     """What was found on the way, e.g. the MACs that were reached."""
     versions: dict[str, str]
     seed: int

@@ -35,13 +35,13 @@ _SCALARS = (
 class _Loader(yaml.SafeLoader):
     """Only its scanner, parser and composer are used; values are made below, from seven plain tags."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes exactly the text that ``_Loader`` would take for something else."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write equal values out twice: anchors help no reader of a resolved recipe."""

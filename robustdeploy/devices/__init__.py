@@ -1,0 +1,1 @@
+"""How a pipe to a board is opened, and how the host talks through it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,9 @@ def adversaries_from(choices: tuple[Choice, ...]) -> tuple[Adversary, ...]:
     built = tuple(adversary_from(choice) for choice in choices)
     labels = [adversary.label for adversary in built]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise UsageError(f"evaluate.attacks holds '{twice[0]}' twice; each attack may appear once with the same settings")
+        raise UsageError(
+            f"evaluate.attacks holds '{twice[0]}' twice; each attack may appear once with the same settings"
+        )
     return built
 
 
@@ -149,17 +152,13 @@ def _made_valid(images: Bytes, proposals: Bytes, threat: Threat) -> Bytes:
     return valid
 
 
-def _gathered(
-    adversary: Adversary, bench: Bench, name: str, one: Callable[[Images, int], Arrays]
-) -> AttackOutcome:
+def _gathered(adversary: Adversary, bench: Bench, name: str, one: Callable[[Images, int], Arrays]) -> AttackOutcome:
     parts = []
     for number, block in bench.images.blocks():
         stop_if_interrupted()
         bench.progress(name, number * BLOCK, len(bench.images.ids))
-        parts.append(bench.parts.get(f"{name}-{number:05d}", lambda block=block, number=number: one(block, number)))
+        parts.append(bench.parts.get(f"{name}-{number:05d}", partial(one, block, number)))
     bench.progress(name, len(bench.images.ids), len(bench.images.ids))
     joined = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
     queries = joined["queries"] if adversary.kind == "query" else None
-    return AttackOutcome(
-        adversary.label, adversary.kind, joined["images"], joined["board"], joined["host"], queries
-    )
+    return AttackOutcome(adversary.label, adversary.kind, joined["images"], joined["board"], joined["host"], queries)

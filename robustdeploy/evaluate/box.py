@@ -1,4 +1,4 @@
-"""The box: what an adversarial image may be. Attacks propose; here it is made valid, and checked again with integers."""
+"""The box: what an adversarial image may be. Attacks propose; here images are made valid, and checked in integers."""
 
 from __future__ import annotations
 

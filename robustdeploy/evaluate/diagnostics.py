@@ -7,6 +7,7 @@ They follow Carlini et al., "On evaluating adversarial robustness" (2019), the f
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -106,7 +107,7 @@ def _iterative_beats_single_step(outcomes: Outcomes) -> Diagnostic:
     only_single = stood & ~outcomes.robust(single[0], "board")
     bound = _bound(only_single)
     text = (
-        f"one step broke {int(only_single.sum())} of {len(only_single)} images that every iterative attack left standing "
+        f"one step broke {int(only_single.sum())} of {len(only_single)} images that all iterative attacks left standing "
         f"(99 % lower bound {bound:.2%}, limit 1 %)"
     )
     return Diagnostic(id=name, level=_level(bound > 0.01), text=text, value=bound, threshold=0.01)
@@ -136,7 +137,9 @@ def _agreement(outcomes: Outcomes) -> Diagnostic:
 
 
 def _repeatable(outcomes: Outcomes) -> Diagnostic:
-    flips = sum(int((outcomes.repeated[a.label] != a.board).sum()) for a in outcomes.attacks if a.label in outcomes.repeated)
+    flips = sum(
+        int((outcomes.repeated[a.label] != a.board).sum()) for a in outcomes.attacks if a.label in outcomes.repeated
+    )
     text = f"{flips} labels changed when the board scored all adversarial images again in batches of another size"
     return Diagnostic(id="repeatable", level=_level(flips > 0), text=text, value=flips, threshold=0)
 
@@ -155,14 +158,15 @@ def _falls_with_eps(curve: Sequence[Measurement], classes: int) -> Diagnostic:
     """Expect robustness to fall as eps grows, and to vanish in the end; otherwise the attack does not work."""
     rises = any(
         after.value - before.value > 2 * (before.value * (1 - before.value) / before.n) ** 0.5
-        for before, after in zip(curve, curve[1:], strict=False)
+        for before, after in pairwise(curve)
     )
     last = curve[-1]
     limit = 1 / classes + 0.02
     eps = float(last.conditions["eps"])
     blocked = rises or (last.low or 0.0) > limit
     text = (
-        f"under PGD-10 at eps {eps:.3g} an accuracy of {last.value:.1%} remains (limit {limit:.0%}, near chance), and it "
-        f"{'rises' if rises else 'never rises'} with eps" + (": the gradient attack does not work here" if blocked else "")
+        f"under PGD-10 at eps {eps:.3g} an accuracy of {last.value:.1%} remains (limit {limit:.0%}, near chance); it "
+        f"{'rises' if rises else 'never rises'} with eps"
+        + (": the gradient attack does not work here" if blocked else "")
     )
     return Diagnostic(id="falls-with-eps", level=_level(blocked), text=text, value=last.value, threshold=limit)

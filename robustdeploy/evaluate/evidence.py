@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 
@@ -33,7 +34,7 @@ def figures_from(outcomes: Outcomes, threat: Threat, classes: tuple[str, ...], t
     return Figures(latency=histogram, samples=tuple(_samples(outcomes, threat, classes)))
 
 
-def _histogram(samples_ms: np.ndarray, bins: int = 40) -> Histogram:  # type: ignore[type-arg]
+def _histogram(samples_ms: np.ndarray, bins: int = 40) -> Histogram:
     """Bins of equal width up to the 99.5th percentile; the last one holds everything above it."""
     edge = float(np.quantile(samples_ms, 0.995))
     low = float(samples_ms.min())

@@ -51,22 +51,23 @@ class Outcomes:
 
     def standing(self, predictions: Labels) -> Bits:
         """Return one bit per image: labelled right."""
-        return predictions == self.labels
+        bits: Bits = predictions == self.labels
+        return bits
 
     def robust(self, attack: AttackOutcome, where: str) -> Bits:
         """Return one bit per image: right as it is, and right under ``attack``."""
-        clean, attacked = (
-            (self.board_clean, attack.board) if where == "board" else (self.host_clean, attack.host)
-        )
+        clean, attacked = (self.board_clean, attack.board) if where == "board" else (self.host_clean, attack.host)
         return self.standing(clean) & self.standing(attacked)
 
     def worst(self, where: str) -> Bits:
         """Return one bit per image: right under every attack."""
         bits = [self.robust(attack, where) for attack in self.attacks]
-        return np.logical_and.reduce([self.standing(self.board_clean if where == "board" else self.host_clean), *bits])
+        clean = self.standing(self.board_clean if where == "board" else self.host_clean)
+        worst: Bits = np.logical_and.reduce([clean, *bits])
+        return worst
 
     def save(self, path: Path) -> None:
-        """Write everything to an npz file: ``images``, ``labels`` and per attack ``<attack>/images`` and ``/predictions``."""
+        """Write all of it to an npz file; per attack there are ``<attack>/images`` and ``<attack>/predictions``."""
         arrays: dict[str, npt.NDArray[Any]] = {
             "ids": self.ids,
             "images": self.images,

@@ -45,9 +45,7 @@ def accuracy_rows(outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]])
             # An image found by querying the board reaches the host as a stored one.
             kind = "replay" if where == "host" and attack.kind == "query" else attack.kind
             bits = outcomes.robust(attack, where)
-            yield share_row(
-                "robust_accuracy", place, bits, settings[attack.label], attack=attack.label, kind=kind
-            )
+            yield share_row("robust_accuracy", place, bits, settings[attack.label], attack=attack.label, kind=kind)
         worst = {"attacks": [attack.label for attack in outcomes.attacks], "per": "image"}
         yield share_row("robust_accuracy", place, outcomes.worst(where), worst, attack="worst", kind="worst")
     yield from _dense_rows(outcomes, settings)
@@ -73,9 +71,7 @@ def _dense_rows(outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]]) -
 def _agreement_rows(outcomes: Outcomes) -> Iterator[Measurement]:
     yield share_row("top1_agreement", "board", outcomes.board_clean == outcomes.host_clean)
     for attack in outcomes.attacks:
-        yield share_row(
-            "top1_agreement", "board", attack.board == attack.host, attack=attack.label, kind=attack.kind
-        )
+        yield share_row("top1_agreement", "board", attack.board == attack.host, attack=attack.label, kind=attack.kind)
 
 
 def _query_rows(outcomes: Outcomes) -> Iterator[Measurement]:

@@ -34,12 +34,12 @@ from robustdeploy.evaluate.box import project
 from robustdeploy.evaluate.diagnostics import diagnose
 from robustdeploy.evaluate.evidence import EvaluationRows, figures_from
 from robustdeploy.evaluate.host import HostNet, load_host_net
-from robustdeploy.evaluate.outcomes import Outcomes
+from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.rows import accuracy_rows, latency_rows, share_row
 from robustdeploy.evaluate.toolchain import check_version
 from robustdeploy.onboard.draws import key
-from robustdeploy.onboard.types import Scores, Threat
+from robustdeploy.onboard.types import Labels, Scores, Threat
 
 GRADIENT_IMAGES = 256
 """Test images at which the host looks for missing gradients."""
@@ -161,7 +161,8 @@ def _attacked(
     for attack in attacks:
         again = [board.score(part) for part in np.array_split(attack.images, max(1, len(attack.images) // 37))]
         repeated[attack.label] = np.concatenate(again).argmax(1)
-    dense_clean, dense_attacks = None, ()
+    dense_clean: Labels | None = None
+    dense_attacks: tuple[AttackOutcome, ...] = ()
     if request.dense is not None:
         dense = load_host_net(request.dense, request.device)
         dense_clean = dense.score(bench.images.images).argmax(1)
@@ -181,7 +182,8 @@ def _attacked(
 
 def _curve(bench: Bench, host: HostNet, board: Board, recipe: Recipe) -> tuple[Measurement, ...]:
     """Measure robustness over eps with PGD-10 on the first images, nested so that a success at less eps counts."""
-    few = Images(*(part[: recipe.evaluate.curve_limit] for part in (bench.images.ids, bench.images.images, bench.images.labels)))
+    some = slice(0, recipe.evaluate.curve_limit)
+    few = Images(bench.images.ids[some], bench.images.images[some], bench.images.labels[some])
     attack, rows = Pgd(steps=10), []
     for multiple in sorted(recipe.evaluate.eps_curve):
         eps = min(1.0, multiple * recipe.threat.eps)
@@ -191,7 +193,9 @@ def _curve(bench: Bench, host: HostNet, board: Board, recipe: Recipe) -> tuple[M
         bench.progress(f"eps × {multiple:g}", 0, len(few.ids))
 
         def make(threat: Threat = threat, multiple: float = multiple) -> dict[str, Any]:
-            found = host.attack(attack, few.images, few.labels, threat, key(bench.seed, "curve", str(multiple)), few.ids)
+            found = host.attack(
+                attack, few.images, few.labels, threat, key(bench.seed, "curve", str(multiple)), few.ids
+            )
             found = project(few.images, found, threat)
             return {"board": board.score(found).argmax(1), "host": host.score(found).argmax(1)}
 
@@ -238,7 +242,7 @@ def _board_diagnostics(opened: _Opened, timed: Timed | None, target: Target) -> 
         Diagnostic(
             id="golden-scores",
             level="warn" if opened.golden_gap > 1e-3 else "ok",
-            text=f"on the bundle's own images the board's scores are within {opened.golden_gap:.2g} of the host's runtime",
+            text=f"on the bundle's images the board's scores are within {opened.golden_gap:.2g} of the host runtime's",
             value=opened.golden_gap,
             threshold=1e-3,
         )
@@ -252,7 +256,9 @@ def _board_diagnostics(opened: _Opened, timed: Timed | None, target: Target) -> 
         text = f"latency was discarded: {'; '.join(reasons)}"
         return [*found, Diagnostic(id="latency-valid", level="warn", text=text)]
     drift = timed.timings.drift or 0.0
-    text = f"no throttling was seen; latency drifted by {drift:+.1%} over the window, its variation is {timed.timings.cv:.1%}"
+    text = (
+        f"no throttling was seen; latency drifted by {drift:+.1%} and varied by {timed.timings.cv:.1%} over the window"
+    )
     unsteady = abs(drift) > 0.01 or timed.timings.cv > 0.03
     level: Any = "warn" if unsteady else "ok"
     return [*found, Diagnostic(id="latency-valid", level=level, text=text, value=timed.timings.cv, threshold=0.03)]

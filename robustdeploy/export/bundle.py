@@ -58,7 +58,9 @@ def read_bundle(path: Path) -> dict[str, bytes]:
             files = {name: archive.read(name) for name in archive.namelist()}
         expected = json.loads(files[MANIFEST])["files"]
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as problem:
-        raise ArtifactError(f"{path} is not a sound bundle ({problem}); make it again with `export --force`") from problem
+        raise ArtifactError(
+            f"{path} is not a sound bundle ({problem}); make it again with `export --force`"
+        ) from problem
     for name, digest in expected.items():
         if hashlib.sha256(files.get(name, b"")).hexdigest() != digest:
             raise ArtifactError(f"{name} in {path} is not what its manifest says; make it again with `export --force`")

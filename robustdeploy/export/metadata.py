@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from pydantic import Field, ValidationError
 
 import robustdeploy
@@ -68,9 +68,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 def read_metadata(model: onnx.ModelProto) -> OnnxMetadata:
     """Return what the file says of itself; ArtifactError when another tool made it."""
     entries: dict[str, Any] = {
-        entry.key.removeprefix(PREFIX): entry.value
-        for entry in model.metadata_props
-        if entry.key.startswith(PREFIX)
+        entry.key.removeprefix(PREFIX): entry.value for entry in model.metadata_props if entry.key.startswith(PREFIX)
     }
     try:
         return OnnxMetadata.model_validate(entries)

@@ -41,7 +41,9 @@ def export(recipe: Recipe, target: Target, trained: Path, facts: Mapping[str, An
     path = folder / "model.onnx"
     export_onnx(net, info.image_shape, path, target.opset, _metadata(recipe, info, facts), _doc(recipe, facts))
     if (counted := onnx_macs(path)) != facts["macs"]:
-        raise ArtifactError(f"the ONNX graph has {counted:,} MACs, the net {facts['macs']:,}: the export is another net")
+        raise ArtifactError(
+            f"the ONNX graph has {counted:,} MACs, the net {facts['macs']:,}: the export is another net"
+        )
     clean, labels = held_out_images(trained)
     parity, reference = measure_parity(net, path, clean, _attacked(net, clean, labels, recipe.threat))
     build_agent(folder / "agent.pyz")
@@ -80,7 +82,9 @@ def _metadata(recipe: Recipe, info: NetInfo, facts: Mapping[str, Any]) -> OnnxMe
     eps = Fraction(recipe.threat.eps * 255).limit_denominator(1000)
     return OnnxMetadata(
         recipe_sha256=sha256_of_text(canonical_json(plain(recipe))),
-        threat=f"{recipe.threat.norm} {eps}/255" if eps.denominator == 1 else f"{recipe.threat.norm} {recipe.threat.eps:g}",
+        threat=f"{recipe.threat.norm} {eps}/255"
+        if eps.denominator == 1
+        else f"{recipe.threat.norm} {recipe.threat.eps:g}",
         norm=recipe.threat.norm,
         eps=recipe.threat.eps,
         ops_ratio=facts["macs"] / facts["dense_macs"],
@@ -100,7 +104,9 @@ def _doc(recipe: Recipe, facts: Mapping[str, Any]) -> str:
 
 def _notes(target: Target, facts: Mapping[str, Any]) -> list[str]:
     """Say what a user of this target should know about this net."""
-    odd = [c["layer"] for c in facts.get("channels", []) if c["kept"] < c["dense"] and c["kept"] % target.channel_multiple]
+    odd = [
+        c["layer"] for c in facts.get("channels", []) if c["kept"] < c["dense"] and c["kept"] % target.channel_multiple
+    ]
     notes = []
     if odd:
         notes.append(

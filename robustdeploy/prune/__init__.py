@@ -1,0 +1,1 @@
+"""Channel groups, masks, budgets and compaction; one file per pruner."""

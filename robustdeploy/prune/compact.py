@@ -51,7 +51,9 @@ def _kept_positions(
 
 
 def _size(module: nn.Module, side: str) -> int:
-    for attribute in ("out_channels", "out_features", "num_features") if side == "out" else ("in_channels", "in_features"):
+    for attribute in (
+        ("out_channels", "out_features", "num_features") if side == "out" else ("in_channels", "in_features")
+    ):
         if hasattr(module, attribute):
             return int(getattr(module, attribute))
     raise TypeError(f"{type(module).__name__} has no channels on its {side} side")

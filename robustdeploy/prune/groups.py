@@ -109,7 +109,7 @@ def _dependency_graph(net: nn.Module, image_shape: tuple[int, int, int]) -> Any:
             )
     except Exception as problem:
         raise TrainingError(
-            f"the channel groups of this {type(net).__name__} could not be traced ({type(problem).__name__}: {problem}); "
+            f"the channel groups of this {type(net).__name__} cannot be traced ({type(problem).__name__}: {problem}); "
             "a net can be pruned when its forward pass is plain tensor code on one input"
         ) from problem
     finally:

@@ -128,7 +128,7 @@ class MaskedNet(nn.Module):
         """Score ``images`` with the masked parameters."""
         masks = self.masks()
         if not self.is_frozen:
-            masks = [cast(Tensor, GroupNormalised.apply(mask)) for mask in masks]  # type: ignore[no-untyped-call]
+            masks = [cast(Tensor, GroupNormalised.apply(mask)) for mask in masks]
         return cast(Tensor, functional_call(self.net, self._masked(masks), (images,)))
 
     def _masked(self, masks: list[Tensor]) -> dict[str, Tensor]:
@@ -179,15 +179,12 @@ class MaskedNet(nn.Module):
         part = (progress - self.options.warmup) / (self.options.freeze - self.options.warmup)
         return self.target_macs + (self.dense_macs - self.target_macs) * (1 - part) ** 3
 
-    def _set_counts(self, values: list[np.ndarray], counts: Counts) -> None:  # type: ignore[type-arg]
+    def _set_counts(self, values: list[np.ndarray], counts: Counts) -> None:
         """Set each group's shift between its last kept and first masked channel."""
         shifts = []
         for value, count in zip(values, counts, strict=True):
             ordered = np.sort(value)[::-1]
-            if count == len(ordered):
-                edge = ordered[-1] - 1.0
-            else:
-                edge = (ordered[count - 1] + ordered[count]) / 2
+            edge = ordered[-1] - 1.0 if count == len(ordered) else (ordered[count - 1] + ordered[count]) / 2
             shifts.append(0.5 - SCALE * edge)
         cast(Tensor, self.shifts).copy_(torch.tensor(shifts))
 

@@ -33,15 +33,14 @@ class OperationModel:
 
     def macs_of(self, kept: Tensor) -> Tensor:
         """Compute the same as ``macs`` in torch, with gradients, for one choice."""
-        on = {"device": kept.device, "dtype": kept.dtype}
-        out = torch.as_tensor(self.out0).to(**on) + torch.as_tensor(self.out).to(**on) @ kept
-        in_ = torch.as_tensor(self.in0).to(**on) + torch.as_tensor(self.in_).to(**on) @ kept
-        return (torch.as_tensor(self.scale).to(**on) * out * in_).sum()
+        out0, out, in0, in_, scale = (
+            torch.as_tensor(part).to(kept) for part in (self.out0, self.out, self.in0, self.in_, self.scale)
+        )
+        total: Tensor = (scale * (out0 + out @ kept) * (in0 + in_ @ kept)).sum()
+        return total
 
 
-def operation_model(
-    net: nn.Module, groups: Sequence[ChannelGroup], dense_macs: Mapping[str, int]
-) -> OperationModel:
+def operation_model(net: nn.Module, groups: Sequence[ChannelGroup], dense_macs: Mapping[str, int]) -> OperationModel:
     """Build the model from the dense net's MACs per layer (``cost.module.layer_macs``) and its channel groups."""
     layers = tuple(dense_macs)
     row = {name: i for i, name in enumerate(layers)}

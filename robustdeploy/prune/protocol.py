@@ -50,9 +50,7 @@ class Pruning(Protocol):
 class Pruner(Protocol):
     """A way to prune while training. Its dataclass fields are its options."""
 
-    def begin(
-        self, net: nn.Module, image_shape: tuple[int, int, int], ops: float, multiple: int
-    ) -> Pruning:
+    def begin(self, net: nn.Module, image_shape: tuple[int, int, int], ops: float, multiple: int) -> Pruning:
         """Attach to ``net`` for a budget of ``ops`` (fraction of its MACs), channels in multiples of ``multiple``.
 
         Raises BudgetError, before any training, when the budget is out of reach.
@@ -69,7 +67,7 @@ class GroupNormalised(torch.autograd.Function):
         return mask.view_as(mask)
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
         """Return the scaled gradient."""
         size: Tensor = gradient.square().mean().sqrt()
         return gradient / (size + 1e-12)

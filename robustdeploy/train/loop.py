@@ -165,9 +165,7 @@ def _rate(step: int, plan: Plan) -> float:
     return plan.options.lr * min(2 * position, 2 * (1 - position))
 
 
-def _step(
-    module: nn.Module, pruning: Pruning | None, run: _Run, plan: Plan, indices: Tensor
-) -> dict[str, float]:
+def _step(module: nn.Module, pruning: Pruning | None, run: _Run, plan: Plan, indices: Tensor) -> dict[str, float]:
     """Make one optimiser step and return its numbers."""
     epoch = run.step // plan.steps_per_epoch
     images, labels = _prepared(plan, indices, epoch)
@@ -180,8 +178,8 @@ def _step(
     numbers = {name: float(value.detach()) for name, value in parts.items()}
     if not all(math.isfinite(number) for number in numbers.values()):
         raise TrainingError(
-            f"the loss is {numbers['loss']} at step {run.step + 1} of {plan.steps}; the last healthy checkpoint is kept: "
-            "lower train.lr and repeat the command"
+            f"the loss is {numbers['loss']} at step {run.step + 1} of {plan.steps}; the last healthy checkpoint is "
+            "kept: lower train.lr and repeat the command"
         )
     run.optimiser.step()
     run.step += 1
@@ -223,7 +221,8 @@ def _settle_statistics(module: nn.Module, plan: Plan) -> None:
     module.train()
     epoch = plan.options.epochs
     order = epoch_order(plan.seed, epoch, len(plan.train.labels)).to(plan.train.labels.device)
-    for indices in order.split(plan.options.batch_size)[: min(BN_BATCHES, plan.steps_per_epoch)]:
+    batches = torch.split(order, plan.options.batch_size)
+    for indices in batches[: min(BN_BATCHES, plan.steps_per_epoch)]:
         images, labels = _prepared(plan, indices, epoch)
         plan.task(module, images, labels, plan.threat, Noise(key(plan.seed, "attack", epoch), indices))
     for layer, momentum in zip(layers, momenta, strict=True):

@@ -19,6 +19,6 @@ class Task(Protocol):
     ) -> Mapping[str, Tensor]:
         """Return ``loss`` (a scalar to minimise) and any further scalars for the log, such as ``accuracy``.
 
-        ``images`` are float N×C×H×W in [0, 1], already augmented; ``noise`` is a pure function of seed, epoch and sample.
+        ``images`` are float N×C×H×W in [0, 1], already augmented; ``noise`` depends on seed, epoch and sample alone.
         """
         ...

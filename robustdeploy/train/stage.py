@@ -46,7 +46,9 @@ def device_from(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as problem:
         first = str(problem).splitlines()[0]
-        raise UsageError(f"train.device is '{name}', which torch cannot use here ({first}); say auto or cpu") from problem
+        raise UsageError(
+            f"train.device is '{name}', which torch cannot use here ({first}); say auto or cpu"
+        ) from problem
     return device
 
 
@@ -67,7 +69,11 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
     folder = stage.begin()
     net, info = _fresh_net(recipe, data)
     plan = _plan(recipe, data, net)
-    dense = {"dense_macs": macs(net, data.image_shape), "dense_params": params(net), "data": data.facts()}
+    dense: dict[str, Any] = {
+        "dense_macs": macs(net, data.image_shape),
+        "dense_params": params(net),
+        "data": data.facts(),
+    }
     if recipe.budget.ops is None:
         fit(net, None, plan, folder, progress)
         return _seal(stage, data, net, info, {**dense, **_costs(net, data), "ops_target": 1.0, "channels": []})
@@ -92,9 +98,7 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
 def _fresh_net(recipe: Recipe, data: Loaded) -> tuple[Normalised, NetInfo]:
     """Build the dense net with weights that depend on the seed alone."""
     device = device_from(recipe.train.device)
-    info = NetInfo(
-        net=recipe.net, classes=data.classes, image_shape=data.image_shape, mean=data.mean, std=data.std
-    )
+    info = NetInfo(net=recipe.net, classes=data.classes, image_shape=data.image_shape, mean=data.mean, std=data.std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = build_net(recipe.net, len(data.classes), data.image_shape, data.mean, data.std)

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustdeploy.export.agent import build_agent
 from robustdeploy.devices.board import board_from
 from robustdeploy.devices.ssh import Ssh, explain
 from robustdeploy.errors import ArtifactError, BoardError, ToolchainError, UsageError
+from robustdeploy.export.agent import build_agent
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 READY = SSHD and shutil.which("ssh") and shutil.which("ssh-keygen")

@@ -1,0 +1,1 @@
+"""Toolchains that run an ONNX file, one file each."""
