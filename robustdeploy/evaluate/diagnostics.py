@@ -107,7 +107,7 @@ def _iterative_beats_single_step(outcomes: Outcomes) -> Diagnostic:
     only_single = stood & ~outcomes.robust(single[0], "board")
     bound = _bound(only_single)
     text = (
-        f"one step broke {int(only_single.sum())} of {len(only_single)} images that all iterative attacks left standing "
+        f"one step broke {int(only_single.sum())} of {len(only_single)} images that all iterative attacks left alone "
         f"(99 % lower bound {bound:.2%}, limit 1 %)"
     )
     return Diagnostic(id=name, level=_level(bound > 0.01), text=text, value=bound, threshold=0.01)

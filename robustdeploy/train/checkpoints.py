@@ -40,7 +40,7 @@ def save_checkpoint(folder: Path, state: State) -> Path:
     for name, tensor in state.tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingError(
-                f"{name} is not finite at step {state.step}; nothing was saved and the last healthy checkpoint is kept: "
+                f"{name} is not finite at step {state.step}; nothing was saved and the last healthy one is kept: "
                 "lower train.lr and repeat the command"
             )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
