@@ -37,7 +37,7 @@ class Masks:
     """Channel masks round(½·tanh(M) + shift), learnt while training."""
 
     lr: float = 0.01
-    """Step of a mask's M; task gradients have unit size within a group, so this is also M's travel per step."""
+    """Step of a mask's M; its inverse is also the number of steps over which M averages its gradient."""
     penalty: float = 0.3
     """Weight of the operation term against the task's unit-size gradient, at full ramp."""
     warmup: float = 0.1
@@ -103,21 +103,21 @@ class MaskedNet(nn.Module):
         # Tiny distinct values order the channels before training does.
         starts = [1e-3 * torch.cos(torch.arange(size, device=device) * 2.4 + i) for i, size in enumerate(self.sizes)]
         self.logits = nn.ParameterList([nn.Parameter(start) for start in starts])
-        self.register_buffer("shifts", torch.full((len(groups),), 1.0, device=device))
+        self.register_buffer("shifts", torch.full((len(groups),), 1.0, dtype=torch.float64, device=device))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
         self._plan = _plan(net, groups)
         self._scale = self.dense_macs / sum(self.sizes)
 
     def soft(self) -> list[Tensor]:
-        """Per group, scale · tanh(M) + shift before rounding."""
+        """Per group, scale · tanh(M) + shift before rounding, in float64 so that saturated masks stay in order."""
         shifts = cast(Tensor, self.shifts)
-        return [SCALE * torch.tanh(m) + shift for m, shift in zip(self.logits, shifts, strict=True)]
+        return [SCALE * torch.tanh(_ordered(m)) + shift for m, shift in zip(self.logits, shifts, strict=True)]
 
     def masks(self) -> list[Tensor]:
         """Per group, the masks: exactly 0 or 1, with the gradient of the value before rounding."""
         if self.is_frozen:
             return [(soft >= 0.5).float() for soft in (s.detach() for s in self.soft())]
-        return [(soft >= 0.5).float() + (soft - soft.detach()) for soft in self.soft()]
+        return [(soft >= 0.5).float() + (soft - soft.detach()).float() for soft in self.soft()]
 
     @property
     def is_frozen(self) -> bool:
@@ -146,8 +146,12 @@ class MaskedNet(nn.Module):
         return masked
 
     def own_parameters(self) -> list[dict[str, object]]:
-        """Give the masks their own step, a gradient averaged over about ten steps, and no decay."""
-        own = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 0.0, "lr": self.options.lr, "name": "masks"}
+        """Give the masks their own step and a gradient averaged over about ten steps.
+
+        Their decay makes M a moving average of the gradient, in its unit size: a mask never saturates and can come
+        back, however long the training is.
+        """
+        own = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1.0, "lr": self.options.lr, "name": "masks"}
         return [{"params": list(self.logits), **own}]
 
     def penalty(self, progress: float) -> Tensor:
@@ -163,9 +167,7 @@ class MaskedNet(nn.Module):
         if self.is_frozen:
             return
         with torch.no_grad():
-            for m in self.logits:
-                m.clamp_(-2.0, 2.0)  # tanh still has slope here, so that a mask can come back
-            values = [torch.tanh(m).double().cpu().numpy() for m in self.logits]
+            values = [torch.tanh(_ordered(m)).cpu().numpy() for m in self.logits]
             if progress >= self.options.freeze:
                 self._set_counts(values, exact_counts(self.operations, values, self.limits, self.target_macs))
                 cast(Tensor, self.frozen).fill_(True)
@@ -186,7 +188,7 @@ class MaskedNet(nn.Module):
             ordered = np.sort(value)[::-1]
             edge = ordered[-1] - 1.0 if count == len(ordered) else (ordered[count - 1] + ordered[count]) / 2
             shifts.append(0.5 - SCALE * edge)
-        cast(Tensor, self.shifts).copy_(torch.tensor(shifts))
+        cast(Tensor, self.shifts).copy_(torch.tensor(shifts, dtype=torch.float64))
 
     def status(self) -> Mapping[str, float]:
         """Operations kept as a fraction, and channels kept."""
@@ -203,6 +205,11 @@ class MaskedNet(nn.Module):
         if not self.is_frozen:
             raise TrainingError("the masks have not reached their budget yet, so there is nothing to compact")
         return compact_net(self.net, self.groups, self.kept())
+
+
+def _ordered(m: Tensor) -> Tensor:
+    """Return M in float64, with equal values told apart by their position so that any count can be kept."""
+    return m.double() + torch.arange(len(m), device=m.device) * 1e-9
 
 
 _Part = tuple[int, Tensor | None, Tensor | None]
