@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from robustdeploy.core.artifact import Artifact, Sealed
 from robustdeploy.core.files import atomic_write_json
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.load import load_recipe, load_target
@@ -21,7 +22,7 @@ from robustdeploy.core.run import Run
 from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
 from robustdeploy.errors import ArtifactError, UsageError
-from robustdeploy.report.assemble import Sealed, assemble
+from robustdeploy.report.assemble import assemble
 from robustdeploy.report.load import load_report
 from robustdeploy.report.render import render
 
@@ -144,8 +145,8 @@ def _sealed(run: Run, place: str, how: str) -> Sealed:
     return Sealed(folder, manifest)
 
 
-def export(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = SILENCE) -> Path:
-    """Export the run's net for ``target``; return the bundle."""
+def export(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = SILENCE) -> Artifact:
+    """Export the run's net for ``target``; return the bundle, sealed with its past."""
     from robustdeploy.export.stage import export as export_net
     from robustdeploy.export.stage import export_inputs
 
@@ -165,11 +166,11 @@ def export(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = Fal
             )
             for note in manifest.facts["notes"]:
                 talk.say(f"note: {note}")
-    return stage.folder / "bundle.zip"
+        return _sealed(run, stage.place, f"robustdeploy export --target {goal.name}").artifact("bundle.zip")
 
 
-def evaluate(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = SILENCE) -> Path:
-    """Attack and time what runs on ``target``; return the folder with the outcomes. Sealed parts are never redone."""
+def evaluate(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = SILENCE) -> Artifact:
+    """Attack and time what runs on ``target``; return the outcomes. Sealed parts are never redone."""
     from robustdeploy.data.load import load_test
     from robustdeploy.evaluate.stage import Request, evaluation_inputs
     from robustdeploy.evaluate.stage import evaluate as evaluate_on_board
@@ -204,7 +205,7 @@ def evaluate(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = F
         if _fresh(stage, force, talk):
             evaluate_on_board(request, stage, talk.progress)
             talk.say(f"evaluate: {len(request.test.ids)} test images, outcomes in {stage.folder}")
-    return stage.folder
+        return _sealed(run, stage.place, f"robustdeploy evaluate --target {goal.name}").artifact("outcomes.npz")
 
 
 def _chosen(images: Any, limit: int | None) -> Any:

@@ -75,14 +75,14 @@ def _target(name: str) -> Iterator[Finding]:
     from robustdeploy.devices.board import board_from
     from robustdeploy.errors import EnvironmentFailure, ToolchainError
     from robustdeploy.evaluate.toolchain import check_version
-    from robustdeploy.export.agent import build_agent
+    from robustdeploy.export.agent import build_agent, foreign_plugins
 
     target = load_target(name)
     yield Finding("target", True, f"{target.name}: {target.description} ({target.status})")
     link = LINKS.build(target.link.name, target.link.options)
     with tempfile.TemporaryDirectory() as folder:
         agent = Path(folder) / "agent.pyz"
-        build_agent(agent)
+        build_agent(agent, foreign_plugins())
         try:
             with board_from(link, agent) as board:
                 facts = board.facts

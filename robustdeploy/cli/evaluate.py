@@ -54,7 +54,7 @@ def evaluate(
     with TerminalTalk(quiet or as_json) as talk:
         opened = _with(Run.open(run, runs), given)
         talk.say(f"run {opened.root}, target {target}")
-        folder = evaluated(opened, target, force=force, talk=talk)
+        folder = evaluated(opened, target, force=force, talk=talk).path.parent
     rows = _rows(folder)
     text = "\n".join(_line(row) for row in rows["measurements"] if row["where"] == "board")
     text += f"\n{folder / 'outcomes.npz'} is written; next: robustdeploy report"

@@ -35,6 +35,6 @@ def export(
         opened = Run.open(run, runs)
         talk.say(f"run {opened.root}, target {target}")
         bundle = exported(opened, target, force=force, talk=talk)
-    manifest = read_manifest(bundle.parent)
-    text = f"{bundle} is written; next: robustdeploy evaluate --target {target}"
-    show(text, {"run": str(opened.root), "bundle": str(bundle), **manifest.model_dump(mode="json")}, as_json)
+    manifest = read_manifest(bundle.path.parent)
+    text = f"{bundle.path} is written; next: robustdeploy evaluate --target {target}"
+    show(text, {"run": str(opened.root), "bundle": str(bundle.path), **manifest.model_dump(mode="json")}, as_json)

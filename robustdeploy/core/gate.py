@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
 
@@ -47,6 +48,24 @@ class Rule(Noun):
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError(f"rule {self.id} needs exactly one of at_least and at_most")
         return self
+
+
+class Gate(Noun):
+    """Rules that judge any report, whatever rules the report carries itself; a gate file holds one."""
+
+    rules: tuple[Rule, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rule_ids_differ(self) -> Gate:
+        check_ids(self.rules)
+        return self
+
+
+def check_ids(rules: Sequence[Rule]) -> None:
+    """Raise ValueError when two rules share an id."""
+    ids = [rule.id for rule in rules]
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        raise ValueError(f"two rules share the id {twice[0]}")
 
 
 class RuleVerdict(Noun):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from robustdeploy.core.gate import Rule
+from robustdeploy.core.gate import Rule, check_ids
 from robustdeploy.core.model import Noun, Number
 from robustdeploy.onboard import types as onboard
 
@@ -116,7 +116,5 @@ class Recipe(Noun):
 
     @model_validator(mode="after")
     def _rule_ids_differ(self) -> Recipe:
-        ids = [rule.id for rule in self.gate]
-        if twice := sorted({i for i in ids if ids.count(i) > 1}):
-            raise ValueError(f"two rules share the id {twice[0]}")
+        check_ids(self.gate)
         return self

@@ -69,7 +69,7 @@ class Registry(Generic[T]):
 
     @cached_property
     def _entries(self) -> Mapping[str, EntryPoint]:
-        return {entry.name: entry for entry in entry_points(group=self.group)}
+        return {entry.name.replace("_", "-"): entry for entry in entry_points(group=self.group)}
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all plug-ins, sorted, without importing any."""
@@ -154,6 +154,10 @@ class Registry(Generic[T]):
         if path is None:
             raise RecipeError(self.unknown(name))
         return path / "__init__.py" if path.is_dir() else path
+
+    def foreign(self) -> Mapping[str, Path]:
+        """Return the files of the plug-ins that other packages add, by name, without importing any."""
+        return {name: self.origin(name) for name in sorted(self._entries) if name not in self._files}
 
     def summary(self, name: str) -> str:
         """Return the first line of the docstring of the plug-in's module, without importing it."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from pydantic import TypeAdapter
-
-from robustdeploy.core.gate import Rule
+from robustdeploy.core.gate import Gate
 from robustdeploy.core.load import Registries
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.registry import REGISTRIES, Registry
@@ -37,16 +35,7 @@ def schema_of(kind: Kind, registries: Registries = REGISTRIES) -> Schema:
 
 
 def _gate() -> Schema:
-    rules = TypeAdapter(tuple[Rule, ...]).json_schema()
-    definitions = rules.pop("$defs")
-    return {
-        "$defs": definitions,
-        "title": "Gate",
-        "type": "object",
-        "properties": {"rules": rules | {"minItems": 1}},
-        "required": ["rules"],
-        "additionalProperties": False,
-    }
+    return Gate.model_json_schema()
 
 
 def _recipe(registries: Registries) -> Schema:

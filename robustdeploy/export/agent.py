@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import robustdeploy
+from robustdeploy.core.registry import BACKENDS, QUERY_ATTACKS
 from robustdeploy.errors import UsageError
 from robustdeploy.onboard.store import sha256_of
 
@@ -23,6 +25,16 @@ sys.exit(main())
 '''
 
 
+def foreign_plugins() -> dict[str, Path]:
+    """Return the query attacks and backends of other packages, as `build_agent` takes them: they run on the board."""
+    kinds = {"attacks": QUERY_ATTACKS, "backends": BACKENDS}
+    return {
+        f"{folder}/{name.replace('-', '_')}": file
+        for folder, registry in kinds.items()
+        for name, file in registry.foreign().items()
+    }
+
+
 def build_agent(path: Path, extra: Mapping[str, Path] | None = None) -> str:
     """Write the agent to ``path`` and return its SHA-256.
 
@@ -36,6 +48,8 @@ def build_agent(path: Path, extra: Mapping[str, Path] | None = None) -> str:
         if folder not in ("attacks", "backends") or not module.isidentifier() or name in entries:
             raise UsageError(f"{place!r} cannot join the agent; it must be a new 'attacks/NAME' or 'backends/NAME'")
         entries[name] = file.read_bytes()
+        if not re.search(rb"^plugin\b[^=\n]*=(?!=)", entries[name], re.MULTILINE):
+            raise UsageError(f"{file} cannot join the agent: a plug-in that runs on boards ends with 'plugin = …'")
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(entries):

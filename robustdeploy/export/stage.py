@@ -20,7 +20,7 @@ from robustdeploy.core.target import Target
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import ArtifactError
-from robustdeploy.export.agent import build_agent
+from robustdeploy.export.agent import build_agent, foreign_plugins
 from robustdeploy.export.bundle import GOLDEN, golden_images, write_bundle
 from robustdeploy.export.metadata import OnnxMetadata
 from robustdeploy.export.onnx_file import export_onnx
@@ -46,7 +46,7 @@ def export(recipe: Recipe, target: Target, trained: Path, facts: Mapping[str, An
         )
     clean, labels = held_out_images(trained)
     parity, reference = measure_parity(net, path, clean, _attacked(net, clean, labels, recipe.threat))
-    build_agent(folder / "agent.pyz")
+    build_agent(folder / "agent.pyz", foreign_plugins())
     files = {name: (folder / name).read_bytes() for name in ("model.onnx", "agent.pyz")}
     files[GOLDEN] = golden_images(clean, labels, reference)
     write_bundle(folder / "bundle.zip", files, target, {"threat": plain(recipe.threat), "classes": list(info.classes)})
@@ -68,8 +68,10 @@ def held_out_images(trained: Path) -> tuple[Bytes, Labels]:
 
 
 def export_inputs(trained: Path) -> dict[str, str]:
-    """SHA-256 of everything an export reads."""
-    return {name: sha256_of_file(trained / name) for name in ("model.safetensors", "net.json", "held_out.npz")}
+    """SHA-256 of everything an export reads, other packages' plug-ins for the board among it."""
+    names = ("model.safetensors", "net.json", "held_out.npz")
+    plugins = {f"agent/{place}": sha256_of_file(file) for place, file in foreign_plugins().items()}
+    return {**{name: sha256_of_file(trained / name) for name in names}, **plugins}
 
 
 def _attacked(net: Normalised, images: Bytes, labels: Labels, threat: Threat) -> Bytes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,12 +66,14 @@ def _from_torchvision(name: str, options: Mapping[str, Any], classes: int, chann
 
 def _from_factory(name: str, options: Mapping[str, Any], classes: int, channels: int) -> Any:
     module, _, attribute = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # a net beside the recipe is found, and shadows nothing that is installed
     try:
         factory = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise RecipeError(
             f"net '{name}' cannot be imported: {error}; write package.module:factory and see that the package "
-            "is installed or on PYTHONPATH"
+            "is installed, on PYTHONPATH or in this folder"
         ) from error
     if not callable(factory):
         raise RecipeError(f"net '{name}' is {type(factory).__name__}; a factory must be callable")

@@ -38,7 +38,7 @@ class Masks:
 
     lr: float = 0.01
     """Step of a mask's M; its inverse is also the number of steps over which M averages its gradient."""
-    penalty: float = 0.3
+    penalty: float = 0.05
     """Weight of the operation term against the task's unit-size gradient, at full ramp."""
     warmup: float = 0.1
     """Share of the training before the first channel is masked."""

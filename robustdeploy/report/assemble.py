@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustdeploy.core.artifact import Sealed
 from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
 from robustdeploy.core.ledger import utc_now
-from robustdeploy.core.manifest import Manifest, producer
+from robustdeploy.core.manifest import producer
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import BudgetLine, ChannelCount, Figures, Measurement, Report
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.evidence import EvaluationRows
 from robustdeploy.report.judge import judge
-
-
-@dataclass(frozen=True)
-class Sealed:
-    """A stage's folder and its manifest."""
-
-    folder: Path
-    manifest: Manifest
 
 
 def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Sealed, evaluation: Sealed) -> Report:
@@ -70,12 +62,12 @@ def _ops_row(budget: BudgetLine) -> Measurement:
 def _subject(recipe: Recipe, train: Sealed, export: Sealed, evaluation: Sealed) -> dict[str, str]:
     return {
         "recipe": sha256_of_text(canonical_json(plain(recipe))),
-        "net": train.manifest.outputs["model.safetensors"],
-        "onnx": export.manifest.outputs["model.onnx"],
+        "net": train.artifact("model.safetensors").sha256,
+        "onnx": export.artifact("model.onnx").sha256,
         "engine": evaluation.manifest.facts["engine"],
-        "bundle": export.manifest.outputs["bundle.zip"],
-        "agent": export.manifest.outputs["agent.pyz"],
-        "outcomes": evaluation.manifest.outputs["outcomes.npz"],
+        "bundle": export.artifact("bundle.zip").sha256,
+        "agent": export.artifact("agent.pyz").sha256,
+        "outcomes": evaluation.artifact("outcomes.npz").sha256,
         "training manifest": sha256_of_file(train.folder / "manifest.json"),
         "evaluation manifest": sha256_of_file(evaluation.folder / "manifest.json"),
     }

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from robustdeploy.core.complaint import complaint
-from robustdeploy.core.gate import Rule, Verdict
-from robustdeploy.core.model import Noun
+from robustdeploy.core.gate import Gate, Rule, Verdict
 from robustdeploy.core.report import SCHEMA_VERSION, Report
 from robustdeploy.core.yaml_source import Problem, source_from_file
 from robustdeploy.errors import ArtifactError, RecipeError
@@ -21,27 +20,14 @@ _MOST_BYTES = 256 * 2**20
 _AGAIN = "write it again with 'robustdeploy evaluate'"
 
 
-class GateFile(Noun):
-    """A YAML file of rules that judge any report, whatever rules the report carries itself."""
-
-    rules: tuple[Rule, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _rule_ids_differ(self) -> GateFile:
-        ids = [rule.id for rule in self.rules]
-        if twice := sorted({i for i in ids if ids.count(i) > 1}):
-            raise ValueError(f"two rules share the id {twice[0]}")
-        return self
-
-
 def load_rules(path: Path) -> tuple[Rule, ...]:
     """Load the ``rules:`` of a gate file; all its problems, each with line and column, are one RecipeError."""
     source = source_from_file(path, str(path))
     problems, found = list(source.problems), None
     try:
-        found = GateFile.model_validate(source.data)
+        found = Gate.model_validate(source.data)
     except ValidationError as error:
-        told = [(e["loc"], _sentence(e["type"], complaint(e, GateFile))) for e in error.errors()]
+        told = [(e["loc"], _sentence(e["type"], complaint(e, Gate))) for e in error.errors()]
         problems += [Problem(source.mark(p), p, text) for p, text in told if p not in source.unreadable]
     if found is None or problems:
         raise RecipeError("\n".join(dict.fromkeys(str(p) for p in sorted(problems, key=lambda p: p.mark))))

@@ -1,0 +1,29 @@
+import pytest
+
+
+def tree(folder):
+    """Every file below a folder with its content, to see that nothing was written."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def refused(command):
+    """Call a command that must fail cleanly: its exit code, a sentence on stderr, an empty stdout, nothing written."""
+
+    def call(folder, *words, code=2, writes=False):
+        before = tree(folder)
+        done = command(folder, *words)
+        assert done.code == code, (done.code, done.out, done.err)
+        assert done.out == ""
+        last = done.err.strip().splitlines()
+        errors = [line for line in last if line.startswith("error: ")]
+        assert len(errors) == 1, done.err
+        assert "Traceback" not in done.err
+        if not writes:
+            assert tree(folder) == before
+        as_json = command(folder, *words, "--json")
+        assert as_json.code == code
+        assert set(as_json.document) == {"error"}
+        return done.err[done.err.index("error: ") :].strip()
+
+    return call

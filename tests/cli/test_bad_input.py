@@ -1,0 +1,282 @@
+"""Everything a user can get wrong: the right exit code, one clear sentence, nothing half-written."""
+
+import hashlib
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.mark.parametrize("ops", ["0", "1.5", "nan", "-1", "abc", "inf", "", "0/0"])
+def test_an_impossible_ops_target(tmp_path, refused, ops):
+    said = refused(tmp_path, "prune", f"--ops-target={ops}")
+    assert "budget.ops" in said
+    assert (ops or "null") in said
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("threat.eps=8/0", ["8/0", "eps"]),
+        ("threat.eps=0", ["eps"]),
+        ("threat.eps=8", ["eps"]),
+        ("trian.epochs=3", ["trian", "train"]),
+        ("train.epoch=3", ["epoch", "epochs"]),
+        ("train.epochs=0", ["epochs"]),
+        ("train.task=fastta", ["fastta", "fastat"]),
+        ("net=resnt8", ["resnt8", "resnet8"]),
+        ("data.name=digit", ["digit", "digits"]),
+        ("evaluate.attacks=[sqare]", ["sqare", "square"]),
+        ("evaluate.attacks.1.stpes=3", ["stpes", "steps"]),
+        ("evaluate.attacks.1.steps=0", ["steps"]),
+        ("net=nowhere.at_all:factory", ["nowhere"]),
+        ("data.path=missing/folder", ["missing/folder"]),
+        ("data.name=cifar10", ["path"]),
+        ("evaluate.limit=0", ["limit"]),
+        ("nonsense", ["budget.ops=0.3"]),
+    ],
+)
+def test_a_wrong_override(tmp_path, refused, override, words):
+    said = refused(tmp_path, "prune", "--set", override)
+    for word in words:
+        assert word in said
+
+
+def test_several_mistakes_are_told_at_once(tmp_path, refused):
+    (tmp_path / "bad.yaml").write_text(
+        "name: bad\ntrian: {epochs: 3}\nthreat: {eps: 8/0}\nevaluate:\n  attacks: [fgsm, sqare]\nbudget: {ops: 1.5}\n"
+    )
+    for words in (["prune", "bad.yaml"], ["run", "bad.yaml"], ["validate", "bad.yaml"]):
+        done = refused(tmp_path, *words) if words[0] != "validate" else None
+        if done:
+            lines = done.splitlines()
+            assert len(lines) == 4
+            assert [f"bad.yaml:{n}" in line for n, line in zip((2, 3, 5, 6), lines, strict=True)] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prune", "no-such-recipe"],
+        ["prune", "no-such.yaml"],
+        ["prune", "--target", "jetson-orni"],
+        ["run", "--target", "nowhere.yaml"],
+        ["export"],
+        ["export", "nowhere"],
+        ["evaluate"],
+        ["report"],
+        ["gate"],
+        ["verify"],
+        ["compare", "a", "b"],
+        ["gate", "nowhere/report.json"],
+        ["ls", "recipies"],
+        ["schema", "recipie"],
+        ["validate", "missing.yaml"],
+        ["doctor", "--target", "jetson-orni"],
+        ["prune", "--name", "../elsewhere"],
+        ["prune", "--name", "latest"],
+    ],
+    ids=" ".join,
+)
+def test_something_that_is_not_there(tmp_path, command, words):
+    done = command(tmp_path, *words)
+    assert done.code == 2
+    assert done.out == ""
+    assert "error: " in done.err
+    assert "Traceback" not in done.err
+    assert list(tmp_path.rglob("*")) == []
+    as_json = command(tmp_path, *words, "--json")
+    assert as_json.code == 2
+    assert as_json.document
+
+
+def test_an_image_folder_with_other_classes_than_the_net(desk, refused):
+    rng = np.random.default_rng(0)
+    for side in ("train", "test"):
+        for name in ("cat", "dog"):
+            (desk / "pets" / side / name).mkdir(parents=True)
+            for number in range(4):
+                pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(desk / "pets" / side / name / f"{number}.png")
+    recipe = desk / "runs" / "tiny" / "recipe.yaml"
+    said = refused(desk, "evaluate", "--target", "quick.yaml", "--data", "pets")
+    assert "digits" in said
+    assert recipe.exists()
+
+
+@pytest.mark.slow
+def test_a_net_of_an_image_folder_meets_a_folder_of_other_classes(tmp_path, command, refused):
+    rng = np.random.default_rng(0)
+    for folder, names in (("pets", ("cat", "dog")), ("cars", ("audi", "bmw", "fiat"))):
+        for side, count in (("train", 12), ("test", 4)):
+            for name in names:
+                (tmp_path / folder / side / name).mkdir(parents=True)
+                for number in range(count):
+                    pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(tmp_path / folder / side / name / f"{number}.png")
+    (tmp_path / "pets.yaml").write_text(
+        "name: pets\ndata: {name: image-folder, path: pets, validation: 0.25}\nnet: resnet8\nbaseline: false\n"
+        "train: {task: standard, epochs: 1, batch_size: 8, device: cpu}\n"
+    )
+    assert command(tmp_path, "prune", "pets.yaml").code == 0
+    assert command(tmp_path, "export").code == 0
+    said = refused(tmp_path, "evaluate", "--data", "cars")
+    assert "cat, dog" in said
+    assert "audi, bmw, fiat" in said
+
+
+DAMAGED = [
+    "train/model.safetensors",
+    "train/net.json",
+    "train/masks.safetensors",
+    "train/metrics.jsonl",
+    "train/held_out.npz",
+    "train/manifest.json",
+    "dense/model.safetensors",
+    "dense/net.json",
+    "dense/manifest.json",
+    "export/quick/model.onnx",
+    "export/quick/agent.pyz",
+    "export/quick/bundle.zip",
+    "export/quick/manifest.json",
+    "device/quick/outcomes.npz",
+    "device/quick/rows.json",
+    "device/quick/facts.json",
+    "device/quick/timings.json",
+    "device/quick/manifest.json",
+    "report.json",
+    "recipe.yaml",
+    "ledger.jsonl",
+]
+READS = {
+    "train": ["prune", "export", "evaluate", "report", "run"],
+    "dense": ["prune", "evaluate", "run"],
+    "export": ["export", "evaluate", "report", "run"],
+    "device": ["evaluate", "report", "run"],
+    "report.json": ["gate", "compare"],
+    "recipe.yaml": ["export", "evaluate", "report"],
+    "ledger.jsonl": ["export", "evaluate", "report", "run"],
+}
+
+
+def words_of(name):
+    known = {
+        "prune": ["prune", "tiny.yaml", "--name", "tiny"],
+        "run": ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml"],
+        "export": ["export", "--target", "quick.yaml"],
+        "evaluate": ["evaluate", "--target", "quick.yaml"],
+        "report": ["report"],
+        "gate": ["gate"],
+        "compare": ["compare", "tiny", "tiny"],
+    }
+    return known[name]
+
+
+def truncate(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def edit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [truncate, edit], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("file", DAMAGED)
+def test_a_damaged_file_is_refused_by_everything_that_reads_it(desk, refused, file, damage):
+    damage(desk / "runs" / "tiny" / file)
+    for name in READS[file.partition("/")[0]]:
+        said = refused(desk, *words_of(name))
+        assert file.rpartition("/")[2] in said, (name, said)
+
+
+@pytest.mark.parametrize("file", DAMAGED)
+def test_verify_names_the_file_with_a_flipped_byte(desk, command, file):
+    assert command(desk, "verify").code == 0
+    path = desk / "runs" / "tiny" / file
+    rng = np.random.default_rng(len(file))
+    content = bytearray(path.read_bytes())
+    content[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(bytes(content))
+    done = command(desk, "verify")
+    assert done.code == 2
+    assert file.rpartition("/")[2] in done.err
+    assert "Traceback" not in done.err
+    as_json = command(desk, "verify", "--json")
+    assert as_json.code == 2
+    assert any(file.rpartition("/")[2] in problem for problem in as_json.document["problems"])
+
+
+def reseal(run, place, changed):
+    """Play someone who edits a file, its manifest and the bundle so that all hashes agree again."""
+    path = run / place / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name, content in changed.items():
+        (run / place / name).write_bytes(content)
+        manifest["outputs"][name] = hashlib.sha256(content).hexdigest()
+    path.write_text(json.dumps(manifest))
+
+
+def with_onnx(bundle, onnx):
+    """Return a bundle with another model.onnx and a manifest that agrees."""
+    with zipfile.ZipFile(bundle) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files["model.onnx"] = onnx
+    inner = json.loads(files["bundle.json"])
+    inner["files"]["model.onnx"] = hashlib.sha256(onnx).hexdigest()
+    files["bundle.json"] = json.dumps(inner).encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"this is not a net", b"", b"\x08\x09" * 50], ids=["text", "empty", "bytes"])
+def test_an_onnx_file_that_is_not_one(desk, refused, content):
+    run = desk / "runs" / "tiny"
+    bundle = with_onnx(run / "export/quick/bundle.zip", content)
+    reseal(run, "export/quick", {"model.onnx": content, "bundle.zip": bundle})
+    said = refused(desk, "evaluate", "--target", "quick.yaml", writes=True)
+    assert "model.onnx" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_toolchain_that_is_not_installed_is_named_with_its_fix(desk, refused, command):
+    (desk / "trt.yaml").write_text("name: trt\nbackend: {name: tensorrt, version: '>=10.3,<12'}\nlink: local\n")
+    assert command(desk, "export", "--target", "trt.yaml").code == 0
+    said = refused(desk, "evaluate", "--target", "trt.yaml", code=4, writes=True)
+    assert "tensorrt" in said
+    assert "install" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_toolchain_of_an_unsupported_version(desk, refused, command):
+    (desk / "old.yaml").write_text("name: old\nbackend: {name: onnxruntime, version: '<1.0'}\nlink: local\n")
+    assert command(desk, "export", "--target", "old.yaml").code == 0
+    said = refused(desk, "evaluate", "--target", "old.yaml", code=4, writes=True)
+    assert "<1.0" in said
+
+
+def test_a_board_that_cannot_be_reached(desk, refused, command):
+    (desk / "far.yaml").write_text("name: far\nlink: {name: ssh, host: nowhere.invalid}\n")
+    assert command(desk, "export", "--target", "far.yaml").code == 0
+    said = refused(desk, "evaluate", "--target", "far.yaml", code=4, writes=True)
+    assert "nowhere.invalid" in said
+
+
+def test_evaluate_does_not_change_what_was_trained(desk, refused):
+    said = refused(desk, "evaluate", "--target", "quick.yaml", "--set", "train.epochs=9")
+    assert "train.epochs" in said
+
+
+def test_a_recipe_whose_evaluation_was_edited_by_hand_is_noticed(desk, refused):
+    path = desk / "runs" / "tiny" / "recipe.yaml"
+    path.write_text(path.read_text().replace("eps: 0.1", "eps: 0.01"))
+    for name in ("export", "evaluate", "report"):
+        assert "recipe.yaml" in refused(desk, *words_of(name))

@@ -1,0 +1,116 @@
+"""The real chain, run once on a tiny recipe through the command line, and ways to call the command line again."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TINY = """
+    name: tiny
+    net: resnet8
+    threat: {norm: linf, eps: 0.1}
+    train: {task: fastat, epochs: 6, batch_size: 64, lr: 0.2, device: cpu}
+    budget: {ops: 0.3}
+    evaluate:
+      limit: 60
+      curve_limit: 30
+      eps_curve: [1.0, 4.0]
+      attacks: [fgsm, {name: pgd, steps: 5}, {name: square, queries: 30}]
+    gate:
+      - {id: RD-OPS-01, metric: ops_fraction, at_most: 0.3}
+      - {id: RD-ACC-01, metric: clean_accuracy, at_least: 0.05}
+"""
+QUICK = """
+    extends: host-cpu
+    name: quick
+    latency: {warmup_s: 0.01, min_s: 0.05, max_s: 1, min_samples: 100}
+"""
+MAIN = "from robustdeploy.cli import main; main()"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self):
+        """The one JSON document on stdout; anything beside it is an error."""
+        return json.loads(self.out)
+
+
+def write_words(folder, tiny=TINY, quick=QUICK):
+    (folder / "tiny.yaml").write_text(textwrap.dedent(tiny))
+    (folder / "quick.yaml").write_text(textwrap.dedent(quick))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Call the command line in this process, in a folder: fast, and with warnings as errors."""
+
+    def call(folder, *words):
+        from robustdeploy.cli import main
+
+        out, err, argv, here = io.StringIO(), io.StringIO(), sys.argv, Path.cwd()
+        sys.argv = ["robustdeploy", *map(str, words)]
+        os.chdir(folder)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                main()
+            code = 0
+        except SystemExit as end:
+            code = 0 if end.code is None else end.code
+        finally:
+            sys.argv = argv
+            os.chdir(here)
+        return Done(code, out.getvalue(), err.getvalue())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def spawn():
+    """Start the command line as a process of its own, in a process group of its own, to be killed or looked at."""
+
+    def start(folder, *words, **environment):
+        return subprocess.Popen(
+            [sys.executable, "-c", MAIN, *map(str, words)],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory, command):
+    """A folder with tiny.yaml, quick.yaml and ``runs/tiny``, evaluated and reported; not to be changed."""
+    folder = write_words(tmp_path_factory.mktemp("chain"))
+    done = command(folder, "run", "tiny.yaml", "--target", "quick.yaml", "--name", "tiny", "--json")
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def desk(chain, tmp_path):
+    """A copy of the chain's folder that a test may damage."""
+    folder = tmp_path / "desk"
+    shutil.copytree(chain, folder, symlinks=True)
+    return folder
