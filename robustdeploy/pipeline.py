@@ -11,14 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from robustdeploy.core.artifact import Artifact, Sealed
-from robustdeploy.core.files import atomic_write_json
+from robustdeploy.core.files import atomic_write_json, sha256_of_file
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.load import load_recipe, load_target
-from robustdeploy.core.manifest import Manifest, changed_outputs, read_manifest
+from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Measurement, Report
-from robustdeploy.core.run import Run
+from robustdeploy.core.run import Run, written_problems
 from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
 from robustdeploy.errors import ArtifactError, UsageError
@@ -89,10 +89,12 @@ def prune(
     A repeated call resumes what was interrupted and skips what is done; ``force`` does it again.
     """
     from robustdeploy.data.load import load_data
-    from robustdeploy.train.stage import train_dense, train_pruned
+    from robustdeploy.train.stage import check_trainable, train_dense, train_pruned
 
     loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops)
     data = load_data(loaded.data, lambda done, total: talk.progress("reading images", done, total))
+    if not Run.folder_for(runs, loaded, name).exists():
+        check_trainable(loaded, data)
     run = Run.for_recipe(runs, loaded, name)
     with _working(run):
         parts = plain(loaded)
@@ -139,10 +141,10 @@ def _sealed(run: Run, place: str, how: str) -> Sealed:
     folder = run.root / place
     if not (folder / "manifest.json").exists():
         raise UsageError(f"{run.root} has no finished {place} stage yet: run `{how}` first")
-    manifest = read_manifest(folder)
-    if changed := changed_outputs(folder, manifest):
-        raise ArtifactError("\n".join(f"{text}; `{how} --force` makes it again" for text in changed))
-    return Sealed(folder, manifest)
+    try:
+        return Sealed(folder, run.sealed(place))
+    except ArtifactError as error:
+        raise ArtifactError("\n".join(f"{t}; `{how} --force` makes it again" for t in str(error).splitlines())) from None
 
 
 def export(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = SILENCE) -> Artifact:
@@ -169,8 +171,18 @@ def export(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = Fal
         return _sealed(run, stage.place, f"robustdeploy export --target {goal.name}").artifact("bundle.zip")
 
 
-def evaluate(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = SILENCE) -> Artifact:
-    """Attack and time what runs on ``target``; return the outcomes. Sealed parts are never redone."""
+def evaluate(
+    run: Run,
+    target: str | Target = DEFAULT_TARGET,
+    *,
+    data: Path | None = None,
+    force: bool = False,
+    talk: Talk = SILENCE,
+) -> Artifact:
+    """Attack and time what runs on ``target``; return the outcomes. Sealed parts are never redone.
+
+    ``data`` is the folder of the data set where that is not the recipe's any more.
+    """
     from robustdeploy.data.load import load_test
     from robustdeploy.evaluate.stage import Request, evaluation_inputs
     from robustdeploy.evaluate.stage import evaluate as evaluate_on_board
@@ -185,9 +197,8 @@ def evaluate(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = F
         has_dense = run.recipe.baseline and run.recipe.budget.ops is not None
         dense = _sealed(run, "dense", "robustdeploy prune") if has_dense else None
         info = load_info(train.folder)
-        images = load_test(
-            run.recipe.data, info.classes, lambda done, total: talk.progress("reading images", done, total)
-        )
+        where = run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data})
+        images = load_test(where, info.classes, lambda done, total: talk.progress("reading images", done, total))
         request = Request(
             run=run,
             target=goal,
@@ -250,9 +261,10 @@ def report(run: Run, target: str | None = None, *, formats: Sequence[str] = FORM
         made = assemble(run.name, name, run.recipe, train, exported, evaluation)
         path = run.root / "report.json"
         atomic_write_json(path, made.model_dump(mode="json"))
-        files = render(made, formats, run.root)
+        files = (path, *render(made, formats, run.root))
+        run.enter_written({file: sha256_of_file(file) for file in files})
     talk.say(f"report: {made.verdict.outcome} on {name}")
-    return Written(made, (path, *files))
+    return Written(made, files)
 
 
 def latest_target(run: Run) -> str:
@@ -264,7 +276,12 @@ def latest_target(run: Run) -> str:
 
 
 def read_report(run: Run) -> Report:
-    """Return the run's report."""
-    if not (run.root / "report.json").exists():
+    """Return the run's report; one that the ledger does not have in these words is an ArtifactError."""
+    path = run.root / "report.json"
+    if not path.exists():
         raise UsageError(f"{run.root} has no report yet: run `robustdeploy report` first")
-    return load_report(run.root / "report.json")
+    loaded = load_report(path)
+    for problem in written_problems(run.root, run.ledger.records()):
+        if problem.startswith(str(path)):
+            raise ArtifactError(f"{problem}; `robustdeploy report` writes it again")
+    return loaded

@@ -25,9 +25,9 @@ class GradientAttack(Protocol):
 
 
 def box(images: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
-    """Lowest and highest value each pixel may take; the radius is rounded down to whole grey levels."""
+    """Lowest and highest value each pixel may take, whole grey levels both; the radius is rounded down to those."""
     eps = threat.levels / 255
-    return (images - eps).clamp_min(0), (images + eps).clamp_max(1)
+    return to_grey_levels((images - eps).clamp_min(0)), to_grey_levels((images + eps).clamp_max(1))
 
 
 def to_grey_levels(images: Tensor) -> Tensor:
@@ -36,10 +36,14 @@ def to_grey_levels(images: Tensor) -> Tensor:
 
 
 def input_gradient(net: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradient of each image's cross-entropy by its pixels, and the scores it was taken at."""
+    """Return the gradient of each image's cross-entropy by its pixels, and the scores it was taken at.
+
+    It is zero where the net's graph does not reach back to the pixels; that such a net only looks robust is for the
+    evaluation to find out.
+    """
     leaf = images.detach().requires_grad_()
     with torch.enable_grad():
         scores = net(leaf)
         loss = nn.functional.cross_entropy(scores.float(), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, leaf)
-    return gradient.detach(), scores.detach()
+        (found,) = torch.autograd.grad(loss, leaf, allow_unused=True) if loss.requires_grad else (None,)
+    return torch.zeros_like(leaf) if found is None else found.detach(), scores.detach()

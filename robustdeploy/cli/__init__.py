@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 
 def main() -> None:
     """Run the command line; this is the ``robustdeploy`` script."""
+    import typer
+
     from robustdeploy.cli.app import app
     from robustdeploy.errors import RobustdeployError
 
+    # What Typer raises for a wrong option or command has no public name of its own.
+    wrong_usage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
-        app()
+        code = app(prog_name="robustdeploy", standalone_mode=False)
     except RobustdeployError as error:
-        _say(type(error).__name__, str(error))
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _say("Interrupted", "interrupted; the same command resumes where this stopped")
-        sys.exit(130)
+        _end(error.exit_code, type(error).__name__, str(error))
+    except wrong_usage as error:
+        _end_usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    if code == 130:
+        _end(130, "Interrupted", "interrupted; the same command resumes where this stopped")
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _say(kind: str, message: str) -> None:
+def _end(code: int, kind: str, message: str, shown: bool = False) -> None:
     """Print an error on stderr, and with ``--json`` as the one document on stdout too."""
-    print(f"error: {message}", file=sys.stderr)
+    if not shown:
+        print(f"error: {message}", file=sys.stderr)
     if "--json" in sys.argv:
         print(json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=False))
+    sys.exit(code)
+
+
+def _end_usage(error: object) -> None:
+    """Let Typer show how the command is used; without any words, that is its help and no error."""
+    message = str(getattr(error, "format_message", lambda: error)())
+    getattr(error, "show", lambda: None)()
+    _end(int(getattr(error, "exit_code", 2)), "UsageError", message, shown=True)

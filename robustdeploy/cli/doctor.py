@@ -99,7 +99,8 @@ def _target(name: str) -> Iterator[Finding]:
                         lambda: check_version(target.backend.name, probe.version, target.backend.version, "board")
                     )
                 sensors = board.sensors()
-                shown = {key: sensors[key] for key in ("clocks", "thermal", "loadavg") if sensors.get(key)}
+                readable = ("clocks_khz", "governors", "thermal", "load_1m")
+                shown = {key: sensors[key] for key in readable if sensors.get(key)}
                 yield Finding(
                     "sensors", True, ", ".join(f"{key} {value}" for key, value in shown.items()) or "none readable"
                 )

@@ -48,13 +48,13 @@ def evaluate(
     from robustdeploy.core.run import Run
     from robustdeploy.pipeline import evaluate as evaluated
 
-    given = overrides(set_, data=data)
+    given = overrides(set_)
     given += [] if attacks is None else [f"evaluate.attacks=[{attacks}]"]
     given += [] if limit is None else [f"evaluate.limit={limit}"]
     with TerminalTalk(quiet or as_json) as talk:
         opened = _with(Run.open(run, runs), given)
         talk.say(f"run {opened.root}, target {target}")
-        folder = evaluated(opened, target, force=force, talk=talk).path.parent
+        folder = evaluated(opened, target, data=data, force=force, talk=talk).path.parent
     rows = _rows(folder)
     text = "\n".join(_line(row) for row in rows["measurements"] if row["where"] == "board")
     text += f"\n{folder / 'outcomes.npz'} is written; next: robustdeploy report"
@@ -69,10 +69,10 @@ def _with(run: Any, given: list[str]) -> Any:
 
     if not given:
         return run
-    strange = [each for each in given if not each.startswith(("evaluate.", "gate", "data.path="))]
+    strange = [each for each in given if not each.lstrip().startswith(("evaluate.", "evaluate=", "gate.", "gate="))]
     if strange:
         raise UsageError(
-            f"--set {strange[0]} would change what was trained; evaluate takes evaluate.*, gate and data.path"
+            f"--set {strange[0]} would change what was trained; evaluate takes evaluate.* and gate, and --data"
         )
     recipe = load_recipe(run.root / "recipe.yaml", given)
     return Run.for_recipe(run.root.parent, recipe, run.name)

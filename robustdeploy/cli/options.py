@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from robustdeploy.errors import UsageError
+
 
 def _names(kind: str, incomplete: str) -> list[str]:
     from robustdeploy.core.load import shipped_names
@@ -73,5 +75,7 @@ def overrides(
     set_: list[str] | None, ops: str | None = None, seed: int | None = None, data: Path | None = None
 ) -> list[str]:
     """Turn the options into overrides of recipe fields; an option wins over ``--set``."""
+    if ops is not None and not ops.strip():
+        raise UsageError("--ops-target (budget.ops) is empty; give a fraction above 0 and at most 1, such as 0.3")
     given = {"budget.ops": ops, "seed": seed, "data.path": data}
     return [*(set_ or []), *(f"{field}={value}" for field, value in given.items() if value is not None)]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, NoReturn
+
+import typer
+
+from robustdeploy.errors import RobustdeployError
 
 
 def show(text: str, document: Any, as_json: bool) -> None:
@@ -14,6 +18,15 @@ def show(text: str, document: Any, as_json: bool) -> None:
         sys.stdout.write("\n")
     elif text:
         print(text)
+
+
+def refuse(error: RobustdeployError, document: Any, as_json: bool) -> NoReturn:
+    """End with an error whose findings are the command's document: with JSON that is printed, and nothing beside it."""
+    if not as_json:
+        raise error
+    show("", document, as_json)
+    print(f"error: {error}", file=sys.stderr)
+    raise typer.Exit(error.exit_code)
 
 
 def verdict_text(verdict: Any) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
+from robustdeploy.cli.options import JsonOption
+
 NounArgument = Annotated[str, typer.Argument(metavar="NOUN", help="recipe, target, report or gate.")]
 
 
-def schema(noun: NounArgument = "recipe") -> None:
-    """Print the JSON Schema of a recipe, a target, a report or a gate file."""
+def schema(noun: NounArgument = "recipe", as_json: JsonOption = False) -> None:
+    """Print the JSON Schema of a recipe, a target, a report or a gate file; with --json too it is that."""
+    from robustdeploy.cli.result import show
     from robustdeploy.core.complaint import did_you_mean
     from robustdeploy.core.schema import KINDS, schema_of
     from robustdeploy.errors import UsageError
@@ -19,4 +21,4 @@ def schema(noun: NounArgument = "recipe") -> None:
     if noun not in KINDS:
         raise UsageError(f"there is no schema of '{noun}'{did_you_mean(noun, KINDS)} (schemas: {', '.join(KINDS)})")
     kind: Any = noun
-    print(json.dumps(schema_of(kind), indent=2, ensure_ascii=False))
+    show("", schema_of(kind), as_json=True)

@@ -14,7 +14,7 @@ FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Re
 
 def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
     """Check YAML files: a recipe has a `net` or `data`, a target has a `backend` or `link`, a gate file has `rules`."""
-    from robustdeploy.cli.result import show
+    from robustdeploy.cli.result import refuse, show
     from robustdeploy.errors import RecipeError, UsageError
 
     problems: dict[str, list[str]] = {}
@@ -24,10 +24,9 @@ def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
             problems[str(file)] = []
         except UsageError as error:
             problems[str(file)] = str(error).splitlines()
-    text = "\n".join(f"{file}: ok" for file, found in problems.items() if not found)
-    show(text, problems, as_json)
     if wrong := [line for found in problems.values() for line in found]:
-        raise RecipeError("\n".join(wrong))
+        refuse(RecipeError("\n".join(wrong)), problems, as_json)
+    show("\n".join(f"{file}: ok" for file in problems), problems, as_json)
 
 
 def _check(file: Path) -> None:

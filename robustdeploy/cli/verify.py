@@ -7,13 +7,13 @@ from robustdeploy.cli.options import RUNS, JsonOption, RunArgument, RunsOption
 
 def verify(run: RunArgument = None, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
     """Re-hash everything a run holds and check the ledger's chain; any difference is named and exits with 2."""
-    from robustdeploy.cli.result import show
+    from robustdeploy.cli.result import refuse, show
     from robustdeploy.core.run import Run, verify_run
     from robustdeploy.errors import ArtifactError
 
-    opened = Run.open(run, runs)
-    problems = verify_run(opened.root)
-    text = "" if problems else f"{opened.root}: the ledger, every manifest and every output are as they were written"
-    show(text, {"run": str(opened.root), "problems": problems}, as_json)
+    root = Run.find(run, runs)
+    problems = verify_run(root)
+    document = {"run": str(root), "problems": problems}
     if problems:
-        raise ArtifactError("\n".join(problems))
+        refuse(ArtifactError("\n".join(problems)), document, as_json)
+    show(f"{root}: the ledger, every manifest and every output are as they were written", document, as_json)

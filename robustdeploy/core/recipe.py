@@ -67,7 +67,7 @@ class Train(Noun):
     """Autocast precision of the training passes; weights stay in float32."""
     device: str = "auto"
     """``auto`` takes CUDA when it is there, else the CPU."""
-    checkpoint_every_s: Number = Field(default=60, ge=0)
+    checkpoint_every_s: Number = Field(default=60.0, ge=0)
     """Seconds between checkpoints inside an epoch; one is always written at an epoch's end."""
 
 

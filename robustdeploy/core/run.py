@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,12 @@ from robustdeploy.core.files import (
     sha256_of_text,
     storage_errors,
 )
-from robustdeploy.core.ledger import Ledger
+from robustdeploy.core.ledger import Ledger, Record
 from robustdeploy.core.load import load_recipe, resolved_yaml
-from robustdeploy.core.manifest import FILE_NAME, changed_outputs, read_manifest
+from robustdeploy.core.manifest import FILE_NAME, Manifest, read_manifest
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.stage import Stage
+from robustdeploy.core.stage import Stage, seal_problems, sealed_manifests
 from robustdeploy.errors import ArtifactError, RecipeError, StorageError, UsageError
 
 RECIPE, LEDGER, LOCK, LATEST = "recipe.yaml", "ledger.jsonl", ".lock", "latest"
@@ -64,10 +64,7 @@ class Run:
         Evaluation and gate may change from call to call: they are rewritten, and the ledger says so.
         """
         mark = training_fingerprint(recipe)
-        chosen = name or f"{recipe.name}-{mark[:8]}"
-        if not _NAME.fullmatch(chosen) or chosen == LATEST:
-            raise UsageError(f"'{chosen}' cannot name a run; use letters, digits, '.', '_' and '-', and not '{LATEST}'")
-        run = cls(runs / chosen, recipe)
+        run = cls(cls.folder_for(runs, recipe, name), recipe)
         _make_folder(run.root)
         if (run.root / RECIPE).exists():
             held = _recipe_in(run.root)
@@ -80,9 +77,30 @@ class Run:
         _point_latest_at(run.root)
         return run
 
+    @staticmethod
+    def folder_for(runs: Path, recipe: Recipe, name: str | None = None) -> Path:
+        """Return the folder that the run of ``recipe`` has or would have; a name that is none is a UsageError."""
+        chosen = name or f"{recipe.name}-{training_fingerprint(recipe)[:8]}"
+        if not _NAME.fullmatch(chosen) or chosen == LATEST:
+            raise UsageError(f"'{chosen}' cannot name a run; use letters, digits, '.', '_' and '-', and not '{LATEST}'")
+        return runs / chosen
+
     @classmethod
     def open(cls, path: Path | None, runs: Path) -> Run:
-        """Open a run by folder or by name, or the latest one below ``runs``; what is none is a UsageError."""
+        """Open a run as ``find`` finds it; a recipe that the ledger does not name is an ArtifactError."""
+        root = cls.find(path, runs)
+        run = cls(root, _recipe_in(root))
+        known = [r.data.get("sha256") for r in run.ledger.records() if r.event == "recipe"]
+        if sha256_of_file(root / RECIPE) not in known:
+            raise ArtifactError(
+                f"{root / RECIPE} is not the recipe that {LEDGER} names: one of the two was edited; put it back, or "
+                "start a new run"
+            )
+        return run
+
+    @staticmethod
+    def find(path: Path | None, runs: Path) -> Path:
+        """Return a run's folder, given that or a name, or the latest below ``runs``; what is none is a UsageError."""
         root = runs / LATEST if path is None else path
         if path is not None and not path.exists() and (runs / path / RECIPE).is_file():
             root = runs / path
@@ -92,12 +110,22 @@ class Run:
             found = "is no run folder" if root.is_dir() else "does not exist"
             raise UsageError(f"{root} {found}: a run folder holds {RECIPE} and {LEDGER}")
         # The link may move to another run while this one is in use.
-        root = root.parent / root.resolve().name if path is None else root
-        return cls(root, _recipe_in(root))
+        return root.parent / root.resolve().name if path is None else root
 
     def stage(self, name: str, folder: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> Stage:
         """Return the stage ``name`` in ``folder``, given the hashes of its inputs and its part of the recipe."""
         return Stage(self.root, name, folder, dict(inputs), plain(parameters), self.recipe.seed, self.ledger)
+
+    def sealed(self, place: str) -> Manifest:
+        """Return the manifest of the finished stage in ``place``; any file that is not as written, an ArtifactError."""
+        folder = self.root / place
+        if problems := seal_problems(folder, sealed_manifests(self.ledger.records()).get(place)):
+            raise ArtifactError("\n".join(problems))
+        return read_manifest(folder)
+
+    def enter_written(self, files: Mapping[Path, str]) -> None:
+        """Enter files at the top of the run, which no manifest seals, with their SHA-256."""
+        self.ledger.append("written", files={path.name: sha256 for path, sha256 in files.items()})
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -177,24 +205,21 @@ def verify_run(root: Path) -> list[str]:
         problems.append(f"{root / RECIPE} is missing")
     elif sha256_of_file(root / RECIPE) not in recipes[-1:]:
         problems.append(f"{root / RECIPE} was changed after it was entered in the ledger")
-    last = {str(r.data["folder"]): r for r in records if r.event in ("sealed", "unsealed")}
-    sealed = {place: str(r.data["manifest"]) for place, r in last.items() if r.event == "sealed"}
+    problems += written_problems(root, records)
+    sealed = sealed_manifests(records)
     found = {path.parent.relative_to(root).as_posix() for path in root.rglob(FILE_NAME)}
     for place in sorted(found | set(sealed)):
-        problems += _folder_problems(root / place, sealed.get(place))
+        problems += seal_problems(root / place, sealed.get(place))
     return problems
 
 
-def _folder_problems(folder: Path, expected: str | None) -> list[str]:
-    path = folder / FILE_NAME
-    if not path.exists():
-        return [f"{path} is missing, though the ledger has it: the stage was interrupted or the file removed"]
-    if expected is None:
-        return [f"{path} is not in the ledger"]
-    problems = []
-    if (actual := sha256_of_file(path)) != expected:
-        problems.append(f"{path} was changed: SHA-256 is {actual[:12]}, the ledger has {expected[:12]}")
-    try:
-        return problems + changed_outputs(folder, read_manifest(folder))
-    except ArtifactError as error:
-        return [*problems, str(error)]
+def written_problems(root: Path, records: Sequence[Record]) -> list[str]:
+    """Compare the report and its renderings with the ledger; one that was removed is no problem."""
+    written: dict[str, str] = {}
+    for record in records:
+        written |= record.data["files"] if record.event == "written" else {}
+    return [
+        f"{root / name} was changed: SHA-256 is {actual[:12]}, the ledger has {expected[:12]}"
+        for name, expected in written.items()
+        if (root / name).is_file() and (actual := sha256_of_file(root / name)) != expected
+    ]

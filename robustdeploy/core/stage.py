@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from robustdeploy.core.files import atomic_write_text, sha256_of_text, storage_errors, sync_file
-from robustdeploy.core.ledger import Ledger, utc_now
+from robustdeploy.core.files import atomic_write_text, sha256_of_file, sha256_of_text, storage_errors, sync_file
+from robustdeploy.core.ledger import Ledger, Record, utc_now
 from robustdeploy.core.manifest import (
     FILE_NAME,
     Manifest,
@@ -24,6 +24,28 @@ from robustdeploy.core.manifest import (
     read_manifest,
 )
 from robustdeploy.errors import ArtifactError, UsageError
+
+
+def sealed_manifests(records: Sequence[Record]) -> dict[str, str]:
+    """Return the SHA-256 of the manifest of every folder that is sealed, by the ledger."""
+    last = {str(r.data["folder"]): r for r in records if r.event in ("sealed", "unsealed")}
+    return {place: str(r.data["manifest"]) for place, r in last.items() if r.event == "sealed"}
+
+
+def seal_problems(folder: Path, expected: str | None) -> list[str]:
+    """Compare a folder's manifest with the ledger's, and its outputs with the manifest; one sentence per problem."""
+    path = folder / FILE_NAME
+    if not path.exists():
+        return [f"{path} is missing, though the ledger has it: the stage was interrupted or the file removed"]
+    if expected is None:
+        return [f"{path} is not in the ledger: the manifest or ledger.jsonl was edited, cut or replaced"]
+    problems = []
+    if (actual := sha256_of_file(path)) != expected:
+        problems.append(f"{path} was changed: SHA-256 is {actual[:12]}, the ledger has {expected[:12]}")
+    try:
+        return problems + changed_outputs(folder, read_manifest(folder))
+    except ArtifactError as error:
+        return [*problems, str(error)]
 
 
 @dataclass(frozen=True)
@@ -62,12 +84,10 @@ class Stage:
         """
         if not (self.folder / FILE_NAME).exists():
             return None
+        if problems := seal_problems(self.folder, sealed_manifests(self.ledger.records()).get(self.place)):
+            raise ArtifactError("\n".join(f"{text}; the same command with --force makes it again" for text in problems))
         manifest = read_manifest(self.folder)
-        if manifest.fingerprint != self.fingerprint:
-            return None
-        if changed := changed_outputs(self.folder, manifest):
-            raise ArtifactError("\n".join(f"{text}; `--force {self.name}` makes it again" for text in changed))
-        return manifest
+        return manifest if manifest.fingerprint == self.fingerprint else None
 
     def begin(self) -> Path:
         """Return the folder, ready for this stage's work: a seal of other inputs or parameters is taken off first."""

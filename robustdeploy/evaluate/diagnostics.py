@@ -7,6 +7,7 @@ They follow Carlini et al., "On evaluating adversarial robustness" (2019), the f
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -21,22 +22,34 @@ from robustdeploy.onboard.types import Scores, Threat
 CONFIDENCE = 0.99
 
 
+@dataclass(frozen=True)
+class Gradients:
+    """What the host's net offers to gradient attacks, at the first test images."""
+
+    without: int
+    """Images at which the margin has no gradient at all."""
+    lost: int
+    """Images at which the cross-entropy has none in float32."""
+    n: int
+    """Images looked at."""
+
+
 def diagnose(
     outcomes: Outcomes,
     threat: Threat,
     board_scores: Scores,
-    zero_gradients: tuple[int, int],
+    gradients: Gradients,
     curve: Sequence[Measurement],
     classes: int,
 ) -> Iterator[Diagnostic]:
     """Return all diagnostics of one evaluation.
 
-    ``zero_gradients`` is (images without any gradient on the host, images looked at); ``curve`` holds the rows of
-    robustness over eps on the board, by rising eps.
+    ``curve`` holds the rows of robustness over eps on the board, by rising eps.
     """
     yield _inside_box(outcomes, threat)
     yield _query_beats_transfer(outcomes)
-    yield _zero_gradient(*zero_gradients)
+    yield _zero_gradient(gradients)
+    yield _lost_gradient(gradients)
     yield _iterative_beats_single_step(outcomes)
     yield _suspicious_gain(outcomes)
     yield _agreement(outcomes)
@@ -77,7 +90,8 @@ def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
     bound = _bound(broken)
     blocked = bound > 0.002
     meaning = (
-        "gradients of this net mislead the transfer attacks, so its robustness is overstated"
+        "gradients of this net mislead the transfer attacks, or these are too weak (more steps, more restarts); "
+        "what they say of its robustness is too good"
         if blocked
         else "no sign that gradients are hidden"
     )
@@ -88,12 +102,23 @@ def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
     return Diagnostic(id=name, level=_level(blocked), text=text, value=bound, threshold=0.002)
 
 
-def _zero_gradient(without: int, n: int) -> Diagnostic:
+def _zero_gradient(gradients: Gradients) -> Diagnostic:
+    without, n = gradients.without, gradients.n
     share = without / n
     meaning = "gradient attacks are blind there" if share > 0.01 else "gradients are there to follow"
     text = f"the net's margin has no gradient at all at {without} of {n} images ({share:.1%}): {meaning}"
     return Diagnostic(
         id="zero-gradient", level=_level(share > 0.1, share > 0.01), text=text, value=share, threshold=0.1
+    )
+
+
+def _lost_gradient(gradients: Gradients) -> Diagnostic:
+    """Saturated scores leave the margin its gradient, but the loss that attacks follow underflows to none."""
+    share = gradients.lost / gradients.n
+    meaning = "scores of that size blind gradient attacks" if share > 0.01 else "attacks can follow it"
+    text = f"the loss has no gradient in float32 at {gradients.lost} of {gradients.n} images ({share:.1%}): {meaning}"
+    return Diagnostic(
+        id="lost-gradient", level=_level(share > 0.1, share > 0.01), text=text, value=share, threshold=0.1
     )
 
 

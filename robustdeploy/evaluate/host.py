@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from robustdeploy.attacks.protocol import GradientAttack
+from robustdeploy.attacks.protocol import GradientAttack, input_gradient
 from robustdeploy.data.noise import Noise
 from robustdeploy.nets.store import load_net
 from robustdeploy.onboard.types import Bytes, Labels, Pixels, Scores, Threat
@@ -46,10 +46,17 @@ class HostNet:
         return torch.round(found * 255).clamp(0, 255).to(torch.uint8).cpu().numpy()
 
     def zero_gradients(self, images: Bytes, labels: Labels) -> int:
-        """Count images at which the margin between the two best scores has no gradient at all, in float64."""
-        net = _copied_in_double(self.net)
-        pixels = self._pixels(images).double().requires_grad_()
-        scores = net(pixels)
+        """Count images at which the margin between the two best scores has no gradient at all, in float64.
+
+        A net that computes in float32 whatever it is given is asked in that.
+        """
+        pixels = self._pixels(images)
+        try:
+            pixels = pixels.double().requires_grad_()
+            scores = _copied_in_double(self.net)(pixels)
+        except RuntimeError:
+            pixels = self._pixels(images).requires_grad_()
+            scores = self.net(pixels)
         own = scores.gather(1, torch.from_numpy(labels).to(self.device)[:, None]).squeeze(1)
         others = scores.scatter(1, torch.from_numpy(labels).to(self.device)[:, None], -torch.inf).max(1).values
         margin = (own - others).sum()
@@ -57,6 +64,11 @@ class HostNet:
             return len(images)
         (gradient,) = torch.autograd.grad(margin, pixels, allow_unused=True)
         return len(images) if gradient is None else int((gradient.flatten(1).abs().amax(1) == 0).sum())
+
+    def lost_gradients(self, images: Bytes, labels: Labels) -> int:
+        """Count images at which the cross-entropy has no gradient in the precision that attacks follow it in."""
+        gradient, _ = input_gradient(self.net, self._pixels(images), torch.from_numpy(labels).to(self.device))
+        return int((gradient.flatten(1).abs().amax(1) == 0).sum())
 
     def _pixels(self, images: Bytes) -> torch.Tensor:
         return torch.from_numpy(images).to(self.device).float() / 255

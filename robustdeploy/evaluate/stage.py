@@ -31,7 +31,7 @@ from robustdeploy.evaluate.attack import (
     attack_dense,
 )
 from robustdeploy.evaluate.box import project
-from robustdeploy.evaluate.diagnostics import diagnose
+from robustdeploy.evaluate.diagnostics import Gradients, diagnose
 from robustdeploy.evaluate.evidence import EvaluationRows, figures_from
 from robustdeploy.evaluate.host import HostNet, load_host_net
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
@@ -91,10 +91,7 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
         outcomes = _attacked(bench, adversaries, host, board, scores, recipe, request)
         curve = _curve(bench, host, board, recipe)
         timed = _timed(board, request, progress)
-    looked = slice(0, GRADIENT_IMAGES)
-    blind = host.zero_gradients(request.test.images[looked], request.test.labels[looked])
     on_board = [row for row in curve if row.where == "board"]
-    zero = (blind, len(request.test.labels[looked]))
     settings = {adversary.label: adversary.settings for adversary in adversaries}
     rows = EvaluationRows(
         measurements=(
@@ -104,7 +101,7 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
             *_latency(timed, target),
         ),
         diagnostics=(
-            *diagnose(outcomes, recipe.threat, scores, zero, on_board, len(request.classes)),
+            *diagnose(outcomes, recipe.threat, scores, _gradients(host, request.test), on_board, len(request.classes)),
             *_board_diagnostics(opened, timed, target),
         ),
         figures=figures_from(outcomes, recipe.threat, request.classes, timed),
@@ -117,6 +114,11 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
     stage.seal(outputs, {"engine": opened.engine, "n": len(request.test.ids)})
     parts.discard()
     return rows
+
+
+def _gradients(host: HostNet, test: Images) -> Gradients:
+    images, labels = test.images[:GRADIENT_IMAGES], test.labels[:GRADIENT_IMAGES]
+    return Gradients(host.zero_gradients(images, labels), host.lost_gradients(images, labels), len(labels))
 
 
 def _open(board: Board, request: Request) -> _Opened:

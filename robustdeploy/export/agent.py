@@ -6,9 +6,10 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import robustdeploy
-from robustdeploy.core.registry import BACKENDS, QUERY_ATTACKS
+from robustdeploy.core.registry import BACKENDS, QUERY_ATTACKS, Registry
 from robustdeploy.errors import UsageError
 from robustdeploy.onboard.store import sha256_of
 
@@ -27,7 +28,7 @@ sys.exit(main())
 
 def foreign_plugins() -> dict[str, Path]:
     """Return the query attacks and backends of other packages, as `build_agent` takes them: they run on the board."""
-    kinds = {"attacks": QUERY_ATTACKS, "backends": BACKENDS}
+    kinds: Mapping[str, Registry[Any]] = {"attacks": QUERY_ATTACKS, "backends": BACKENDS}
     return {
         f"{folder}/{name.replace('-', '_')}": file
         for folder, registry in kinds.items()

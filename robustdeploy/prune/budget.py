@@ -89,7 +89,7 @@ def exact_counts(model: OperationModel, values: Values, limits: Limits, target: 
         return start
     found = _search(model, values, limits, target, start)
     if found is None:
-        found = _enumerate(model, limits, target)
+        found = _enumerate(model, limits, target, start)
     if found is None:
         nearest = float(model.macs(start.astype(float)))
         raise BudgetError(
@@ -126,15 +126,28 @@ def _search(
     return None
 
 
-def _enumerate(model: OperationModel, limits: Limits, target: float, most: int = 300_000) -> Counts | None:
-    """Try every choice, when there are few enough, and return the largest one that fits."""
+def _enumerate(
+    model: OperationModel, limits: Limits, target: float, start: Counts, most: int = 300_000
+) -> Counts | None:
+    """Try every choice of the groups that weigh most, as many as can be tried, and return the largest that fits.
+
+    The others stay as they are in ``start``: a beam may fill up with their small moves.
+    """
     choices = [
         np.unique(np.append(np.arange(low, high + 1, quantum), high))
         for low, high, quantum in zip(limits.fewest, limits.most, limits.quantum, strict=True)
     ]
-    if np.prod([float(len(choice)) for choice in choices]) > most:
-        return None
-    table = np.array(list(product(*choices)), dtype=np.int64)
+    chosen, tried = [np.array([count]) for count in start], 1
+    for group in np.argsort(-_weights(model, limits), kind="stable"):
+        if tried * len(choices[group]) <= most:
+            chosen[group], tried = choices[group], tried * len(choices[group])
+    table = np.array(list(product(*chosen)), dtype=np.int64)
     macs = model.macs(table.astype(float))
     inside = (macs > TOLERANCE * target) & (macs <= target)
     return table[int(np.argmax(np.where(inside, macs, -np.inf)))] if inside.any() else None
+
+
+def _weights(model: OperationModel, limits: Limits) -> npt.NDArray[np.float64]:
+    """Operations that each group governs: what the dense net loses when the group is at its least."""
+    least = np.where(np.eye(len(limits.most), dtype=bool), limits.fewest, limits.most)
+    return model.macs(limits.most.astype(float)) - model.macs(least.astype(float))

@@ -21,10 +21,13 @@ def compact_net(net: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[st
     """Return a copy of ``net`` in which each group has only its ``kept`` channels; ``net`` itself stays as it is."""
     sides = _kept_positions(net, groups, kept)
     smaller = copy.deepcopy(net)
-    for name, (out, in_) in sides.items():
-        parent_name, _, child = name.rpartition(".")
-        parent = smaller.get_submodule(parent_name)
-        setattr(parent, child, _sliced(smaller.get_submodule(name), out, in_))
+    replacements = {
+        smaller.get_submodule(name): _sliced(smaller.get_submodule(name), *side) for name, side in sides.items()
+    }
+    for parent in list(smaller.modules()):
+        for child, module in list(parent._modules.items()):  # a layer may be known by several names
+            if module in replacements:
+                setattr(parent, child, replacements[module])
     for module in smaller.modules():
         if isinstance(module, ChannelPad):
             module.gain = None  # no mask is left to apply

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.cost.module import evaluating
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.channel_pad import ChannelPad
 
@@ -92,14 +93,12 @@ def _dependency_graph(net: nn.Module, image_shape: tuple[int, int, int]) -> Any:
         def get_in_channels(self, layer: ChannelPad) -> int:
             return layer.in_channels
 
-    was_training = net.training
     flags = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
     device = next(net.parameters()).device
     try:
-        net.eval()
         for parameter, _ in flags:
             parameter.requires_grad_()
-        with warnings.catch_warnings(), torch.enable_grad():
+        with evaluating(net), warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             return torch_pruning.DependencyGraph().build_dependency(
                 net,
@@ -113,7 +112,6 @@ def _dependency_graph(net: nn.Module, image_shape: tuple[int, int, int]) -> Any:
             "a net can be pruned when its forward pass is plain tensor code on one input"
         ) from problem
     finally:
-        net.train(was_training)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 
@@ -131,6 +129,8 @@ def _why_whole(found: Any, graph: Any, names: dict[nn.Module, str]) -> str | Non
             continue
         if isinstance(module, nn.Conv2d) and module.groups > 1 and not _depthwise(module):
             return f"it is coupled to the grouped convolution {names[module]}"
+        if isinstance(module, Normalisation) and not module.affine:
+            return f"it is coupled to {names[module]}, a normalisation without weights that could carry a mask"
         if any(True for _ in module.parameters()) and not isinstance(module, (*Normalisation, *Producer)):
             return f"it is coupled to {names[module]}, a {type(module).__name__}"
     return None

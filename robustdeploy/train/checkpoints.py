@@ -2,6 +2,7 @@
 
 A file is named by its step and the hash of its content, and appears under that name only when it is complete and on
 the disk. Loading takes the newest file whose content still has its hash, so a torn or edited one is passed over.
+Each says which training it is of; those of another recipe or of other images are passed over too.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ class State:
     step: int
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Any]
+    training: str = ""
+    """Fingerprint of all that decides this training; one training never goes on from another's state."""
 
 
 def save_checkpoint(folder: Path, state: State) -> Path:
-    """Write ``state``, then forget all but the newest checkpoints. Refuses values that are not finite."""
+    """Write ``state``, then forget all but it and the newest ones before. Refuses values that are not finite."""
     for name, tensor in state.tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingError(
@@ -44,33 +47,56 @@ def save_checkpoint(folder: Path, state: State) -> Path:
                 "lower train.lr and repeat the command"
             )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
-    content = save(tensors, metadata={"values": json.dumps({**state.values, "step": state.step}, allow_nan=False)})
+    values = json.dumps({**state.values, "step": state.step, "training": state.training}, allow_nan=False)
+    content = save(tensors, metadata={"values": values})
     path = folder / f"step-{state.step:09d}-{_digest(content)}.safetensors"
     atomic_write_bytes(path, content)
-    for old in _newest_first(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+    _tidy(folder, path)
     return path
 
 
-def load_checkpoint(folder: Path) -> State | None:
-    """Return the newest sound checkpoint of ``folder``, or None when there is none."""
+def _tidy(folder: Path, newest: Path) -> None:
+    """Remove what is older than the kept ones, what a kill left half-written, and what claims to be newer.
+
+    The latter was damaged, or of another training, when this one started; kept, it would push out sound ones.
+    """
+    before = [path for path in _newest_first(folder) if _step(path) < _step(newest)]
+    kept = {newest, *before[: KEPT - 1]}
+    for path in (*folder.glob("step-*.safetensors"), *folder.glob(".step-*.safetensors")):
+        if path not in kept:
+            path.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path, training: str = "") -> State | None:
+    """Return the newest sound checkpoint of ``training`` in ``folder``, or None when there is none."""
     for path in _newest_first(folder):
+        if (state := _sound(path)) is not None and state.training == training:
+            return state
+    return None
+
+
+def _sound(path: Path) -> State | None:
+    try:
         if sha256_of_file(path)[:_HASH_DIGITS] == path.stem.rpartition("-")[2]:
-            try:
-                return _read(path)
-            except (SafetensorError, KeyError, ValueError):
-                continue
+            return _read(path)
+    except (SafetensorError, KeyError, ValueError, TypeError):
+        return None
     return None
 
 
 def _read(path: Path) -> State:
     with safe_open(path, framework="pt") as file:
         values = json.loads(file.metadata()["values"])
-        return State(values.pop("step"), {name: file.get_tensor(name) for name in file.keys()}, values)  # noqa: SIM118
+        step, training = values.pop("step"), values.pop("training")
+        return State(step, {name: file.get_tensor(name) for name in file.keys()}, values, training)  # noqa: SIM118
 
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.safetensors"), reverse=True)
+
+
+def _step(path: Path) -> str:
+    return path.stem.rpartition("-")[0]
 
 
 def _digest(content: bytes) -> str:

@@ -1,8 +1,8 @@
 """The one training loop: any task, with or without a pruner, resumable at every step.
 
 Nothing random lives in a generator: the order of images, their augmentation and the attack's noise are functions of
-(seed, epoch, sample). A checkpoint therefore holds tensors and a counter, and a resumed run repeats the very steps
-that an uninterrupted one would have made.
+(seed, epoch, sample), and a net's own dropout is seeded anew for each step. A checkpoint therefore holds tensors and
+a counter, and a resumed run repeats the very steps that an uninterrupted one would have made.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ class Plan:
     seed: int
     shift: int = 0
     mirror: bool = False
+    training: str = ""
+    """Fingerprint of this training; checkpoints of any other are passed over."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -72,21 +75,35 @@ def fit(net: nn.Module, pruning: Pruning | None, plan: Plan, folder: Path, progr
     Interrupted. Raises TrainingError when the loss stops being finite.
     """
     module: nn.Module = net if pruning is None else pruning  # type: ignore[assignment]
-    run = _Run(module, _optimiser(net, pruning, plan), folder / "checkpoints")
+    run = _Run(module, _optimiser(net, pruning, plan), folder / "checkpoints", plan.training)
     run.resume()
+    with _own_generators(next(net.parameters()).device):
+        _train(module, pruning, run, plan, folder / "metrics.jsonl", progress)
+        _settle_statistics(module, plan)
+    return run.records
+
+
+def _train(module: nn.Module, pruning: Pruning | None, run: _Run, plan: Plan, log: Path, progress: Progress) -> None:
+    """Make all steps that remain, and write the log after each epoch."""
     module.train()
-    while run.step < plan.steps:
-        for indices in _batches(plan, run.step):
+    run.write_log(log)  # as of the checkpoint, whatever was left there
+    while len(run.records) < plan.options.epochs:
+        for indices in _batches(plan, run):
             numbers = _step(module, pruning, run, plan, indices)
             progress(run.step, plan.steps, {**numbers, **(pruning.status() if pruning and run.step % 10 == 0 else {})})
             if interrupted() or run.due(plan.options.checkpoint_every_s):
                 run.save()
                 stop_if_interrupted()
         run.log(_epoch_record(module, pruning, run, plan))
-        atomic_write_text(folder / "metrics.jsonl", "".join(canonical_json(r) + "\n" for r in run.records))
+        run.write_log(log)
         run.save()
-    _settle_statistics(module, plan)
-    return run.records
+
+
+@contextmanager
+def _own_generators(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random generators as they are, whatever a net with dropout draws."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
 
 
 @dataclass
@@ -96,6 +113,7 @@ class _Run:
     module: nn.Module
     optimiser: torch.optim.SGD
     folder: Path
+    training: str
     step: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
@@ -103,7 +121,7 @@ class _Run:
 
     def resume(self) -> None:
         """Go back to the newest sound checkpoint, if there is one."""
-        if (state := load_checkpoint(self.folder)) is None:
+        if (state := load_checkpoint(self.folder, self.training)) is None:
             return
         momenta = {k.removeprefix("momentum."): v for k, v in state.tensors.items() if k.startswith("momentum.")}
         self.module.load_state_dict({k.removeprefix("net."): v for k, v in state.tensors.items() if k[:4] == "net."})
@@ -118,7 +136,8 @@ class _Run:
         for number, parameter in enumerate(self._parameters()):
             if (buffer := self.optimiser.state[parameter].get("momentum_buffer")) is not None:
                 tensors[f"momentum.{number}"] = buffer
-        save_checkpoint(self.folder, State(self.step, tensors, {"records": self.records, "sums": self.sums}))
+        values = {"records": self.records, "sums": self.sums}
+        save_checkpoint(self.folder, State(self.step, tensors, values, self.training))
         self.saved_at = time.monotonic()
 
     def due(self, every_s: float) -> bool:
@@ -129,6 +148,10 @@ class _Run:
         """Close an epoch."""
         self.records.append(record)
         self.sums = {}
+
+    def write_log(self, path: Path) -> None:
+        """Write one JSON line per epoch."""
+        atomic_write_text(path, "".join(canonical_json(record) + "\n" for record in self.records))
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
@@ -141,9 +164,10 @@ def _optimiser(net: nn.Module, pruning: Pruning | None, plan: Plan) -> torch.opt
     return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
 
 
-def _batches(plan: Plan, step: int) -> Iterator[Tensor]:
-    """Sample indices of the batches that remain in the epoch of ``step``."""
-    epoch, done = divmod(step, plan.steps_per_epoch)
+def _batches(plan: Plan, run: _Run) -> Iterator[Tensor]:
+    """Sample indices of the batches that remain in the epoch that has no record yet; there may be none."""
+    epoch = len(run.records)
+    done = run.step - epoch * plan.steps_per_epoch
     order = epoch_order(plan.seed, epoch, len(plan.train.labels)).to(plan.train.labels.device)
     size = plan.options.batch_size
     for batch in range(done, plan.steps_per_epoch):
@@ -170,6 +194,7 @@ def _step(module: nn.Module, pruning: Pruning | None, run: _Run, plan: Plan, ind
     epoch = run.step // plan.steps_per_epoch
     images, labels = _prepared(plan, indices, epoch)
     run.optimiser.param_groups[0]["lr"] = _rate(run.step, plan)
+    torch.manual_seed(key(plan.seed, "dropout", run.step))
     with _autocast(plan, images.device):
         parts = plan.task(module, images, labels, plan.threat, Noise(key(plan.seed, "attack", epoch), indices))
     loss = parts["loss"] if pruning is None else parts["loss"] + pruning.penalty(run.step / plan.steps)
@@ -219,6 +244,7 @@ def _settle_statistics(module: nn.Module, plan: Plan) -> None:
         layer.reset_running_stats()
         layer.momentum = None  # a plain average instead of a decaying one
     module.train()
+    torch.manual_seed(key(plan.seed, "dropout", plan.steps))
     epoch = plan.options.epochs
     order = epoch_order(plan.seed, epoch, len(plan.train.labels)).to(plan.train.labels.device)
     batches = torch.split(order, plan.options.batch_size)

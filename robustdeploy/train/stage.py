@@ -52,11 +52,20 @@ def device_from(name: str) -> torch.device:
     return device
 
 
+def check_trainable(recipe: Recipe, data: Loaded) -> None:
+    """Build the net and look whether its budget can be met, before anything is written or trained."""
+    net, _ = _fresh_net(recipe, data)
+    TASKS.build(recipe.train.task.name, recipe.train.task.options)
+    if recipe.budget.ops is not None:
+        pruner: Any = PRUNERS.build(recipe.prune.name, recipe.prune.options)
+        pruner.begin(net, data.image_shape, recipe.budget.ops, recipe.budget.channel_multiple)
+
+
 def train_dense(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
     """Train the dense net on the recipe's schedule and seal it."""
     folder = stage.begin()
     net, info = _fresh_net(recipe, data)
-    fit(net, None, _plan(recipe, data, net), folder, progress)
+    fit(net, None, _plan(recipe, data, net, stage), folder, progress)
     facts = {"dense_macs": macs(net, data.image_shape), "dense_params": params(net), "data": data.facts()}
     return _seal(stage, data, net, info, facts)
 
@@ -68,7 +77,7 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
     """
     folder = stage.begin()
     net, info = _fresh_net(recipe, data)
-    plan = _plan(recipe, data, net)
+    plan = _plan(recipe, data, net, stage)
     dense: dict[str, Any] = {
         "dense_macs": macs(net, data.image_shape),
         "dense_params": params(net),
@@ -105,7 +114,7 @@ def _fresh_net(recipe: Recipe, data: Loaded) -> tuple[Normalised, NetInfo]:
     return net.to(device), info
 
 
-def _plan(recipe: Recipe, data: Loaded, net: nn.Module) -> Plan:
+def _plan(recipe: Recipe, data: Loaded, net: nn.Module, stage: Stage) -> Plan:
     device = next(net.parameters()).device
     return Plan(
         train=data.train.to(device),
@@ -116,6 +125,7 @@ def _plan(recipe: Recipe, data: Loaded, net: nn.Module) -> Plan:
         seed=recipe.seed,
         shift=data.shift if recipe.data.augment else 0,
         mirror=data.mirror and recipe.data.augment,
+        training=f"{stage.fingerprint}-{recipe.seed}",
     )
 
 

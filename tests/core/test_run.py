@@ -186,7 +186,7 @@ def test_a_damaged_output_is_told_with_the_way_out(run, stage, damage, word):
     text = str(caught.value)
     assert f"model.bin {'is' if word == 'missing' else 'was'} {word}" in text
     assert manifest.outputs["model.bin"][:12] in text
-    assert "--force train" in text
+    assert "with --force makes it again" in text
     assert len(verify_run(run.root)) == 1
     stage.clear()
     assert list(stage.folder.iterdir()) == []

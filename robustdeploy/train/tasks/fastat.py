@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeploy.data.noise import Noise
+from robustdeploy.errors import TrainingError
 from robustdeploy.onboard.types import Threat
 
 
@@ -30,7 +31,10 @@ class FastAt:
         low, high = (images - threat.eps).clamp_min(0), (images + threat.eps).clamp_max(1)
         start = images + threat.eps * (2 * noise.uniform(0, tuple(images.shape[1:])) - 1)
         start = torch.minimum(torch.maximum(start, low), high).requires_grad_()
-        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(net(start).float(), labels), start)
+        loss = nn.functional.cross_entropy(net(start).float(), labels)
+        (gradient,) = torch.autograd.grad(loss, start, allow_unused=True)
+        if gradient is None:
+            raise TrainingError("the net cuts the graph between pixels and scores, so FastAT has no gradient to follow")
         alpha = 1.25 * threat.eps if self.alpha is None else self.alpha
         attacked = torch.minimum(torch.maximum(start.detach() + alpha * gradient.sign(), low), high)
         scores = net(attacked).float()

@@ -1,0 +1,250 @@
+"""Every command on a finished run: bare forms, one JSON document, exit codes, help, completion."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+
+import jsonschema
+import onnx
+import pytest
+
+from robustdeploy.cli.options import complete_recipe, complete_run, complete_target
+from robustdeploy.core.schema import schema_of
+from robustdeploy.export.metadata import read_metadata
+
+COMMANDS = "run prune export evaluate report gate compare verify doctor ls validate schema".split()
+FINISHED = [
+    ["prune", "tiny.yaml", "--name", "tiny"],
+    ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml"],
+    ["export", "--target", "quick.yaml"],
+    ["evaluate", "--target", "quick.yaml"],
+    ["report"],
+    ["gate"],
+    ["compare", "tiny", "latest"],
+    ["verify"],
+    ["doctor"],
+    ["ls"],
+    ["ls", "attacks"],
+    ["validate", "tiny.yaml", "quick.yaml"],
+    ["schema", "target"],
+]
+
+
+@pytest.mark.parametrize("words", FINISHED, ids=" ".join)
+def test_json_is_one_document_and_changes_no_exit_code(desk, command, words):
+    plain, as_json = command(desk, *words), command(desk, *words, "--json")
+    assert plain.code == as_json.code == 0, plain.err
+    assert plain.out.strip()
+    assert as_json.document
+
+
+@pytest.mark.parametrize("words", FINISHED[:5], ids=" ".join)
+def test_talk_goes_to_stderr_and_says_what_was_taken(desk, command, words):
+    done = command(desk, *words)
+    assert "tiny" in done.err
+    assert "quick" in done.err or words[0] in ("prune", "report")
+    assert command(desk, *words, "--quiet").err == ""
+
+
+@pytest.mark.parametrize("words", FINISHED[:4], ids=" ".join)
+def test_what_is_done_is_skipped(desk, command, words):
+    ledger = (desk / "runs/tiny/ledger.jsonl").read_text()
+    done = command(desk, *words)
+    assert "skipped" in done.err
+    kept = [json.loads(line)["event"] for line in (desk / "runs/tiny/ledger.jsonl").read_text().splitlines()]
+    before = [json.loads(line)["event"] for line in ledger.splitlines()]
+    assert kept in (before, [*before, "written"])
+
+
+@pytest.mark.parametrize(
+    "words", [["prune", "--nonsense"], ["gate", "a", "b"], ["frobnicate"], ["evaluate", "--limit", "many"]]
+)
+def test_wrong_usage(tmp_path, command, words):
+    done, as_json = command(tmp_path, *words), command(tmp_path, *words, "--json")
+    assert done.code == as_json.code == 2
+    assert done.out == ""
+    assert "Usage: robustdeploy" in done.err
+    assert "Traceback" not in done.err
+    assert as_json.document["error"]["kind"] == "UsageError"
+
+
+def test_rules_decide_the_exit_code_of_gate(desk, command):
+    def gate(rule):
+        (desk / "rules.yaml").write_text(f"rules: [{{id: T-01, {rule}}}]\n")
+        plain, as_json = command(desk, "gate", "--rules", "rules.yaml"), command(desk, "gate", "--rules=rules.yaml", "--json")
+        assert plain.code == as_json.code
+        assert plain.out.splitlines()[0] == as_json.document["outcome"]
+        return plain.code, plain.out.splitlines()[0]
+
+    assert gate("metric: clean_accuracy, at_least: 0.01") == (0, "PASS")
+    assert gate("metric: clean_accuracy, at_least: 0.9999, on: value") == (1, "FAIL")
+    assert gate("metric: clean_accuracy, at_least: 0.01, n_at_least: 10000") == (3, "INCONCLUSIVE")
+    assert gate("metric: charm, at_least: 0.5") == (3, "INCONCLUSIVE")
+
+
+def test_gate_judges_a_report_file_alone(desk, tmp_path, command):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (desk / "runs/tiny/report.json").rename(alone / "mine.json")
+    assert command(alone, "gate", "mine.json").code == 0
+    assert command(alone, "compare", "mine.json", "mine.json").code == 0
+    missing = command(desk, "gate")
+    assert missing.code == 2
+    assert "robustdeploy report" in missing.err
+
+
+def test_a_verdict_that_is_not_pass_is_the_exit_code_of_run(desk, command):
+    words = ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml", "--set", "gate=[]"]
+    done = command(desk, *words)
+    assert done.code == 3
+    assert done.out.startswith("INCONCLUSIVE")
+
+
+def test_the_report_meets_its_schema(chain):
+    document = json.loads((chain / "runs/tiny/report.json").read_text())
+    jsonschema.validate(document, schema_of("report"))
+    assert document["budget"]["counts"].keys() == {"masks", "module", "flop_counter", "onnx"}
+    assert len(set(document["budget"]["counts"].values())) == 1
+
+
+@pytest.mark.slow
+def test_a_bundle_for_a_board_is_complete_but_for_the_engine(desk, command):
+    done = command(desk, "export", "--target", "jetson-orin")
+    assert done.code == 0
+    assert "contract-tested" in done.err
+    assert "multiple of 8" in done.err
+    folder = desk / "runs/tiny/export/jetson-orin"
+    with zipfile.ZipFile(folder / "bundle.zip") as bundle:
+        names = set(bundle.namelist())
+        assert names == {"agent.pyz", "bundle.json", "golden.npz", "model.onnx"}
+        about = json.loads(bundle.read("bundle.json"))
+        bundle.extractall(desk / "board")
+    assert about["engine"] == {"backend": "tensorrt", "options": {}, "built": "on the board"}
+    assert about["target"]["name"] == "jetson-orin"
+    model = onnx.load(desk / "board/model.onnx")
+    assert [each.version for each in model.opset_import if each.domain == ""] == [18]
+    assert read_metadata(model).eps == 0.1
+    agent = [sys.executable, desk / "board/agent.pyz"]
+    ended = subprocess.run(agent, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_evaluate_before_export_names_the_command(desk, command):
+    done = command(desk, "evaluate")
+    assert done.code == 2
+    assert "robustdeploy export --target host-cpu" in done.err
+
+
+def test_validate_tells_all_problems_of_all_files(tmp_path, command):
+    (tmp_path / "a.yaml").write_text("name: a\nnet: resnt8\ntrain: {epochs: 0}\n")
+    (tmp_path / "b.yaml").write_text("name: b\nbackend: {name: onnxruntme}\nopset: 3\n")
+    (tmp_path / "c.yaml").write_text("rules: [{id: x, metric: clean_accuracy}]\n")
+    (tmp_path / "d.yaml").write_text("name: d\nnet: resnet8\n")
+    words = ["validate", "a.yaml", "b.yaml", "c.yaml", "d.yaml"]
+    done = command(tmp_path, *words)
+    assert done.code == 2
+    assert done.out == ""
+    for part in ("a.yaml:2", "resnet8", "a.yaml:3", "b.yaml:2", "onnxruntime", "b.yaml:3", "c.yaml:1"):
+        assert part in done.err
+    as_json = command(tmp_path, *words, "--json")
+    assert as_json.code == 2
+    assert {name: len(found) > 0 for name, found in as_json.document.items()} == {
+        "a.yaml": True,
+        "b.yaml": True,
+        "c.yaml": True,
+        "d.yaml": False,
+    }
+
+
+def test_compare_says_what_is_not_alike(desk, command):
+    done = command(desk, "compare", "tiny", "tiny", "--json")
+    assert done.document["differences"] == []
+    assert all(row["before"] == row["after"] for row in done.document["rows"])
+    other = json.loads((desk / "runs/tiny/report.json").read_text())
+    other["threat"]["eps"], other["target"] = 0.05, "elsewhere"
+    (desk / "other.json").write_text(json.dumps(other))
+    done = command(desk, "compare", "tiny", "other.json")
+    assert done.code == 0
+    assert "not alike: threat: eps 0.1 against eps 0.05" in done.out
+    assert "not alike: target: quick against elsewhere" in done.out
+
+
+def test_doctor_looks_at_a_board(tmp_path, command):
+    done = command(tmp_path, "doctor", "--target", "host-cpu")
+    assert done.code == 0
+    assert "onnxruntime" in done.out
+    (tmp_path / "trt.yaml").write_text("name: trt\nbackend: {name: tensorrt}\nlink: local\n")
+    done = command(tmp_path, "doctor", "--target", "trt.yaml")
+    assert done.code == 4
+    assert "fix: " in done.out
+    as_json = command(tmp_path, "doctor", "--target", "trt.yaml", "--json")
+    assert as_json.code == 4
+    assert [finding["what"] for finding in as_json.document if not finding["ok"]] == ["tensorrt"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command(tmp_path, command, name):
+    done = command(tmp_path, name, "--help")
+    assert done.code == 0
+    assert f"Usage: robustdeploy {name}" in done.out
+
+
+def test_help_is_quick_and_loads_nothing_heavy(tmp_path):
+    code = (
+        "import sys; sys.argv = ['robustdeploy', '--help']\n"
+        "from robustdeploy.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'numpy', 'onnx', 'onnxruntime', 'pydantic', 'yaml', 'scipy', 'sklearn', 'PIL'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - began)
+        assert "HEAVY []" in done.stdout
+        assert all(name in done.stdout for name in COMMANDS)
+    # A loaded machine is slower; the quickest of a few is the program's own time.
+    assert min(times) < 0.5
+
+
+def _completed(folder, line, count):
+    environment = {
+        **os.environ,
+        "_ROBUSTDEPLOY_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(count),
+    }
+    code = "from robustdeploy.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    return done.stdout.split()
+
+
+def test_the_shell_completes_commands_and_names(chain, monkeypatch):
+    assert _completed(chain, "robustdeploy ex", 1) == ["export"]
+    assert _completed(chain, "robustdeploy export --target jet", 3) == ["jetson-orin"]
+    assert _completed(chain, "robustdeploy prune digits", 2) == ["digits-resnet8"]
+    assert _completed(chain, "robustdeploy report ti", 2) == ["tiny"]
+    assert _completed(chain, "robustdeploy ls query", 2) == ["query-attacks"]
+    monkeypatch.chdir(chain)
+    assert complete_run("") == ["latest", "tiny"]
+    assert "host-cpu" in complete_target("h")
+    assert complete_recipe("zzz") == []
+
+
+def test_the_completion_script_can_be_shown(tmp_path):
+    code = "import sys; sys.argv[1:] = ['--show-completion', 'bash']; from robustdeploy.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "_ROBUSTDEPLOY_COMPLETE" in done.stdout
+
+
+def test_version(tmp_path, command):
+    done = command(tmp_path, "--version")
+    assert (done.code, done.out.split()[0]) == (0, "robustdeploy")

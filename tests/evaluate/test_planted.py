@@ -1,0 +1,103 @@
+"""Planted cheats: a net that hides its gradients must not be reported as robust, and an honest one must not be blamed."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustdeploy import pipeline
+from robustdeploy.core.gate import Outcome
+from robustdeploy.core.load import load_target
+
+RECIPE = """
+name: planted
+net: resnet8
+threat: {norm: linf, eps: 0.1}
+train: {task: standard, epochs: 5, batch_size: 64, lr: 0.2, device: cpu}
+baseline: false
+evaluate:
+  limit: 80
+  curve_limit: 40
+  eps_curve: [1.0, 4.0]
+  attacks: [fgsm, {name: pgd, steps: 10}, {name: square, queries: 200}]
+gate:
+  - {id: T-ACC-01, metric: clean_accuracy, at_least: 0.05}
+"""
+QUICK = """
+extends: host-cpu
+name: quick
+latency: {warmup_s: 0.01, min_s: 0.05, max_s: 1, min_samples: 100}
+"""
+
+
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
+    (tmp_path / "planted.yaml").write_text(RECIPE)
+    (tmp_path / "quick.yaml").write_text(QUICK)
+    target = load_target(tmp_path / "quick.yaml")
+
+    def call(*overrides):
+        recipe = pipeline.recipe_for(tmp_path / "planted.yaml", overrides=overrides)
+        run = pipeline.prune(recipe, runs=tmp_path / "runs")
+        pipeline.export(run, target)
+        pipeline.evaluate(run, target)
+        return pipeline.report(run, formats=()).report
+
+    return call
+
+
+def accuracy(report, attack=None):
+    metric = "robust_accuracy" if attack else "clean_accuracy"
+    found = [m for m in report.measurements if (m.metric, m.where, m.attack) == (metric, "board", attack)]
+    return found[0].value
+
+
+def blocks(report):
+    return {d.id for d in report.diagnostics if d.level == "block"}
+
+
+# Logits ten thousand times too large need steps that much smaller.
+SLOW = ("train.lr=0.00002", "train.weight_decay=0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cheat", "overrides", "named"),
+    [
+        ("rounded", (), "zero-gradient"),
+        ("rounded_at_inference", (), "zero-gradient"),
+        ("saturated", SLOW, "lost-gradient"),
+        ("saturated_at_inference", (), "lost-gradient"),
+        ("detached", (), "zero-gradient"),
+    ],
+)
+def test_a_net_that_hides_its_gradients_is_not_reported_as_robust(evaluated, cheat, overrides, named):
+    report = evaluated(f"net=cheats:{cheat}", *overrides)
+    assert accuracy(report) > 0.8
+    assert accuracy(report, "square-200") < accuracy(report, "pgd-10") - 0.3
+    assert accuracy(report, "worst") <= accuracy(report, "square-200")
+    assert {"query-beats-transfer", named} <= blocks(report)
+    assert report.verdict.outcome is Outcome.INCONCLUSIVE
+    assert any("mislead the transfer attacks" in reason for reason in report.verdict.reasons)
+    # The same net under a query attack that is no match for it, and without a curve.
+    weak = "evaluate.attacks=[fgsm, {name: pgd, steps: 10}, {name: square, queries: 1}]"
+    report = evaluated(f"net=cheats:{cheat}", *overrides, weak, "evaluate.eps_curve=[]")
+    assert named in blocks(report)
+    assert report.verdict.outcome is Outcome.INCONCLUSIVE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "seed"), [("fastat", 0), ("fastat", 1), ("fastat", 2), ("standard", 0)])
+def test_an_honest_net_is_not_blamed(evaluated, task, seed):
+    # As in the shipped recipes, several restarts: what a weak attack leaves standing is no sign of hidden gradients.
+    strong = "evaluate.attacks=[fgsm, {name: pgd, steps: 20, restarts: 5}, {name: square, queries: 200}]"
+    report = evaluated(f"seed={seed}", f"train.task={task}", strong)
+    assert blocks(report) == set()
+    assert report.verdict.outcome is Outcome.PASS
+
+
+def test_an_evaluation_without_a_query_attack_is_inconclusive(evaluated):
+    report = evaluated("train.epochs=1", "evaluate.attacks=[fgsm, pgd]", "evaluate.limit=20", "evaluate.curve_limit=5")
+    assert "query-beats-transfer" in blocks(report)
+    assert report.verdict.outcome is Outcome.INCONCLUSIVE

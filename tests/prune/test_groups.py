@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from robustdeploy.errors import TrainingError
+from robustdeploy.prune.groups import find_groups
+
+IMAGE = (3, 12, 12)
+
+
+def test_every_net_has_groups_and_keeps_its_output_whole(subject, coupling):
+    assert coupling.groups
+    assert "its channels are the net's output" in coupling.whole.values()
+    names = dict(subject.net().named_modules())
+    for group in coupling.groups:
+        for member in group.members:
+            module = names[member.layer]
+            sides = {"out": ("out_channels", "out_features", "num_features"), "in": ("in_channels", "in_features")}
+            size = next(getattr(module, a) for a in sides[member.side] if hasattr(module, a))
+            assert member.positions.min() >= 0
+            assert member.positions.max() < size
+            assert len(member.positions.unique()) == len(member.positions) == len(member.channels)
+            assert set(member.channels.tolist()) == set(range(group.size))
+
+
+def test_no_place_belongs_to_two_groups(coupling):
+    seen: dict[tuple[str, str], set[int]] = {}
+    for group in coupling.groups:
+        for member in group.members:
+            places = seen.setdefault((member.layer, member.side), set())
+            assert not places & set(member.positions.tolist())
+            places |= set(member.positions.tolist())
+
+
+def test_finding_groups_leaves_the_net_as_it_was(subject):
+    net = subject.net().train()
+    frozen = next(net.children())
+    frozen.eval()
+    first = next(net.parameters())
+    first.requires_grad_(False)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    generator = torch.get_rng_state()
+    find_groups(net, subject.shape)
+    assert net.training
+    assert not frozen.training
+    assert not first.requires_grad
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in state.items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in net.modules())
+
+
+def test_a_flattened_channel_is_many_inputs(users):
+    groups = {group.name: group for group in find_groups(users["flat"](10, 3), IMAGE).groups}
+    spread = next(m for m in groups["more"].members if m.layer == "hidden" and m.side == "in")
+    assert torch.equal(spread.positions[spread.channels == 3].sort().values, torch.arange(48, 64))
+
+
+def test_concatenated_maps_meet_in_one_normalisation(users):
+    groups = find_groups(users["dense"](10, 3), IMAGE).groups
+    assert {g.name: g.size for g in groups} == {"stem": 8, "layers.0": 6, "layers.1": 6, "layers.2": 6}
+    places = {g.name: next(m for m in g.members if m.layer == "last").positions.tolist() for g in groups}
+    starts = {"stem": (0, 8), "layers.0": (8, 14), "layers.1": (14, 20), "layers.2": (20, 26)}
+    assert places == {name: list(range(*ends)) for name, ends in starts.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "reason"),
+    [
+        ("grouped", "stem.0", "coupled to the grouped convolution grouped.0"),
+        ("grouped", "grouped.0", "coupled to the grouped convolution grouped.0"),
+        ("bare", "scaled", "coupled to a bare parameter"),
+        ("bare", "stem", "coupled to plain, a normalisation without weights"),
+    ],
+)
+def test_what_cannot_be_pruned_is_left_whole_with_the_reason(users, name, layer, reason):
+    coupling = find_groups(users[name](10, 3), IMAGE)
+    assert reason in coupling.whole[layer]
+    assert layer not in {group.name for group in coupling.groups}
+
+
+class Normed(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU())
+        self.out = nn.Linear(4, 10)
+
+    def forward(self, images):
+        return self.out(self.layers(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(4, 8), nn.InstanceNorm2d(8, affine=True), nn.PReLU(8)])
+def test_layers_that_are_not_understood_keep_their_channels(norm):
+    coupling = find_groups(Normed(norm), IMAGE)
+    assert coupling.whole["layers.0"] == f"it is coupled to layers.1, a {type(norm).__name__}"
+    assert [group.name for group in coupling.groups] == ["layers.3"]
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.out = nn.Linear(8, 10)
+
+    def forward(self, images):
+        maps = self.conv(images)
+        if len(images) == 2:
+            raise NotImplementedError("one image at a time, please")
+        return self.out(maps.mean((2, 3)))
+
+
+def test_a_net_that_cannot_be_traced_says_so_in_its_own_words():
+    net = Branching().train()
+    with pytest.raises(TrainingError, match=r"channel groups of this Branching cannot be traced.*one image at a time"):
+        find_groups(net, IMAGE)
+    assert net.training
+    assert all(p.requires_grad for p in net.parameters())

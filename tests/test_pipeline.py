@@ -1,0 +1,266 @@
+"""What survives: kills at any moment, signals, two processes on one run, an agent that dies."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustdeploy import load_net, pipeline
+from robustdeploy.core.files import canonical_json
+from robustdeploy.core.ledger import Ledger
+from robustdeploy.core.load import load_target, resolved_yaml, shipped_names
+from robustdeploy.core.plain import plain
+from robustdeploy.core.run import Run, verify_run
+from robustdeploy.errors import UsageError
+
+RUN = ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml"]
+EVALUATE = ["evaluate", "--target", "quick.yaml"]
+
+
+def wait_for(process, seen, seconds=120):
+    """Wait until ``seen`` is true, and say whether the process was still running then."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if seen():
+            return process.poll() is None
+        if process.poll() is not None:
+            return False
+        time.sleep(0.005)
+    raise AssertionError("what was waited for never came")
+
+
+def kill(process):
+    """End the whole group as a power cut would."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def events(folder, kind):
+    return [r.data for r in Ledger(folder / "runs/tiny/ledger.jsonl").records() if r.event == kind]
+
+
+def parts(folder):
+    return [record["part"] for record in events(folder, "part")]
+
+
+def outcomes(folder):
+    with np.load(folder / "runs/tiny/device/quick/outcomes.npz", allow_pickle=False) as held:
+        return dict(held)
+
+
+def rows(folder):
+    """All rows but those of the clock."""
+    content = json.loads((folder / "runs/tiny/device/quick/rows.json").read_text())
+    timed = ("latency", "attack_s")
+    return (
+        [row for row in content["measurements"] if not row["metric"].startswith(timed)],
+        [each for each in content["diagnostics"] if each["id"] != "latency-valid"],
+        content["figures"]["samples"],
+    )
+
+
+def same_evaluation(one, other):
+    mine, theirs = outcomes(one), outcomes(other)
+    assert mine.keys() == theirs.keys()
+    for name, array in mine.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+    assert rows(one) == rows(other)
+
+
+def weights(folder, place="train"):
+    return (folder / "runs/tiny" / place / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def unevaluated(desk):
+    """The run as it was before its evaluation."""
+    run = desk / "runs/tiny"
+    shutil.rmtree(run / "device")
+    for name in ("report.json", "report.html", "report.md", "junit.xml"):
+        (run / name).unlink()
+    lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["event"] not in ("part", "written")]
+    kept = [line for line in kept if "device/quick" not in line]
+    assert lines[: len(kept)] == kept, "the evaluation's events come last"
+    (run / "ledger.jsonl").write_text("".join(kept))
+    return desk
+
+
+@pytest.mark.slow
+def test_kills_during_training_cost_nothing(chain, tmp_path, spawn, command):
+    for name in ("tiny.yaml", "quick.yaml"):
+        shutil.copy(chain / name, tmp_path / name)
+    run = tmp_path / "runs/tiny"
+    words = [*RUN, "--set", "train.checkpoint_every_s=0.05"]
+    killed = 0
+    for moment in ("dense/checkpoints/*", "dense/manifest.json", "train/metrics.jsonl"):
+        process = spawn(tmp_path, *words)
+        killed += wait_for(process, lambda moment=moment: any(run.glob(moment)))
+        time.sleep(0.05 * killed)
+        kill(process)
+    assert killed == 3
+    assert not (run / "train/manifest.json").exists()
+    done = command(tmp_path, *words)
+    assert done.code == 0, done.err
+    assert weights(tmp_path) == weights(chain)
+    assert weights(tmp_path, "dense") == weights(chain, "dense")
+    assert verify_run(run) == []
+    assert [record["stage"] for record in events(tmp_path, "sealed")] == ["dense", "train", "export", "evaluate"]
+    same_evaluation(tmp_path, chain)
+
+
+@pytest.mark.slow
+def test_a_kill_during_export_costs_that_export_only(unevaluated, chain, spawn, command):
+    run = unevaluated / "runs/tiny"
+    words = ["export", "--target", "quick.yaml", "--force"]
+    process = spawn(unevaluated, *words)
+    assert wait_for(process, lambda: not (run / "export/quick/bundle.zip").exists())
+    kill(process)
+    process = spawn(unevaluated, "export", "--target", "quick.yaml")
+    assert wait_for(process, lambda: (run / "export/quick/model.onnx").exists())
+    kill(process)
+    refused = command(unevaluated, *EVALUATE)
+    assert (refused.code, "robustdeploy export" in refused.err) == (2, True)
+    assert command(unevaluated, "export", "--target", "quick.yaml").code == 0
+    for name in ("model.onnx", "agent.pyz", "bundle.zip"):
+        assert (run / "export/quick" / name).read_bytes() == (chain / "runs/tiny/export/quick" / name).read_bytes()
+    assert command(unevaluated, *EVALUATE).code == 0
+    same_evaluation(unevaluated, chain)
+
+
+@pytest.mark.slow
+def test_kills_during_evaluation_keep_every_sealed_part(unevaluated, chain, spawn, command):
+    seen = []
+    for count in (2, 7):
+        process = spawn(unevaluated, *EVALUATE)
+        assert wait_for(process, lambda count=count: len(parts(unevaluated)) >= count)
+        kill(process)
+        now = parts(unevaluated)
+        assert now[: len(seen)] == seen
+        seen = now
+    done = command(unevaluated, *EVALUATE)
+    assert done.code == 0, done.err
+    final = parts(unevaluated)
+    assert final[: len(seen)] == seen
+    assert len(final) == len(set(final)) == len(parts(chain))
+    same_evaluation(unevaluated, chain)
+    assert not (unevaluated / "runs/tiny/device/quick/parts").exists()
+    assert verify_run(unevaluated / "runs/tiny") == []
+
+
+@pytest.mark.slow
+def test_a_damaged_part_is_made_again(unevaluated, chain, spawn, command):
+    process = spawn(unevaluated, *EVALUATE)
+    assert wait_for(process, lambda: len(parts(unevaluated)) >= 2)
+    kill(process)
+    (sealed,) = (unevaluated / "runs/tiny/device/quick/parts").glob("*/fgsm-00000.npz")
+    sealed.write_bytes(sealed.read_bytes()[:-100])
+    assert command(unevaluated, *EVALUATE).code == 0
+    same_evaluation(unevaluated, chain)
+
+
+@pytest.mark.slow
+def test_a_signal_ends_an_evaluation_where_it_can_go_on(unevaluated, chain, spawn, command):
+    process = spawn(unevaluated, *EVALUATE, "--json")
+    assert wait_for(process, lambda: len(parts(unevaluated)) >= 2)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert json.loads(out)["error"]["kind"] == "Interrupted"
+    assert "the same command resumes" in err
+    assert "Traceback" not in err
+    kept = parts(unevaluated)
+    assert command(unevaluated, *EVALUATE).code == 0
+    assert parts(unevaluated)[: len(kept)] == kept
+    assert len(parts(unevaluated)) == len(set(parts(unevaluated)))
+    same_evaluation(unevaluated, chain)
+
+
+@pytest.mark.slow
+def test_an_agent_that_dies_is_an_environment_failure_and_the_next_run_goes_on(unevaluated, chain, spawn, command):
+    process = spawn(unevaluated, *EVALUATE)
+    assert wait_for(process, lambda: len(parts(unevaluated)) >= 2)
+    children = [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(children) == 1
+    os.kill(children[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 4, err
+    assert out == ""
+    assert "SIGKILL" in err
+    assert "Traceback" not in err
+    kept = parts(unevaluated)
+    assert command(unevaluated, *EVALUATE).code == 0
+    assert parts(unevaluated)[: len(kept)] == kept
+    same_evaluation(unevaluated, chain)
+
+
+def test_a_second_process_on_a_run_is_told_who_holds_it(desk, command):
+    run = Run.open(desk / "runs/tiny", desk / "runs")
+    with run.lock():
+        others = (["prune", "tiny.yaml", "--name", "tiny"], ["export", "--target", "quick.yaml"], EVALUATE, ["report"])
+        for words in others:
+            done = command(desk, *words)
+            assert (done.code, done.out) == (4, "")
+            assert f"in use by process {os.getpid()}" in done.err
+        assert command(desk, "gate").code == 0
+
+
+def test_outcomes_hold_what_other_tools_read(chain):
+    held = outcomes(chain)
+    n = len(held["labels"])
+    assert n == 60
+    assert held["images"].shape == (n, 1, 8, 8)
+    assert held["images"].dtype == np.uint8
+    for attack in ("fgsm", "pgd-5", "square-30"):
+        assert held[f"{attack}/images"].shape == held["images"].shape
+        assert held[f"{attack}/images"].dtype == np.uint8
+        assert held[f"{attack}/predictions"].shape == (n,)
+        apart = np.abs(held[f"{attack}/images"].astype(int) - held["images"]).max()
+        assert 0 < apart <= 25  # eps 0.1 in whole grey levels
+    assert set(held) >= {"ids", "predictions", "host/predictions", "dense/predictions", "square-30/queries"}
+
+
+def test_rows_follow_from_the_stored_outcomes(chain):
+    held, (measured, _, _) = outcomes(chain), rows(chain)
+    right = held["predictions"] == held["labels"]
+    for attack in ("fgsm", "pgd-5", "square-30"):
+        stands = right & (held[f"{attack}/predictions"] == held["labels"])
+        (row,) = [r for r in measured if (r["metric"], r["where"], r["attack"]) == ("robust_accuracy", "board", attack)]
+        assert (row["value"], row["n"]) == (stands.mean(), 60)
+        assert row["low"] < row["value"] < row["high"]
+
+
+def test_the_net_of_a_run_loads_and_scores_as_the_board_did(chain):
+    import torch
+
+    held, net = outcomes(chain), load_net(chain / "runs/tiny")
+    with torch.no_grad():
+        scores = net(torch.from_numpy(held["images"]).float() / 255)
+    assert (scores.argmax(1).numpy() == held["predictions"]).mean() > 0.98
+
+
+def test_stages_name_the_one_that_is_missing(tmp_path):
+    run = Run.for_recipe(tmp_path, pipeline.recipe_for(pipeline.DEFAULT_RECIPE))
+    for stage in (pipeline.export, pipeline.evaluate):
+        with pytest.raises(UsageError, match="robustdeploy prune"):
+            stage(run)
+    with pytest.raises(UsageError, match="robustdeploy evaluate"):
+        pipeline.report(run)
+
+
+@pytest.mark.parametrize("name", shipped_names("recipes"))
+def test_a_recipe_has_the_same_hash_when_a_run_reads_its_own_copy(tmp_path, name):
+    recipe = pipeline.recipe_for(name)
+    (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe))
+    assert canonical_json(plain(pipeline.recipe_for(tmp_path / "recipe.yaml"))) == canonical_json(plain(recipe))
+
+
+def test_a_target_raises_the_channel_multiple():
+    recipe = pipeline.recipe_for(pipeline.DEFAULT_RECIPE, ops=0.5, target=load_target("jetson-orin"))
+    assert (recipe.budget.ops, recipe.budget.channel_multiple) == (0.5, 8)
+    assert pipeline.recipe_for(pipeline.DEFAULT_RECIPE).budget.channel_multiple == 1

@@ -1,0 +1,79 @@
+"""Trainings small enough to be done, stopped and repeated many times: real digits, real nets, a dozen steps."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from robustdeploy.core.recipe import Data, Train
+from robustdeploy.data.load import load_data
+from robustdeploy.nets.cifar_resnet import CifarResNet
+from robustdeploy.nets.normalised import Normalised
+from robustdeploy.onboard.types import Threat
+from robustdeploy.prune.masks import Masks
+from robustdeploy.train.loop import Plan
+from robustdeploy.train.tasks.fastat import FastAt
+
+
+class Dropping(nn.Module):
+    """A user's net that draws random numbers of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Dropout2d(0.3),
+            nn.Conv2d(8, 8, 3),
+        )
+        self.out = nn.Sequential(nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(8 * 36, 10))
+
+    def forward(self, images):
+        return self.out(self.layers(images))
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return load_data(Data())
+
+
+@pytest.fixture(scope="session")
+def make_net():
+    def make(kind="resnet"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = Dropping() if kind == "dropout" else CifarResNet(1, (4, 8, 8), 10, 1)
+            return Normalised(net, [0.3], [0.4])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_pruning(make_net):
+    def make(ops=0.4, kind="resnet"):
+        net = make_net(kind)
+        return net, Masks().begin(net, (1, 8, 8), ops, 1)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_plan(digits):
+    """A plan of ``epochs`` times ``steps`` steps."""
+
+    def make(epochs=3, steps=4, batch_size=32, held_out=24, **more):
+        options = {"epochs": epochs, "batch_size": batch_size, "lr": 0.1, **more.pop("options", {})}
+        plan = Plan(
+            train=digits.train.select(torch.arange(steps * batch_size)),
+            validation=digits.validation.select(torch.arange(held_out)),
+            task=FastAt(),
+            threat=Threat(eps=0.1),
+            options=Train(**options),
+            seed=0,
+            shift=1,
+        )
+        return replace(plan, **more)
+
+    return make

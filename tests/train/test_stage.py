@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import textwrap
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from robustdeploy import load_net
+from robustdeploy.core.ledger import Ledger
+from robustdeploy.core.load import load_recipe
+from robustdeploy.core.run import verify_run
+from robustdeploy.core.stage import Stage
+from robustdeploy.cost.module import macs
+from robustdeploy.errors import UsageError
+from robustdeploy.pipeline import prune
+from robustdeploy.train.stage import device_from, train_dense, train_pruned
+
+RECIPE = """
+    name: small
+    net: {name: resnet8, width: 4}
+    threat: {norm: linf, eps: 0.1}
+    data: {name: digits, validation: 0.1}
+    train: {task: fastat, epochs: 3, batch_size: 96, lr: 0.1, device: cpu, checkpoint_every_s: 0}
+    budget: {ops: 0.4}
+"""
+MADE = (
+    "dense/model.safetensors",
+    "dense/metrics.jsonl",
+    "train/model.safetensors",
+    "train/metrics.jsonl",
+    "train/masks.safetensors",
+    "train/net.json",
+)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(textwrap.dedent(RECIPE))
+    return path
+
+
+def stage(root, recipe, images="a"):
+    root.mkdir(exist_ok=True)
+    return Stage(root, "train", "train", {"images": images}, {"net": "r"}, recipe.seed, Ledger(root / "ledger.jsonl"))
+
+
+def silent(step, steps, numbers):
+    """Say nothing."""
+
+
+@pytest.fixture
+def small(recipe, digits):
+    """A recipe of one epoch, and few images."""
+    loaded = load_recipe(str(recipe), ("train.epochs=1",))
+    return loaded, replace(digits, train=digits.train.select(torch.arange(300)))
+
+
+def test_the_sealed_net_is_the_one_that_was_certified(small, tmp_path):
+    recipe, data = small
+    manifest = train_pruned(recipe, data, stage(tmp_path / "run", recipe), silent)
+    facts = manifest.facts
+    net = load_net(tmp_path / "run")
+    assert set(facts["counts"]) == {"masks", "module", "flop_counter"}
+    assert set(facts["counts"].values()) == {macs(net, (1, 8, 8))} == {facts["macs"]}
+    assert 0.97 * 0.4 * facts["dense_macs"] < facts["macs"] <= 0.4 * facts["dense_macs"]
+    assert max(facts["proof"]["clean"], facts["proof"]["adversarial"]) <= 1e-5
+    assert facts["proof"]["n"] == min(256, len(data.validation))
+    assert {c["layer"] for c in facts["channels"]} >= {"conv", "fc", "stages.2.0.conv2"}
+    assert all(1 <= c["kept"] <= c["dense"] for c in facts["channels"])
+    assert sum(c["kept"] < c["dense"] for c in facts["channels"]) >= 3
+    assert sum(facts["layer_macs"].values()) == facts["macs"]
+    assert verify_run(tmp_path / "run") == [f"{tmp_path / 'run' / 'recipe.yaml'} is missing"]
+
+
+def test_without_a_budget_the_net_stays_dense(small, tmp_path):
+    recipe, data = small
+    recipe = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"ops": None})})
+    facts = train_pruned(recipe, data, stage(tmp_path / "run", recipe), silent).facts
+    assert facts["macs"] == facts["dense_macs"]
+    assert (facts["ops_target"], facts["channels"]) == (1.0, [])
+
+
+def test_another_data_set_starts_anew_in_the_same_folder(small, tmp_path):
+    """The checkpoints that lie there are of the same net and the same recipe, but of other images."""
+    recipe, data = small
+    other = replace(data, train=data.train.select(torch.arange(299, -1, -1)))
+    train_dense(recipe, data, stage(tmp_path / "shared", recipe, "a"), silent)
+    steps = []
+    train_dense(recipe, other, stage(tmp_path / "shared", recipe, "b"), lambda step, *rest: steps.append(step))
+    train_dense(recipe, other, stage(tmp_path / "alone", recipe, "b"), silent)
+    assert steps == [1, 2, 3]
+    name = "train/model.safetensors"
+    assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_the_seed_decides_the_weights(small, tmp_path):
+    recipe, data = small
+    made = []
+    for n, seed in enumerate((0, 0, 1)):
+        chosen = recipe.model_copy(update={"seed": seed})
+        torch.manual_seed(n)
+        train_dense(chosen, data, stage(tmp_path / str(n), chosen), silent)
+        made.append((tmp_path / str(n) / "train" / "model.safetensors").read_bytes())
+    assert made[0] == made[1]
+    assert made[0] != made[2]
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_there_is_a_mistake_of_the_user(name):
+    with pytest.raises(UsageError, match=f"train.device is '{name}'.*say auto or cpu"):
+        device_from(name)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_bits(recipe, tmp_path):
+    """SIGKILL, again and again, of a real process that trains the dense and the pruned net."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["robustdeploy.pipeline", "robustdeploy.train.stage", "sklearn.datasets"])
+
+    def start(name):
+        child = context.Process(target=prune, args=(str(recipe),), kwargs={"runs": tmp_path / "runs", "name": name})
+        child.start()
+        return child
+
+    def run_to_the_end(name):
+        child = start(name)
+        child.join(300)
+        assert child.exitcode == 0
+
+    run_to_the_end("whole")  # the first child also waits for the imports
+    began = time.monotonic()
+    run_to_the_end("timed")
+    length = time.monotonic() - began
+    chance, kills, places = random.Random(0), 0, set()
+    for attempt in range(40):
+        child = start("killed")
+        child.join(chance.uniform(0.2, 0.6) * length if attempt < 12 else 300)
+        if child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+            child.join(60)
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+        kills += 1
+        for folder in ("dense", "train"):
+            found = sorted((tmp_path / "runs" / "killed" / folder / "checkpoints").glob("step-*"))
+            places.add(found[-1].name if found else "")
+    assert child.exitcode == 0
+    assert len(places) >= 3, places  # kills landed at different steps
+    if kills < 8:  # a fast machine: the same again, with shorter lives
+        pytest.fail(f"only {kills} kills landed before the training was done")
+    for name in ("timed", "killed"):
+        for file in MADE:
+            assert (tmp_path / "runs" / name / file).read_bytes() == (tmp_path / "runs" / "whole" / file).read_bytes()
+        assert verify_run(tmp_path / "runs" / name) == []
+    left = [p for p in (tmp_path / "runs" / "killed").rglob(".step-*") if p.suffix == ".safetensors"]
+    assert left == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_ends_with_its_code_and_the_command_goes_on(number, recipe, tmp_path, spawn):
+    child = spawn(tmp_path, "prune", recipe, "--name", "run", "--set", "train.epochs=40")
+    checkpoints = tmp_path / "runs" / "run" / "dense" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("step-*")):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.send_signal(number)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 128 + number
+    assert "the same command resumes where this stopped" in said
+    assert "Traceback" not in said
+    newest = max(checkpoints.glob("step-*"))
+    step = int(newest.name.split("-")[1])
+    assert step >= 1
+    resumed = spawn(tmp_path, "prune", recipe, "--name", "run", "--set", "train.epochs=40")
+    while (now := max(checkpoints.glob("step-*"), default=newest)) == newest:
+        assert resumed.poll() is None, resumed.communicate()
+        assert time.monotonic() < deadline + 120
+        time.sleep(0.02)
+    assert int(now.name.split("-")[1]) > step
+    resumed.send_signal(number)
+    resumed.communicate(timeout=60)
+    assert resumed.returncode == 128 + number
+
+
+@pytest.mark.slow
+def test_a_training_that_explodes_ends_with_3_and_one_sentence(recipe, tmp_path, command):
+    done = command(tmp_path, "prune", recipe, "--name", "wild", "--set", "train.lr=1e30", "--json")
+    assert done.code == 3
+    assert json.loads(done.out)["error"]["kind"] == "TrainingError"
+    assert "lower train.lr" in done.err
+    assert not (tmp_path / "runs" / "wild" / "dense" / "manifest.json").exists()
