@@ -38,13 +38,13 @@ class Masks:
 
     lr: float = 0.01
     """Step of a mask's M; its inverse is also the number of steps over which M averages its gradient."""
-    penalty: float = 0.05
+    penalty: float = 0.02
     """Weight of the operation term against the task's unit-size gradient, at full ramp."""
     warmup: float = 0.1
     """Share of the training before the first channel is masked."""
-    freeze: float = 0.5
+    freeze: float = 0.35
     """Share of the training after which the budget is solved exactly and the masks stay."""
-    floor: float = 0.25
+    floor: float = 0.4
     """Least share of each group that is kept; lowered by itself where the budget needs it."""
 
     def __post_init__(self) -> None:
