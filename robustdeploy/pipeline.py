@@ -144,7 +144,8 @@ def _sealed(run: Run, place: str, how: str) -> Sealed:
     try:
         return Sealed(folder, run.sealed(place))
     except ArtifactError as error:
-        raise ArtifactError("\n".join(f"{t}; `{how} --force` makes it again" for t in str(error).splitlines())) from None
+        lines = (f"{line}; `{how} --force` makes it again" for line in str(error).splitlines())
+        raise ArtifactError("\n".join(lines)) from None
 
 
 def export(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = SILENCE) -> Artifact:

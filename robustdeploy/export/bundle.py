@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from robustdeploy.onboard.types import Bytes, Labels, Scores
 
 MANIFEST = "bundle.json"
 GOLDEN = "golden.npz"
+# zipfile answers damage with many kinds of errors: RuntimeError for an encryption flag or an unknown method, too.
+_UNSOUND = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, LookupError, TypeError, ValueError)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -56,11 +59,13 @@ def read_bundle(path: Path) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(path) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
-        expected = json.loads(files[MANIFEST])["files"]
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as problem:
+        expected = dict(json.loads(files[MANIFEST])["files"])
+    except _UNSOUND as problem:
         raise ArtifactError(
             f"{path} is not a sound bundle ({problem}); make it again with `export --force`"
         ) from problem
+    if strange := sorted(set(files) - set(expected) - {MANIFEST}):
+        raise ArtifactError(f"{strange[0]} in {path} is not in its manifest; make it again with `export --force`")
     for name, digest in expected.items():
         if hashlib.sha256(files.get(name, b"")).hexdigest() != digest:
             raise ArtifactError(f"{name} in {path} is not what its manifest says; make it again with `export --force`")

@@ -15,7 +15,20 @@ from robustdeploy.cli.options import complete_recipe, complete_run, complete_tar
 from robustdeploy.core.schema import schema_of
 from robustdeploy.export.metadata import read_metadata
 
-COMMANDS = "run prune export evaluate report gate compare verify doctor ls validate schema".split()
+COMMANDS = [
+    "run",
+    "prune",
+    "export",
+    "evaluate",
+    "report",
+    "gate",
+    "compare",
+    "verify",
+    "doctor",
+    "ls",
+    "validate",
+    "schema",
+]
 FINISHED = [
     ["prune", "tiny.yaml", "--name", "tiny"],
     ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml"],
@@ -74,7 +87,10 @@ def test_wrong_usage(tmp_path, command, words):
 def test_rules_decide_the_exit_code_of_gate(desk, command):
     def gate(rule):
         (desk / "rules.yaml").write_text(f"rules: [{{id: T-01, {rule}}}]\n")
-        plain, as_json = command(desk, "gate", "--rules", "rules.yaml"), command(desk, "gate", "--rules=rules.yaml", "--json")
+        plain, as_json = (
+            command(desk, "gate", "--rules", "rules.yaml"),
+            command(desk, "gate", "--rules=rules.yaml", "--json"),
+        )
         assert plain.code == as_json.code
         assert plain.out.splitlines()[0] == as_json.document["outcome"]
         return plain.code, plain.out.splitlines()[0]

@@ -1,4 +1,4 @@
-"""Planted cheats: a net that hides its gradients must not be reported as robust, and an honest one must not be blamed."""
+"""Planted cheats: a net that hides its gradients must not be reported as robust; an honest one must not be blamed."""
 
 import sys
 from pathlib import Path

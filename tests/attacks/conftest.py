@@ -1,0 +1,39 @@
+"""A small net trained on digits, half robust, so that attacks have something to do and something to fail at."""
+
+import pytest
+import torch
+
+from robustdeploy.core.recipe import Data, Train
+from robustdeploy.data.load import load_data
+from robustdeploy.nets.cifar_resnet import CifarResNet
+from robustdeploy.nets.normalised import Normalised
+from robustdeploy.onboard.types import Threat
+from robustdeploy.train.loop import Plan, fit
+from robustdeploy.train.tasks.fastat import FastAt
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return load_data(Data(validation=0.3))
+
+
+@pytest.fixture(scope="session")
+def trained(digits, tmp_path_factory):
+    torch.manual_seed(0)
+    net = Normalised(CifarResNet(1, (8, 8, 16), 10, 1), [0.3], [0.4])
+    plan = Plan(
+        train=digits.train,
+        validation=digits.validation,
+        task=FastAt(),
+        threat=Threat(eps=0.05),
+        options=Train(epochs=8, batch_size=64, lr=0.2),
+        seed=0,
+    )
+    fit(net, None, plan, tmp_path_factory.mktemp("trained"), lambda *said: None)
+    return net.eval()
+
+
+@pytest.fixture(scope="session")
+def held_out(digits):
+    chosen = digits.validation.select(torch.arange(256))
+    return chosen.images.float() / 255, chosen.labels

@@ -1,0 +1,153 @@
+"""Each diagnostic on outcomes made up for it: it stays quiet where all is well and speaks where it must."""
+
+import numpy as np
+import pytest
+
+from robustdeploy.evaluate.diagnostics import Gradients, diagnose
+from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
+from robustdeploy.evaluate.rows import share_row
+from robustdeploy.onboard.types import Threat
+
+N, CLASSES = 200, 10
+THREAT = Threat("linf", 8 / 255)
+LABELS = np.arange(N) % CLASSES
+IMAGES = np.full((N, 1, 4, 4), 100, np.uint8)
+SCORES = np.eye(CLASSES, dtype=np.float32)[LABELS] * 7 - 2
+
+
+def broken(*indices):
+    """Predictions that are wrong at these images."""
+    predictions = LABELS.copy()
+    found = np.concatenate([np.atleast_1d(i) for i in indices]).astype(int) if indices else np.array([], int)
+    predictions[found] = (predictions[found] + 1) % CLASSES
+    return predictions
+
+
+def attack(label, board, kind="transfer", host=None, images=IMAGES):
+    return AttackOutcome(label, kind, images, board, board if host is None else host)
+
+
+def outcomes(*attacks, **more):
+    usual = (
+        attack("fgsm", broken(range(60))),
+        attack("pgd-10", broken(range(80))),
+        attack("square-100", broken(range(70)), "query"),
+    )
+    values = {"board_clean": LABELS.copy(), "host_clean": LABELS.copy(), "attacks": attacks or usual} | more
+    return Outcomes(np.arange(N), IMAGES, LABELS, **values)
+
+
+def curve(*shares, n=100):
+    made = []
+    for number, share in enumerate(shares):
+        bits = np.arange(n) < share * n
+        made.append(share_row("robust_accuracy_at_eps", "board", bits, {"eps": 0.01 * (number + 1)}))
+    return made
+
+
+SOUND, FALLING = Gradients(0, 0, N), curve(0.9, 0.5, 0.0)
+
+
+def levels(made, gradients=SOUND, scores=SCORES, at=FALLING):
+    return {d.id: d.level for d in diagnose(made, THREAT, scores, gradients, at, CLASSES)}
+
+
+def test_a_sound_evaluation_is_not_blamed():
+    assert set(levels(outcomes()).values()) == {"ok"}
+
+
+def test_every_diagnostic_says_what_it_found_in_one_line():
+    found = list(diagnose(outcomes(), THREAT, SCORES, Gradients(0, 0, N), curve(0.5, 0.0), CLASSES))
+    assert len({d.id for d in found}) == len(found) == 10
+    assert all(d.text and "\n" not in d.text for d in found)
+
+
+@pytest.mark.parametrize(("queries", "level"), [(0, "ok"), (1, "ok"), (10, "block"), (100, "block")])
+def test_query_beats_transfer(queries, level):
+    made = outcomes(
+        attack("fgsm", broken(range(20))),
+        attack("pgd-10", broken(range(40))),
+        attack("square-100", broken(range(40), range(60, 60 + queries)), "query"),
+    )
+    assert levels(made)["query-beats-transfer"] == level
+
+
+def test_query_beats_transfer_compares_image_by_image():
+    """Equal accuracies hide it: the query attack breaks other images than the transfer attack."""
+    made = outcomes(
+        attack("fgsm", broken(range(10))),
+        attack("pgd-10", broken(range(50))),
+        attack("square-100", broken(range(50, 100)), "query"),
+    )
+    assert levels(made)["query-beats-transfer"] == "block"
+
+
+@pytest.mark.parametrize("kind", ["transfer", "query"])
+def test_an_evaluation_that_lacks_a_kind_of_attack_is_blocked(kind):
+    assert levels(outcomes(attack("pgd-10", broken(range(9)), kind)))["query-beats-transfer"] == "block"
+
+
+@pytest.mark.parametrize(("count", "level"), [(0, "ok"), (2, "ok"), (3, "warn"), (20, "warn"), (21, "block")])
+def test_gradients_that_are_not_there(count, level):
+    assert levels(outcomes(), Gradients(count, 0, N))["zero-gradient"] == level
+    assert levels(outcomes(), Gradients(count, 0, N))["lost-gradient"] == "ok"
+    assert levels(outcomes(), Gradients(0, count, N))["lost-gradient"] == level
+
+
+def test_an_iterative_attack_that_is_weaker_than_one_step():
+    made = outcomes(
+        attack("fgsm", broken(range(60))),
+        attack("pgd-10", broken(range(40))),
+        attack("square-100", broken(range(40)), "query"),
+    )
+    assert levels(made)["iterative-beats-single-step"] == "block"
+    without = outcomes(attack("pgd-10", broken(range(40))), attack("s", broken(range(40)), "query"))
+    assert levels(without)["iterative-beats-single-step"] == "warn"
+
+
+def test_a_board_that_is_more_robust_than_the_net():
+    made = outcomes(
+        attack("fgsm", broken(range(10)), host=broken(range(10))),
+        attack("pgd-10", broken(range(20)), host=broken(range(60))),
+        attack("square-100", broken(range(20)), "query"),
+    )
+    assert levels(made)["suspicious-gain"] == "block"
+
+
+@pytest.mark.parametrize(("apart", "level"), [(0, "ok"), (2, "ok"), (3, "block")])
+def test_board_and_host_must_agree_on_clean_images(apart, level):
+    assert levels(outcomes(board_clean=broken(range(apart))))["host-board-agreement"] == level
+
+
+def test_labels_that_change_with_the_batch_size():
+    again = {"pgd-10": broken(range(80)), "fgsm": broken(range(61))}
+    assert levels(outcomes(repeated=again))["repeatable"] == "block"
+    again["fgsm"] = broken(range(60))
+    assert levels(outcomes(repeated=again))["repeatable"] == "ok"
+
+
+@pytest.mark.parametrize("field", ["attacks", "dense_attacks"])
+def test_one_pixel_outside_the_box_blocks(field):
+    images = IMAGES.copy()
+    images[7, 0, 2, 2] += THREAT.levels
+    made = attack("pgd-10", broken(range(80)), images=images)
+    assert levels(outcomes(**{field: (made,)}))["inside-box"] == "ok"
+    images[7, 0, 2, 2] += 1
+    assert levels(outcomes(**{field: (made,)}))["inside-box"] == "block"
+
+
+def test_probabilities_instead_of_scores_are_a_warning():
+    probabilities = np.full((N, CLASSES), 1 / CLASSES, np.float32)
+    assert levels(outcomes(), scores=probabilities)["raw-scores"] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("shares", "level"),
+    [((0.9, 0.5, 0.0), "ok"), ((0.9, 0.5, 0.1), "ok"), ((0.9, 0.5, 0.4), "block"), ((0.3, 0.9, 0.0), "block")],
+)
+def test_robustness_falls_with_eps_to_nothing(shares, level):
+    assert levels(outcomes(), at=curve(*shares))["falls-with-eps"] == level
+
+
+def test_without_a_curve_nothing_is_said_of_it():
+    assert "falls-with-eps" not in levels(outcomes(), at=[])
