@@ -286,3 +286,14 @@ def read_report(run: Run) -> Report:
         if problem.startswith(str(path)):
             raise ArtifactError(f"{problem}; `robustdeploy report` writes it again")
     return loaded
+
+
+def newer_than_report(run: Run) -> str | None:
+    """Return the folder of a stage that was sealed after the report was written, or None."""
+    newer = None
+    for record in run.ledger.records():
+        if record.event == "written":
+            newer = None
+        elif record.event == "sealed":
+            newer = str(record.data["folder"])
+    return newer

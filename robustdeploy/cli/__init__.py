@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from typing import Any
 
 
@@ -27,6 +28,10 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except Exception as error:
+        # Python's own exit code for this is 1, which would read as a verdict.
+        traceback.print_exc()
+        _end(4, type(error).__name__, f"{error}: this is a fault of robustdeploy itself; please report it with the above")
     if code == 130:
         _end(130, "Interrupted", "interrupted; the same command resumes where this stopped")
     sys.exit(code if isinstance(code, int) else 0)

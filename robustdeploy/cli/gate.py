@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -24,11 +25,17 @@ def gate(
     """
     from robustdeploy.cli.result import show, verdict_document, verdict_text
     from robustdeploy.core.run import Run
-    from robustdeploy.pipeline import read_report
+    from robustdeploy.pipeline import newer_than_report, read_report
     from robustdeploy.report.judge import judge
     from robustdeploy.report.load import load_report, load_rules
 
-    loaded = load_report(run) if run is not None and run.is_file() else read_report(Run.open(run, runs))
+    if run is not None and run.is_file():
+        loaded = load_report(run)
+    else:
+        opened = Run.open(run, runs)
+        loaded = read_report(opened)
+        if newer := newer_than_report(opened):
+            print(f"note: {newer} was made after this report; `robustdeploy report` takes it in", file=sys.stderr)
     chosen = loaded.rules if rules is None else load_rules(rules)
     verdict = judge(loaded.measurements, loaded.diagnostics, chosen)
     show(verdict_text(verdict), {"report": loaded.name, "target": loaded.target, **verdict_document(verdict)}, as_json)

@@ -10,7 +10,6 @@ import numpy as np
 from robustdeploy.core.report import Measurement
 from robustdeploy.evaluate.intervals import clopper_pearson
 from robustdeploy.evaluate.outcomes import Bits, Outcomes
-from robustdeploy.onboard.timing import Timings
 
 _CLOPPER_PEARSON = "Clopper-Pearson, 95 %"
 
@@ -87,26 +86,4 @@ def _query_rows(outcomes: Outcomes) -> Iterator[Measurement]:
             unit="queries per image",
             n=len(attack.queries),
             conditions={"total": int(attack.queries.sum()), "median": float(np.median(attack.queries))},
-        )
-
-
-def latency_rows(timings: Timings, conditions: Mapping[str, Any]) -> Iterator[Measurement]:
-    """Return the percentiles that the samples support, their mean and their coefficient of variation."""
-    n = len(timings.samples_ns)
-    for percentile in timings.percentiles:
-        if percentile.value is None:
-            continue
-        yield Measurement(
-            metric=f"latency_ms.{percentile.name}",
-            where="board",
-            value=percentile.value,
-            unit="ms",
-            n=n,
-            low=percentile.low,
-            high=percentile.high,
-            conditions={"interval": "order statistics, 95 %", **conditions},
-        )
-    for name, value, unit in (("mean", timings.mean_ms, "ms"), ("cv", timings.cv, "fraction")):
-        yield Measurement(
-            metric=f"latency_ms.{name}", where="board", value=value, unit=unit, n=n, conditions=dict(conditions)
         )

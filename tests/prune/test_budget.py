@@ -142,3 +142,12 @@ def test_moves_are_all_the_neighbours_and_nothing_else(sizes, multiple, data):
             if 0 <= near < len(ladder):
                 expected.add((*counts[:group].tolist(), ladder[near], *counts[group + 1 :].tolist()))
     assert {tuple(move.tolist()) for move in limits.moves(counts)} == expected
+
+
+def test_small_moves_do_not_hide_the_two_groups_that_matter():
+    """A beam of nearest states fills up with moves of the first three groups, which weigh next to nothing."""
+    sizes = [2, 8, 34, 15, 40]
+    model, limits = chain(sizes, [1, 1, 1, 1, 144, 144]), limits_for(sizes, 1, 0.0)
+    target = 0.25 * float(model.macs(limits.most.astype(float)))
+    counts = exact_counts(model, worth(sizes, 0), limits, target)
+    assert TOLERANCE * target < float(model.macs(counts.astype(float))) <= target

@@ -33,6 +33,13 @@ SMALL = {  # nets of few channels or with layers left whole: what no choice of c
 }
 
 
+@pytest.fixture(autouse=True)
+def known_bug(request):
+    """A group that covers a part of a normalisation is taken for all of it (prune/masks.py, _plan)."""
+    if "subject" in request.fixturenames and request.getfixturevalue("subject").name == "dense":
+        request.applymarker(pytest.mark.xfail(strict=True, raises=RuntimeError, reason="masks.py, _plan: partial norm"))
+
+
 @pytest.fixture(params=PRUNERS.names())
 def pruner(request):
     return PRUNERS.build(request.param, {})
@@ -73,8 +80,6 @@ def trained_by_chance(pruner, subject, ops, multiple=1, seed=0):
 
 @pytest.mark.parametrize("ops", OPS)
 def test_the_budget_is_met_and_the_compact_net_is_the_masked_one(pruner, subject, ops):
-    if subject.name == "dense":
-        pytest.xfail("prune/masks.py, _plan: a group that covers a part of a normalisation is taken for all of it")
     pruning, dense = trained_by_chance(pruner, subject, ops)
     compact = pruning.compact()
     kept = pruning.kept()
@@ -93,8 +98,6 @@ def test_the_budget_is_met_and_the_compact_net_is_the_masked_one(pruner, subject
 
 @pytest.mark.parametrize("multiple", [4, 8])
 def test_channels_are_kept_in_multiples(pruner, subject, multiple):
-    if subject.name == "dense":
-        pytest.xfail("prune/masks.py, _plan: a group that covers a part of a normalisation is taken for all of it")
     pruning, _ = trained_by_chance(pruner, subject, 0.5, multiple)
     sizes = dict(zip(pruning.kept(), (group.size for group in pruning.groups), strict=True))
     assert all(len(index) % multiple == 0 or len(index) == sizes[name] for name, index in pruning.kept().items())
@@ -103,8 +106,6 @@ def test_channels_are_kept_in_multiples(pruner, subject, multiple):
 
 
 def test_every_mask_learns_from_the_loss_and_from_the_operations(pruner, subject):
-    if subject.name == "dense":
-        pytest.xfail("prune/masks.py, _plan: a group that covers a part of a normalisation is taken for all of it")
     generator = torch.Generator().manual_seed(0)
     try:
         pruning = pruner.begin(randomised(subject.net(), generator), subject.shape, 0.7, 1)

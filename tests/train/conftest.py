@@ -54,7 +54,7 @@ def make_net():
 def make_pruning(make_net):
     def make(ops=0.4, kind="resnet"):
         net = make_net(kind)
-        return net, Masks().begin(net, (1, 8, 8), ops, 1)
+        return net, Masks(warmup=0.1, freeze=0.5).begin(net, (1, 8, 8), ops, 1)
 
     return make
 

@@ -1,0 +1,67 @@
+"""Opening a board: from the exported file to an engine that answers there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustdeploy.core.report import Diagnostic
+from robustdeploy.core.target import Target
+from robustdeploy.devices.board import Board
+from robustdeploy.errors import ToolchainError
+from robustdeploy.evaluate.toolchain import check_version
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What opening the board showed."""
+
+    facts: dict[str, Any]
+    engine: str
+    golden_gap: float
+
+
+def open_on(board: Board, target: Target, export: Path, golden: Mapping[str, np.ndarray[Any, Any]]) -> Opened:
+    """Probe the toolchain, send the file, build and load the engine, and let it score the golden images.
+
+    Raises ToolchainError when the toolchain is missing there or not of a version the target supports.
+    """
+    toolchain = target.backend
+    probe = board.probe(toolchain.name, toolchain.options)
+    if not probe.usable:
+        raise ToolchainError(f"{board.pipe.where}: {toolchain.name} is not usable: {probe.fix}")
+    check_version(toolchain.name, probe.version, toolchain.version, board.pipe.where)
+    onnx = board.put(export / "model.onnx")
+    compiled = board.compile(toolchain.name, onnx, toolchain.options)
+    board.open_engine(toolchain.name, compiled.engine, toolchain.options)
+    gap = float(np.abs(board.score(golden["images"]) - golden["scores"]).max())
+    facts = {
+        **board.facts,
+        "where": board.pipe.where,
+        "backend": toolchain.name,
+        "backend_version": probe.version,
+        "backend_details": dict(probe.details),
+        "engine_sha256": compiled.engine,
+        "engine_bytes": compiled.size,
+        "compile_s": round(compiled.seconds, 3),
+        "golden_images": len(golden["images"]),
+        "golden_max_abs": gap,
+        "status": target.status,
+        "emulated": target.emulated,
+    }
+    return Opened(facts, compiled.engine, gap)
+
+
+def golden_diagnostic(opened: Opened) -> Diagnostic:
+    """Compare the board's scores of the golden images with those of the host's runtime."""
+    return Diagnostic(
+        id="golden-scores",
+        level="warn" if opened.golden_gap > 1e-3 else "ok",
+        text=f"on the bundle's images the board's scores are within {opened.golden_gap:.2g} of the host runtime's",
+        value=opened.golden_gap,
+        threshold=1e-3,
+    )
