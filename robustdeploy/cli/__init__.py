@@ -31,7 +31,7 @@ def main() -> None:
     except Exception as error:
         # Python's own exit code for this is 1, which would read as a verdict.
         traceback.print_exc()
-        _end(4, type(error).__name__, f"{error}: this is a fault of robustdeploy itself; please report it with the above")
+        _end(4, type(error).__name__, f"{error}: this is a fault of robustdeploy itself; please report the lines above")
     if code == 130:
         _end(130, "Interrupted", "interrupted; the same command resumes where this stopped")
     sys.exit(code if isinstance(code, int) else 0)

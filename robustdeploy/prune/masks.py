@@ -12,6 +12,8 @@ unchanged. The slides leave open how the budget is met. Here, while the operatio
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -21,15 +23,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from robustdeploy.cost.module import layer_macs
+from robustdeploy.cost.module import evaluating, layer_macs
 from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.prune.budget import Counts, Limits, counts_below, exact_counts, limits_for
 from robustdeploy.prune.compact import compact_net
-from robustdeploy.prune.groups import ChannelGroup, find_groups
+from robustdeploy.prune.groups import ChannelGroup, Normalisation, find_groups
 from robustdeploy.prune.operations import OperationModel, operation_model
 from robustdeploy.prune.protocol import GroupNormalised
 
 SCALE = 0.5
+ALMOST_ZERO = 1e-12
+"""Stands for a mask of 0 until the freeze. At an exact zero a ReLU has no slope, and a masked channel could never learn
+to come back; this much changes no score, and the frozen mask is exactly 0."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +66,24 @@ class Masks:
         model = operation_model(net, coupling.groups, layer_macs(net, image_shape))
         sizes = [group.size for group in coupling.groups]
         limits = self._limits(model, sizes, ops, multiple)
-        evenly = [np.arange(size) / size for size in sizes]
-        exact_counts(model, evenly, limits, ops * float(model.macs(np.array(sizes, float))))
+        _rehearse(MaskedNet(_shaken(net), coupling.groups, model, limits, ops, self), image_shape)
         return MaskedNet(net, coupling.groups, model, limits, ops, self)
 
     def _limits(self, model: OperationModel, sizes: list[int], ops: float, multiple: int) -> Limits:
+        """Return the highest floor that leaves room to choose and a way to meet the budget exactly."""
         dense = float(model.macs(np.array(sizes, float)))
-        for floor in (self.floor, self.floor / 2, self.floor / 4, 0.0):
+        evenly = [np.arange(size) / size for size in sizes]
+        for floor in (self.floor, self.floor / 2, self.floor / 4):
             limits = limits_for(sizes, multiple, floor)
-            if float(model.macs(limits.fewest.astype(float))) <= 0.6 * ops * dense:
-                break
+            if float(model.macs(limits.fewest.astype(float))) > 0.6 * ops * dense:
+                continue
+            try:
+                exact_counts(model, evenly, limits, ops * dense)
+            except BudgetError:
+                continue
+            return limits
+        limits = limits_for(sizes, multiple, 0.0)
+        exact_counts(model, evenly, limits, ops * dense)
         return limits
 
 
@@ -114,10 +127,10 @@ class MaskedNet(nn.Module):
         return [SCALE * torch.tanh(_ordered(m)) + shift for m, shift in zip(self.logits, shifts, strict=True)]
 
     def masks(self) -> list[Tensor]:
-        """Per group, the masks: exactly 0 or 1, with the gradient of the value before rounding."""
+        """Per group, the masks: 0 or 1 (see ALMOST_ZERO), with the gradient of the value before rounding."""
         if self.is_frozen:
             return [(soft >= 0.5).float() for soft in (s.detach() for s in self.soft())]
-        return [(soft >= 0.5).float() + (soft - soft.detach()).float() for soft in self.soft()]
+        return [(soft >= 0.5).float().clamp_min(ALMOST_ZERO) + (soft - soft.detach()).float() for soft in self.soft()]
 
     @property
     def is_frozen(self) -> bool:
@@ -212,6 +225,35 @@ def _ordered(m: Tensor) -> Tensor:
     return m.double() + torch.arange(len(m), device=m.device) * 1e-9
 
 
+def _shaken(net: nn.Module) -> nn.Module:
+    """Return a copy of ``net`` whose normalisation layers shift and scale, as they will after training."""
+    copied = copy.deepcopy(net)
+    for module in copied.modules():
+        if isinstance(module, Normalisation) and module.affine:
+            with torch.no_grad():
+                wave = torch.sin(torch.arange(module.num_features, device=module.weight.device) * 1.7)
+                module.weight.copy_(1 + 0.3 * wave)
+                module.bias.copy_(0.5 * wave)
+    return copied
+
+
+def _rehearse(masked: MaskedNet, image_shape: tuple[int, int, int]) -> None:
+    """Prune at once and compare with the compact net, so that a net that cannot be compacted fails before training.
+
+    The scores of an untrained net may be large, so the gap is taken relative to them.
+    """
+    masked.after_step(1.0)
+    images = torch.linspace(0, 1, 2 * math.prod(image_shape), device=cast(Tensor, masked.shifts).device)
+    batch, compact = images.view(2, *image_shape), masked.compact()
+    with evaluating(masked), evaluating(compact), torch.no_grad():
+        theirs, ours = masked(batch), compact(batch)
+    if not bool((theirs - ours).abs().max() <= 1e-3 * (1 + theirs.abs().max())):
+        raise TrainingError(
+            f"this {type(masked.net).__name__} cannot be pruned: without its masked channels it gives other scores, so "
+            "a masked channel is not zero everywhere it is read (an activation with f(0) ≠ 0 behind it, for instance)"
+        )
+
+
 _Part = tuple[int, Tensor | None, Tensor | None]
 
 
@@ -224,13 +266,14 @@ def _plan(net: nn.Module, groups: tuple[ChannelGroup, ...]) -> dict[str, list[_P
         for member in group.members:
             if not member.masked:
                 continue
-            plain = len(member.positions) == group.size and bool((member.positions == member.channels).all())
-            part: _Part = (number, None, None)
-            if not plain:
-                part = (number, member.positions.to(device), member.channels.to(device))
             for kind in ("weight", "bias", "gain"):
-                if getattr(modules[member.layer], kind, None) is not None:
-                    plan.setdefault(f"{member.layer}.{kind}", []).append(part)
+                if (value := getattr(modules[member.layer], kind, None)) is None:
+                    continue
+                whole = len(member.positions) == group.size == len(value)
+                part: _Part = (number, None, None)
+                if not (whole and bool((member.positions == member.channels).all())):
+                    part = (number, member.positions.to(device), member.channels.to(device))
+                plan.setdefault(f"{member.layer}.{kind}", []).append(part)
     return plan
 
 

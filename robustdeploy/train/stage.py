@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -130,10 +131,13 @@ def _plan(recipe: Recipe, data: Loaded, net: nn.Module, stage: Stage) -> Plan:
 
 
 def _prove(pruning: Pruning, compact: nn.Module, plan: Plan) -> Proof:
-    """Compare masked and compact net on held-out images, clean and adversarial."""
-    masked = cast(nn.Module, pruning)
-    images, labels = plan.validation.images[:HELD_OUT].float() / 255, plan.validation.labels[:HELD_OUT]
-    noise = Noise(key(plan.seed, "proof"), torch.arange(len(labels), device=labels.device))
+    """Compare masked and compact net on held-out images, clean and adversarial.
+
+    On the CPU, whose float32 is float32: a GPU's convolutions may round to TF32.
+    """
+    masked, compact = copy.deepcopy(cast(nn.Module, pruning)).cpu(), compact.cpu()
+    images, labels = plan.validation.images[:HELD_OUT].cpu().float() / 255, plan.validation.labels[:HELD_OUT].cpu()
+    noise = Noise(key(plan.seed, "proof"), torch.arange(len(labels)))
     return prove_equal(masked, compact, images, Fgsm()(compact, images, labels, plan.threat, noise))
 
 

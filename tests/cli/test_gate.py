@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from robustdeploy.core.run import Run
-from robustdeploy.pipeline import newer_than_report
-from robustdeploy.report.load import load_rules
 from robustdeploy.errors import RecipeError
+from robustdeploy.report.load import load_rules
 
 
 def test_a_bad_rule_draws_one_complaint(tmp_path: Path):

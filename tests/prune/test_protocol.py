@@ -33,13 +33,6 @@ SMALL = {  # nets of few channels or with layers left whole: what no choice of c
 }
 
 
-@pytest.fixture(autouse=True)
-def known_bug(request):
-    """A group that covers a part of a normalisation is taken for all of it (prune/masks.py, _plan)."""
-    if "subject" in request.fixturenames and request.getfixturevalue("subject").name == "dense":
-        request.applymarker(pytest.mark.xfail(strict=True, raises=RuntimeError, reason="masks.py, _plan: partial norm"))
-
-
 @pytest.fixture(params=PRUNERS.names())
 def pruner(request):
     return PRUNERS.build(request.param, {})
@@ -129,7 +122,6 @@ def test_every_mask_learns_from_the_loss_and_from_the_operations(pruner, subject
     assert all(p.grad is None for p in pruning.net.parameters())
 
 
-@pytest.mark.xfail(strict=True, reason="prune/masks.py: the mask is folded in before ReLU, whose slope at 0 is 0")
 def test_a_masked_channel_still_learns_whether_to_come_back(pruner):
     """The gradient is straight-through: that of a masked channel is what it would be worth, not nothing."""
     generator = torch.Generator().manual_seed(0)
@@ -137,7 +129,7 @@ def test_a_masked_channel_still_learns_whether_to_come_back(pruner):
     net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)])
     pruning = pruner.begin(net, (3, 12, 12), 0.5, 1)
     own = [parameter for group in pruning.own_parameters() for parameter in group["params"]]
-    pruning.train().after_step(0.4)
+    pruning.train().after_step(0.2)
     loss = nn.functional.cross_entropy(pruning(torch.rand(32, 3, 12, 12, generator=generator)), torch.arange(32) % 10)
     gradient = torch.autograd.grad(loss, own)[0]
     masked = sorted(set(range(16)) - set(next(iter(pruning.kept().values())).tolist()))
@@ -226,3 +218,11 @@ def test_the_gradient_of_a_group_gets_unit_size():
     still = torch.ones(4, requires_grad=True)
     (GroupNormalised.apply(still) * 0).sum().backward()
     assert (still.grad == 0).all()
+
+
+def test_a_net_that_leaks_through_its_masks_is_refused_before_training(pruner):
+    """A sigmoid makes one half of a masked channel's zero, and the layer behind it reads that."""
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Sigmoid(), nn.Conv2d(16, 8, 3), nn.ReLU())
+    net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)])
+    with pytest.raises(TrainingError, match="cannot be pruned"):
+        pruner.begin(net, (3, 12, 12), 0.5, 1)
