@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from robustdeploy.cli.options import (
     RUNS,
     DataOption,
@@ -54,8 +56,19 @@ def prune(
     facts = manifest.facts
     text = (
         f"{facts['macs']:,} of {facts['dense_macs']:,} MACs kept ({facts['macs'] / facts['dense_macs']:.4f}), "
-        f"{facts['params']:,} parameters\n"
+        f"{facts['params']:,} parameters\n{_certificate(facts)}"
         f"{run.root / 'train' / 'model.safetensors'} is written; "
         f"next: robustdeploy export --target {target or 'host-cpu'}"
     )
     show(text, {"run": str(run.root), "stage": "train", **manifest.model_dump(mode="json")}, as_json)
+
+
+def _certificate(facts: dict[str, Any]) -> str:
+    """Return the line that says what was proved of the compact net; a net without a budget has none."""
+    if "proof" not in facts:
+        return ""
+    proof = facts["proof"]
+    return (
+        f"counted alike from {', '.join(facts['counts'])}; masked and compact scores within "
+        f"{max(proof['clean'], proof['adversarial']):.1e} on {proof['n']} clean and {proof['n']} adversarial images\n"
+    )

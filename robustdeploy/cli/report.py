@@ -20,7 +20,7 @@ def report(
     quiet: QuietOption = False,
 ) -> None:
     """Assemble report.json from the sealed stages, judge it, and render it."""
-    from robustdeploy.cli.result import show, verdict_text
+    from robustdeploy.cli.result import accuracy_text, show, verdict_text
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.run import Run
     from robustdeploy.pipeline import report as reported
@@ -31,5 +31,5 @@ def report(
         chosen = [each.strip() for each in formats.split(",") if each.strip()]
         written = reported(opened, target, formats=chosen, talk=talk)
     files = "\n".join(f"{path} is written" for path in written.files)
-    text = f"{verdict_text(written.report.verdict)}\n{files}; next: robustdeploy gate"
+    text = f"{accuracy_text(written.report)}\n{verdict_text(written.report.verdict)}\n{files}; next: robustdeploy gate"
     show(text, written.report.model_dump(mode="json"), as_json)

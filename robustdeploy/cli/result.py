@@ -41,3 +41,25 @@ def verdict_document(verdict: Any) -> dict[str, Any]:
     """Return a verdict as JSON values."""
     document: dict[str, Any] = verdict.model_dump(mode="json")
     return document
+
+
+def accuracy_text(report: Any) -> str:
+    """Return accuracy per attack as a table: the compact net on the board and on the host, and the dense net."""
+    columns = {"board": ("", "board"), "host": ("", "host"), "dense": ("dense_", "host")}
+    cells = {(row.metric, row.where, row.attack): row for row in report.measurements}
+    attacks = [row.attack for row in report.measurements if row.metric == "robust_accuracy" and row.where == "board"]
+    n = max((row.n for row in report.measurements if row.metric == "clean_accuracy"), default=0)
+    lines = [f"{f'% [95 % interval], n = {n:,}':<28}" + "".join(f"{name:>22}" for name in columns)]
+    for attack in (None, *attacks):
+        line = f"{attack or 'clean':<28}"
+        for prefix, where in columns.values():
+            metric = prefix + ("clean_accuracy" if attack is None else "robust_accuracy")
+            line += f"{_share(cells.get((metric, where, attack))):>22}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _share(row: Any) -> str:
+    if row is None:
+        return "-"
+    return f"{100 * row.value:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"

@@ -39,7 +39,7 @@ def run(
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
     from robustdeploy import pipeline
-    from robustdeploy.cli.result import show, verdict_text
+    from robustdeploy.cli.result import accuracy_text, show, verdict_text
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.load import load_target
 
@@ -55,6 +55,7 @@ def run(
         written = pipeline.report(made, goal.name, talk=talk)
     verdict = written.report.verdict
     page = next((path for path in written.files if path.suffix == ".html"), written.files[0])
-    text = f"{verdict_text(verdict)}\n{page} is written; open it, or judge again: robustdeploy gate {made.root}"
+    text = f"{accuracy_text(written.report)}\n{verdict_text(verdict)}\n"
+    text += f"{page} is written; open it, or judge again: robustdeploy gate {made.root}"
     show(text, written.report.model_dump(mode="json"), as_json)
     raise typer.Exit(verdict.outcome.exit_code)
