@@ -152,3 +152,10 @@ def test_colour_among_grey_is_named(tmp_path: Path) -> None:
 def test_a_class_with_one_image_cannot_be_split(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no training image is left for class left, right"):
         load_data(Data(name="folder", path=write_folder(tmp_path / "mine", per_class=1)))
+
+
+def test_the_first_validation_images_stand_for_all_classes():
+    loaded = load_data(Data(name="digits"))
+    assert set(loaded.validation.labels[: len(loaded.validation) // 2].tolist()) == set(range(10))
+    repeated_load = load_data(Data(name="digits"))
+    assert torch.equal(loaded.validation.ids, repeated_load.validation.ids)
