@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from robustdeploy.core.artifact import Artifact, Sealed
 from robustdeploy.core.files import atomic_write_json, sha256_of_file
 from robustdeploy.core.interrupts import catch_signals
@@ -221,11 +219,11 @@ def evaluate(
 
 
 def _chosen(images: Any, limit: int | None) -> Any:
-    """Take the first images of a fixed shuffle, in the order of the data set."""
+    """Take the first images of a fixed shuffle; in that order, the first few of them stand for all."""
     from robustdeploy.data.order import epoch_order
     from robustdeploy.evaluate.attack import Images
 
-    order = np.sort(epoch_order(0, 0, len(images))[:limit].numpy())
+    order = epoch_order(0, 0, len(images))[:limit].numpy()
     return Images(images.ids.numpy()[order], images.images.numpy()[order], images.labels.numpy()[order])
 
 
