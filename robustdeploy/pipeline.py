@@ -87,9 +87,11 @@ def prune(
     A repeated call resumes what was interrupted and skips what is done; ``force`` does it again.
     """
     from robustdeploy.data.load import load_data
+    from robustdeploy.evaluate.attack import adversaries_from
     from robustdeploy.train.stage import check_trainable, train_dense, train_pruned
 
     loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops)
+    adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
     data = load_data(loaded.data, lambda done, total: talk.progress("reading images", done, total))
     if not Run.folder_for(runs, loaded, name).exists():
         check_trainable(loaded, data)
@@ -253,6 +255,8 @@ class Written:
 def report(run: Run, target: str | None = None, *, formats: Sequence[str] = FORMATS, talk: Talk = SILENCE) -> Written:
     """Assemble, judge and render the report of one evaluated target, the newest when none is named."""
     name = target or latest_target(run)
+    if Path(name).suffix in (".yaml", ".yml"):
+        name = load_target(name).name
     with _working(run):
         train = _sealed(run, "train", "robustdeploy prune")
         exported = _sealed(run, f"export/{name}", f"robustdeploy export --target {name}")

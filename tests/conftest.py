@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+# The nets here are tiny: a second thread costs more than it does, above all beside other processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TINY = """
     name: tiny
     net: resnet8

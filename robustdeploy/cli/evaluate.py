@@ -57,7 +57,7 @@ def evaluate(
         folder = evaluated(opened, target, data=data, force=force, talk=talk).path.parent
     rows = _rows(folder)
     text = "\n".join(_line(row) for row in rows["measurements"] if row["where"] == "board")
-    text += f"\n{folder / 'outcomes.npz'} is written; next: robustdeploy report"
+    text += f"\n{folder / 'outcomes.npz'} is written; next: robustdeploy report {opened.root} --target {target}"
     show(text, {"run": str(opened.root), "folder": str(folder), **rows}, as_json)
 
 

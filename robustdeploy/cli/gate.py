@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from robustdeploy.cli.options import RUNS, JsonOption, RunArgument, RunsOption
+from robustdeploy.cli.options import RUNS, JsonOption, QuietOption, RunArgument, RunsOption
 
 RulesOption = Annotated[
     Optional[Path],  # noqa: UP045
@@ -17,13 +17,18 @@ RulesOption = Annotated[
 
 
 def gate(
-    run: RunArgument = None, rules: RulesOption = None, runs: RunsOption = RUNS, as_json: JsonOption = False
+    run: RunArgument = None,
+    rules: RulesOption = None,
+    runs: RunsOption = RUNS,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Judge a report by its rules or by others; reads report.json and nothing else. RUN may be a report.json too.
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
     from robustdeploy.cli.result import show, verdict_document, verdict_text
+    from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.run import Run
     from robustdeploy.pipeline import newer_than_report, read_report
     from robustdeploy.report.judge import judge
@@ -34,6 +39,8 @@ def gate(
     else:
         opened = Run.open(run, runs)
         loaded = read_report(opened)
+        with TerminalTalk(quiet or as_json) as talk:
+            talk.say(f"run {opened.root}, target {loaded.target}")
         if newer := newer_than_report(opened):
             print(f"note: {newer} was made after this report; `robustdeploy report` takes it in", file=sys.stderr)
     chosen = loaded.rules if rules is None else load_rules(rules)

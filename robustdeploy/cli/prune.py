@@ -58,7 +58,7 @@ def prune(
         f"{facts['macs']:,} of {facts['dense_macs']:,} MACs kept ({facts['macs'] / facts['dense_macs']:.4f}), "
         f"{facts['params']:,} parameters\n{_certificate(facts)}"
         f"{run.root / 'train' / 'model.safetensors'} is written; "
-        f"next: robustdeploy export --target {target or 'host-cpu'}"
+        f"next: robustdeploy export {run.root} --target {target or 'host-cpu'}"
     )
     show(text, {"run": str(run.root), "stage": "train", **manifest.model_dump(mode="json")}, as_json)
 
@@ -70,5 +70,6 @@ def _certificate(facts: dict[str, Any]) -> str:
     proof = facts["proof"]
     return (
         f"counted alike from {', '.join(facts['counts'])}; masked and compact scores within "
-        f"{max(proof['clean'], proof['adversarial']):.1e} on {proof['n']} clean and {proof['n']} adversarial images\n"
+        f"{max(proof['clean'], proof['adversarial']):.1e} ({proof['precision']}) on {proof['n']} clean and "
+        f"{proof['n']} adversarial images\n"
     )

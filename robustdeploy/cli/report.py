@@ -31,5 +31,6 @@ def report(
         chosen = [each.strip() for each in formats.split(",") if each.strip()]
         written = reported(opened, target, formats=chosen, talk=talk)
     files = "\n".join(f"{path} is written" for path in written.files)
-    text = f"{accuracy_text(written.report)}\n{verdict_text(written.report.verdict)}\n{files}; next: robustdeploy gate"
+    text = f"{accuracy_text(written.report)}\n{verdict_text(written.report.verdict)}\n"
+    text += f"{files}; next: robustdeploy gate {opened.root}"
     show(text, written.report.model_dump(mode="json"), as_json)

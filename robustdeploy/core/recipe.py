@@ -102,7 +102,7 @@ class Recipe(Noun):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     data: Data = Data()
     net: PlugIn = Choice(name="resnet8")
     threat: Threat = Threat()

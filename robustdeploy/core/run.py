@@ -27,7 +27,7 @@ from robustdeploy.core.stage import Stage, seal_problems, sealed_manifests
 from robustdeploy.errors import ArtifactError, RecipeError, StorageError, UsageError
 
 RECIPE, LEDGER, LOCK, LATEST = "recipe.yaml", "ledger.jsonl", ".lock", "latest"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def training_fingerprint(recipe: Recipe) -> str:
@@ -82,7 +82,9 @@ class Run:
         """Return the folder that the run of ``recipe`` has or would have; a name that is none is a UsageError."""
         chosen = name or f"{recipe.name}-{training_fingerprint(recipe)[:8]}"
         if not _NAME.fullmatch(chosen) or chosen == LATEST:
-            raise UsageError(f"'{chosen}' cannot name a run; use letters, digits, '.', '_' and '-', and not '{LATEST}'")
+            raise UsageError(
+                f"'{chosen}' cannot name a run; use up to 100 of letters, digits, '.', '_' and '-', and not '{LATEST}'"
+            )
         return runs / chosen
 
     @classmethod

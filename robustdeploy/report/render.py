@@ -28,11 +28,14 @@ class Format(Protocol):
 def render(report: Report, formats: Sequence[str], folder: Path) -> list[Path]:
     """Write ``report`` into ``folder`` in every format named, and return the paths in that order.
 
-    All formats are made before the first is written. An unknown one is a RecipeError, and nothing is written.
+    A rendering that lies there already is written too, lest it tell of an older report. All are made before the first
+    is written. An unknown format is a RecipeError, and nothing is written.
     """
     texts: dict[Path, str] = {}
-    for name in dict.fromkeys(formats):
+    for name in dict.fromkeys((*formats, *FORMATS.names())):
         made: Format = FORMATS.build(name, {})
+        if name not in formats and not (folder / made.filename).is_file():
+            continue
         if Path(made.filename).name != made.filename:
             raise UsageError(f"the report format '{name}' would write '{made.filename}', which is no plain file name")
         texts[folder / made.filename] = made(report)

@@ -39,6 +39,9 @@ def test_an_impossible_ops_target(tmp_path, refused, ops):
         ("data.path=missing/folder", ["missing/folder"]),
         ("data.name=cifar10", ["path"]),
         ("evaluate.limit=0", ["limit"]),
+        ("evaluate.attacks=[fgsm, fgsm]", ["fgsm", "twice"]),
+        ("name=" + "x" * 300, ["cannot name a run", "100"]),
+        ("seed=9223372036854775808", ["seed", "9223372036854775808"]),
         ("nonsense", ["budget.ops=0.3"]),
     ],
 )

@@ -54,12 +54,23 @@ def test_json_is_one_document_and_changes_no_exit_code(desk, command, words):
     assert as_json.document
 
 
-@pytest.mark.parametrize("words", FINISHED[:5], ids=" ".join)
+@pytest.mark.parametrize("words", FINISHED[:6], ids=" ".join)
 def test_talk_goes_to_stderr_and_says_what_was_taken(desk, command, words):
     done = command(desk, *words)
     assert "tiny" in done.err
     assert "quick" in done.err or words[0] in ("prune", "report")
     assert command(desk, *words, "--quiet").err == ""
+
+
+@pytest.mark.parametrize("words", [FINISHED[0], *FINISHED[2:5]], ids=" ".join)
+def test_the_next_command_names_the_run(desk, command, words):
+    (desk / "runs/latest").unlink()
+    run = [] if words[0] == "prune" else ["tiny"]
+    done = command(desk, *words, *run)
+    assert done.code == 0, done.err
+    following = done.out.splitlines()[-1].split("next: robustdeploy ")[1].split()
+    assert following[1] == "runs/tiny"
+    assert command(desk, *following).code == 0
 
 
 @pytest.mark.parametrize("words", FINISHED[:4], ids=" ".join)
