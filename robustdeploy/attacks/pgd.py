@@ -8,11 +8,12 @@ success is lost when the image is stored in 8 bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustdeploy.attacks.protocol import box, input_gradient, to_grey_levels
+from robustdeploy.attacks.protocol import box, cross_entropy, input_gradient, margin, to_grey_levels
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
 
@@ -27,6 +28,8 @@ class Pgd:
     """Random starts; later ones attack only the images that still stand."""
     alpha: float | None = None
     """Step in pixels of [0, 1]; unset means eps / 4, which is 2/255 at eps 8/255."""
+    loss: Literal["cross-entropy", "margin"] = "cross-entropy"
+    """What the steps climb; ``margin`` often finds what cross-entropy leaves, and the other way round."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
@@ -36,8 +39,9 @@ class Pgd:
 
     @property
     def label(self) -> str:
-        """``pgd-10``, or ``pgd-50-10`` for 50 steps from each of 10 starts."""
-        return f"pgd-{self.steps}" + (f"-{self.restarts}" if self.restarts > 1 else "")
+        """``pgd-10``, or ``pgd-50-10`` for 50 steps from each of 10 starts; ``-margin`` where that is the loss."""
+        restarts = f"-{self.restarts}" if self.restarts > 1 else ""
+        return f"pgd-{self.steps}{restarts}" + ("-margin" if self.loss == "margin" else "")
 
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
         """Return the strongest image found for each input."""
@@ -61,6 +65,7 @@ class Pgd:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run one restart; return the best iterate per image, its loss, and whether it is misclassified."""
         low, high = box(images, threat)
+        climbed = margin if self.loss == "margin" else cross_entropy
         alpha = max(self.alpha if self.alpha is not None else threat.levels / 255 / 4, 1 / 255)
         start = low + (high - low) * noise.uniform(restart, tuple(images.shape[1:]))
         current = to_grey_levels(start).clamp(low, high)
@@ -70,10 +75,12 @@ class Pgd:
         for step in range(self.steps + 1):
             last = step == self.steps
             gradient, scores = (
-                (None, net(current[active]).detach()) if last else input_gradient(net, current[active], labels[active])
+                (None, net(current[active]).detach())
+                if last
+                else input_gradient(net, current[active], labels[active], climbed)
             )
             wrong = scores.argmax(1) != labels[active]
-            loss = nn.functional.cross_entropy(scores.float(), labels[active], reduction="none")
+            loss = climbed(scores, labels[active])
             better = wrong | (loss > best_loss[active])
             best[active[better]] = current[active[better]]
             best_loss[active[better]] = loss[better]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Scores N×K and labels N to one value per image, the higher the closer to being fooled."""
 
 
 class GradientAttack(Protocol):
@@ -35,8 +39,23 @@ def to_grey_levels(images: Tensor) -> Tensor:
     return torch.round(images * 255) / 255
 
 
-def input_gradient(net: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradient of each image's cross-entropy by its pixels, and the scores it was taken at.
+def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each image, the loss that nets are trained with."""
+    return nn.functional.cross_entropy(scores.float(), labels, reduction="none")
+
+
+def margin(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the best other score less the label's, per image: above zero is misclassified.
+
+    Carlini and Wagner (S&P 2017) attack this; it never saturates, whatever the scale of the scores.
+    """
+    own = scores.float().gather(1, labels[:, None])
+    others = scores.float().scatter(1, labels[:, None], -torch.inf)
+    return others.amax(1) - own.squeeze(1)
+
+
+def input_gradient(net: nn.Module, images: Tensor, labels: Tensor, loss: Loss = cross_entropy) -> tuple[Tensor, Tensor]:
+    """Return the gradient of each image's loss by its pixels, and the scores it was taken at.
 
     It is zero where the net's graph does not reach back to the pixels; that such a net only looks robust is for the
     evaluation to find out.
@@ -44,6 +63,6 @@ def input_gradient(net: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tens
     leaf = images.detach().requires_grad_()
     with torch.enable_grad():
         scores = net(leaf)
-        loss = nn.functional.cross_entropy(scores.float(), labels, reduction="sum")
-        (found,) = torch.autograd.grad(loss, leaf, allow_unused=True) if loss.requires_grad else (None,)
+        total = loss(scores, labels).sum()
+        (found,) = torch.autograd.grad(total, leaf, allow_unused=True) if total.requires_grad else (None,)
     return torch.zeros_like(leaf) if found is None else found.detach(), scores.detach()

@@ -89,6 +89,7 @@ class Evaluate(Noun):
         Choice(name="fgsm"),
         Choice(name="pgd", options={"steps": 10}),
         Choice(name="pgd", options={"steps": 50, "restarts": 10}),
+        Choice(name="pgd", options={"steps": 50, "restarts": 2, "loss": "margin"}),
         Choice(name="square", options={"queries": 1000}),
     )
     eps_curve: tuple[Number, ...] = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)

@@ -23,6 +23,7 @@ PLUGIN = '''
         steps: int = 10
         queries: int = 100
         restarts: int = 1
+        loss: str = "cross-entropy"
         pair: tuple[float, float] = (0.0, 1.0)
         mode: Literal["fast", "slow"] = "fast"
         weights: bool = False
