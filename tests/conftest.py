@@ -11,6 +11,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # The nets here are tiny: a second thread costs more than it does, above all beside other processes.
@@ -117,3 +118,41 @@ def desk(chain, tmp_path):
     folder = tmp_path / "desk"
     shutil.copytree(chain, folder, symlinks=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def agent(tmp_path_factory):
+    """The agent as it travels."""
+    from robustdeploy.export.agent import build_agent
+
+    path = tmp_path_factory.mktemp("agent") / "agent.pyz"
+    build_agent(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def weights():
+    """The one matrix of ``net``."""
+    return np.random.default_rng(0).normal(size=(48, 5)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def net(tmp_path_factory, weights):
+    """A linear net as an ONNX file, small enough for any board."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    given = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 4, 4])
+    answered = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 5])
+    nodes = [helper.make_node("Flatten", ["images"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["scores"])]
+    graph = helper.make_graph(nodes, "g", [given], [answered], [numpy_helper.from_array(weights, "w")])
+    path = tmp_path_factory.mktemp("net") / "net.onnx"
+    # An IR version and an opset that the oldest supported board reads.
+    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 18)]), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Images of the size that ``net`` reads."""
+    return np.random.default_rng(1).integers(0, 256, (30, 3, 4, 4)).astype(np.uint8)
