@@ -50,7 +50,7 @@ class Data(Noun):
     validation: Number = Field(default=0.1, gt=0, lt=0.5)
     """Share of the training set held out for validation."""
     augment: bool = True
-    """Random shift (reflecting none, padding with zeros) and mirroring, where the data set allows them."""
+    """Random shift, with zeros coming in, and mirroring where a mirrored image still shows its class."""
 
 
 class Train(Noun):
