@@ -84,11 +84,13 @@ def prune(
 ) -> Run:
     """Train, prune and certify; train the dense net beside it when the recipe asks for the comparison.
 
-    A repeated call resumes what was interrupted and skips what is done; ``force`` does it again.
+    A repeated call resumes what was interrupted and skips what is done; ``force`` does it again. Under ``torchrun``
+    this is for rank 0; all other processes call ``follow``.
     """
     from robustdeploy.data.load import load_data
     from robustdeploy.evaluate.attack import adversaries_from
-    from robustdeploy.train.stage import check_trainable, train_dense, train_pruned
+    from robustdeploy.train import ranks
+    from robustdeploy.train.stage import check_trainable, device_from, train_dense, train_pruned
 
     loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops)
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
@@ -96,13 +98,13 @@ def prune(
     if not Run.folder_for(runs, loaded, name).exists():
         check_trainable(loaded, data)
     run = Run.for_recipe(runs, loaded, name)
-    with _working(run):
+    with _working(run), ranks.joined(device_from(loaded.train.device)):
         parts = plain(loaded)
         parameters = {part: parts[part] for part in ("data", "net", "threat", "train", "prune", "budget")}
         for leave in ("device", "checkpoint_every_s"):
             del parameters["train"][leave]
         stages = [("train", train_pruned, parameters)]
-        if loaded.baseline and loaded.budget.ops is not None:
+        if loaded.baseline and loaded.budget.amounts:
             dense = {part: value for part, value in parameters.items() if part not in ("prune", "budget")}
             stages.insert(0, ("dense", train_dense, dense))
         for stage_name, work, its in stages:
@@ -115,7 +117,20 @@ def prune(
 
             manifest = work(loaded, data, stage, progress)
             talk.say(f"{stage_name}: {_trained(manifest)} ({manifest.duration_s:.0f} s)")
+        ranks.announce(ranks.DONE)
     return run
+
+
+def follow(recipe: Recipe) -> None:
+    """Train along with the process that calls ``prune`` with this recipe; for all but rank 0 under ``torchrun``."""
+    from robustdeploy.data.load import load_data
+    from robustdeploy.train import ranks
+    from robustdeploy.train.stage import device_from
+    from robustdeploy.train.stage import follow as follow_rank_0
+
+    data = load_data(recipe.data)
+    with catch_signals(), ranks.joined(device_from(recipe.train.device)):
+        follow_rank_0(recipe, data)
 
 
 def _fresh(stage: Stage, force: bool, talk: Talk) -> bool:
@@ -195,7 +210,7 @@ def evaluate(
     with _working(run):
         train = _sealed(run, "train", "robustdeploy prune")
         exported = _sealed(run, f"export/{goal.name}", f"robustdeploy export --target {goal.name}")
-        has_dense = run.recipe.baseline and run.recipe.budget.ops is not None
+        has_dense = run.recipe.baseline and bool(run.recipe.budget.amounts)
         dense = _sealed(run, "dense", "robustdeploy prune") if has_dense else None
         info = load_info(train.folder)
         where = run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data})

@@ -57,7 +57,25 @@ DataOption = Annotated[
 ]
 OpsOption = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--ops-target", metavar="FRACTION", help="Operations to keep, as a fraction of the dense net's."),
+    typer.Option(
+        "--ops-target",
+        metavar="AMOUNT",
+        help="Operations to keep: a fraction of the dense net's, or such as 12.2M.",
+    ),
+]
+ParamsOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--params-target", metavar="AMOUNT", help="Parameters to keep: a fraction of the dense net's, or such as 64k."
+    ),
+]
+MemoryOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--memory-target",
+        metavar="AMOUNT",
+        help="Activation memory to keep: a fraction of the dense net's, or bytes such as 64KiB.",
+    ),
 ]
 SeedOption = Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random.")]  # noqa: UP045
 NameOption = Annotated[
@@ -72,10 +90,17 @@ RUNS = Path("runs")
 
 
 def overrides(
-    set_: list[str] | None, ops: str | None = None, seed: int | None = None, data: Path | None = None
+    set_: list[str] | None,
+    ops: str | None = None,
+    seed: int | None = None,
+    data: Path | None = None,
+    params: str | None = None,
+    memory: str | None = None,
 ) -> list[str]:
     """Turn the options into overrides of recipe fields; an option wins over ``--set``."""
-    if ops is not None and not ops.strip():
-        raise UsageError("--ops-target (budget.ops) is empty; give a fraction above 0 and at most 1, such as 0.3")
-    given = {"budget.ops": ops, "seed": seed, "data.path": data}
+    budget = {"ops": ops, "params": params, "memory": memory}
+    for name, amount in budget.items():
+        if amount is not None and not amount.strip():
+            raise UsageError(f"--{name}-target (budget.{name}) is empty; give a fraction such as 0.3, or a number")
+    given = {**{f"budget.{name}": amount for name, amount in budget.items()}, "seed": seed, "data.path": data}
     return [*(set_ or []), *(f"{field}={value}" for field, value in given.items() if value is not None)]

@@ -9,9 +9,11 @@ from robustdeploy.cli.options import (
     DataOption,
     ForceOption,
     JsonOption,
+    MemoryOption,
     NameOption,
     OpsOption,
     OptionalTarget,
+    ParamsOption,
     QuietOption,
     RecipeArgument,
     RunsOption,
@@ -24,6 +26,8 @@ from robustdeploy.cli.options import (
 def prune(
     recipe: RecipeArgument = "digits-resnet8",
     ops_target: OpsOption = None,
+    params_target: ParamsOption = None,
+    memory_target: MemoryOption = None,
     target: OptionalTarget = None,
     data: DataOption = None,
     seed: SeedOption = None,
@@ -42,25 +46,35 @@ def prune(
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.load import load_target
     from robustdeploy.core.manifest import read_manifest
+    from robustdeploy.pipeline import follow, recipe_for
     from robustdeploy.pipeline import prune as pruned
-    from robustdeploy.pipeline import recipe_for
+    from robustdeploy.train.launch import follows
 
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target) if target else None
-        loaded = recipe_for(recipe, target=goal, overrides=overrides(set_, ops_target, seed, data))
-        talk.say(
-            f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, operations to keep: {loaded.budget.ops}"
-        )
+        more = overrides(set_, ops_target, seed, data, params_target, memory_target)
+        loaded = recipe_for(recipe, target=goal, overrides=more)
+        if follows():
+            follow(loaded)
+            return
+        talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
         run = pruned(loaded, runs=runs, name=name, force=force, talk=talk)
     manifest = read_manifest(run.root / "train")
     facts = manifest.facts
     text = (
         f"{facts['macs']:,} of {facts['dense_macs']:,} MACs kept ({facts['macs'] / facts['dense_macs']:.4f}), "
-        f"{facts['params']:,} parameters\n{_certificate(facts)}"
+        f"{facts['params']:,} parameters{_memory(facts)}\n{_certificate(facts)}"
         f"{run.root / 'train' / 'model.safetensors'} is written; "
         f"next: robustdeploy export {run.root} --target {target or 'host-cpu'}"
     )
     show(text, {"run": str(run.root), "stage": "train", **manifest.model_dump(mode="json")}, as_json)
+
+
+def _memory(facts: dict[str, Any]) -> str:
+    """Return the peak activation memory; there is no figure for a net that cannot be traced."""
+    if facts.get("memory_bytes") is None:
+        return ""
+    return f", {facts['memory_bytes'] / 1024:,.1f} KiB of activation memory for one image"
 
 
 def _certificate(facts: dict[str, Any]) -> str:

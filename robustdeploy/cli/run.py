@@ -9,8 +9,10 @@ from robustdeploy.cli.options import (
     DataOption,
     ForceOption,
     JsonOption,
+    MemoryOption,
     NameOption,
     OpsOption,
+    ParamsOption,
     QuietOption,
     RecipeArgument,
     RunsOption,
@@ -25,6 +27,8 @@ def run(
     recipe: RecipeArgument = "digits-resnet8",
     target: TargetOption = "host-cpu",
     ops_target: OpsOption = None,
+    params_target: ParamsOption = None,
+    memory_target: MemoryOption = None,
     data: DataOption = None,
     seed: SeedOption = None,
     set_: SetOption = None,
@@ -42,13 +46,16 @@ def run(
     from robustdeploy.cli.result import accuracy_text, show, verdict_text
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.load import load_target
+    from robustdeploy.train.launch import follows
 
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target)
-        loaded = pipeline.recipe_for(recipe, target=goal, overrides=overrides(set_, ops_target, seed, data))
-        talk.say(
-            f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, operations to keep: {loaded.budget.ops}"
-        )
+        more = overrides(set_, ops_target, seed, data, params_target, memory_target)
+        loaded = pipeline.recipe_for(recipe, target=goal, overrides=more)
+        if follows():
+            pipeline.follow(loaded)
+            return
+        talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
         made = pipeline.prune(loaded, runs=runs, name=name, force=force, talk=talk)
         pipeline.export(made, goal, force=force, talk=talk)
         pipeline.evaluate(made, goal, force=force, talk=talk)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from robustdeploy.core.amount import Amount, Bytes
 from robustdeploy.core.gate import Rule, check_ids
 from robustdeploy.core.model import Noun, Number
 from robustdeploy.onboard import types as onboard
@@ -63,21 +64,51 @@ class Train(Noun):
     """Peak of the one-cycle schedule: linear from 0 to the peak and back."""
     momentum: Number = Field(default=0.9, ge=0, lt=1)
     weight_decay: Number = Field(default=5e-4, ge=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Autocast precision of the training passes; weights stay in float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Autocast precision of the training passes; weights stay in float32. ``auto``: bf16 where the hardware has it."""
+    compile: bool = False
+    """Compile the net with torch.compile; it pays where launching many small kernels is what takes the time."""
+    ema: Number | None = Field(default=None, gt=0, lt=1)
+    """Decay per step of averaged weights, which are then what is validated and delivered; unset: no averages."""
+    select: Literal["best", "last"] = "best"
+    """Which epoch is delivered. ``best``: the one of highest robust validation accuracy if a paired test finds it
+    better than the last, else the last. Both are kept."""
+    sentinel: bool = True
+    """Watch single-step training for catastrophic overfitting; on a collapse go back and on with a safer task."""
     device: str = "auto"
     """``auto`` takes CUDA when it is there, else the CPU."""
     checkpoint_every_s: Number = Field(default=60.0, ge=0)
     """Seconds between checkpoints inside an epoch; one is always written at an epoch's end."""
 
 
-class Budget(Noun):
-    """What the compact net may cost."""
+_BUDGETED = {"ops": "operations", "params": "parameters", "memory": "bytes of activation memory"}
 
-    ops: Number | None = Field(default=None, gt=0, le=1)
-    """Operations (MACs of convolution and linear layers) as a fraction of the dense net's."""
+
+def _amount_text(amount: float) -> str:
+    return f"{amount:.6g}" if amount <= 1 else f"{amount:,.0f}"
+
+
+class Budget(Noun):
+    """What the compact net may cost: any of three limits, each a fraction of the dense net or a number; all are met."""
+
+    ops: Amount | None = None
+    """Operations, the MACs of convolution and linear layers for one image: ``0.3``, ``30%`` or ``12.2M``."""
+    params: Amount | None = None
+    """Parameters of the net: ``0.3``, ``30%`` or ``64k``."""
+    memory: Bytes | None = None
+    """Bytes of the feature maps that exist at once, in float32 for one image: ``0.3``, ``30%`` or ``64KiB``."""
     channel_multiple: int = Field(default=1, ge=1, le=64)
     """Channels of a layer are kept in multiples of this; ``run --target`` raises it to the target's own multiple."""
+
+    @property
+    def amounts(self) -> dict[str, float]:
+        """The limits that are set, by name, as they were given; one of at most 1 is a fraction."""
+        given = {"ops": self.ops, "params": self.params, "memory": self.memory}
+        return {name: amount for name, amount in given.items() if amount is not None}
+
+    def __str__(self) -> str:
+        told = [f"{_BUDGETED[name]} {_amount_text(amount)}" for name, amount in self.amounts.items()]
+        return ", ".join(told) or "everything"
 
 
 class Evaluate(Noun):

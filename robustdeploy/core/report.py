@@ -44,13 +44,21 @@ class Diagnostic(Noun):
 
 
 class BudgetLine(Noun):
-    """The budget and what became of it. Operations are MACs of convolution and linear layers."""
+    """The budget and what became of it. Operations are MACs of convolution and linear layers.
+
+    A target is the limit as a fraction of the dense net's cost, also where the recipe gives a number; no limit is 1.
+    """
 
     ops_target: float
+    params_target: float = 1.0
+    memory_target: float = 1.0
     dense_macs: int
     macs: int
     params: int
     dense_params: int
+    memory_bytes: int | None = None
+    """Most bytes of feature maps that exist at once, in float32 for one image; None where the net cannot be traced."""
+    dense_memory_bytes: int | None = None
     counts: dict[str, int] = {}
     """The same MACs counted independently: ``masks``, ``module``, ``onnx``, ``flop_counter``."""
 

@@ -25,6 +25,7 @@ from robustdeploy.export.bundle import GOLDEN, golden_images, write_bundle
 from robustdeploy.export.metadata import OnnxMetadata
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.export.parity import measure_parity
+from robustdeploy.export.zeros import find_zeros
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.store import NetInfo, load_info, load_net
 from robustdeploy.onboard.draws import key
@@ -44,6 +45,7 @@ def export(recipe: Recipe, target: Target, trained: Path, facts: Mapping[str, An
         raise ArtifactError(
             f"the ONNX graph has {counted:,} MACs, the net {facts['macs']:,}: the export is another net"
         )
+    zeros = find_zeros(net, path)
     clean, labels = held_out_images(trained)
     parity, reference = measure_parity(net, path, clean, _attacked(net, clean, labels, recipe.threat))
     build_agent(folder / "agent.pyz", foreign_plugins())
@@ -56,7 +58,8 @@ def export(recipe: Recipe, target: Target, trained: Path, facts: Mapping[str, An
             "parity": parity.model_dump(),
             "counts": {**facts.get("counts", {}), "onnx": counted},
             "opset": target.opset,
-            "notes": _notes(target, facts),
+            "zeros": zeros.model_dump(mode="json") if zeros else None,
+            "notes": [*_notes(target, facts), *([zeros.note] if zeros else [])],
         },
     )
 

@@ -1,8 +1,9 @@
-"""Channel counts that meet an operation budget exactly: actual MACs in (0.97 · target, target]."""
+"""Channel counts that use a budget up: every cost within its limit, and one of them above 97 % of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -10,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from robustdeploy.errors import BudgetError
-from robustdeploy.prune.operations import OperationModel
+from robustdeploy.prune.costs import NAMES, UNITS, CostModel
 
 TOLERANCE = 0.97
-"""The budget counts as met when the actual MACs are above this share of the target and not above the target."""
+"""A budget counts as used up when the largest of cost over limit is above this and not above 1."""
 
 Counts = npt.NDArray[np.int64]
 Values = Sequence[npt.NDArray[np.float64]]
@@ -53,83 +54,147 @@ def limits_for(sizes: Sequence[int], multiple: int, floor: float) -> Limits:
     return Limits(fewest, most, quantum)
 
 
-def counts_below(model: OperationModel, values: Values, limits: Limits, macs: float) -> Counts:
-    """Keep the channels of highest value, over all groups together, as many as fit under ``macs``."""
-    everything = np.sort(np.concatenate(list(values)))[::-1]
-    low, high = 0, len(everything)
-    while low < high:  # the most channels whose counts still fit
-        middle = (low + high + 1) // 2
-        if model.macs(_counts_above(values, limits, everything[middle - 1]).astype(float)) <= macs:
-            low = middle
-        else:
-            high = middle - 1
-    threshold = everything[low - 1] if low else np.inf
-    return _counts_above(values, limits, threshold)
+def counts_below(model: CostModel, values: Values, limits: Limits, utilisation: float) -> Counts:
+    """Keep the channels of highest value, over all groups together, as many as fit under ``utilisation``.
+
+    Groups without a part in the cost that is full then go on alone, so that no channel is given up for nothing. Where
+    not even the fewest channels fit, those are kept.
+    """
+    utilisation = max(utilisation, float(model.utilisation(limits.fewest.astype(float))))
+    counts, free = limits.fewest, np.ones(len(limits.most), dtype=bool)
+    while free.any():
+        fixed = np.where(free, -1, counts)
+        ranked = np.sort(np.concatenate([value for value, more in zip(values, free, strict=True) if more]))[::-1]
+        low, high = 0, len(ranked)
+        while low < high:  # the most channels whose counts still fit
+            middle = (low + high + 1) // 2
+            if model.utilisation(_counts_above(values, limits, ranked[middle - 1], fixed).astype(float)) <= utilisation:
+                low = middle
+            else:
+                high = middle - 1
+        counts = _counts_above(values, limits, ranked[low - 1] if low else np.inf, fixed)
+        if low == len(ranked):
+            break
+        beyond = _counts_above(values, limits, ranked[low], fixed)
+        free &= ~model.blamed(beyond.astype(float), utilisation)
+    return counts
 
 
-def _counts_above(values: Values, limits: Limits, threshold: float) -> Counts:
-    return limits.snap(np.array([int((value >= threshold).sum()) for value in values], dtype=np.int64))
+def _counts_above(values: Values, limits: Limits, threshold: float, fixed: Counts) -> Counts:
+    """Count the values that reach ``threshold``, except in groups whose count is fixed (not −1)."""
+    counted = limits.snap(np.array([int((value >= threshold).sum()) for value in values], dtype=np.int64))
+    return np.where(fixed < 0, counted, fixed)
 
 
-def exact_counts(model: OperationModel, values: Values, limits: Limits, target: float) -> Counts:
-    """Return counts whose MACs lie in (0.97 · target, target], close to the ranking of ``values``.
+def exact_counts(model: CostModel, values: Values, limits: Limits) -> Counts:
+    """Return counts that use the budget up, close to the ranking of ``values``; all channels where they fit.
 
     Starts from the ranking's own cut and changes it by as few quanta as it takes. Raises BudgetError, naming the
-    nearest reachable values, when no choice of channels lands there.
+    smallest reachable cost or the nearest one below, when no choice of channels lands there.
     """
-    smallest = float(model.macs(limits.fewest.astype(float)))
-    dense = float(model.macs(limits.most.astype(float)))
-    if smallest > target:
-        raise BudgetError(
-            f"a budget of {target / dense:.4g} of the operations ({target:,.0f} MACs) is out of reach: "
-            f"the smallest this net and target allow is {smallest / dense:.4g} ({smallest:,.0f} MACs)"
-        )
-    start = counts_below(model, values, limits, target)
-    if _fits(model, start, target):
-        return start
-    found = _search(model, values, limits, target, start)
-    if found is None:
-        found = _enumerate(model, limits, target, start)
-    if found is None:
-        nearest = float(model.macs(start.astype(float)))
-        raise BudgetError(
-            f"no choice of channels lands within 3 % under a budget of {target / dense:.4g} of the operations; "
-            f"the nearest found below it is {nearest / dense:.4g}: ask for that, or for a smaller channel multiple"
-        )
-    return found
+    if model.utilisation(limits.most.astype(float)) <= 1:
+        return limits.most
+    if model.utilisation(limits.fewest.astype(float)) > 1:
+        raise BudgetError(_out_of_reach(model, limits))
+    start = counts_below(model, values, limits, 1.0)
+    searches: tuple[Callable[[], Counts], ...] = (
+        lambda: start,
+        lambda: _search(model, values, limits, start),
+        lambda: _fill_a_part(model, values, limits, start),
+        lambda: _enumerate(model, limits, start, _heaviest_first(model, limits)),
+    )
+    nearest = start
+    for search in searches:
+        found = search()
+        if _is_full(model, found):
+            return found
+        nearest = max(nearest, found, key=lambda counts: float(model.utilisation(counts.astype(float))))
+    raise BudgetError(_missed(model, limits, nearest))
 
 
-def _fits(model: OperationModel, counts: Counts, target: float) -> bool:
-    return TOLERANCE * target < float(model.macs(counts.astype(float))) <= target
+def _is_full(model: CostModel, counts: Counts) -> bool:
+    return TOLERANCE < float(model.utilisation(counts.astype(float))) <= 1
 
 
-def _search(
-    model: OperationModel, values: Values, limits: Limits, target: float, start: Counts, width: int = 64
-) -> Counts | None:
-    """Beam search by single moves: nearest to the band first, ties by the value of the channels kept."""
+def _out_of_reach(model: CostModel, limits: Limits) -> str:
+    smallest = model.of(limits.fewest.astype(float))
+    told = [
+        f"a budget of {_told(model, name, limit)} is out of reach: the smallest this net and target allow is "
+        f"{_told(model, name, smallest[name])}"
+        for name, limit in model.limits.items()
+        if smallest[name] > limit
+    ]
+    return f"{'; '.join(told)}; ask for that or more{_or_finer(limits)}"
+
+
+def _missed(model: CostModel, limits: Limits, nearest: Counts) -> str:
+    costs = model.of(nearest.astype(float))
+    fullest = max(model.limits, key=lambda name: costs[name] / model.limits[name])
+    asked = " and ".join(_told(model, name, limit) for name, limit in model.limits.items())
+    return (
+        f"no choice of channels lands within 3 % under a budget of {asked}; the nearest found below it is "
+        f"{_told(model, fullest, costs[fullest])}: ask for that{_or_finer(limits)}"
+    )
+
+
+def _told(model: CostModel, name: str, cost: float) -> str:
+    """Write a cost as a fraction and as a number, both rounded up so that asking for either is asking for enough."""
+    fraction = cost / model.dense[name]
+    digits = 3 - math.floor(math.log10(fraction)) if fraction > 0 else 3
+    up = math.ceil(round(fraction * 10**digits, 6)) / 10**digits
+    return f"{up:.4g} of the {NAMES[name]} ({math.ceil(round(cost, 6)):,} {UNITS[name]})"
+
+
+def _or_finer(limits: Limits) -> str:
+    return ", or for a smaller channel multiple" if (limits.quantum > 1).any() else ""
+
+
+def _search(model: CostModel, values: Values, limits: Limits, start: Counts, width: int = 64) -> Counts:
+    """Beam search by single moves: nearest to the band first, ties by the value of the channels kept.
+
+    Returns the most valuable counts in the band, or else the fullest below it that were seen.
+    """
     ranked = [np.concatenate([[0.0], np.cumsum(np.sort(value)[::-1] - value.min())]) for value in values]
-    beam, seen = [start], {start.tobytes()}
+    beam, seen, best, fullest = [start], {start.tobytes()}, start, float(model.utilisation(start.astype(float)))
     for _ in range(12):
         candidates = [move for counts in beam for move in limits.moves(counts) if move.tobytes() not in seen]
-        if not candidates:
-            return None
         unique = {move.tobytes(): move for move in candidates}
         seen |= set(unique)
-        moves = list(unique.values())
-        macs = model.macs(np.array(moves, dtype=float))
+        if not (moves := list(unique.values())):
+            break
+        used = model.utilisation(np.array(moves, dtype=float))
         worth = np.array([sum(r[c] for r, c in zip(ranked, move, strict=True)) for move in moves])
-        inside = (macs > TOLERANCE * target) & (macs <= target)
+        inside = (used > TOLERANCE) & (used <= 1)
         if inside.any():
             return moves[int(np.argmax(np.where(inside, worth, -np.inf)))]
-        gap = np.where(macs > target, macs - target, TOLERANCE * target - macs)
+        below = np.where(used <= 1, used, -np.inf)
+        if below.max() > fullest:
+            best, fullest = moves[int(np.argmax(below))], float(below.max())
+        gap = np.where(used > 1, used - 1, TOLERANCE - used)
         beam = [moves[i] for i in np.lexsort((-worth, gap))[:width]]
-    return None
+    return best
 
 
-def _enumerate(
-    model: OperationModel, limits: Limits, target: float, start: Counts, most: int = 300_000
-) -> Counts | None:
-    """Try every choice of the groups that weigh most, as many as can be tried, and return the largest that fits.
+def _fill_a_part(model: CostModel, values: Values, limits: Limits, start: Counts) -> Counts:
+    """Look for groups that fill a limit by themselves, with the others at their least, and let those grow again.
+
+    Of feature maps, only those of one moment must be full; single moves do not lead there when many moments are nearly.
+    """
+    best = start
+    for groups in (part for name in model.binding for part in model.costs[name].parts()):
+        within = np.isin(np.arange(len(start)), groups)
+        found = _enumerate(model, limits, np.where(within, start, limits.fewest), groups)
+        best = max(best, found, key=lambda counts: float(model.utilisation(counts.astype(float))))
+        if _is_full(model, found):
+            pinned = Limits(
+                np.where(within, found, limits.fewest), np.where(within, found, limits.most), limits.quantum
+            )
+            return counts_below(model, values, pinned, 1.0)
+    return best
+
+
+def _enumerate(model: CostModel, limits: Limits, start: Counts, groups: Counts, most: int = 300_000) -> Counts:
+    """Try every choice of ``groups``, the first ones and as many as can be tried, and return the fullest that fits.
 
     The others stay as they are in ``start``: a beam may fill up with their small moves.
     """
@@ -138,16 +203,28 @@ def _enumerate(
         for low, high, quantum in zip(limits.fewest, limits.most, limits.quantum, strict=True)
     ]
     chosen, tried = [np.array([count]) for count in start], 1
-    for group in np.argsort(-_weights(model, limits), kind="stable"):
+    for group in groups:
         if tried * len(choices[group]) <= most:
             chosen[group], tried = choices[group], tried * len(choices[group])
-    table = np.array(list(product(*chosen)), dtype=np.int64)
-    macs = model.macs(table.astype(float))
-    inside = (macs > TOLERANCE * target) & (macs <= target)
-    return table[int(np.argmax(np.where(inside, macs, -np.inf)))] if inside.any() else None
+    table = np.array([start, *product(*chosen)], dtype=np.int64)
+    parts = np.array_split(table, 1 + len(table) // 20_000)  # a cost with many moments needs much memory at once
+    used = np.concatenate([model.utilisation(part.astype(float)) for part in parts])
+    fullest: Counts = table[int(np.argmax(np.where(used <= 1, used, -np.inf)))]
+    return fullest
 
 
-def _weights(model: OperationModel, limits: Limits) -> npt.NDArray[np.float64]:
-    """Operations that each group governs: what the dense net loses when the group is at its least."""
-    least = np.where(np.eye(len(limits.most), dtype=bool), limits.fewest, limits.most)
-    return model.macs(limits.most.astype(float)) - model.macs(least.astype(float))
+def _heaviest_first(model: CostModel, limits: Limits) -> npt.NDArray[np.int64]:
+    """Order the groups by what the dense net's limited costs lose when the group is at its least.
+
+    Where that is nothing, because another group's maps take as much, by what the smallest net's gain when it is whole.
+    """
+    alone = np.eye(len(limits.most), dtype=bool)
+    least = np.where(alone, limits.fewest, limits.most).astype(float)
+    whole = np.where(alone, limits.most, limits.fewest).astype(float)
+    loss, gain = np.zeros(len(alone)), np.zeros(len(alone))
+    for name, limit in model.limits.items():
+        cost = model.costs[name]
+        loss += (cost.of(limits.most.astype(float)) - cost.of(least)) / limit
+        gain += (cost.of(whole) - cost.of(limits.fewest.astype(float))) / limit
+    order: Counts = np.lexsort((-gain, -loss))
+    return order

@@ -1,13 +1,18 @@
-"""Trainable channel masks with straight-through gradients, under an operation budget.
+"""Trainable channel masks with straight-through gradients, under a budget.
 
 Vemparala et al., "Adversarial robust model compression using in-train pruning" (CVPR Workshop SAIAD 2021): the mask of
 a channel is round(scale · tanh(M) + shift), trained together with the weights; its gradient passes the rounding
-unchanged. The slides leave open how the budget is met. Here, while the operations fall along a schedule:
+unchanged. The slides leave open how the budget is met. Here, while its utilisation falls along a schedule:
 
-* the task's gradient of each group's masks is scaled to unit size, so that channels compete within their group;
-* a penalty, ramped up with the schedule, charges every channel its share of the operations, so that groups compete;
-* each group's *shift* is solved after every step so that exactly the schedule's operations are kept. At the freeze it
-  is solved once more for the budget itself, after which the masks no longer change.
+* within a group channels compete by M, which follows the task's gradient scaled to the group's unit size;
+* between groups, what counts is *sensitivity*: the mean square of the task's gradient in a group's masks (the Fisher
+  information of a channel, Theis et al. 2018, Liu et al. 2021), against what one more channel costs. Each further
+  channel of a group counts less, as the logarithm's slope falls;
+* each group's *shift* is solved after every step so that the schedule's costs are kept to: the weight of the operation
+  term is what is solved for, not a number to be tuned. At the freeze the shifts are solved once more for the budget
+  itself, after which the masks no longer change.
+
+With a budget of operations alone, utilisation is operations over budget, and falls from the dense net's to 1.
 """
 
 from __future__ import annotations
@@ -23,13 +28,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from robustdeploy.cost.module import evaluating, layer_macs
+from robustdeploy.core.recipe import Budget
+from robustdeploy.cost.module import evaluating
 from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.prune.budget import Counts, Limits, counts_below, exact_counts, limits_for
 from robustdeploy.prune.compact import compact_net
+from robustdeploy.prune.costs import CostModel, cost_model
 from robustdeploy.prune.groups import ChannelGroup, Normalisation, find_groups
-from robustdeploy.prune.operations import OperationModel, operation_model
-from robustdeploy.prune.protocol import GroupNormalised
 
 SCALE = 0.5
 ALMOST_ZERO = 1e-12
@@ -42,48 +47,45 @@ class Masks:
     """Channel masks round(½·tanh(M) + shift), learnt while training."""
 
     lr: float = 0.01
-    """Step of a mask's M; its inverse is also the number of steps over which M averages its gradient."""
-    penalty: float = 0.02
-    """Weight of the operation term against the task's unit-size gradient, at full ramp."""
+    """Step of a mask's M; its inverse is also the number of steps over which M averages its gradient, and a group its
+    sensitivity."""
     warmup: float = 0.1
     """Share of the training before the first channel is masked."""
     freeze: float = 0.35
     """Share of the training after which the budget is solved exactly and the masks stay."""
-    floor: float = 0.4
+    floor: float = 0.2
     """Least share of each group that is kept; lowered by itself where the budget needs it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < self.freeze < 1:
             raise ValueError(f"0 <= warmup < freeze < 1 is needed, not warmup {self.warmup} and freeze {self.freeze}")
-        if not 0 <= self.floor < 1 or self.lr <= 0 or self.penalty < 0:
-            raise ValueError("floor must be in [0, 1), lr above 0 and penalty not below 0")
+        if not 0 <= self.floor < 1 or not 0 < self.lr <= 1:
+            raise ValueError("floor must be in [0, 1), and lr above 0 and at most 1")
 
-    def begin(self, net: nn.Module, image_shape: tuple[int, int, int], ops: float, multiple: int) -> MaskedNet:
-        """Attach masks to ``net``; raise BudgetError when ``ops`` of its operations cannot be reached."""
+    def begin(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> MaskedNet:
+        """Attach masks to ``net``; raise BudgetError when ``budget`` cannot be reached."""
         coupling = find_groups(net, image_shape)
         if not coupling.groups:
             raise BudgetError(f"this {type(net).__name__} has no channels that can be removed: {coupling.whole}")
-        model = operation_model(net, coupling.groups, layer_macs(net, image_shape))
-        sizes = [group.size for group in coupling.groups]
-        limits = self._limits(model, sizes, ops, multiple)
-        _rehearse(MaskedNet(_shaken(net), coupling.groups, model, limits, ops, self), image_shape)
-        return MaskedNet(net, coupling.groups, model, limits, ops, self)
+        model = cost_model(net, coupling.groups, image_shape, budget)
+        limits = self._limits(model, [group.size for group in coupling.groups], budget.channel_multiple)
+        _rehearse(MaskedNet(_shaken(net), coupling.groups, model, limits, self), image_shape)
+        return MaskedNet(net, coupling.groups, model, limits, self)
 
-    def _limits(self, model: OperationModel, sizes: list[int], ops: float, multiple: int) -> Limits:
+    def _limits(self, model: CostModel, sizes: list[int], multiple: int) -> Limits:
         """Return the highest floor that leaves room to choose and a way to meet the budget exactly."""
-        dense = float(model.macs(np.array(sizes, float)))
         evenly = [np.arange(size) / size for size in sizes]
         for floor in (self.floor, self.floor / 2, self.floor / 4):
             limits = limits_for(sizes, multiple, floor)
-            if float(model.macs(limits.fewest.astype(float))) > 0.6 * ops * dense:
+            if float(model.utilisation(limits.fewest.astype(float))) > 0.6:
                 continue
             try:
-                exact_counts(model, evenly, limits, ops * dense)
+                exact_counts(model, evenly, limits)
             except BudgetError:
                 continue
             return limits
         limits = limits_for(sizes, multiple, 0.0)
-        exact_counts(model, evenly, limits, ops * dense)
+        exact_counts(model, evenly, limits)
         return limits
 
 
@@ -91,46 +93,53 @@ class MaskedNet(nn.Module):
     """A net whose channels are multiplied by their masks, folded into parameters instead of activations.
 
     The masks scale the affine parameters of batch normalisation, or a layer's own weights where none follows, so a
-    masked channel is exactly zero from there on and costs nothing extra to train.
+    masked channel is exactly zero from there on and costs nothing extra to train. What is the masks' own in the state
+    dict has no ``net.`` before its name.
     """
+
+    removes_channels = True
 
     def __init__(
         self,
         net: nn.Module,
         groups: tuple[ChannelGroup, ...],
-        operations: OperationModel,
+        model: CostModel,
         limits: Limits,
-        ops: float,
         options: Masks,
     ) -> None:
         super().__init__()
         self.net = net
         self.groups = groups
-        self.operations = operations
+        self.model = model
         self.limits = limits
         self.options = options
         self.sizes = [group.size for group in groups]
-        self.dense_macs = float(operations.macs(limits.most.astype(float)))
-        self.target_macs = ops * self.dense_macs
+        self._dense_utilisation = float(model.utilisation(limits.most.astype(float)))
         device = next(net.parameters()).device
+        number = torch.arange(len(groups), device=device)
+        self._group = number.repeat_interleave(torch.tensor(self.sizes, device=device))
+        position = torch.cat([torch.arange(size, device=device) for size in self.sizes])
+        # Equal values are told apart by their position, so that any count can be kept.
+        self._ties = position.double() * 1e-9
         # Tiny distinct values order the channels before training does.
-        starts = [1e-3 * torch.cos(torch.arange(size, device=device) * 2.4 + i) for i, size in enumerate(self.sizes)]
-        self.logits = nn.ParameterList([nn.Parameter(start) for start in starts])
+        self.logits = nn.Parameter(1e-3 * torch.cos(position * 2.4 + self._group))
         self.register_buffer("shifts", torch.full((len(groups),), 1.0, dtype=torch.float64, device=device))
+        self.register_buffer("sensitivity", torch.zeros(len(groups), dtype=torch.float64, device=device))
+        self.register_buffer("flips", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
         self._plan = _plan(net, groups)
-        self._scale = self.dense_macs / sum(self.sizes)
 
-    def soft(self) -> list[Tensor]:
-        """Per group, scale · tanh(M) + shift before rounding, in float64 so that saturated masks stay in order."""
-        shifts = cast(Tensor, self.shifts)
-        return [SCALE * torch.tanh(_ordered(m)) + shift for m, shift in zip(self.logits, shifts, strict=True)]
+    def soft(self) -> Tensor:
+        """Per channel, scale · tanh(M) + shift before rounding, in float64 so that saturated masks stay in order."""
+        return SCALE * torch.tanh(self.logits.double() + self._ties) + cast(Tensor, self.shifts)[self._group]
 
-    def masks(self) -> list[Tensor]:
+    def masks(self) -> tuple[Tensor, ...]:
         """Per group, the masks: 0 or 1 (see ALMOST_ZERO), with the gradient of the value before rounding."""
-        if self.is_frozen:
-            return [(soft >= 0.5).float() for soft in (s.detach() for s in self.soft())]
-        return [(soft >= 0.5).float().clamp_min(ALMOST_ZERO) + (soft - soft.detach()).float() for soft in self.soft()]
+        soft = self.soft()
+        masks = (soft >= 0.5).float()
+        if not self.is_frozen:
+            masks = masks.clamp_min(ALMOST_ZERO) + (soft - soft.detach()).float()
+        return tuple(torch.split(masks, self.sizes))
 
     @property
     def is_frozen(self) -> bool:
@@ -139,12 +148,9 @@ class MaskedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Score ``images`` with the masked parameters."""
-        masks = self.masks()
-        if not self.is_frozen:
-            masks = [cast(Tensor, GroupNormalised.apply(mask)) for mask in masks]
-        return cast(Tensor, functional_call(self.net, self._masked(masks), (images,)))
+        return cast(Tensor, functional_call(self.net, self._masked(self.masks()), (images,)))
 
-    def _masked(self, masks: list[Tensor]) -> dict[str, Tensor]:
+    def _masked(self, masks: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Return the parameters and buffers that carry masks, multiplied by them."""
         tensors = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
         masked: dict[str, Tensor] = {}
@@ -165,64 +171,93 @@ class MaskedNet(nn.Module):
         back, however long the training is.
         """
         own = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1.0, "lr": self.options.lr, "name": "masks"}
-        return [{"params": list(self.logits), **own}]
+        return [{"params": [self.logits], **own}]
 
-    def penalty(self, progress: float) -> Tensor:
-        """Charge each channel its share of the operations, in units where an average channel costs 1."""
-        if self.is_frozen:
-            return torch.zeros((), device=cast(Tensor, self.shifts).device)
-        ramp = min(1.0, max(0.0, (progress - self.options.warmup) / (self.options.freeze - self.options.warmup)))
-        kept = torch.stack([mask.sum() for mask in self.masks()]).double()
-        return (self.options.penalty * ramp * self.operations.macs_of(kept) / self._scale).float()
+    def before_step(self) -> None:
+        """Take the groups' sensitivities from the gradient of M, and bring it to a root mean square of 1 per group."""
+        if (gradient := self.logits.grad) is None:
+            return
+        sensitivity, sizes = cast(Tensor, self.sensitivity), torch.tensor(self.sizes, device=gradient.device)
+        slope = SCALE * (1 - torch.tanh(self.logits.detach()) ** 2)
+        kept = self._kept()
+        by_mask = (gradient / slope.clamp_min(1e-3)).double()
+        squares = torch.zeros_like(sensitivity).index_add_(0, self._group, by_mask.square() * kept)
+        sensitivity += min(1.0, 2 * self.options.lr) * (squares - sensitivity)
+        size = torch.zeros_like(sensitivity).index_add_(0, self._group, by_mask.square()).div_(sizes).sqrt_()
+        self.logits.grad = (by_mask / (size[self._group] + 1e-12)).float() * slope
 
     def after_step(self, progress: float) -> None:
-        """Solve the shifts for the schedule's operations, and at the freeze for the budget itself."""
-        if self.is_frozen:
+        """Solve the shifts for the schedule's utilisation, and at the freeze for the budget itself."""
+        if self.is_frozen or progress < self.options.warmup:
             return
-        with torch.no_grad():
-            values = [torch.tanh(_ordered(m)).cpu().numpy() for m in self.logits]
-            if progress >= self.options.freeze:
-                self._set_counts(values, exact_counts(self.operations, values, self.limits, self.target_macs))
-                cast(Tensor, self.frozen).fill_(True)
-            elif progress >= self.options.warmup:
-                self._set_counts(
-                    values, counts_below(self.operations, values, self.limits, self._scheduled_macs(progress))
-                )
+        before = self._kept()
+        order = self._ranks()
+        if progress >= self.options.freeze:
+            for _ in range(3):  # what a channel costs depends on the counts, and these on what it costs
+                self._set_counts(order, exact_counts(self.model, self._values(), self.limits))
+            cast(Tensor, self.frozen).fill_(True)
+        else:
+            counts = counts_below(self.model, self._values(), self.limits, self._scheduled(progress))
+            self._set_counts(order, counts)
+        flips = cast(Tensor, self.flips)
+        flips += (before != self._kept()).sum()
 
-    def _scheduled_macs(self, progress: float) -> float:
-        """Fall from the dense net's operations to the target, steeply first (Zhu and Gupta 2017's cubic)."""
+    def _values(self) -> list[np.ndarray]:
+        """Per group, what its first, second, … channel is worth: sensitivity per cost, less for each further one."""
+        counts = self._kept_counts()
+        fewer = np.maximum(counts - np.eye(len(counts)), 0)
+        cost = self.model.utilisation(counts) - self.model.utilisation(fewer)
+        total = cast(Tensor, self.sensitivity).cpu().numpy()
+        if not (total > 0).all():  # nothing learnt yet: all groups alike
+            total = cost * counts
+        worth = total / np.maximum(cost, 1e-12)
+        return [value / np.arange(1, size + 1) for value, size in zip(worth, self.sizes, strict=True)]
+
+    def _scheduled(self, progress: float) -> float:
+        """Fall from the dense net's utilisation to 1, steeply first (Zhu and Gupta 2017's cubic)."""
         part = (progress - self.options.warmup) / (self.options.freeze - self.options.warmup)
-        return self.target_macs + (self.dense_macs - self.target_macs) * (1 - part) ** 3
+        return 1 + max(0.0, self._dense_utilisation - 1) * (1 - part) ** 3
 
-    def _set_counts(self, values: list[np.ndarray], counts: Counts) -> None:
+    def _ranks(self) -> list[np.ndarray]:
+        """Per group, tanh(M) from the highest to the lowest."""
+        values = torch.tanh(self.logits.detach().double() + self._ties).cpu().numpy()
+        return [np.sort(part)[::-1] for part in np.split(values, np.cumsum(self.sizes)[:-1])]
+
+    def _set_counts(self, ordered: list[np.ndarray], counts: Counts) -> None:
         """Set each group's shift between its last kept and first masked channel."""
-        shifts = []
-        for value, count in zip(values, counts, strict=True):
-            ordered = np.sort(value)[::-1]
-            edge = ordered[-1] - 1.0 if count == len(ordered) else (ordered[count - 1] + ordered[count]) / 2
-            shifts.append(0.5 - SCALE * edge)
-        cast(Tensor, self.shifts).copy_(torch.tensor(shifts, dtype=torch.float64))
+        edges = [
+            values[-1] - 1.0 if count == len(values) else (values[count - 1] + values[count]) / 2
+            for values, count in zip(ordered, counts, strict=True)
+        ]
+        cast(Tensor, self.shifts).copy_(0.5 - SCALE * torch.tensor(edges, dtype=torch.float64))
+
+    def _kept(self) -> Tensor:
+        return self.soft().detach() >= 0.5
+
+    def _kept_counts(self) -> np.ndarray:
+        return np.array([int(part.sum()) for part in torch.split(self._kept().cpu(), self.sizes)], dtype=float)
 
     def status(self) -> Mapping[str, float]:
-        """Operations kept as a fraction, and channels kept."""
-        kept = np.array([int((soft >= 0.5).sum()) for soft in self.soft()], dtype=float)
-        return {"ops": float(self.operations.macs(kept)) / self.dense_macs, "channels": float(kept.sum())}
+        """The operations and the limited costs as fractions of the dense net's, channels kept, and flips so far."""
+        counts = self._kept_counts()
+        costs, told = self.model.of(counts), dict.fromkeys(("ops", *self.model.limits))
+        shares = {name: costs[name] / self.model.dense[name] for name in told}
+        return {**shares, "channels": float(counts.sum()), "mask_flips": float(cast(Tensor, self.flips))}
 
     def kept(self) -> dict[str, Tensor]:
         """Per group, the indices of the channels kept."""
-        kept = [torch.nonzero(soft >= 0.5).view(-1).cpu() for soft in self.soft()]
+        kept = [torch.nonzero(part).view(-1) for part in torch.split(self._kept().cpu(), self.sizes)]
         return {group.name: index for group, index in zip(self.groups, kept, strict=True)}
 
-    def compact(self) -> nn.Module:
-        """Return the net without its masked channels. Raises TrainingError before the freeze."""
+    def costs(self) -> Mapping[str, float]:
+        """What the channels kept cost: ``ops`` in MACs, ``params``, and ``memory`` in bytes where that is limited."""
+        return self.model.of(self._kept_counts())
+
+    def compact(self, twin: nn.Module | None = None) -> nn.Module:
+        """Return the net, or ``twin``, without the masked channels. Raises TrainingError before the freeze."""
         if not self.is_frozen:
             raise TrainingError("the masks have not reached their budget yet, so there is nothing to compact")
-        return compact_net(self.net, self.groups, self.kept())
-
-
-def _ordered(m: Tensor) -> Tensor:
-    """Return M in float64, with equal values told apart by their position so that any count can be kept."""
-    return m.double() + torch.arange(len(m), device=m.device) * 1e-9
+        return compact_net(self.net if twin is None else twin, self.groups, self.kept())
 
 
 def _shaken(net: nn.Module) -> nn.Module:

@@ -1,8 +1,8 @@
-"""Operations of a net as a function of how many channels each group keeps."""
+"""Operations and parameters of a net as functions of how many channels each group keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,64 +10,116 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from robustdeploy.prune.groups import ChannelGroup
+from robustdeploy.prune.groups import ChannelGroup, Normalisation
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class OperationModel:
-    """MACs of layer l are ``scale[l] · (out0[l] + out[l]·kept) · (in0[l] + in_[l]·kept)``, summed over layers."""
+class Bilinear:
+    """The sum over terms t of ``scale[t] · (out0[t] + out[t]·kept) · (in0[t] + in_[t]·kept)``."""
 
-    layers: tuple[str, ...]
-    scale: npt.NDArray[np.float64]
-    out0: npt.NDArray[np.float64]
-    out: npt.NDArray[np.float64]
-    in0: npt.NDArray[np.float64]
-    in_: npt.NDArray[np.float64]
+    scale: Floats
+    out0: Floats
+    out: Floats
+    in0: Floats
+    in_: Floats
 
-    def macs(self, kept: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Total MACs for ``kept`` channels per group; a leading axis is a batch of choices."""
+    def of(self, kept: Floats) -> Floats:
+        """Return the cost of ``kept`` channels per group; a leading axis is a batch of choices."""
         out = self.out0 + kept @ self.out.T
         in_ = self.in0 + kept @ self.in_.T
-        total: npt.NDArray[np.float64] = (self.scale * out * in_).sum(-1)
+        total: Floats = (self.scale * out * in_).sum(-1)
         return total
 
-    def macs_of(self, kept: Tensor) -> Tensor:
-        """Compute the same as ``macs`` in torch, with gradients, for one choice."""
+    def of_tensor(self, kept: Tensor) -> Tensor:
+        """Compute the same as ``of`` in torch, with gradients, for one choice."""
         out0, out, in0, in_, scale = (
             torch.as_tensor(part).to(kept) for part in (self.out0, self.out, self.in0, self.in_, self.scale)
         )
         total: Tensor = (scale * (out0 + out @ kept) * (in0 + in_ @ kept)).sum()
         return total
 
+    def parts(self) -> list[npt.NDArray[np.int64]]:
+        """Return no smaller parts: every group has a share in the one sum."""
+        return []
 
-def operation_model(net: nn.Module, groups: Sequence[ChannelGroup], dense_macs: Mapping[str, int]) -> OperationModel:
-    """Build the model from the dense net's MACs per layer (``cost.module.layer_macs``) and its channel groups."""
-    layers = tuple(dense_macs)
-    row = {name: i for i, name in enumerate(layers)}
+    def blamed(self, kept: Floats, limit: float) -> npt.NDArray[np.bool_]:
+        """Say which groups have a part in ``kept`` costing more than ``limit``: all that cost anything, or none."""
+        costs: npt.NDArray[np.bool_] = (self.out != 0).any(0) | (self.in_ != 0).any(0)
+        return costs & bool(self.of(kept) > limit)
+
+
+@dataclass(frozen=True)
+class _Term:
+    """What one layer costs, and the numbers of output and input channels that this is proportional to."""
+
+    layer: str
+    total: float
+    outputs: int
+    inputs: int = 1
+    reads: bool = False
+    """Whether it falls with the layer's input channels as well."""
+
+
+def operation_model(net: nn.Module, groups: Sequence[ChannelGroup], dense_macs: Mapping[str, int]) -> Bilinear:
+    """Build the model of MACs from the dense net's MACs per layer (``cost.module.layer_macs``) and its groups."""
     modules = dict(net.named_modules())
-    sizes = np.array([_sizes(modules[name]) for name in layers], dtype=np.float64)
-    out0, in0 = sizes[:, 0].copy(), sizes[:, 1].copy()
-    scale = np.array([dense_macs[name] for name in layers]) / (sizes[:, 0] * sizes[:, 1])
-    out = np.zeros((len(layers), len(groups)))
+    terms = (_Term(name, macs, *_sizes(modules[name]), reads=True) for name, macs in dense_macs.items())
+    return _bilinear(terms, groups)
+
+
+def parameter_model(net: nn.Module, groups: Sequence[ChannelGroup]) -> Bilinear:
+    """Build the model of all parameters of ``net``: weights are proportional to two sides, the rest to one or none."""
+    return _bilinear(_parameter_terms(net), groups)
+
+
+def _parameter_terms(net: nn.Module) -> Iterable[_Term]:
+    seen: set[int] = set()
+    for name, module in net.named_modules():
+        outputs, inputs = _sizes(module)
+        for kind, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if not isinstance(module, (nn.Conv2d, nn.Linear, *Normalisation)):
+                yield _Term("", parameter.numel(), 1)  # of kinds that are never pruned
+            elif kind == "weight" and parameter.dim() > 1:
+                yield _Term(name, parameter.numel(), outputs, inputs, reads=True)
+            else:
+                yield _Term(name, parameter.numel(), outputs)
+
+
+def _bilinear(terms: Iterable[_Term], groups: Sequence[ChannelGroup]) -> Bilinear:
+    listed = [term for term in terms if term.total]
+    rows: dict[str, list[int]] = {}
+    for row, term in enumerate(listed):
+        rows.setdefault(term.layer, []).append(row)
+    out0 = np.array([term.outputs for term in listed], dtype=np.float64)
+    in0 = np.array([term.inputs for term in listed], dtype=np.float64)
+    scale = np.array([term.total for term in listed]) / (out0 * in0)
+    out = np.zeros((len(listed), len(groups)))
     in_ = np.zeros_like(out)
     for column, group in enumerate(groups):
         for member in group.members:
-            if member.layer not in row:
-                continue
             into, constant = (out, out0) if member.side == "out" else (in_, in0)
-            # A channel spread over several positions (a flattened map) counts once for each of them.
-            into[row[member.layer], column] += len(member.positions) / group.size
-            constant[row[member.layer]] -= len(member.positions)
-    return OperationModel(layers, scale, out0, out, in0, in_)
+            for row in rows.get(member.layer, ()):
+                if member.side == "out" or listed[row].reads:
+                    # A channel spread over several positions (a flattened map) counts once for each of them.
+                    into[row, column] += len(member.positions) / group.size
+                    constant[row] -= len(member.positions)
+    return Bilinear(scale, out0, out, in0, in_)
 
 
 def _sizes(module: nn.Module) -> tuple[int, int]:
-    """Output and input channels that MACs are proportional to; a depthwise layer has one input per output.
+    """Output and input channels that costs are proportional to; a depthwise layer has one input per output.
 
-    Layers of other kinds are never pruned, so their MACs are a constant.
+    Layers of other kinds are never pruned, so their costs are a constant.
     """
     if isinstance(module, nn.Conv2d):
         return module.out_channels, module.in_channels // module.groups
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
+    if isinstance(module, Normalisation):
+        return module.num_features, 1
     return 1, 1

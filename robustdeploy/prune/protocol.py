@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
-from robustdeploy.prune.operations import OperationModel
+from robustdeploy.core.recipe import Budget
 
 
 class Pruning(Protocol):
@@ -16,7 +15,13 @@ class Pruning(Protocol):
 
     net: nn.Module
     """The dense net; its parameters are trained in place."""
-    operations: OperationModel
+    removes_channels: bool
+    """Whether ``compact`` gives a physically smaller net, which the training goes on with once the masks are frozen."""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the masks have met their budget and stopped changing."""
+        ...
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score ``images`` with the masked net."""
@@ -26,8 +31,8 @@ class Pruning(Protocol):
         """Parameter groups for the optimiser besides the net's own."""
         ...
 
-    def penalty(self, progress: float) -> Tensor:
-        """Return what joins the loss at ``progress`` in [0, 1) of the training."""
+    def before_step(self) -> None:
+        """Look at the gradients, averaged over all processes, before the optimiser uses them."""
         ...
 
     def after_step(self, progress: float) -> None:
@@ -39,35 +44,28 @@ class Pruning(Protocol):
         ...
 
     def kept(self) -> dict[str, Tensor]:
-        """Per channel group, the indices of the channels kept."""
+        """Per channel group or masked weight, the indices kept."""
         ...
 
-    def compact(self) -> nn.Module:
-        """Return a smaller net that computes what the masked one does. Raises TrainingError before the freeze."""
+    def costs(self) -> Mapping[str, float]:
+        """What the masks keep, by the names of Budget: ``ops`` in MACs, ``params``, ``memory`` in bytes."""
+        ...
+
+    def compact(self, twin: nn.Module | None = None) -> nn.Module:
+        """Return a net that computes what the masked one does, without it. Raises TrainingError before the freeze.
+
+        With ``twin``, a module like ``net`` whose tensors hold something else (an optimiser's momenta, averaged
+        weights), that one is cut instead: each kept number stays with its channel.
+        """
         ...
 
 
 class Pruner(Protocol):
     """A way to prune while training. Its dataclass fields are its options."""
 
-    def begin(self, net: nn.Module, image_shape: tuple[int, int, int], ops: float, multiple: int) -> Pruning:
-        """Attach to ``net`` for a budget of ``ops`` (fraction of its MACs), channels in multiples of ``multiple``.
+    def begin(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> Pruning:
+        """Attach to ``net`` for ``budget``, all of whose limits must be met.
 
-        Raises BudgetError, before any training, when the budget is out of reach.
+        Raises BudgetError, before any training and with the smallest reachable value, when it is out of reach.
         """
         ...
-
-
-class GroupNormalised(torch.autograd.Function):
-    """Identity whose gradient is scaled to a root mean square of 1, so that no group's masks outrun another's."""
-
-    @staticmethod
-    def forward(ctx: object, mask: Tensor) -> Tensor:
-        """Return ``mask``."""
-        return mask.view_as(mask)
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        """Return the scaled gradient."""
-        size: Tensor = gradient.square().mean().sqrt()
-        return gradient / (size + 1e-12)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from robustdeploy.core.report import BudgetLine, ChannelCount, Figures, Measurem
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.evidence import EvaluationRows
 from robustdeploy.report.judge import judge
+from robustdeploy.report.nonzero import nonzero_rows
 
 
 def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Sealed, evaluation: Sealed) -> Report:
@@ -24,7 +25,8 @@ def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Seal
     rows = EvaluationRows.model_validate(_json(evaluation.folder / "rows.json"))
     budget = _budget(train.manifest.facts, export.manifest.facts)
     channels = tuple(ChannelCount(**channel) for channel in train.manifest.facts["channels"])
-    measurements = (*rows.measurements, _ops_row(budget))
+    zeros = export.manifest.facts.get("zeros")
+    measurements = (*rows.measurements, *_cost_rows(budget), *nonzero_rows(zeros, budget))
     return Report(
         name=name,
         target=target,
@@ -44,19 +46,23 @@ def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Seal
 
 
 def _budget(train: Mapping[str, Any], export: Mapping[str, Any]) -> BudgetLine:
-    names = ("ops_target", "dense_macs", "macs", "params", "dense_params")
+    names = (name for name in BudgetLine.model_fields if name in train and name != "counts")
     return BudgetLine(**{name: train[name] for name in names}, counts=export["counts"])
 
 
-def _ops_row(budget: BudgetLine) -> Measurement:
-    return Measurement(
-        metric="ops_fraction",
-        where="board",
-        value=budget.macs / budget.dense_macs,
-        unit="fraction",
-        n=1,
-        conditions={"exact": True, "counts": "MACs of convolution and linear layers", "macs": budget.macs},
-    )
+def _cost_rows(budget: BudgetLine) -> Iterator[Measurement]:
+    """Return what the compact net costs, as numbers and as fractions of the dense net's, so that rules can bound it."""
+    yield from _cost_pair("ops", "MACs", "MACs of convolution and linear layers", budget.macs, budget.dense_macs)
+    yield from _cost_pair("params", "params", "all parameters of the net", budget.params, budget.dense_params)
+    if budget.memory_bytes is not None and budget.dense_memory_bytes is not None:
+        counts = "feature maps that exist at once, in float32 for one image, as the net's layers run in order"
+        yield from _cost_pair("activation_memory", "bytes", counts, budget.memory_bytes, budget.dense_memory_bytes)
+
+
+def _cost_pair(metric: str, unit: str, counts: str, compact: int, dense: int) -> Iterator[Measurement]:
+    for name, value, its in ((metric, compact, unit), (f"{metric}_fraction", compact / dense, "fraction")):
+        conditions = {"exact": True, "counts": counts, unit.lower(): compact, f"dense_{unit.lower()}": dense}
+        yield Measurement(metric=name, where="board", value=value, unit=its, n=1, conditions=conditions)
 
 
 def _subject(recipe: Recipe, train: Sealed, export: Sealed, evaluation: Sealed) -> dict[str, str]:

@@ -145,25 +145,28 @@ def _percentile_mark(row: Measurement, share: float, y: float, bottom: float) ->
 
 
 def budget_chart(budget: BudgetLine) -> str:
-    """Draw what the compact net costs beside the dense net, with the budget marked."""
-    parts, y = [], 0.0
-    target = quantity(budget.ops_target, "fraction")
-    macs = budget.macs / budget.dense_macs if budget.dense_macs else 0.0
-    params = budget.params / budget.dense_params if budget.dense_params else 0.0
-    for name, share in (("Operations", macs), ("Parameters", params)):
+    """Draw what the compact net costs beside the dense net, with the limits of the budget marked."""
+    costs = [
+        ("Operations", budget.macs, budget.dense_macs, budget.ops_target),
+        ("Parameters", budget.params, budget.dense_params, budget.params_target),
+        ("Activation memory", budget.memory_bytes, budget.dense_memory_bytes, budget.memory_target),
+    ]
+    parts, told, y = [], [], 0.0
+    for name, compact, dense, target in costs:
+        if compact is None or dense is None:
+            continue
+        share = compact / dense if dense else 0.0
+        kept, limit = quantity(share, "fraction"), quantity(target, "fraction")
         y += 18
-        parts.append(text(f"{name}: {quantity(share, 'fraction')} of the dense net", across(0), y, "row-label"))
+        parts.append(text(f"{name}: {kept} of the dense net", across(0), y, "row-label"))
         parts.append(tag("rect", x=across(0), y=y + 8, width=width(1), height=16, class_="rest"))
         parts.append(tag("rect", x=across(0), y=y + 8, width=width(share), height=16, class_="bar"))
-        if name == "Operations":
-            at = across(budget.ops_target)
-            anchor = "end" if budget.ops_target > 0.6 else "start"
-            parts.append(line(at, y + 3, at, y + 30, "limit strong"))
-            parts.append(text(f"budget {target}", at, y + 43, "note", anchor))
+        if target < 1:
+            parts.append(line(across(target), y + 3, across(target), y + 30, "limit strong"))
+            anchor = "end" if target > 0.6 else "start"
+            parts.append(text(f"budget {limit}", across(target), y + 43, "note", anchor))
             y += 16
+        told.append(f"{name} {kept} of the dense net's" + (f", budget {limit}" if target < 1 else ""))
         y += 34
-    told = (
-        f"Operations {quantity(macs, 'fraction')} of the dense net's, budget {target}; "
-        f"parameters {quantity(params, 'fraction')}"
-    )
-    return drawing("budget-chart", "Cost of the compact net beside the dense net", told, math.ceil(y), *parts)
+    title = "Cost of the compact net beside the dense net"
+    return drawing("budget-chart", title, "; ".join(told), math.ceil(y), *parts)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
@@ -38,8 +38,17 @@ class State:
     """Fingerprint of all that decides this training; one training never goes on from another's state."""
 
 
-def save_checkpoint(folder: Path, state: State) -> Path:
-    """Write ``state``, then forget all but it and the newest ones before. Refuses values that are not finite."""
+def save_checkpoint(folder: Path, state: State, kept: int = KEPT) -> Path:
+    """Write ``state``, then forget all but ``kept`` files. Refuses values that are not finite."""
+    content = state_to_bytes(state)
+    path = folder / f"step-{state.step:09d}-{_digest(content)}.safetensors"
+    atomic_write_bytes(path, content)
+    _tidy(folder, path, kept)
+    return path
+
+
+def state_to_bytes(state: State) -> bytes:
+    """Return ``state`` as the content of a safetensors file. Raises TrainingError when a value is not finite."""
     for name, tensor in state.tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingError(
@@ -48,20 +57,23 @@ def save_checkpoint(folder: Path, state: State) -> Path:
             )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
     values = json.dumps({**state.values, "step": state.step, "training": state.training}, allow_nan=False)
-    content = save(tensors, metadata={"values": values})
-    path = folder / f"step-{state.step:09d}-{_digest(content)}.safetensors"
-    atomic_write_bytes(path, content)
-    _tidy(folder, path)
-    return path
+    return save(tensors, metadata={"values": values})
 
 
-def _tidy(folder: Path, newest: Path) -> None:
+def state_from_bytes(content: bytes) -> State:
+    """Return the state that ``state_to_bytes`` gave ``content`` for."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    return _state(header["__metadata__"]["values"], load(content))
+
+
+def _tidy(folder: Path, newest: Path, count: int) -> None:
     """Remove what is older than the kept ones, what a kill left half-written, and what claims to be newer.
 
     The latter was damaged, or of another training, when this one started; kept, it would push out sound ones.
     """
     before = [path for path in _newest_first(folder) if _step(path) < _step(newest)]
-    kept = {newest, *before[: KEPT - 1]}
+    kept = {newest, *before[: count - 1]}
     for path in (*folder.glob("step-*.safetensors"), *folder.glob(".step-*.safetensors")):
         if path not in kept:
             path.unlink(missing_ok=True)
@@ -86,9 +98,13 @@ def _sound(path: Path) -> State | None:
 
 def _read(path: Path) -> State:
     with safe_open(path, framework="pt") as file:
-        values = json.loads(file.metadata()["values"])
-        step, training = values.pop("step"), values.pop("training")
-        return State(step, {name: file.get_tensor(name) for name in file.keys()}, values, training)  # noqa: SIM118
+        return _state(file.metadata()["values"], {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def _state(text: str, tensors: Mapping[str, Tensor]) -> State:
+    values = json.loads(text)
+    step, training = values.pop("step"), values.pop("training")
+    return State(step, tensors, values, training)
 
 
 def _newest_first(folder: Path) -> list[Path]:

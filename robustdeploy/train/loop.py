@@ -1,102 +1,81 @@
-"""The one training loop: any task, with or without a pruner, resumable at every step.
+"""The one training loop: any task, with or without a pruner, on one process or several, resumable at every step.
 
-Nothing random lives in a generator: the order of images, their augmentation and the attack's noise are functions of
-(seed, epoch, sample), and a net's own dropout is seeded anew for each step. A checkpoint therefore holds tensors and
-a counter, and a resumed run repeats the very steps that an uninterrupted one would have made.
+A checkpoint holds tensors and counters; everything else is a function of the step (see batches.py). Once the masks
+are frozen the net is made physically smaller and the rest of the training costs less.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from robustdeploy.attacks.pgd import Pgd
-from robustdeploy.core.files import atomic_write_text, canonical_json
+from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.core.interrupts import interrupted, stop_if_interrupted
-from robustdeploy.core.recipe import Train
-from robustdeploy.cost.module import evaluating
-from robustdeploy.data.augment import NUMBERS, augment
-from robustdeploy.data.images import Images
 from robustdeploy.data.noise import Noise
-from robustdeploy.data.order import epoch_order
 from robustdeploy.errors import TrainingError
 from robustdeploy.onboard.draws import key
-from robustdeploy.onboard.types import Threat
+from robustdeploy.prune.compact import Proof, prove_equal
 from robustdeploy.prune.protocol import Pruning
-from robustdeploy.train.checkpoints import State, load_checkpoint, save_checkpoint
-from robustdeploy.train.protocol import Task
+from robustdeploy.train import ranks
+from robustdeploy.train.batches import Batches
+from robustdeploy.train.desk import Desk
+from robustdeploy.train.plan import Plan
+from robustdeploy.train.precision import resolved
+from robustdeploy.train.protocol import Replaying
+from robustdeploy.train.sentinel import CONFIRM, PROBE, collapse, suspicious, vital_signs, watches
+from robustdeploy.train.statistics import settle
+from robustdeploy.train.training import Best, Training
+from robustdeploy.train.validation import significantly_better, validate
 
-BN_BATCHES = 100
-"""Most batches over which the final statistics of batch normalisation are averaged."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that determines a training, besides the net."""
-
-    train: Images
-    validation: Images
-    task: Task
-    threat: Threat
-    options: Train
-    seed: int
-    shift: int = 0
-    mirror: bool = False
-    training: str = ""
-    """Fingerprint of this training; checkpoints of any other are passed over."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches only; a smaller data set is one batch."""
-        return max(1, len(self.train.labels) // self.options.batch_size)
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole training."""
-        return self.steps_per_epoch * self.options.epochs
-
+PROVED = 256
+"""Held-out images, clean and attacked, on which the compact net is proved to be the masked one."""
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called after every step with (steps done, all steps, the latest numbers)."""
 
 
-def fit(net: nn.Module, pruning: Pruning | None, plan: Plan, folder: Path, progress: Progress) -> list[dict[str, Any]]:
-    """Train ``net`` in place, or the net under ``pruning``; return the log, one record per epoch.
+@dataclass(frozen=True)
+class Trained:
+    """What a training ends with."""
+
+    net: nn.Module
+    """The net to deliver, compact and in eval mode: ``best`` or ``last``."""
+    best: nn.Module
+    """The net of the validated epoch with the highest robust accuracy; the same object as ``last`` if that is it."""
+    last: nn.Module
+    """The net of the last step."""
+    best_epoch: int
+    """The epoch that ``best`` is of, from 1."""
+    records: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    """What the sentinel had to do; empty in a healthy training."""
+    proof: Proof | None
+    """That the compact net scores like the masked one; None without a pruner."""
+    precision: str
+    """What the training passes ran in: ``float32`` or ``bfloat16``."""
+
+
+def fit(net: nn.Module, pruning: Pruning | None, plan: Plan, folder: Path, progress: Progress) -> Trained:
+    """Train ``net`` in place, or the net under ``pruning`` until it is made smaller; return what came of it.
 
     Resumes from the newest sound checkpoint of ``folder/checkpoints``. On SIGINT or SIGTERM it saves and raises
-    Interrupted. Raises TrainingError when the loss stops being finite.
+    Interrupted. Raises TrainingError when a loss, gradient or weight stops being finite.
     """
-    module: nn.Module = net if pruning is None else pruning  # type: ignore[assignment]
-    run = _Run(module, _optimiser(net, pruning, plan), folder / "checkpoints", plan.training)
-    run.resume()
-    with _own_generators(next(net.parameters()).device):
-        _train(module, pruning, run, plan, folder / "metrics.jsonl", progress)
-        _settle_statistics(module, plan)
-    return run.records
-
-
-def _train(module: nn.Module, pruning: Pruning | None, run: _Run, plan: Plan, log: Path, progress: Progress) -> None:
-    """Make all steps that remain, and write the log after each epoch."""
-    module.train()
-    run.write_log(log)  # as of the checkpoint, whatever was left there
-    while len(run.records) < plan.options.epochs:
-        for indices in _batches(plan, run):
-            numbers = _step(module, pruning, run, plan, indices)
-            progress(run.step, plan.steps, {**numbers, **(pruning.status() if pruning and run.step % 10 == 0 else {})})
-            if interrupted() or run.due(plan.options.checkpoint_every_s):
-                run.save()
-                stop_if_interrupted()
-        run.log(_epoch_record(module, pruning, run, plan))
-        run.write_log(log)
-        run.save()
+    ranks.check_batch(plan.options.batch_size)
+    training, desk = Training(net, pruning, plan), Desk(folder, plan.training)
+    desk.resume(training)
+    desk.write_log(training)  # as of the checkpoint, whatever was left there
+    with _own_generators(training.device):
+        _train(training, desk, progress)
+        return _finished(training)
 
 
 @contextmanager
@@ -106,81 +85,96 @@ def _own_generators(device: torch.device) -> Iterator[None]:
         yield
 
 
-@dataclass
-class _Run:
-    """The moving parts of a training."""
-
-    module: nn.Module
-    optimiser: torch.optim.SGD
-    folder: Path
-    training: str
-    step: int = 0
-    records: list[dict[str, Any]] = field(default_factory=list)
-    sums: dict[str, float] = field(default_factory=dict)
-    saved_at: float = field(default_factory=time.monotonic)
-
-    def resume(self) -> None:
-        """Go back to the newest sound checkpoint, if there is one."""
-        if (state := load_checkpoint(self.folder, self.training)) is None:
+def _train(training: Training, desk: Desk, progress: Progress) -> None:
+    """Make all steps that remain; every few of them look after the training's health, after each epoch record it."""
+    plan = training.plan
+    batches = Batches(plan, ranks.rank(), ranks.world())
+    if training.step == 0 and plan.options.sentinel and watches(training.task):
+        desk.save(training, healthy=True)
+    while True:
+        if not _healthy(training, desk):
+            continue
+        if len(training.records) < training.step // plan.steps_per_epoch:
+            _close_epoch(training, desk)
+        if training.step == plan.steps:
             return
-        momenta = {k.removeprefix("momentum."): v for k, v in state.tensors.items() if k.startswith("momentum.")}
-        self.module.load_state_dict({k.removeprefix("net."): v for k, v in state.tensors.items() if k[:4] == "net."})
-        for number, parameter in enumerate(self._parameters()):
-            if str(number) in momenta:
-                self.optimiser.state[parameter]["momentum_buffer"] = momenta[str(number)].to(parameter.device)
-        self.step, self.records, self.sums = state.step, state.values["records"], state.values["sums"]
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-        tensors = {f"net.{name}": tensor for name, tensor in self.module.state_dict().items()}
-        for number, parameter in enumerate(self._parameters()):
-            if (buffer := self.optimiser.state[parameter].get("momentum_buffer")) is not None:
-                tensors[f"momentum.{number}"] = buffer
-        values = {"records": self.records, "sums": self.sums}
-        save_checkpoint(self.folder, State(self.step, tensors, values, self.training))
-        self.saved_at = time.monotonic()
-
-    def due(self, every_s: float) -> bool:
-        """Whether the last checkpoint is older than ``every_s`` seconds."""
-        return time.monotonic() - self.saved_at > every_s
-
-    def log(self, record: dict[str, Any]) -> None:
-        """Close an epoch."""
-        self.records.append(record)
-        self.sums = {}
-
-    def write_log(self, path: Path) -> None:
-        """Write one JSON line per epoch."""
-        atomic_write_text(path, "".join(canonical_json(record) + "\n" for record in self.records))
-
-    def _parameters(self) -> list[Tensor]:
-        return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        numbers, wanted = _step(training, batches, desk)
+        progress(training.step, plan.steps, {**numbers, **_status(training)})
+        if wanted.stop or (interrupted() and ranks.world() == 1):
+            desk.save(training)
+            stop_if_interrupted()
+            raise TrainingError("another process of this training was asked to stop; repeat the command to go on")
+        if wanted.save:
+            desk.save(training)
 
 
-def _optimiser(net: nn.Module, pruning: Pruning | None, plan: Plan) -> torch.optim.SGD:
-    options = plan.options
-    groups: list[dict[str, Any]] = [{"params": list(net.parameters()), "name": "weights"}]
-    groups += pruning.own_parameters() if pruning else []
-    return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
+def _healthy(training: Training, desk: Desk) -> bool:
+    """Probe for catastrophic overfitting where that is due; False after going back to the last healthy state."""
+    plan, step = training.plan, training.step
+    due = step == plan.steps or (step > 0 and step % plan.probe_every == 0)
+    if not due or training.checked == step or not plan.options.sentinel or not watches(training.task):
+        return True
+    now = vital_signs(training.module, plan.validation, PROBE, plan.threat, plan.seed, step)
+    if suspicious(now, training.vitals):
+        now = vital_signs(training.module, plan.validation, CONFIRM, plan.threat, plan.seed, step)
+        if (reason := collapse(now, training.vitals)) is not None:
+            _go_back(training, desk, reason)
+            return False
+    training.vitals.append(now)
+    training.checked = step
+    desk.save(training, healthy=True)
+    return True
 
 
-def _batches(plan: Plan, run: _Run) -> Iterator[Tensor]:
-    """Sample indices of the batches that remain in the epoch that has no record yet; there may be none."""
-    epoch = len(run.records)
-    done = run.step - epoch * plan.steps_per_epoch
-    order = epoch_order(plan.seed, epoch, len(plan.train.labels)).to(plan.train.labels.device)
-    size = plan.options.batch_size
-    for batch in range(done, plan.steps_per_epoch):
-        yield order[batch * size : (batch + 1) * size]
+def _go_back(training: Training, desk: Desk, reason: str) -> None:
+    """Return to the last healthy state, with the next safer task."""
+    event = {"event": "catastrophic overfitting", "step": training.step, "reason": reason}
+    task = repr(training.task)
+    training.events = [*training.events, event]
+    event |= {"task": task, "task_from_here": repr(training.task)}
+    desk.go_back(training)
+    event["back_to_step"] = training.step
+    desk.save(training, healthy=True)
 
 
-def _prepared(plan: Plan, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-    """Return one batch, augmented, as pixels in [0, 1]."""
-    images, labels = plan.train.images[indices], plan.train.labels[indices]
-    if plan.shift or plan.mirror:
-        numbers = Noise(key(plan.seed, "augment", epoch), indices).uniform(0, (NUMBERS,))
-        images = augment(images, numbers, plan.shift, plan.mirror)
-    return images.float().div_(255), labels
+def _close_epoch(training: Training, desk: Desk) -> None:
+    """Write down how the epoch went, on training batches and, mostly, on held-out images."""
+    plan, epoch = training.plan, training.step // training.plan.steps_per_epoch
+    means = {f"train_{name}": total / plan.steps_per_epoch for name, total in training.sums.items()}
+    status = dict(training.pruning.status()) if training.pruning else {}
+    record: dict[str, Any] = {"epoch": epoch, **means, **status}
+    if epoch in plan.validation_epochs:
+        with training.averaged() as module:
+            outcome = validate(module, plan)
+            record |= outcome.record()
+            if training.meets_budget and _is_best(outcome.robust, training.best):
+                training.best = Best(epoch, outcome.robust, training.snapshot())
+            if epoch == plan.options.epochs:
+                training.last_robust = outcome.robust
+    record |= _signals(training)
+    training.records.append(record)
+    training.sums = {}
+    desk.save(training)
+
+
+def _status(training: Training) -> Mapping[str, float]:
+    """Return what the pruner keeps, now and then while that changes."""
+    pruning = training.pruning
+    return pruning.status() if pruning and training.shrunk_at is None and training.step % 10 == 0 else {}
+
+
+def _is_best(robust: Tensor, best: Best | None) -> bool:
+    """Of equals the later one."""
+    return best is None or int(robust.sum()) >= int(best.robust.sum())
+
+
+def _signals(training: Training) -> dict[str, float]:
+    """Return the latest probe's signals, for the log."""
+    if not training.vitals:
+        return {}
+    latest = training.vitals[-1]
+    shown = ("fgsm", "pgd10", "alignment", "interior", "n")
+    return {"collapses": len(training.events), **{f"probe_{name}": getattr(latest, name) for name in shown}}
 
 
 def _rate(step: int, plan: Plan) -> float:
@@ -189,68 +183,126 @@ def _rate(step: int, plan: Plan) -> float:
     return plan.options.lr * min(2 * position, 2 * (1 - position))
 
 
-def _step(module: nn.Module, pruning: Pruning | None, run: _Run, plan: Plan, indices: Tensor) -> dict[str, float]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What the processes together want to happen after a step."""
+
+    save: bool
+    stop: bool
+
+
+def _step(training: Training, batches: Batches, desk: Desk) -> tuple[dict[str, float], _Wanted]:
     """Make one optimiser step and return its numbers."""
-    epoch = run.step // plan.steps_per_epoch
-    images, labels = _prepared(plan, indices, epoch)
-    run.optimiser.param_groups[0]["lr"] = _rate(run.step, plan)
-    torch.manual_seed(key(plan.seed, "dropout", run.step))
-    with _autocast(plan, images.device):
-        parts = plan.task(module, images, labels, plan.threat, Noise(key(plan.seed, "attack", epoch), indices))
-    loss = parts["loss"] if pruning is None else parts["loss"] + pruning.penalty(run.step / plan.steps)
-    run.optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    numbers = {name: float(value.detach()) for name, value in parts.items()}
-    if not all(math.isfinite(number) for number in numbers.values()):
-        raise TrainingError(
-            f"the loss is {numbers['loss']} at step {run.step + 1} of {plan.steps}; the last healthy checkpoint is "
-            "kept: lower train.lr and repeat the command"
-        )
-    run.optimiser.step()
-    run.step += 1
-    if pruning is not None:
-        pruning.after_step(run.step / plan.steps)
+    plan, step, task = training.plan, training.step, training.task
+    batch = batches.at(step)
+    torch.manual_seed(key(plan.seed, "dropout", step, ranks.rank()))
+    training.optimiser.param_groups[0]["lr"] = _rate(step, plan)
+    perturbation = _perturbation(training, batch.images)
+    parts = training.engine(task, batch, perturbation)
+    training.optimiser.zero_grad(set_to_none=True)
+    parts["loss"].backward()
+    numbers, wanted = _agreed(training, parts, desk)
+    if training.pruning is not None and not training.pruning.is_frozen:
+        training.pruning.before_step()
+    training.optimiser.step()
+    training.step += 1
+    if perturbation is not None:
+        gradient = cast(Tensor, perturbation.grad)
+        training.perturbation = cast(Replaying, task).climb(perturbation.detach(), gradient, plan.threat)
+    _after_step(training)
     for name, number in numbers.items():
-        run.sums[name] = run.sums.get(name, 0.0) + number
-    return numbers
+        training.sums[name] = training.sums.get(name, 0.0) + number
+    return numbers, wanted
 
 
-def _autocast(plan: Plan, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=plan.options.precision == "bf16")
+def _perturbation(training: Training, images: Tensor) -> Tensor | None:
+    """Return what a replaying task perturbs this batch by, as a leaf; None for all other tasks."""
+    if not isinstance(training.task, Replaying):
+        return None
+    carried = training.perturbation
+    return (training.task.start(images) if carried is None else carried).detach().requires_grad_()
 
 
-def _epoch_record(module: nn.Module, pruning: Pruning | None, run: _Run, plan: Plan) -> dict[str, Any]:
-    """Say how the epoch went, on training batches and on held-out images."""
-    means = {f"train_{name}": total / plan.steps_per_epoch for name, total in run.sums.items()}
-    status = dict(pruning.status()) if pruning else {}
-    return {"epoch": run.step // plan.steps_per_epoch, **means, **status, **_validate(module, plan)}
+def _agreed(training: Training, parts: Mapping[str, Tensor], desk: Desk) -> tuple[dict[str, float], _Wanted]:
+    """Average the step's numbers over the processes; refuse the step if anything is not finite."""
+    gradients = [p.grad for p in training.net.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    named = {**parts, "gradient_norm": norm}
+    flags = [float(desk.due(training.plan.options.checkpoint_every_s)), float(interrupted())]
+    values = torch.stack([value.detach().float() for value in named.values()])
+    *shares, save, stop = ranks.mean(torch.cat([values, values.new_tensor(flags)])).tolist()
+    numbers = dict(zip(named, shares, strict=True))
+    if not all(math.isfinite(number) for number in shares):
+        raise TrainingError(
+            f"the loss is {numbers['loss']} and its gradient's norm {numbers['gradient_norm']} at step "
+            f"{training.step + 1} of {training.plan.steps}; the last healthy checkpoint is kept: lower train.lr and "
+            "repeat the command"
+        )
+    return numbers, _Wanted(save > 0, stop > 0)
 
 
-def _validate(module: nn.Module, plan: Plan, most: int = 512) -> dict[str, float]:
-    """Accuracy on held-out images, clean and under PGD-10, with the sample count."""
-    images, labels = plan.validation.images[:most].float() / 255, plan.validation.labels[:most]
-    noise = Noise(key(plan.seed, "validation"), torch.arange(len(labels), device=labels.device))
-    with evaluating(module), torch.no_grad(), _autocast(plan, images.device):
-        attacked = Pgd(steps=10)(module, images, labels, plan.threat, noise)
-        clean, robust = ((module(x).argmax(1) == labels).float().mean() for x in (images, attacked))
-    return {"validation_clean": float(clean), "validation_pgd10": float(robust), "validation_n": len(labels)}
+def _after_step(training: Training) -> None:
+    """Let the pruner move its masks; when they have just been frozen, go on with the smaller net."""
+    pruning, plan = training.pruning, training.plan
+    if pruning is not None and not pruning.is_frozen:
+        pruning.after_step(training.step / plan.steps)
+        if pruning.is_frozen:
+            _shrink(training)
+    training.follow_average()
 
 
-def _settle_statistics(module: nn.Module, plan: Plan) -> None:
-    """Average batch normalisation's statistics over the final net, on batches as training saw them."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain average instead of a decaying one
-    module.train()
-    torch.manual_seed(key(plan.seed, "dropout", plan.steps))
-    epoch = plan.options.epochs
-    order = epoch_order(plan.seed, epoch, len(plan.train.labels)).to(plan.train.labels.device)
-    batches = torch.split(order, plan.options.batch_size)
-    for indices in batches[: min(BN_BATCHES, plan.steps_per_epoch)]:
-        images, labels = _prepared(plan, indices, epoch)
-        plan.task(module, images, labels, plan.threat, Noise(key(plan.seed, "attack", epoch), indices))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    module.eval()
+def _shrink(training: Training) -> None:
+    pruning, plan = cast(Pruning, training.pruning), training.plan
+    if pruning.removes_channels and plan.shrink:
+        training.shrink(_prove(pruning, plan))
+    else:
+        training.attach()
+
+
+def _prove(pruning: Pruning, plan: Plan) -> Proof:
+    """Compare masked and compact net on held-out images, clean and adversarial.
+
+    On the CPU, whose float32 is float32: a GPU's convolutions may round to TF32.
+    """
+    masked, compact = copy.deepcopy(cast(nn.Module, pruning)).cpu(), pruning.compact().cpu().eval()
+    images, labels = plan.validation.images[:PROVED].cpu().float() / 255, plan.validation.labels[:PROVED].cpu()
+    noise = Noise(key(plan.seed, "proof"), torch.arange(len(labels)))
+    return prove_equal(masked, compact, images, Fgsm()(compact, images, labels, plan.threat, noise))
+
+
+def _finished(training: Training) -> Trained:
+    """Settle the nets of the last and the best epoch, make them compact, and choose the one to deliver."""
+    plan, kept = training.plan, training.best
+    if training.average is not None:
+        training.net.load_state_dict({**training.net.state_dict(), **training.average})
+    last = best = _delivered(training)
+    if kept is not None and kept.epoch < plan.options.epochs:
+        training.net.load_state_dict(kept.net)
+        best = _delivered(training)
+    proof = training.proof
+    if training.pruning is not None and proof is None:
+        proof = _prove(training.pruning, plan)
+    return Trained(
+        net=best if _best_is_better(training) else last,
+        best=best,
+        last=last,
+        best_epoch=plan.options.epochs if best is last or kept is None else kept.epoch,
+        records=training.records,
+        events=training.events,
+        proof=proof,
+        precision=str(resolved(plan.options.precision, training.device)).removeprefix("torch."),
+    )
+
+
+def _best_is_better(training: Training) -> bool:
+    best, last = training.best, training.last_robust
+    wanted = training.plan.options.select == "best" and best is not None and last is not None
+    return wanted and significantly_better(cast(Best, best).robust, cast(Tensor, last))
+
+
+def _delivered(training: Training) -> nn.Module:
+    """Return a copy of the net as it is now, with settled statistics and without masks."""
+    settle(training)
+    if training.pruning is not None and training.shrunk_at is None:
+        return training.pruning.compact().eval()
+    return copy.deepcopy(training.net).eval()

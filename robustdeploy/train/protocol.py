@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -12,7 +12,10 @@ from robustdeploy.onboard.types import Threat
 
 
 class Task(Protocol):
-    """One way to train. The loop neither knows nor cares which."""
+    """One way to train. The loop neither knows nor cares which.
+
+    A class attribute ``single_step`` that is true has the loop's sentinel watch for catastrophic overfitting.
+    """
 
     def __call__(
         self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise
@@ -21,4 +24,30 @@ class Task(Protocol):
 
         ``images`` are float N×C×H×W in [0, 1], already augmented; ``noise`` depends on seed, epoch and sample alone.
         """
+        ...
+
+
+@runtime_checkable
+class Replaying(Task, Protocol):
+    """A task that steps several times on each batch and carries one perturbation from step to step, batch to batch.
+
+    The loop keeps the perturbation, in its checkpoints too, so that the task itself has no state. As a plain Task it
+    gives the numbers of a batch by itself, for where nothing is carried.
+    """
+
+    replays: int
+    """Optimiser steps made on each batch before the next one."""
+
+    def start(self, images: Tensor) -> Tensor:
+        """Return the perturbation that the first step of a training begins with, shaped like ``images``."""
+        ...
+
+    def perturbed(
+        self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, perturbation: Tensor
+    ) -> Mapping[str, Tensor]:
+        """Return the same numbers as a Task; ``perturbation`` is a leaf that the loss's gradient must reach."""
+        ...
+
+    def climb(self, perturbation: Tensor, gradient: Tensor, threat: Threat) -> Tensor:
+        """Return the next step's perturbation, from this one's and the loss's gradient in it."""
         ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,32 +13,39 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from robustdeploy.attacks.fgsm import Fgsm
+from robustdeploy.core.amount import absolute
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.core.manifest import Manifest
-from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.registry import PRUNERS, TASKS
 from robustdeploy.core.stage import Stage
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
+from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import layer_macs, macs, params
 from robustdeploy.data.load import Loaded
-from robustdeploy.data.noise import Noise
-from robustdeploy.errors import TrainingError, UsageError
+from robustdeploy.errors import BudgetError, TrainingError, UsageError
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.size import module_sizes
 from robustdeploy.nets.store import NetInfo, dense_net, save_net
-from robustdeploy.onboard.draws import key
-from robustdeploy.prune.compact import Proof, prove_equal
+from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.protocol import Pruning
-from robustdeploy.train.loop import Plan, Progress, fit
+from robustdeploy.train import ranks
+from robustdeploy.train.loop import Progress, Trained, fit
+from robustdeploy.train.plan import Plan
 
 HELD_OUT = 256
 """Validation images kept with the net, for proofs, parity and a board's self-check."""
+_DENSE = {"ops": "dense_macs", "params": "dense_params", "memory": "dense_memory_bytes"}
+"""The fact that each limit of a budget may be a fraction of; without ``dense_`` it is that of the compact net."""
 
 
 def device_from(name: str) -> torch.device:
-    """Return the torch device that ``train.device`` names; ``auto`` takes CUDA when it is there."""
+    """Return the torch device that ``train.device`` names; ``auto`` takes CUDA when it is there.
+
+    Of several processes on one machine each takes a GPU of its own.
+    """
+    name = ranks.local_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -57,18 +63,19 @@ def check_trainable(recipe: Recipe, data: Loaded) -> None:
     """Build the net and look whether its budget can be met, before anything is written or trained."""
     net, _ = _fresh_net(recipe, data)
     TASKS.build(recipe.train.task.name, recipe.train.task.options)
-    if recipe.budget.ops is not None:
+    if recipe.budget.amounts:
         pruner: Any = PRUNERS.build(recipe.prune.name, recipe.prune.options)
-        pruner.begin(net, data.image_shape, recipe.budget.ops, recipe.budget.channel_multiple)
+        pruner.begin(net, data.image_shape, recipe.budget)
 
 
 def train_dense(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
     """Train the dense net on the recipe's schedule and seal it."""
     folder = stage.begin()
     net, info = _fresh_net(recipe, data)
-    fit(net, None, _plan(recipe, data, net, stage), folder, progress)
-    facts = {"dense_macs": macs(net, data.image_shape), "dense_params": params(net), "data": data.facts()}
-    return _seal(stage, data, net, info, facts)
+    facts = {**_dense_costs(net, data), "data": data.facts()}
+    ranks.announce("dense")
+    trained = fit(net, None, _plan(recipe, data, net, stage), folder, progress)
+    return _seal(stage, data, trained, info, facts)
 
 
 def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
@@ -79,30 +86,40 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
     folder = stage.begin()
     net, info = _fresh_net(recipe, data)
     plan = _plan(recipe, data, net, stage)
-    dense: dict[str, Any] = {
-        "dense_macs": macs(net, data.image_shape),
-        "dense_params": params(net),
-        "data": data.facts(),
-    }
-    if recipe.budget.ops is None:
-        fit(net, None, plan, folder, progress)
-        return _seal(stage, data, net, info, {**dense, **_costs(net, data), "ops_target": 1.0, "channels": []})
+    dense = {**_dense_costs(net, data), "data": data.facts()}
+    ranks.announce("train")
+    if not recipe.budget.amounts:
+        trained = fit(net, None, plan, folder, progress)
+        return _seal(
+            stage, data, trained, info, {**dense, **_costs(net, data), **_targets(recipe.budget, dense), "channels": []}
+        )
     pruner: Any = PRUNERS.build(recipe.prune.name, recipe.prune.options)
-    pruning: Pruning = pruner.begin(net, data.image_shape, recipe.budget.ops, recipe.budget.channel_multiple)
-    fit(net, pruning, plan, folder, progress)
-    compact = cast(Normalised, pruning.compact())
-    proof = _prove(pruning, compact, plan)
+    pruning: Pruning = pruner.begin(net, data.image_shape, recipe.budget)
+    trained = fit(net, pruning, plan, folder, progress)
+    compact = cast(Normalised, trained.net)
     atomic_write_bytes(folder / "masks.safetensors", _mask_file(pruning))
-    counts = _counts(pruning, compact, data, recipe.budget.ops * dense["dense_macs"])
+    costs = _costs(compact, data)
+    _check_budget(pruning, recipe.budget, dense, costs)
     facts = {
         **dense,
-        **_costs(compact, data),
-        "ops_target": recipe.budget.ops,
-        "counts": counts,
-        "proof": asdict(proof),
+        **costs,
+        **_targets(recipe.budget, dense),
+        "counts": _counts(pruning, compact, data),
+        "proof": asdict(cast(Proof, trained.proof)),
         "channels": _channels(info, compact),
     }
-    return _seal(stage, data, compact, info, facts, ["masks.safetensors"])
+    return _seal(stage, data, trained, info, facts, ["masks.safetensors"])
+
+
+def follow(recipe: Recipe, data: Loaded) -> None:
+    """Take part in the trainings that rank 0 leads, until it lets go. Nothing is written."""
+    while (work := ranks.announced()) != ranks.DONE:
+        net, _ = _fresh_net(recipe, data)
+        pruning = None
+        if work == "train" and recipe.budget.amounts:
+            pruner: Any = PRUNERS.build(recipe.prune.name, recipe.prune.options)
+            pruning = pruner.begin(net, data.image_shape, recipe.budget)
+        fit(net, pruning, _plan(recipe, data, net), Path(), lambda step, steps, numbers: None)
 
 
 def _fresh_net(recipe: Recipe, data: Loaded) -> tuple[Normalised, NetInfo]:
@@ -115,7 +132,7 @@ def _fresh_net(recipe: Recipe, data: Loaded) -> tuple[Normalised, NetInfo]:
     return net.to(device), info
 
 
-def _plan(recipe: Recipe, data: Loaded, net: nn.Module, stage: Stage) -> Plan:
+def _plan(recipe: Recipe, data: Loaded, net: nn.Module, stage: Stage | None = None) -> Plan:
     device = next(net.parameters()).device
     return Plan(
         train=data.train.to(device),
@@ -126,42 +143,65 @@ def _plan(recipe: Recipe, data: Loaded, net: nn.Module, stage: Stage) -> Plan:
         seed=recipe.seed,
         shift=data.shift if recipe.data.augment else 0,
         mirror=data.mirror and recipe.data.augment,
-        training=f"{stage.fingerprint}-{recipe.seed}",
+        training=f"{stage.fingerprint}-{recipe.seed}" if stage else "",
     )
 
 
-def _prove(pruning: Pruning, compact: nn.Module, plan: Plan) -> Proof:
-    """Compare masked and compact net on held-out images, clean and adversarial.
-
-    On the CPU, whose float32 is float32: a GPU's convolutions may round to TF32.
-    """
-    masked, compact = copy.deepcopy(cast(nn.Module, pruning)).cpu(), compact.cpu()
-    images, labels = plan.validation.images[:HELD_OUT].cpu().float() / 255, plan.validation.labels[:HELD_OUT].cpu()
-    noise = Noise(key(plan.seed, "proof"), torch.arange(len(labels)))
-    return prove_equal(masked, compact, images, Fgsm()(compact, images, labels, plan.threat, noise))
-
-
-def _counts(pruning: Pruning, compact: nn.Module, data: Loaded, target: float) -> dict[str, int]:
-    """Count the operations three ways; the ONNX file adds a fourth. They must agree and meet the budget."""
-    kept = torch.tensor([float(len(index)) for index in pruning.kept().values()], dtype=torch.float64)
+def _counts(pruning: Pruning, compact: nn.Module, data: Loaded) -> dict[str, int]:
+    """Count the operations three ways; the ONNX file adds a fourth. They must agree."""
     counts = {
-        "masks": round(float(pruning.operations.macs_of(kept))),
+        "masks": round(pruning.costs()["ops"]),
         "module": macs(compact, data.image_shape),
         "flop_counter": flop_counter_macs(compact, data.image_shape),
     }
     if len(set(counts.values())) != 1:
         raise TrainingError(f"the operations were counted differently, which must not be: {counts}")
-    if not 0.97 * target < counts["module"] <= target:
-        raise TrainingError(f"the net has {counts['module']:,} MACs, outside (0.97, 1] of its budget {target:,.0f}")
     return counts
+
+
+def _targets(budget: Budget, dense: Mapping[str, Any]) -> dict[str, float]:
+    """Return each limit as a fraction of the dense net's cost; without a limit that is all of it."""
+    given = budget.amounts
+    return {
+        f"{name}_target": absolute(given[name], dense[fact]) / dense[fact] if name in given else 1.0
+        for name, fact in _DENSE.items()
+    }
+
+
+def _check_budget(pruning: Pruning, budget: Budget, dense: Mapping[str, Any], costs: Mapping[str, Any]) -> None:
+    """Hold what was counted on the compact net against the masks' own count and against every limit."""
+    told, used = pruning.costs(), {}
+    for name, amount in budget.amounts.items():
+        limit = absolute(amount, dense[_DENSE[name]])
+        found = costs[_DENSE[name].removeprefix("dense_")] if pruning.removes_channels else told[name]
+        if found > limit:
+            raise TrainingError(f"the compact net costs {found:,} by budget.{name}, above the limit of {limit:,.0f}")
+        used[name] = told[name] / limit, dense[_DENSE[name]] / limit
+    most, most_dense = (max(pair[i] for pair in used.values()) for i in (0, 1))
+    if not (0.97 < most <= 1 or most_dense <= 1):
+        raise TrainingError(f"the compact net uses {most:.4f} of its budget, outside (0.97, 1]")
 
 
 def _costs(net: nn.Module, data: Loaded) -> dict[str, Any]:
     return {
         "macs": macs(net, data.image_shape),
         "params": params(net),
+        "memory_bytes": _memory(net, data),
         "layer_macs": layer_macs(net, data.image_shape),
     }
+
+
+def _dense_costs(net: nn.Module, data: Loaded) -> dict[str, Any]:
+    costs = _costs(net, data)
+    return {fact: costs[fact.removeprefix("dense_")] for fact in _DENSE.values()}
+
+
+def _memory(net: nn.Module, data: Loaded) -> int | None:
+    """Return the peak activation memory, or nothing for a net that cannot be traced."""
+    try:
+        return peak_bytes(net, data.image_shape)
+    except BudgetError:
+        return None
 
 
 def _channels(info: NetInfo, compact: nn.Module) -> list[dict[str, Any]]:
@@ -192,9 +232,28 @@ def _held_out(data: Loaded) -> bytes:
 
 
 def _seal(
-    stage: Stage, data: Loaded, net: Normalised, info: NetInfo, facts: Mapping[str, Any], more: list[str] | None = None
+    stage: Stage,
+    data: Loaded,
+    trained: Trained,
+    info: NetInfo,
+    facts: Mapping[str, Any],
+    more: list[str] | None = None,
 ) -> Manifest:
-    save_net(stage.folder, net.cpu(), info)
-    atomic_write_bytes(stage.folder / "held_out.npz", _held_out(data))
+    """Write the delivered net, and the best and the last epoch's where they differ, and seal the stage."""
     names = ["model.safetensors", "net.json", "metrics.jsonl", "held_out.npz", *(more or [])]
-    return stage.seal([Path(stage.folder / name) for name in names], facts)
+    save_net(stage.folder, cast(Normalised, trained.net.cpu()), info)
+    if trained.best is not trained.last:
+        for place, net in (("best", trained.best), ("last", trained.last)):
+            (stage.folder / place).mkdir(exist_ok=True)
+            save_net(stage.folder / place, cast(Normalised, net.cpu()), info)
+            names += [f"{place}/model.safetensors", f"{place}/net.json"]
+    atomic_write_bytes(stage.folder / "held_out.npz", _held_out(data))
+    return stage.seal([Path(stage.folder / name) for name in names], {**facts, **_training_facts(trained)})
+
+
+def _training_facts(trained: Trained) -> dict[str, Any]:
+    """Say which epoch is delivered, and what happened on the way."""
+    last = trained.records[-1]["epoch"]
+    delivered = last if trained.net is trained.last else trained.best_epoch
+    epochs = {"delivered": delivered, "best": trained.best_epoch, "last": last}
+    return {"epochs": epochs, "events": trained.events, "precision": trained.precision, "processes": ranks.world()}

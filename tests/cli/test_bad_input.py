@@ -20,6 +20,13 @@ def test_an_impossible_ops_target(tmp_path, refused, ops):
     assert (ops or "is empty") in said
 
 
+@pytest.mark.parametrize(("name", "amount"), [("params", ""), ("params", "12KiB"), ("memory", "0"), ("memory", "110%")])
+def test_an_impossible_target_of_another_cost(tmp_path, refused, name, amount):
+    said = refused(tmp_path, "run", f"--{name}-target={amount}")
+    assert f"budget.{name}" in said
+    assert (amount or "is empty") in said
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

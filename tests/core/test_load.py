@@ -46,7 +46,8 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line(write, registries)
     assert _complaints(path, registries) == [
         "x.yaml:2:10: threat.norm: must be 'linf', not 'l2'",
         "x.yaml:2:20: threat.epss: unknown key (value 0.1); did you mean 'eps'?",
-        "x.yaml:4:3: budget.ops: must be above 0 and at most 1, not 1.5",
+        "x.yaml:4:3: budget.ops: must be a fraction above 0 and at most 1, or a whole number above 1, "
+        "such as 0.3, 30% or 12.2M, not 1.5",
         "x.yaml:6:3: train.epochs: must be a whole number, not 2.5",
         "x.yaml:7:7: train.lr: 8/0 divides by zero",
         "x.yaml:8:3: train.task: unknown task 'fastatt'; did you mean 'fastat'? (known: fastat, pgd-at)",
@@ -63,20 +64,20 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line(write, registries)
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ("nan", "must be a finite number above 0 and at most 1, not 'nan'"),
-        (".nan", "must be a finite number above 0 and at most 1, not nan"),
-        ("0", "must be above 0 and at most 1, not 0"),
-        ("1.5", "must be above 0 and at most 1, not 1.5"),
+        ("nan", "must be a finite number at least 0.00392157 and at most 1, not 'nan'"),
+        (".nan", "must be a finite number at least 0.00392157 and at most 1, not nan"),
+        ("0", "must be at least 0.00392157 and at most 1, not 0"),
+        ("1.5", "must be at least 0.00392157 and at most 1, not 1.5"),
         ("-8/255", "must be a number, not '-8/255'"),
         ("half", "must be a number, not 'half'"),
         ("true", "must be a number, not true"),
         ("[0.5]", "must be a number, not a list of 1"),
-        ("3/2", "must be above 0 and at most 1, not 1.5"),
+        ("3/2", "must be at least 0.00392157 and at most 1, not 1.5"),
     ],
 )
 def test_an_override_out_of_range_is_one_sentence_about_the_override(write, registries, value, sentence):
-    told = _complaints(write("name: tiny"), registries, [f"budget.ops={value}"])
-    assert told == [f"--set budget.ops={value}: budget.ops: {sentence}"]
+    told = _complaints(write("name: tiny"), registries, [f"threat.eps={value}"])
+    assert told == [f"--set threat.eps={value}: threat.eps: {sentence}"]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ _recipes = st.builds(
     threat=st.builds(Threat, eps=st.floats(1 / 255, 1)),
     train=st.builds(Train, task=_choices, lr=_numbers, weight_decay=st.floats(0, 1)),
     prune=_choices,
-    budget=st.builds(Budget, ops=st.none() | _numbers),
+    budget=st.builds(Budget, ops=st.none() | _numbers, memory=st.none() | st.integers(1, 2**40)),
     evaluate=st.builds(Evaluate, attacks=st.lists(_choices, max_size=3).map(tuple)),
 )
 

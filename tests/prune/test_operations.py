@@ -7,27 +7,29 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robustdeploy.cost import flop_counter
-from robustdeploy.cost.module import layer_macs, macs
+from robustdeploy.cost.module import layer_macs, macs, params
 from robustdeploy.prune.compact import compact_net
-from robustdeploy.prune.operations import operation_model
+from robustdeploy.prune.operations import operation_model, parameter_model
 
 
 @pytest.fixture(scope="session")
-def counted(subject, coupling):
+def modelled(subject, coupling):
     net = subject.net()
-    return net, operation_model(net, coupling.groups, layer_macs(net, subject.shape))
+    operations = operation_model(net, coupling.groups, layer_macs(net, subject.shape))
+    return net, {"operations": operations, "parameters": parameter_model(net, coupling.groups)}
 
 
-def test_the_dense_net_costs_what_it_costs(subject, coupling, counted):
-    net, model = counted
+def test_the_dense_net_costs_what_it_costs(subject, coupling, modelled):
+    net, models = modelled
     everything = np.array([group.size for group in coupling.groups], float)
-    assert model.macs(everything) == pytest.approx(macs(net, subject.shape), rel=1e-12)
+    assert models["operations"].of(everything) == pytest.approx(macs(net, subject.shape), rel=1e-12)
+    assert models["parameters"].of(everything) == pytest.approx(params(net), rel=1e-12)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_the_model_counts_as_the_compact_net_does(subject, coupling, counted, data):
-    net, model = counted
+def test_the_models_count_as_the_compact_net_does(subject, coupling, modelled, data):
+    net, models = modelled
     kept = {
         g.name: torch.tensor(sorted(data.draw(st.sets(st.integers(0, g.size - 1), min_size=1, max_size=g.size))))
         for g in coupling.groups
@@ -35,26 +37,33 @@ def test_the_model_counts_as_the_compact_net_does(subject, coupling, counted, da
     counts = np.array([len(kept[group.name]) for group in coupling.groups], float)
     small = compact_net(net, coupling.groups, kept)
     counted_here = macs(small, subject.shape)
-    assert model.macs(counts) == pytest.approx(counted_here, rel=1e-12)
+    assert models["operations"].of(counts) == pytest.approx(counted_here, rel=1e-12)
     assert flop_counter.macs(small, subject.shape) == counted_here
+    assert models["parameters"].of(counts) == pytest.approx(params(small), rel=1e-12)
 
 
-def test_torch_and_numpy_agree_and_the_gradient_is_the_slope(coupling, counted):
-    _, model = counted
+@pytest.mark.parametrize("name", ["operations", "parameters"])
+def test_torch_and_numpy_agree_and_the_gradient_is_the_slope(coupling, modelled, name):
+    model = modelled[1][name]
     rng = np.random.default_rng(0)
     many = np.array([[rng.integers(1, g.size + 1) for g in coupling.groups] for _ in range(6)], float)
-    together = model.macs(many)
+    together = model.of(many)
     for counts, expected in zip(many, together, strict=True):
         kept = torch.tensor(counts, requires_grad=True)
-        total = model.macs_of(kept)
-        assert (
-            float(total.detach())
-            == pytest.approx(expected, rel=1e-12)
-            == pytest.approx(float(model.macs(counts)), rel=1e-12)
-        )
+        total = model.of_tensor(kept)
+        assert float(total.detach()) == pytest.approx(expected, rel=1e-12)
+        assert float(model.of(counts)) == pytest.approx(expected, rel=1e-12)
         total.backward()
         for group in range(len(counts)):
             step = np.zeros_like(counts)
             step[group] = 0.5  # exact for a polynomial of degree two
-            slope = model.macs(counts + step) - model.macs(counts - step)
+            slope = model.of(counts + step) - model.of(counts - step)
             assert float(kept.grad[group]) == pytest.approx(float(slope), rel=1e-9)
+
+
+def test_every_group_has_a_part_in_what_is_too_much_and_none_in_what_is_not(coupling, modelled):
+    everything = np.array([group.size for group in coupling.groups], float)
+    for model in modelled[1].values():
+        cost = float(model.of(everything))
+        assert model.blamed(everything, 0.99 * cost).all()
+        assert not model.blamed(everything, cost).any()

@@ -1,6 +1,8 @@
-"""Every pruner, on every net: the contract of ``Pruning``."""
+"""Every pruner that removes channels, on every net: the contract of ``Pruning``."""
 
 from __future__ import annotations
+
+import copy
 
 import onnx
 import pytest
@@ -8,15 +10,16 @@ import torch
 from torch import nn
 
 from robustdeploy.attacks.fgsm import Fgsm
+from robustdeploy.core.recipe import Budget
 from robustdeploy.core.registry import NETS, PRUNERS
 from robustdeploy.cost import flop_counter, onnx_graph
 from robustdeploy.cost.module import macs
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import BudgetError, TrainingError
+from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.store import NetInfo, load_net, save_net
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.compact import prove_equal
-from robustdeploy.prune.protocol import GroupNormalised
 
 OPS = (0.7, 0.3, 0.1)
 SMALL = {  # nets of few channels or with layers left whole: what no choice of channels can reach
@@ -33,7 +36,11 @@ SMALL = {  # nets of few channels or with layers left whole: what no choice of c
 }
 
 
-@pytest.fixture(params=PRUNERS.names())
+REMOVE_CHANNELS = [name for name in PRUNERS.names() if name not in ("n-m", "weights")]
+"""Pruners that make the net smaller; the others keep its shape and have tests of their own."""
+
+
+@pytest.fixture(params=REMOVE_CHANNELS)
 def pruner(request):
     return PRUNERS.build(request.param, {})
 
@@ -58,7 +65,7 @@ def trained_by_chance(pruner, subject, ops, multiple=1, seed=0):
     net = randomised(subject.net(), generator)
     dense = macs(net, subject.shape)
     try:
-        pruning = pruner.begin(net, subject.shape, ops, multiple)
+        pruning = pruner.begin(net, subject.shape, Budget(ops=ops, channel_multiple=multiple))
     except BudgetError:
         assert multiple > 1 or (subject.name, ops) in SMALL
         pytest.skip("no choice of channels reaches this budget")
@@ -66,6 +73,8 @@ def trained_by_chance(pruner, subject, ops, multiple=1, seed=0):
         for group in pruning.own_parameters():
             for parameter in group["params"]:
                 parameter.normal_(0, 0.8, generator=generator)
+        if hasattr(pruning, "sensitivity"):  # groups differ in what they are worth, as in a training
+            pruning.sensitivity.copy_(torch.rand(len(pruning.groups), generator=generator).double() + 0.05)
     pruning.after_step(0.3)
     pruning.after_step(1.0)
     return pruning.eval(), dense
@@ -76,12 +85,11 @@ def test_the_budget_is_met_and_the_compact_net_is_the_masked_one(pruner, subject
     pruning, dense = trained_by_chance(pruner, subject, ops)
     compact = pruning.compact()
     kept = pruning.kept()
-    counts = torch.tensor([float(len(index)) for index in kept.values()], dtype=torch.float64)
     module = macs(compact, subject.shape)
     assert 0.97 * ops * dense < module <= ops * dense
-    assert round(float(pruning.operations.macs_of(counts))) == module == flop_counter.macs(compact, subject.shape)
+    assert round(pruning.costs()["ops"]) == module == flop_counter.macs(compact, subject.shape)
     assert pruning.status()["ops"] == pytest.approx(module / dense, rel=1e-12)
-    assert min(counts) >= 1
+    assert min(map(len, kept.values())) >= 1
     images = torch.randint(0, 256, (6, *subject.shape), generator=torch.Generator().manual_seed(5)) / 255
     labels = torch.arange(6)
     prove_equal(pruning, compact, images, Fgsm()(compact, images, labels, Threat(eps=8 / 255), Noise(0, labels)))
@@ -98,10 +106,10 @@ def test_channels_are_kept_in_multiples(pruner, subject, multiple):
     prove_equal(pruning, pruning.compact(), images, images)
 
 
-def test_every_mask_learns_from_the_loss_and_from_the_operations(pruner, subject):
+def test_every_mask_learns_from_the_loss(pruner, subject):
     generator = torch.Generator().manual_seed(0)
     try:
-        pruning = pruner.begin(randomised(subject.net(), generator), subject.shape, 0.7, 1)
+        pruning = pruner.begin(randomised(subject.net(), generator), subject.shape, Budget(ops=0.7))
     except BudgetError:
         assert (subject.name, 0.7) in SMALL
         pytest.skip("no choice of channels reaches this budget")
@@ -113,12 +121,10 @@ def test_every_mask_learns_from_the_loss_and_from_the_operations(pruner, subject
     kept = pruning.kept()
     assert sum(map(len, kept.values())) < sum(group.size for group in pruning.groups)
     loss = pruning(torch.rand(8, *subject.shape, generator=generator)).square().mean()
-    by_loss = torch.autograd.grad(loss, own)
-    by_operations = torch.autograd.grad(pruning.penalty(0.4), own)
-    for name, one, other in zip(kept, by_loss, by_operations, strict=True):
+    (by_loss,) = torch.autograd.grad(loss, own)
+    for name, one in zip(kept, by_loss.split(pruning.sizes), strict=True):
         assert torch.isfinite(one).all()
         assert (one[kept[name]] != 0).float().mean() >= 0.25, name  # a channel may be dead under this batch, few are
-        assert (other > 0).all(), name  # fewer channels are always cheaper, masked ones included
     assert all(p.grad is None for p in pruning.net.parameters())
 
 
@@ -127,11 +133,12 @@ def test_a_masked_channel_still_learns_whether_to_come_back(pruner):
     generator = torch.Generator().manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU())
     net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)])
-    pruning = pruner.begin(net, (3, 12, 12), 0.5, 1)
+    pruning = pruner.begin(net, (3, 12, 12), Budget(ops=0.5))
     own = [parameter for group in pruning.own_parameters() for parameter in group["params"]]
     pruning.train().after_step(0.2)
     loss = nn.functional.cross_entropy(pruning(torch.rand(32, 3, 12, 12, generator=generator)), torch.arange(32) % 10)
-    pairs = zip(torch.autograd.grad(loss, own), pruning.kept().values(), strict=True)
+    (by_loss,) = torch.autograd.grad(loss, own)
+    pairs = zip(by_loss.split(pruning.sizes), pruning.kept().values(), strict=True)
     gradient, kept = max(pairs, key=lambda pair: len(pair[0]) - len(pair[1]))
     masked = sorted(set(range(len(gradient))) - set(kept.tolist()))
     assert masked
@@ -139,7 +146,7 @@ def test_a_masked_channel_still_learns_whether_to_come_back(pruner):
 
 
 def test_nothing_is_compacted_before_the_freeze_and_nothing_moves_after(pruner, users):
-    pruning = pruner.begin(users["doubled"](10, 3), (3, 12, 12), 0.5, 1)
+    pruning = pruner.begin(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5))
     with pytest.raises(TrainingError, match="not reached their budget"):
         pruning.compact()
     pruning.after_step(1.0)
@@ -151,17 +158,38 @@ def test_nothing_is_compacted_before_the_freeze_and_nothing_moves_after(pruner, 
                 assert parameter.grad is None
     pruning.after_step(1.0)
     assert all(torch.equal(index, kept[name]) for name, index in pruning.kept().items())
-    assert float(pruning.penalty(1.0)) == 0
+
+
+def test_a_twin_is_cut_as_the_net_is(pruner, subject):
+    """Each number of a twin, say a momentum, stays with the weight it belongs to; the twin itself stays whole."""
+    pruning, _ = trained_by_chance(pruner, subject, 0.7)
+    twin = copy.deepcopy(pruning.net)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(3).add_(1)
+    before = {name: value.clone() for name, value in twin.named_parameters()}
+    small = dict(pruning.compact().named_parameters())
+    cut = dict(pruning.compact(twin).named_parameters())
+    assert list(cut) == list(small)
+    assert all(torch.equal(cut[name], 3 * value + 1) for name, value in small.items())
+    assert all(torch.equal(before[name], value) for name, value in twin.named_parameters())
+
+
+def test_what_belongs_to_the_masks_alone_is_told_by_its_name(pruner, users):
+    pruning = pruner.begin(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5))
+    inside = {f"net.{name}" for name in pruning.net.state_dict()}
+    assert {name for name in pruning.state_dict() if name.startswith("net.")} == inside
+    assert pruning.removes_channels
 
 
 def test_a_budget_out_of_reach_is_refused_before_training(pruner, users):
     with pytest.raises(BudgetError, match=r"budget of 0.001 of the operations .* is out of reach: the smallest"):
-        pruner.begin(users["flat"](10, 3), (3, 12, 12), 0.001, 1)
+        pruner.begin(users["flat"](10, 3), (3, 12, 12), Budget(ops=0.001))
 
 
 def test_a_net_without_channels_to_remove_is_refused(pruner):
     with pytest.raises(BudgetError, match=r"no channels that can be removed: .*the net's output"):
-        pruner.begin(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), (3, 2, 2), 0.5, 1)
+        pruner.begin(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), (3, 2, 2), Budget(ops=0.5))
 
 
 @pytest.mark.parametrize("ops", OPS)
@@ -208,17 +236,50 @@ def test_the_onnx_file_counts_the_same(pruner, subject, tmp_path):
     assert onnx_graph.macs(path) == macs(compact, subject.shape)
 
 
-def test_the_gradient_of_a_group_gets_unit_size():
-    masks = [torch.randn(n, requires_grad=True) for n in (3, 50)]
-    coefficients = [torch.randn(n) * 10.0**n for n in (3, 5)]
-    coefficients[1] = torch.randn(50) * 1e-6
-    sum((GroupNormalised.apply(m) * c).sum() for m, c in zip(masks, coefficients, strict=True)).backward()
-    for mask, c in zip(masks, coefficients, strict=True):
-        assert float(mask.grad.square().mean().sqrt()) == pytest.approx(1, rel=1e-4)
-        assert torch.allclose(mask.grad / mask.grad.norm(), c / c.norm(), atol=1e-5)
-    still = torch.ones(4, requires_grad=True)
-    (GroupNormalised.apply(still) * 0).sum().backward()
-    assert (still.grad == 0).all()
+def test_the_gradient_of_a_group_gets_unit_size_and_its_squares_are_its_sensitivity(pruner, users):
+    """In plain torch: the gradient in the masks themselves, per group, before and after."""
+    pruning = pruner.begin(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5))
+    with torch.no_grad():
+        pruning.logits.normal_(0, 0.7, generator=torch.Generator().manual_seed(3))
+    pruning.train().after_step(0.2)
+    pruning(torch.rand(8, 3, 12, 12, generator=torch.Generator().manual_seed(4))).square().mean().backward()
+    slope = 0.5 * (1 - torch.tanh(pruning.logits.detach()) ** 2)
+    raw = (pruning.logits.grad / slope).split(pruning.sizes)
+    pruning.before_step()
+    scaled = (pruning.logits.grad / slope).split(pruning.sizes)
+    share = 2 * pruner.lr
+    for number, (before, after, index) in enumerate(zip(raw, scaled, pruning.kept().values(), strict=True)):
+        assert float(after.square().mean().sqrt()) == pytest.approx(1, rel=1e-4)
+        assert torch.allclose(after / after.norm(), before / before.norm(), atol=1e-5)
+        expected = share * float(before[index].double().square().sum())
+        assert float(pruning.sensitivity[number]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_group_without_a_gradient_stays_finite(pruner, users):
+    pruning = pruner.begin(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5))
+    pruning.before_step()  # no gradient at all
+    pruning.logits.grad = torch.zeros_like(pruning.logits)
+    pruning.before_step()
+    assert (pruning.logits.grad == 0).all()
+    pruning.after_step(0.2)
+    assert torch.isfinite(pruning.shifts).all()
+
+
+def test_a_more_sensitive_group_keeps_more(pruner):
+    """And all others less, since the budget is the same."""
+
+    def shares(group, factor):
+        pruning = pruner.begin(CifarResNet(1, (16, 32, 64), 10, 3), (3, 16, 16), Budget(ops=0.4))
+        pruning.sensitivity.fill_(1.0)
+        pruning.sensitivity[group] *= factor
+        pruning.after_step(1.0)
+        return [len(index) / size for index, size in zip(pruning.kept().values(), pruning.sizes, strict=True)]
+
+    alike = shares(0, 1.0)
+    least = alike.index(min(alike))
+    favoured = shares(least, 30.0)
+    assert favoured[least] > alike[least]
+    assert sum(favoured) - favoured[least] < sum(alike) - alike[least]
 
 
 def test_a_net_that_leaks_through_its_masks_is_refused_before_training(pruner):
@@ -226,4 +287,4 @@ def test_a_net_that_leaks_through_its_masks_is_refused_before_training(pruner):
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Sigmoid(), nn.Conv2d(16, 8, 3), nn.ReLU())
     net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)])
     with pytest.raises(TrainingError, match="cannot be pruned"):
-        pruner.begin(net, (3, 12, 12), 0.5, 1)
+        pruner.begin(net, (3, 12, 12), Budget(ops=0.5))

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,13 +10,25 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from robustdeploy.core.interrupts import catch_signals
+from robustdeploy.core.recipe import Budget
 from robustdeploy.data.order import epoch_order
 from robustdeploy.errors import Interrupted, TrainingError
 from robustdeploy.onboard.draws import key
+from robustdeploy.prune.masks import Masks
 from robustdeploy.train.checkpoints import load_checkpoint
 from robustdeploy.train.loop import fit
 from robustdeploy.train.tasks.fastat import FastAt
+from robustdeploy.train.tasks.free import Free
 from robustdeploy.train.tasks.standard import Standard
+
+STEPS = 12
+
+
+class InDouble(Standard):
+    """Training on clean batches in float64, in which only a real difference shows."""
+
+    def __call__(self, net, images, labels, threat, noise):
+        return super().__call__(net, images.double(), labels, threat, noise)
 
 
 class Stop(Exception):
@@ -44,99 +55,93 @@ def same(one, other):
     return list(one) == list(other) and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-@pytest.fixture(params=["dense", "pruned", "dropout"])
-def start(request, make_net, make_pruning):
-    """Make the net of one kind of training anew: (net, pruning, the module that is trained)."""
+KINDS = {
+    "dense": {},
+    "pruned": {},
+    "dropout": {},
+    "averaged": {"options": {"ema": 0.8}},
+    "free": {"task": Free(replays=3)},
+}
 
-    def make():
-        if request.param == "pruned":
+
+@pytest.fixture(params=KINDS)
+def train(request, make_net, make_pruning, make_plan):
+    """Train one kind of net anew in a folder; what it returns is compared."""
+
+    def run(folder, progress=silent, **more):
+        kind, options = KINDS[request.param], more.pop("options", {})
+        plan = make_plan(**{**kind, **more, "options": {**kind.get("options", {}), **options}})
+        net, pruning = make_net("dropout" if request.param == "dropout" else "resnet"), None
+        if request.param in ("pruned", "averaged"):
             net, pruning = make_pruning()
-            return net, pruning, pruning
-        net = make_net("dropout" if request.param == "dropout" else "resnet")
-        return net, None, net
+        return fit(net, pruning, plan, folder, progress)
 
-    return make
+    return run
 
 
 @pytest.fixture
-def whole(start, make_plan, tmp_path):
-    """An uninterrupted training of twelve steps."""
-    net, pruning, module = start()
-    fit(net, pruning, make_plan(), tmp_path / "whole", silent)
-    return state_of(module), (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+def whole(train, tmp_path):
+    """An uninterrupted training of twelve steps: the net it gave, and its log."""
+    trained = train(tmp_path / "whole")
+    return state_of(trained.net), (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_exactly_from_every_step(start, whole, make_plan, tmp_path):
-    plan = make_plan(options={"checkpoint_every_s": 0})
-    for last in range(1, plan.steps + 1):
+def test_a_training_goes_on_exactly_from_every_step(train, whole, tmp_path):
+    for last in range(1, STEPS + 1):
         folder = tmp_path / str(last)
-        net, pruning, _ = start()
         with pytest.raises(Stop):
-            fit(net, pruning, plan, folder, stopping_at(last))
+            train(folder, stopping_at(last), options={"checkpoint_every_s": 0})
         torch.manual_seed(last)  # the generators of another process
-        net, pruning, module = start()
-        fit(net, pruning, plan, folder, silent)
-        assert same(state_of(module), whole[0]), last
+        trained = train(folder, options={"checkpoint_every_s": 0})
+        assert same(state_of(trained.net), whole[0]), last
         assert (folder / "metrics.jsonl").read_bytes() == whole[1], last
 
 
 @pytest.mark.slow
-def test_a_signal_at_any_step_saves_and_the_rest_is_exact(start, whole, make_plan, tmp_path):
+def test_a_signal_at_any_step_saves_and_the_rest_is_exact(train, whole, tmp_path):
     """The last step of an epoch too: what is saved there lies between the step and the epoch's record."""
-    plan = make_plan(options={"checkpoint_every_s": 3600})
-    for last in range(1, plan.steps + 1):
+    for last in range(1, STEPS + 1):
         folder = tmp_path / str(last)
 
         def progress(step, steps, numbers, last=last):
             if step == last:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        net, pruning, _ = start()
         with catch_signals(), pytest.raises(Interrupted) as caught:
-            fit(net, pruning, plan, folder, progress)
+            train(folder, progress)
         assert caught.value.exit_code == 143
-        assert load_checkpoint(folder / "checkpoints").step == last
         steps: list[int] = []
-        net, pruning, module = start()
-        fit(net, pruning, plan, folder, lambda step, total, numbers, steps=steps: steps.append(step))
-        assert steps == list(range(last + 1, plan.steps + 1))
-        assert same(state_of(module), whole[0]), last
+        trained = train(folder, lambda step, total, numbers, steps=steps: steps.append(step))
+        assert steps == list(range(last + 1, STEPS + 1))
+        assert same(state_of(trained.net), whole[0]), last
         assert (folder / "metrics.jsonl").read_bytes() == whole[1], last
 
 
-def test_a_finished_training_is_only_finished_again(start, whole, make_plan, tmp_path):
+def test_a_finished_training_is_only_finished_again(train, whole, tmp_path):
     (tmp_path / "whole" / "metrics.jsonl").write_text("{}")
-    net, pruning, module = start()
-    fit(net, pruning, make_plan(), tmp_path / "whole", stopping_at(1))
-    assert same(state_of(module), whole[0])
+    trained = train(tmp_path / "whole", stopping_at(1))
+    assert same(state_of(trained.net), whole[0])
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == whole[1]
 
 
-def test_the_callers_generator_is_left_alone_and_has_no_say(start, whole, make_plan, tmp_path):
+def test_the_callers_generator_is_left_alone_and_has_no_say(train, whole, tmp_path):
     torch.manual_seed(99)
     before = torch.get_rng_state()
-    net, pruning, module = start()
-    fit(net, pruning, make_plan(), tmp_path / "other", silent)
+    trained = train(tmp_path / "other")
     assert torch.equal(torch.get_rng_state(), before)
-    assert same(state_of(module), whole[0])
+    assert same(state_of(trained.net), whole[0])
 
 
-def test_checkpoints_of_another_training_are_passed_over(start, make_plan, tmp_path):
-    first, second = make_plan(training="first"), make_plan(epochs=2, seed=1, training="second")
-    net, pruning, module = start()
-    fit(net, pruning, second, tmp_path / "alone", silent)
-    alone = state_of(module)
-    net, pruning, _ = start()
-    fit(net, pruning, first, tmp_path / "shared", silent)
-    net, pruning, _ = start()
+def test_checkpoints_of_another_training_are_passed_over(train, tmp_path):
+    first, second = {"training": "first"}, {"epochs": 2, "seed": 1, "training": "second"}
+    alone = state_of(train(tmp_path / "alone", **second).net)
+    train(tmp_path / "shared", **first)
     with pytest.raises(Stop):
-        fit(net, pruning, second, tmp_path / "shared", stopping_at(5))
+        train(tmp_path / "shared", stopping_at(5), **second)
     assert load_checkpoint(tmp_path / "shared" / "checkpoints", "first") is None
     assert load_checkpoint(tmp_path / "shared" / "checkpoints", "second").step == 4
-    net, pruning, module = start()
-    fit(net, pruning, second, tmp_path / "shared", silent)
-    assert same(state_of(module), alone)
+    assert same(state_of(train(tmp_path / "shared", **second).net), alone)
     assert (tmp_path / "shared" / "metrics.jsonl").read_bytes() == (tmp_path / "alone" / "metrics.jsonl").read_bytes()
 
 
@@ -146,7 +151,7 @@ def test_digits_are_learnt(kind, digits, make_net, make_pruning, make_plan, tmp_
     options = {"lr": 0.2, "batch_size": 64}
     plan = make_plan(epochs=8, train=digits.train, validation=digits.validation, options=options, shift=0)
     net, pruning = make_pruning(0.5) if kind == "pruned" else (make_net(), None)
-    records = fit(net, pruning, plan, tmp_path, silent)
+    records = fit(net, pruning, plan, tmp_path, silent).records
     assert [record["epoch"] for record in records] == list(range(1, 9))
     assert records[-1]["train_loss"] < 0.8 * records[0]["train_loss"]
     assert records[-1]["validation_clean"] > 0.6
@@ -163,7 +168,7 @@ def test_masks_freeze_half_way_and_never_change_again(make_pruning, make_plan, t
     def progress(step, steps, numbers):
         seen.append((bool(pruning.frozen), pruning.status()["ops"], {k: v.tolist() for k, v in pruning.kept().items()}))
 
-    records = fit(net, pruning, make_plan(), tmp_path, progress)
+    records = fit(net, pruning, make_plan(), tmp_path, progress).records
     assert [frozen for frozen, _, _ in seen] == [step >= 6 for step in range(1, 13)]
     assert all(kept == seen[5][2] for _, _, kept in seen[5:])
     assert seen[0][1] > seen[5][1]
@@ -180,10 +185,11 @@ def test_the_rate_is_one_cycle_and_the_masks_have_their_own(make_pruning, make_p
         fit(net, pruning, make_plan(), tmp_path, silent)
     finally:
         hook.remove()
-    weights, masks = zip(*rates, strict=True)
+    assert [len(rate) for rate in rates] == [2] * 6 + [1] * 6  # the masks are trained until they are frozen
+    weights = [rate[0] for rate in rates]
     rising = [0.1 * 2 * step / 13 for step in range(1, 7)]
     assert weights == pytest.approx([*rising, *rising[::-1]])
-    assert set(masks) == {pruning.own_parameters()[0]["lr"]}
+    assert {rate[1] for rate in rates[:6]} == {pruning.own_parameters()[0]["lr"]}
 
 
 def test_every_image_is_seen_once_per_epoch_with_noise_of_its_own(make_net, make_plan, tmp_path):
@@ -206,16 +212,12 @@ def test_every_image_is_seen_once_per_epoch_with_noise_of_its_own(make_net, make
     assert epochs[0][0][1] != epochs[1][0][1]
 
 
-def test_a_loss_that_explodes_ends_with_the_last_healthy_checkpoint(start, make_plan, tmp_path):
-    healthy = make_plan(options={"checkpoint_every_s": 0})
-    net, pruning, _ = start()
+def test_a_loss_that_explodes_ends_with_the_last_healthy_checkpoint(train, tmp_path):
     with pytest.raises(Stop):
-        fit(net, pruning, healthy, tmp_path, stopping_at(3))
+        train(tmp_path, stopping_at(3), options={"checkpoint_every_s": 0})
     kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    net, pruning, _ = start()
-    wild = replace(healthy, options=healthy.options.model_copy(update={"lr": 1e30}))
-    with pytest.raises(TrainingError, match=r"(the loss is (nan|inf)|is not finite).*lower train.lr") as caught:
-        fit(net, pruning, wild, tmp_path, silent)
+    with pytest.raises(TrainingError, match=r"(the loss is|is not finite).*lower train.lr") as caught:
+        train(tmp_path, options={"checkpoint_every_s": 0, "lr": 1e30})
     assert caught.value.exit_code == 3
     state = load_checkpoint(tmp_path / "checkpoints")
     assert state.step >= 2
@@ -226,7 +228,7 @@ def test_a_loss_that_explodes_ends_with_the_last_healthy_checkpoint(start, make_
 def test_final_statistics_are_the_plain_average_over_the_final_net(make_net, make_plan, tmp_path):
     net = make_net()
     plan = make_plan(task=Standard(), shift=0)
-    fit(net, None, plan, tmp_path, silent)
+    net = fit(net, None, plan, tmp_path, silent).net
     assert not net.training
     inputs = []
     first = net.net.bn
@@ -244,7 +246,76 @@ def test_final_statistics_are_the_plain_average_over_the_final_net(make_net, mak
 
 
 def test_the_same_plan_gives_the_same_log_and_another_seed_another(make_net, make_plan, tmp_path):
-    logs = [fit(make_net(), None, make_plan(seed=seed), tmp_path / str(n), silent) for n, seed in enumerate((0, 0, 1))]
+    plans = [make_plan(seed=seed) for seed in (0, 0, 1)]
+    logs = [fit(make_net(), None, plan, tmp_path / str(n), silent).records for n, plan in enumerate(plans)]
     assert logs[0] == logs[1]
     assert logs[0] != logs[2]
-    assert logs[0][0]["validation_n"] == 24
+    assert logs[0][-1]["validation_n"] == 24
+
+
+def test_the_log_says_how_large_the_gradient_was(make_net, make_plan, tmp_path):
+    net, norms = make_net(), []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimiser, args, kwargs: norms.append(
+            torch.cat([p.grad.flatten() for p in optimiser.param_groups[0]["params"]]).norm().item()
+        )
+    )
+    try:
+        records = fit(net, None, make_plan(), tmp_path, silent).records
+    finally:
+        hook.remove()
+    means = [sum(norms[i : i + 4]) / 4 for i in (0, 4, 8)]
+    assert [record["train_gradient_norm"] for record in records] == pytest.approx(means, rel=1e-5)
+
+
+def test_nothing_jumps_when_the_net_is_made_smaller(make_net, make_plan, tmp_path):
+    """In float64 the log is the same whether the net shrinks at the freeze or stays under its masks to the end."""
+    logs, nets = [], []
+    for shrink in (True, False):
+        net = make_net().double()
+        pruning = Masks(warmup=0.1, freeze=0.5).begin(net, (1, 8, 8), Budget(ops=0.4))
+        plan = make_plan(shrink=shrink, task=InDouble(), epochs=6, options={"lr": 0.1})
+        trained = fit(net, pruning, plan, tmp_path / str(shrink), silent)
+        logs.append([record["train_loss"] for record in trained.records])
+        nets.append(trained.net)
+        assert trained.proof is not None
+        assert trained.proof.precision == "float64"
+    assert logs[0] == pytest.approx(logs[1], rel=1e-9)
+    one, other = state_of(nets[0]), state_of(nets[1])
+    assert list(one) == list(other)
+    assert all(torch.allclose(one[name], other[name], rtol=1e-8, atol=1e-9) for name in one)
+
+
+def test_a_smaller_net_is_trained_after_the_freeze(make_pruning, make_plan, tmp_path):
+    net, pruning = make_pruning()
+    dense = sum(parameter.numel() for parameter in net.parameters())
+    trained_with = []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimiser, args, kwargs: trained_with.append(
+            sum(parameter.numel() for parameter in optimiser.param_groups[0]["params"])
+        )
+    )
+    try:
+        trained = fit(net, pruning, make_plan(), tmp_path, silent)
+    finally:
+        hook.remove()
+    compact = sum(parameter.numel() for parameter in trained.net.parameters())
+    assert trained_with == [dense] * 6 + [compact] * 6
+    assert compact < 0.6 * dense
+
+
+def test_averaged_weights_are_the_average(make_net, make_plan, tmp_path):
+    net, weights = make_net(), []
+    plan = make_plan(options={"ema": 0.7, "lr": 0.05})
+    first = net.net.conv.weight
+    average = first.detach().clone()
+
+    def progress(step, steps, numbers):
+        weights.append(first.detach().clone())
+
+    trained = fit(net, None, plan, tmp_path, progress)
+    for step, weight in enumerate(weights, start=1):
+        decay = min(0.7, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+    assert torch.allclose(trained.net.net.conv.weight, average, atol=1e-6)
+    assert not torch.allclose(trained.net.net.conv.weight, weights[-1], atol=1e-4)

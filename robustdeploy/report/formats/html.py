@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from robustdeploy.core.report import Report
-from robustdeploy.report import charts, evidence, quantity
+from robustdeploy.report import charts, evidence, nonzero, quantity
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Html:
             facts=facts,
             timing=timing,
             data=evidence.flat(report.data),
+            zeros=nonzero.nonzero_note(report),
             conditions=evidence.shared_conditions(sorted_rows.percentiles + sorted_rows.latency),
             charts={
                 "accuracy": charts.accuracy_chart(sorted_rows.accuracy),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from robustdeploy.core.gate import Outcome
 from robustdeploy.core.report import Measurement, Report
 from robustdeploy.report import evidence
+from robustdeploy.report.nonzero import nonzero_note
 from robustdeploy.report.quantity import eps_text, interval, quantity
 
 _SIGNS = {Outcome.PASS: "✅ PASS", Outcome.FAIL: "❌ FAIL", Outcome.INCONCLUSIVE: "⚠️ INCONCLUSIVE"}
@@ -126,15 +127,20 @@ def _budget(report: Report) -> list[str]:
     b = report.budget
     counts = ", ".join(f"{name} {count:,}" for name, count in b.counts.items())
     lines = [
-        ("MACs", f"{b.macs:,}", f"{b.dense_macs:,}", _share(b.macs, b.dense_macs), quantity(b.ops_target, "fraction")),
-        ("Parameters", f"{b.params:,}", f"{b.dense_params:,}", _share(b.params, b.dense_params), ""),
+        ("MACs", *_cost(b.macs, b.dense_macs, b.ops_target)),
+        ("Parameters", *_cost(b.params, b.dense_params, b.params_target)),
     ]
+    if b.memory_bytes is not None and b.dense_memory_bytes is not None:
+        lines += [("Activation memory, bytes", *_cost(b.memory_bytes, b.dense_memory_bytes, b.memory_target))]
     told = [f"MACs counted independently: {escaped(counts)}", ""] if counts else []
+    told += [escaped(note), ""] if (note := nonzero_note(report)) else []
     return ["## Size and operations", "", *_table(("", "Compact", "Dense", "Fraction", "Budget"), lines), *told]
 
 
-def _share(part: int, whole: int) -> str:
-    return quantity(part / whole, "fraction") if whole else ""
+def _cost(compact: int, dense: int, target: float) -> tuple[str, str, str, str]:
+    """Write one cost of both nets, the fraction kept, and the limit where there is one."""
+    fraction = quantity(compact / dense, "fraction") if dense else ""
+    return f"{compact:,}", f"{dense:,}", fraction, quantity(target, "fraction") if target < 1 else ""
 
 
 def _diagnostics(report: Report) -> list[str]:

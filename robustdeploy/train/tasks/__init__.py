@@ -1,1 +1,1 @@
-"""Ways to train, one file each."""
+"""Ways to train, one file each, and the steps that they share."""

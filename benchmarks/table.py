@@ -1,0 +1,155 @@
+"""Table: docs/results.md's figures, rendered from the row files and from nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import machine
+from rowfile import read_row
+from rows import METHODS, ROWS
+
+from robustdeploy.core.files import atomic_write_text
+from robustdeploy.errors import UsageError
+
+START, END = "<!-- made by benchmarks/results.py table -->", "<!-- end of what is made -->"
+PAGE = f"""# Results
+
+Every figure below is rendered from a `row.json` that lies beside the net that it is of; `benchmarks/README.md` says
+how to make and measure them again.
+
+{START}
+{END}
+"""
+ATTACKS = ("fgsm", "pgd-10", "pgd-50-10")
+
+Record = Mapping[str, Any]
+
+
+def write_table(results: Path, page: Path) -> int:
+    """Render all measured rows into ``page``, between its two markers; return how many there are.
+
+    A page that is not there yet is begun; one without the markers is a UsageError.
+    """
+    records = measured_rows(results)
+    text = page.read_text(encoding="utf-8") if page.exists() else PAGE
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise UsageError(f"{page} has no place for the table; write {START} and {END} on lines of their own there")
+    atomic_write_text(page, f"{before}{START}\n\n{rendered(records, _link(results, page))}\n{END}{after}")
+    return len(records)
+
+
+def measured_rows(results: Path) -> list[Record]:
+    """Return the row files of all rows that were measured, in the order of the rows."""
+    found = [read_row(results / row.name) for row in ROWS]
+    return [record for record in found if record is not None and "measured" in record]
+
+
+def _link(results: Path, page: Path) -> str:
+    """Return the way from the page to the results, as a link writes it."""
+    return Path(os.path.relpath(results, page.parent)).as_posix()
+
+
+def rendered(records: Sequence[Record], link: str) -> str:
+    """Return the table, what its rows have in common over several seeds, and under which conditions it was made."""
+    if not records:
+        return "Nothing has been measured yet.\n"
+    heads = ["net", "how", "seed", "MACs", "of dense", "parameters", "epochs", "n", "clean", *map(str.upper, ATTACKS)]
+    lines = ["Accuracies in %, with 95 % Clopper-Pearson intervals, on `n` test images.", "", _line(heads)]
+    lines += [_line(["---"] * len(heads)), *(_line(_cells(record, link)) for record in records)]
+    return "\n".join([*lines, *_over_seeds(records), "", *_conditions(records), ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(record: Record, link: str) -> list[str]:
+    return [
+        f"[{record['row']}]({link}/{record['row']})",
+        METHODS[record["method"]],
+        str(record["seed"]),
+        f"{record['macs']:,}",
+        f"{record['ops_fraction']:.4f}",
+        f"{record['params']:,}",
+        str(record["epochs"]),
+        f"{record['measured']['n']:,}",
+        *(_accuracy(record, attack) for attack in (None, *ATTACKS)),
+    ]
+
+
+def _accuracy(record: Record, attack: str | None) -> str:
+    row = _measurement(record, attack)
+    return f"{100 * row['value']:.2f} [{100 * row['low']:.2f}, {100 * row['high']:.2f}]"
+
+
+def _measurement(record: Record, attack: str | None) -> Record:
+    rows: list[Record] = record["measured"]["measurements"]
+    return next(row for row in rows if row.get("attack") == attack)
+
+
+def _over_seeds(records: Sequence[Record]) -> list[str]:
+    """Return one line for each kind of row that was made from several seeds: the mean and both ends."""
+    kinds: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        kind = tuple(record[part] for part in ("recipe", "ops_asked", "method", "epochs"))
+        kinds.setdefault(kind, []).append(record)
+    lines = []
+    for (recipe, ops, method, epochs), group in kinds.items():
+        if len(group) > 1:
+            parts = ", ".join(_span(group, attack) for attack in (None, *ATTACKS))
+            seeds = ", ".join(str(record["seed"]) for record in group)
+            lines.append(
+                f"{recipe} at {ops:g} of the operations, {METHODS[method]}, {epochs} epochs, mean (lowest to highest) "
+                f"over seeds {seeds}: {parts}."
+            )
+    return ["", *lines] if lines else []
+
+
+def _span(group: Sequence[Record], attack: str | None) -> str:
+    values = [100 * _measurement(record, attack)["value"] for record in group]
+    return f"{attack or 'clean'} {mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _conditions(records: Sequence[Record]) -> list[str]:
+    """Return what all figures depend on, each different one once, with the rows that it holds for."""
+    told: dict[str, list[str]] = {}
+    for record in records:
+        for sentence in (_attacked(record), _trained(record)):
+            told.setdefault(sentence, []).append(record["row"])
+    return [
+        f"- {sentence}" + ("" if len(names) == len(records) else f" ({', '.join(names)})")
+        for sentence, names in told.items()
+    ]
+
+
+def _attacked(record: Record) -> str:
+    found = record["measured"]
+    settings = "; ".join(_settings(row) for row in found["measurements"] if "attack" in row)
+    return (
+        f"Attacked in {found['precision']} at {found['threat']['norm']} eps {255 * found['threat']['eps']:g}/255: "
+        f"{settings}. On {machine.in_words(found['machine'])}."
+    )
+
+
+def _settings(row: Record) -> str:
+    given = dict(row["conditions"])
+    parts = [f"{given['steps']} steps of {255 * given['alpha']:g}/255"] if "alpha" in given else ["one step of eps"]
+    if given.get("restarts", 1) > 1:
+        parts.append(f"{given['restarts']} random starts")
+    if skipped := given.get("counted_as_broken"):
+        parts.append(f"on the images that {' and '.join(skipped)} left standing, all others counted as broken")
+    return f"{row['attack']} ({', '.join(parts)})"
+
+
+def _trained(record: Record) -> str:
+    made = record["training"]
+    return (
+        f"Trained on {made['images']:,} images of {record['data']}, {made['validation_images']:,} more held out of the "
+        f"training set for validation, in {made['precision']} on {machine.in_words(made['machine'])}."
+    )

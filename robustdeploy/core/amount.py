@@ -1,0 +1,87 @@
+"""Amount: a limit on a net's cost, as a fraction of what the dense net costs or as a number of its own."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+
+from robustdeploy.core.complaint import shown
+from robustdeploy.core.model import number_from_text
+
+_SCALE = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d{1,2}))?"
+_COUNT = re.compile(rf"\s*{_NUMBER}\s*(%|[kKMG]?)\s*")
+_BYTES = re.compile(rf"\s*{_NUMBER}\s*(%|[kKMG]?B?|[KMG]iB)\s*")
+_COUNT_SAYS = "0.3, 30% or 12.2M"
+_BYTES_SAYS = "0.3, 30% or 64KiB"
+
+
+def _refusal(examples: str, value: Any) -> ValueError:
+    return ValueError(
+        f"must be a fraction above 0 and at most 1, or a whole number above 1, such as {examples}, not {shown(value)}"
+    )
+
+
+def _number(pattern: re.Pattern[str], examples: str, value: Any) -> Any:
+    """Turn a text such as ``12.2M`` into a float; leave what is no text, and ``8/255``, to the usual ways."""
+    if not isinstance(value, str) or isinstance(value := number_from_text(value), float):
+        return value
+    if (match := pattern.fullmatch(value)) is None:
+        raise _refusal(examples, value)
+    # Decimal, because 12.2 times a million is not a whole number in binary.
+    number = Decimal(match[1]) * Decimal(10) ** int(match[2] or 0)
+    if match[3] == "%":
+        if not 0 < number <= 100:
+            raise _refusal(examples, value)
+        return float(number / 100)
+    if not match[3]:
+        return float(number)
+    unit = match[3].removesuffix("B").replace("K", "k").replace("ki", "Ki")
+    if (whole := int(number * _SCALE[unit])) <= 1:
+        raise _refusal(examples, value)
+    return float(whole)
+
+
+def _checked(examples: str, value: float) -> float:
+    if not value > 0 or (value > 1 and not value.is_integer()):
+        raise _refusal(examples, int(value) if value.is_integer() else value)
+    return value
+
+
+def _schema(text: str, description: str) -> WithJsonSchema:
+    ways = [
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+        {"type": "integer", "minimum": 1},
+        {"type": "string", "pattern": f"^{text}$"},
+    ]
+    return WithJsonSchema({"anyOf": ways, "description": description})
+
+
+_PERCENT = r"(?!0+(?:\.0+)?\s*%)(?:100(?:\.0+)?|\d{1,2}(?:\.\d+)?)\s*%"
+
+Amount = Annotated[
+    float,
+    BeforeValidator(lambda value: _number(_COUNT, _COUNT_SAYS, value)),
+    AfterValidator(lambda value: _checked(_COUNT_SAYS, value)),
+    _schema(rf"(?:{_PERCENT}|\d+(?:\.\d+)?\s*[kKMG])", "A fraction of the dense net, or a number such as 12.2M."),
+]
+"""At most 1 it is a fraction of the dense net; above 1, a whole number. ``30%``, ``12.2M`` and ``64k`` are accepted."""
+
+Bytes = Annotated[
+    float,
+    BeforeValidator(lambda value: _number(_BYTES, _BYTES_SAYS, value)),
+    AfterValidator(lambda value: _checked(_BYTES_SAYS, value)),
+    _schema(
+        rf"(?:{_PERCENT}|\d+(?:\.\d+)?\s*(?:[kKMG]?B|[kKMG]|[KMG]iB))",
+        "A fraction of the dense net, or a number of bytes such as 64KiB.",
+    ),
+]
+"""The same in bytes: ``KiB`` and ``MiB`` are powers of 1024, ``k`` and ``kB`` of 1000."""
+
+
+def absolute(amount: float, dense: float) -> float:
+    """Return the limit that ``amount`` means for a net whose dense form costs ``dense``."""
+    return amount * dense if amount <= 1 else amount

@@ -1,0 +1,133 @@
+"""Costs of a net under pruning, as functions of how many channels each group keeps, beside what its budget allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from robustdeploy.core.amount import absolute
+from robustdeploy.core.recipe import Budget
+from robustdeploy.cost.memory import peak_bytes, without_values
+from robustdeploy.cost.module import layer_macs, params
+from robustdeploy.errors import BudgetError
+from robustdeploy.onboard.draws import Draws, key
+from robustdeploy.prune.compact import compact_net
+from robustdeploy.prune.groups import ChannelGroup
+from robustdeploy.prune.operations import Floats, operation_model, parameter_model
+from robustdeploy.prune.peaks import peak_model
+
+NAMES = {"ops": "operations", "params": "parameters", "memory": "activation memory"}
+"""What the limits of a budget are called in a sentence."""
+UNITS = {"ops": "MACs", "params": "parameters", "memory": "bytes"}
+
+
+class Cost(Protocol):
+    """One cost; it never falls when a group keeps more."""
+
+    def of(self, kept: Floats) -> Floats:
+        """Return the cost of ``kept`` channels per group; a leading axis is a batch of choices."""
+        ...
+
+    def of_tensor(self, kept: Tensor) -> Tensor:
+        """Compute the same in torch, with gradients, for one choice."""
+        ...
+
+    def parts(self) -> list[npt.NDArray[np.int64]]:
+        """Return sets of groups that may fill the limit without the others; none where all of them always count."""
+        ...
+
+    def blamed(self, kept: Floats, limit: float) -> npt.NDArray[np.bool_]:
+        """Say which groups have a part in ``kept`` costing more than ``limit``."""
+        ...
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """The costs by name, what they are for the dense net, and the limits of those that have one.
+
+    All limits together are one number, the utilisation: the largest of cost over limit. A budget is met when that is at
+    most 1, and used up when it is near 1.
+    """
+
+    costs: Mapping[str, Cost]
+    dense: Mapping[str, float]
+    limits: Mapping[str, float]
+
+    def of(self, kept: Floats) -> dict[str, float]:
+        """Return every cost of one choice: ``ops`` in MACs, ``params``, ``memory`` in bytes."""
+        return {name: float(cost.of(kept)) for name, cost in self.costs.items()}
+
+    def utilisation(self, kept: Floats) -> Floats:
+        """Return the largest of cost over limit; a leading axis is a batch of choices. Without limits it is 0."""
+        used = [self.costs[name].of(kept) / limit for name, limit in self.limits.items()]
+        highest: Floats = np.maximum.reduce([np.zeros(kept.shape[:-1]), *used])
+        return highest
+
+    def blamed(self, kept: Floats, utilisation: float) -> npt.NDArray[np.bool_]:
+        """Say which groups have a part in ``kept`` going beyond ``utilisation``."""
+        parts = [self.costs[name].blamed(kept, utilisation * limit) for name, limit in self.limits.items()]
+        groups: npt.NDArray[np.bool_] = np.logical_or.reduce([np.zeros(kept.shape, dtype=bool), *parts])
+        return groups
+
+    @property
+    def binding(self) -> list[str]:
+        """The limits that the dense net does not keep."""
+        return [name for name, limit in self.limits.items() if self.dense[name] > limit]
+
+    def share(self, kept: Tensor) -> Tensor:
+        """Return the fraction of the dense net's cost, the mean over the binding limits, with gradients."""
+        shares = [self.costs[name].of_tensor(kept) / self.dense[name] for name in self.binding]
+        return torch.stack(shares).mean() if shares else kept.sum() * 0
+
+
+def cost_model(
+    net: nn.Module, groups: Sequence[ChannelGroup], image_shape: tuple[int, int, int], budget: Budget
+) -> CostModel:
+    """Model the operations and parameters of ``net``, and its activation memory where ``budget`` limits that.
+
+    Raises BudgetError when a limited cost cannot be modelled.
+    """
+    costs: dict[str, Cost] = {
+        "ops": operation_model(net, groups, layer_macs(net, image_shape)),
+        "params": parameter_model(net, groups),
+    }
+    if budget.memory is not None:
+        costs["memory"] = peak_model(net, groups, image_shape)
+    everything = np.array([group.size for group in groups], dtype=np.float64)
+    dense = {name: float(cost.of(everything)) for name, cost in costs.items()}
+    limits = {name: absolute(amount, dense[name]) for name, amount in budget.amounts.items()}
+    model = CostModel(costs, dense, limits)
+    _check(model, net, groups, image_shape)
+    return model
+
+
+def _check(model: CostModel, net: nn.Module, groups: Sequence[ChannelGroup], image_shape: tuple[int, int, int]) -> None:
+    """Count parameters and memory of two compact nets, so that a wrong model fails here and not after training.
+
+    The masks' rehearsal counts on the operations.
+    """
+    counted: dict[str, Callable[[nn.Module], int]] = {
+        "params": params,
+        "memory": partial(peak_bytes, image_shape=image_shape),
+    }
+    limited = [name for name in counted if name in model.limits]
+    blank = without_values(net)
+    for draw in Draws(key("costs"), [0, 1]).uniform(0, len(groups)) if limited else ():
+        counts = np.array([1 + int(share * group.size) for share, group in zip(draw, groups, strict=True)])
+        kept = {group.name: torch.arange(count) for group, count in zip(groups, counts, strict=True)}
+        small = compact_net(blank, groups, kept)
+        for name in limited:
+            told, found = float(model.costs[name].of(counts.astype(np.float64))), counted[name](small)
+            if round(told) != found:
+                raise BudgetError(
+                    f"the {NAMES[name]} of this {type(net).__name__} do not follow from its channel counts (expected "
+                    f"{told:,.0f} {UNITS[name]} of a smaller form, found {found:,}), so budget.{name} cannot be kept; "
+                    "limit budget.ops instead"
+                )

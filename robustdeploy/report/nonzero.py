@@ -1,0 +1,39 @@
+"""Nonzero costs: what a net has beside its zeros, as rows and in words, next to what a dense runtime executes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from robustdeploy.core.report import BudgetLine, Measurement, Report
+from robustdeploy.report.quantity import quantity
+
+DENSE_RUNTIME = "a dense runtime executes all MACs"
+
+
+def nonzero_rows(zeros: Mapping[str, Any] | None, budget: BudgetLine) -> Iterator[Measurement]:
+    """Return rows of the export's ``zeros``, as fractions of the dense net's costs; none where no weight is 0."""
+    if zeros is None:
+        return
+    macs, params = zeros["nonzero_macs"], zeros["nonzero_params"]
+    yield _row("nonzero_ops_fraction", macs, budget.dense_macs, "macs", "MACs by weights other than 0", DENSE_RUNTIME)
+    dense_store = "a dense file holds all parameters"
+    counts = "parameters beside the zeros among the weights of layers"
+    yield _row("nonzero_params_fraction", params, budget.dense_params, "params", counts, dense_store)
+
+
+def _row(metric: str, nonzero: int, dense: int, unit: str, counts: str, but: str) -> Measurement:
+    conditions = {"exact": True, "counts": counts, unit: nonzero, f"dense_{unit}": dense, "runtime": but}
+    return Measurement(metric=metric, where="board", value=nonzero / dense, unit="fraction", n=1, conditions=conditions)
+
+
+def nonzero_note(report: Report) -> str:
+    """Say what zeros among the weights do not save, for beside the operations; empty where no weight is 0."""
+    row = next((row for row in report.measurements if row.metric == "nonzero_ops_fraction"), None)
+    if row is None:
+        return ""
+    executed = quantity(report.budget.macs / report.budget.dense_macs, "fraction")
+    return (
+        f"{quantity(row.value, 'fraction')} of the dense net's MACs are by weights other than 0; {DENSE_RUNTIME}, "
+        f"{executed}: these zeros save no operation and no time there."
+    )

@@ -1,0 +1,76 @@
+"""The desk: where a training keeps its checkpoints and its log. Rank 0 alone writes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from robustdeploy.core.files import atomic_write_text, canonical_json
+from robustdeploy.errors import TrainingError
+from robustdeploy.train import ranks
+from robustdeploy.train.checkpoints import State, load_checkpoint, save_checkpoint, state_from_bytes, state_to_bytes
+from robustdeploy.train.training import Training
+
+
+class Desk:
+    """The folder of one training: ``checkpoints/``, in it ``healthy/``, and ``metrics.jsonl``.
+
+    The other ranks get what rank 0 reads there; their own ``folder`` is never touched.
+    """
+
+    def __init__(self, folder: Path, training: str) -> None:
+        self.log = folder / "metrics.jsonl"
+        self._checkpoints = folder / "checkpoints"
+        self._healthy = folder / "checkpoints" / "healthy"
+        self._training = training
+        self._saved_at = time.monotonic()
+
+    def resume(self, training: Training) -> bool:
+        """Put ``training`` where its newest sound checkpoint is; return whether there was one."""
+        found = [self._read(folder) for folder in (self._checkpoints, self._healthy)]
+        states = [state for state in found if state is not None]
+        return self._restored(training, max(states, key=lambda state: state.step) if states else None)
+
+    def go_back(self, training: Training) -> None:
+        """Put ``training`` where it was last known to be healthy; what happened since is forgotten, but not why."""
+        events = training.events
+        if not self._restored(training, self._read(self._healthy)):
+            raise TrainingError(
+                f"the training has collapsed and its last healthy state is gone from {self._healthy}: "
+                "repeat the command with --force, and with a smaller train.task alpha or train.lr"
+            )
+        training.events = events
+        training.attach()
+        self.save(training, healthy=True)
+
+    def save(self, training: Training, *, healthy: bool = False) -> None:
+        """Write a checkpoint; one known to be ``healthy`` stays until there is a newer one."""
+        state = training.state()
+        if ranks.rank() == 0:
+            save_checkpoint(self._checkpoints, state)
+            if healthy:
+                save_checkpoint(self._healthy, state, kept=1)
+            self.write_log(training)
+        self._saved_at = time.monotonic()
+
+    def due(self, every_s: float) -> bool:
+        """Whether the last checkpoint is older than ``every_s`` seconds."""
+        return time.monotonic() - self._saved_at > every_s
+
+    def write_log(self, training: Training) -> None:
+        """Write one JSON line per epoch."""
+        if ranks.rank() == 0:
+            atomic_write_text(self.log, "".join(canonical_json(record) + "\n" for record in training.records))
+
+    def _read(self, folder: Path) -> State | None:
+        return load_checkpoint(folder, self._training) if ranks.rank() == 0 else None
+
+    def _restored(self, training: Training, state: State | None) -> bool:
+        """Hand rank 0's state to all ranks: they need no file system in common."""
+        content = None if state is None or ranks.world() == 1 else state_to_bytes(state)
+        if (sent := ranks.shared(content, training.device)) is not None:
+            state = state_from_bytes(sent)
+        if state is None:
+            return False
+        training.restore(state)
+        return True

@@ -1,0 +1,121 @@
+"""The sentinel against catastrophic overfitting: when single-step training stops being training against attacks.
+
+A net trained against one gradient step may learn, within a fraction of an epoch, to beat that step alone: its
+accuracy under FGSM soars while PGD finds every image (Wong, Rice and Kolter, ICLR 2020). Several times an epoch a few
+held-out images are attacked; on a suspicion more of them are, and when that confirms it the training goes back to its
+last healthy state and on with a task that is harder to cheat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from robustdeploy.attacks.fgsm import Fgsm
+from robustdeploy.attacks.pgd import Pgd
+from robustdeploy.attacks.protocol import input_gradient
+from robustdeploy.core.registry import TASKS
+from robustdeploy.cost.module import evaluating
+from robustdeploy.data.images import Images
+from robustdeploy.data.noise import Noise
+from robustdeploy.onboard.draws import key
+from robustdeploy.onboard.types import Threat
+from robustdeploy.train import ranks
+from robustdeploy.train.protocol import Replaying, Task
+
+PROBE = 64
+"""Held-out images of a probe."""
+CONFIRM = 512
+"""Held-out images, at most, that confirm a suspicion."""
+STRONG_NOISE_EPS = 16 / 255
+"""Largest eps at which N-FGSM's noise, three times eps in all, still leaves the image to be seen; the paper's range."""
+LADDER: tuple[tuple[str, dict[str, int]], ...] = (("n-fgsm", {}), ("pgd", {"steps": 4}))
+"""What takes the task's place after the first and second collapse: stronger noise (de Jorge et al., NeurIPS 2022) at
+the same cost, then several smaller steps, which cannot be cheated that way and are no longer watched."""
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """Signals of one probe, on ``n`` held-out images at ``step``; accuracies in [0, 1]."""
+
+    step: int
+    n: int
+    fgsm: float
+    pgd10: float
+    alignment: float
+    """Mean cosine of the input gradients at the image and at a random point of the ball; it falls before a collapse
+    (Andriushchenko and Flammarion, NeurIPS 2020)."""
+    interior: float
+    """Share of the images that are right at the end of the FGSM step and wrong somewhere on the way (Kim, Lee and Lee,
+    AAAI 2021)."""
+
+    @property
+    def gap(self) -> float:
+        """Accuracy that the single step does not find to be false: a few points in a healthy training."""
+        return self.fgsm - self.pgd10
+
+
+def vital_signs(net: nn.Module, images: Images, n: int, threat: Threat, seed: int, step: int) -> Vitals:
+    """Attack the first ``n`` held-out images and return the signals. The net is in eval mode meanwhile."""
+    pixels, labels = images.images[:n].float() / 255, images.labels[:n]
+    noise = Noise(key(seed, "probe"), torch.arange(len(labels), device=labels.device))
+    with evaluating(net), torch.no_grad():
+        single = Fgsm()(net, pixels, labels, threat, noise)
+        several = Pgd(steps=10)(net, pixels, labels, threat, noise)
+        right = net(single).argmax(1) == labels
+        inside = torch.zeros_like(right)
+        for part in (0.25, 0.5, 0.75):
+            inside |= net(pixels + part * (single - pixels)).argmax(1) != labels
+        standing = net(several).argmax(1) == labels
+        aligned = _alignment(net, pixels, labels, threat, noise)
+    signals = torch.stack([aligned, *(share.float().mean() for share in (right, standing, right & inside))])
+    alignment, fgsm, pgd10, interior = ranks.from_first(signals).tolist()
+    return Vitals(step, len(labels), fgsm, pgd10, alignment, interior)
+
+
+def _alignment(net: nn.Module, pixels: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
+    moved = (pixels + threat.eps * (2 * noise.uniform(1, tuple(pixels.shape[1:])) - 1)).clamp(0, 1)
+    here, there = (input_gradient(net, points, labels)[0].flatten(1).float() for points in (pixels, moved))
+    return nn.functional.cosine_similarity(here, there).mean()
+
+
+def suspicious(now: Vitals, before: Sequence[Vitals]) -> bool:
+    """Whether a probe's signals call for a look at more images. Cheap to be wrong about."""
+    recent = [vitals.alignment for vitals in before[-5:]]
+    misaligned = len(recent) == 5 and now.alignment < 0.5 * median(recent)
+    return now.gap > 0.15 or _drop(now, before) > 0.15 or now.interior > 0.1 or misaligned
+
+
+def collapse(now: Vitals, before: Sequence[Vitals]) -> str | None:
+    """Say why the training counts as collapsed on the images that were to confirm it, or None.
+
+    A healthy net's gap is 3 to 10 points, and a drop alone may be a large learning rate.
+    """
+    if now.gap > 0.2:
+        return f"FGSM leaves {now.fgsm:.1%} of {now.n} held-out images right, PGD-10 only {now.pgd10:.1%}"
+    if (drop := _drop(now, before)) > 0.1 and now.gap > 0.12:
+        return f"accuracy under PGD-10 fell by {drop:.1%} to {now.pgd10:.1%} (n = {now.n}), FGSM leaves {now.fgsm:.1%}"
+    return None
+
+
+def _drop(now: Vitals, before: Sequence[Vitals]) -> float:
+    return max((vitals.pgd10 for vitals in before), default=now.pgd10) - now.pgd10
+
+
+def watches(task: Task | Replaying) -> bool:
+    """Whether ``task`` can collapse: it trains against a single step."""
+    return bool(getattr(task, "single_step", False))
+
+
+def task_after(task: Task | Replaying, collapses: int, eps: float) -> Task | Replaying:
+    """Return the task to train with after ``collapses`` of them; it keeps the share of clean images."""
+    if not collapses:
+        return task
+    ladder = LADDER if eps <= STRONG_NOISE_EPS else LADDER[1:]
+    name, options = ladder[min(collapses, len(ladder)) - 1]
+    safer: Task = TASKS.build(name, {**options, "clean": getattr(task, "clean", 0.0)})
+    return safer

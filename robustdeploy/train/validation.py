@@ -1,0 +1,59 @@
+"""Validation on held-out training images, and the choice between the best epoch and the last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustdeploy.attacks.pgd import Pgd
+from robustdeploy.cost.module import evaluating
+from robustdeploy.data.noise import Noise
+from robustdeploy.onboard.draws import key
+from robustdeploy.train import ranks
+from robustdeploy.train.plan import Plan
+
+VALIDATED = 512
+"""Held-out images, at most, that an epoch is validated on."""
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One bool per held-out image: right as it is, and right under PGD-10."""
+
+    clean: Tensor
+    robust: Tensor
+
+    def record(self) -> dict[str, float]:
+        """Return accuracies and sample count, for the log."""
+        return {
+            "validation_clean": float(self.clean.float().mean()),
+            "validation_pgd10": float(self.robust.float().mean()),
+            "validation_n": len(self.clean),
+        }
+
+
+def validate(module: nn.Module, plan: Plan) -> Validation:
+    """Judge ``module`` in eval mode and float32, always on the same images under the same attack noise."""
+    images, labels = plan.validation.images[:VALIDATED].float() / 255, plan.validation.labels[:VALIDATED]
+    noise = Noise(key(plan.seed, "validation"), torch.arange(len(labels), device=labels.device))
+    with evaluating(module), torch.no_grad():
+        attacked = Pgd(steps=10)(module, images, labels, plan.threat, noise)
+        clean, robust = (module(x).argmax(1) == labels for x in (images, attacked))
+    clean, robust = ranks.from_first(torch.stack([clean, clean & robust]).to(torch.uint8)).bool()
+    return Validation(clean, robust)
+
+
+def significantly_better(best: Tensor, last: Tensor) -> bool:
+    """Whether outcomes ``best`` beat ``last`` on the same images beyond chance: a one-sided exact sign test at 5 %.
+
+    The highest of many noisy figures is mostly the luckiest, so without such evidence the last epoch is taken.
+    """
+    from scipy.stats import binomtest
+
+    only_best, only_last = int((best & ~last).sum()), int((last & ~best).sum())
+    if only_best <= only_last:
+        return False
+    return bool(binomtest(only_best, only_best + only_last, 0.5, alternative="greater").pvalue < SIGNIFICANT)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustdeploy.core.recipe import Budget
+from robustdeploy.cost.memory import peak_bytes
+from robustdeploy.cost.module import macs, params
+from robustdeploy.errors import BudgetError
+from robustdeploy.prune.costs import cost_model
+from robustdeploy.prune.groups import find_groups
+
+SHAPE = (3, 12, 12)
+
+
+@pytest.fixture
+def made(users):
+    def make(name="flat", **limits):
+        torch.manual_seed(0)
+        net = users[name](10, 3)
+        groups = find_groups(net, SHAPE).groups
+        return net, cost_model(net, groups, SHAPE, Budget(**limits)), np.array([group.size for group in groups], float)
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["flat", "dense", "doubled", "grouped"])
+def test_the_dense_costs_are_those_of_the_net(made, name):
+    net, model, dense = made(name, ops=0.5, params=0.5, memory=0.5)
+    expected = {"ops": macs(net, SHAPE), "params": params(net), "memory": peak_bytes(net, SHAPE)}
+    assert model.of(dense) == pytest.approx(expected, rel=1e-12)
+    assert dict(model.dense) == pytest.approx(expected, rel=1e-12)
+    assert model.limits == pytest.approx({name: cost / 2 for name, cost in expected.items()})
+
+
+def test_memory_is_modelled_only_where_it_is_limited(made):
+    assert set(made(ops=0.5)[1].costs) == {"ops", "params"}
+    assert set(made(memory=0.5)[1].costs) == {"ops", "params", "memory"}
+
+
+def test_utilisation_is_the_largest_of_cost_over_limit(made):
+    _, model, dense = made(ops=0.5, params=4000, memory=0.8)
+    rng = np.random.default_rng(0)
+    many = np.array([[rng.integers(1, size + 1) for size in dense] for _ in range(50)], float)
+    together = model.utilisation(many)
+    fullest = set()
+    for kept, utilisation in zip(many, together, strict=True):
+        shares = {name: cost / model.limits[name] for name, cost in model.of(kept).items()}
+        assert (
+            utilisation
+            == pytest.approx(max(shares.values()), rel=1e-12)
+            == pytest.approx(float(model.utilisation(kept)))
+        )
+        fullest.add(max(shares, key=shares.__getitem__))
+    assert len(fullest) >= 2
+    _, free, dense = made()
+    assert float(free.utilisation(dense)) == 0
+
+
+def test_utilisation_never_falls_when_a_group_keeps_more(made):
+    _, model, dense = made("doubled", ops=0.5, params=0.4, memory=0.6)
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        fewer = np.array([rng.integers(1, size + 1) for size in dense], float)
+        more = np.minimum(dense, fewer + rng.integers(0, 3, len(dense)))
+        assert model.utilisation(more) >= model.utilisation(fewer)
+
+
+def test_the_share_is_the_mean_over_the_limits_that_bind(made):
+    """A limit that the dense net keeps charges nothing."""
+    _, model, dense = made(ops=0.5, params=0.4, memory=10**9)
+    assert model.binding == ["ops", "params"]
+    kept = torch.tensor(dense - 1, requires_grad=True)
+    share = model.share(kept)
+    costs = model.of(dense - 1)
+    expected = (costs["ops"] / model.dense["ops"] + costs["params"] / model.dense["params"]) / 2
+    assert float(share.detach()) == pytest.approx(expected, rel=1e-12)
+    share.backward()
+    assert (kept.grad > 0).all()
+    _, met, dense = made(ops=10**9)
+    assert (met.binding, float(met.share(torch.tensor(dense)))) == ([], 0)
+
+
+def test_groups_are_blamed_for_the_limits_that_are_broken(made):
+    _, model, dense = made("flat", ops=1.0, memory=0.5)
+    assert (
+        model.blamed(dense, 1.0).tolist() == model.costs["memory"].blamed(dense, 0.5 * model.dense["memory"]).tolist()
+    )
+    _, both, dense = made("flat", ops=0.5, memory=0.5)
+    assert both.blamed(dense, 1.0).all()
+
+
+class Tied(nn.Module):
+    """Two layers that share one weight: compaction makes two of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3)
+        self.third = nn.Conv2d(6, 6, 3)
+        self.third.weight = self.second.weight
+        self.out = nn.Linear(6, 10)
+
+    def forward(self, images):
+        return self.out(self.third(torch.relu(self.second(torch.relu(self.first(images))))).mean((2, 3)))
+
+
+def test_a_cost_that_does_not_follow_from_the_channels_is_refused():
+    net = Tied()
+    groups = find_groups(net, SHAPE).groups
+    cost_model(net, groups, SHAPE, Budget(ops=0.5))
+    with pytest.raises(
+        BudgetError, match=r"parameters of this Tied do not follow .* budget.params cannot be kept; limit"
+    ):
+        cost_model(net, groups, SHAPE, Budget(params=0.5))
+
+
+class Decides(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.out = nn.Conv2d(3, 6, 3), nn.Linear(6, 10)
+
+    def forward(self, images):
+        maps = torch.relu(self.first(images))
+        return self.out(maps.mean((2, 3)) if images.sum() < 1e9 else maps.amax((2, 3)))
+
+
+def test_a_memory_budget_needs_a_net_that_can_be_traced():
+    net = Decides()
+    groups = find_groups(net, SHAPE).groups
+    assert set(cost_model(net, groups, SHAPE, Budget(ops=0.5, params=0.5)).costs) == {"ops", "params"}
+    with pytest.raises(BudgetError, match="cannot be traced"):
+        cost_model(net, groups, SHAPE, Budget(memory=0.5))

@@ -1,0 +1,85 @@
+"""One of several processes of a small training; run by test_ranks.py. Writes what it ended with as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from robustdeploy.core.interrupts import catch_signals
+from robustdeploy.core.recipe import Budget, Data, Train
+from robustdeploy.data.load import load_data
+from robustdeploy.nets.cifar_resnet import CifarResNet
+from robustdeploy.nets.normalised import Normalised
+from robustdeploy.onboard.types import Threat
+from robustdeploy.prune.masks import Masks
+from robustdeploy.train import ranks
+from robustdeploy.train.loop import fit
+from robustdeploy.train.plan import Plan
+from robustdeploy.train.tasks.fastat import FastAt
+from robustdeploy.train.tasks.free import Free
+
+
+class Stop(Exception):
+    """What ends a training as a lost process would."""
+
+
+def digest(state):
+    """Return one hash of all tensors of a state dict."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        whole.update(name.encode())
+        whole.update(tensor.detach().contiguous().numpy().tobytes())
+    return whole.hexdigest()
+
+
+def train(folder, task, stop_at):
+    """Train ResNet-8 on digits under masks for twelve steps; end after ``stop_at`` of them as if killed."""
+    data = load_data(Data())
+    torch.manual_seed(0)
+    net = Normalised(CifarResNet(1, (4, 8, 8), 10, 1), [0.3], [0.4])
+    pruning = Masks(warmup=0.1, freeze=0.5).begin(net, (1, 8, 8), Budget(ops=0.4))
+    plan = Plan(
+        train=data.train.select(torch.arange(128)),
+        validation=data.validation.select(torch.arange(24)),
+        task={"fastat": FastAt, "free": Free}[task](),
+        threat=Threat(eps=0.1),
+        options=Train(epochs=3, batch_size=32, lr=0.1, precision="fp32", checkpoint_every_s=0),
+        seed=0,
+        shift=1,
+    )
+    steps = []
+
+    def progress(step, total, numbers):
+        steps.append(numbers["loss"])
+        if step == stop_at:
+            raise Stop
+
+    with catch_signals():
+        trained = fit(net, pruning, plan, folder, progress)
+    return {
+        "losses": steps,
+        "net": digest(trained.net.state_dict()),
+        "masks": {name: index.tolist() for name, index in pruning.kept().items()},
+        "costs": dict(pruning.costs()),
+        "dense": dict(pruning.model.dense),
+        "records": trained.records,
+    }
+
+
+def main(jobs):
+    """Train along in one job after the other, each ``folder task stop_at``; write every outcome beside its folder."""
+    with ranks.joined(torch.device("cpu")):
+        for folder, task, stop_at in jobs:
+            try:
+                outcome = train(Path(folder), task, stop_at)
+            except Stop:
+                continue
+            Path(f"{folder}.rank{ranks.rank()}.json").write_text(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
