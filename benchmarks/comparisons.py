@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from oneshot import pruned_once
-from plans import fresh_net, plan_from
 from rows import Row
 from torch import nn
 
@@ -38,6 +37,7 @@ from robustdeploy.nets.size import resize_modules
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, load_info, load_net, save_net
 from robustdeploy.pipeline import Talk
 from robustdeploy.train.loop import fit
+from robustdeploy.train.setup import fresh_net, plan_from
 from robustdeploy.train.stage import device_from
 
 Phases = Mapping[str, int]

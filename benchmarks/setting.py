@@ -9,13 +9,13 @@ from typing import Any
 
 import reference
 import torch
-from plans import fresh_net, plan_from
 
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.registry import PRUNERS
 from robustdeploy.data.load import Loaded
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train.loop import Progress, Trained, fit
+from robustdeploy.train.setup import fresh_net, plan_from
 
 
 @dataclass(frozen=True)

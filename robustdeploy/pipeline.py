@@ -90,7 +90,8 @@ def prune(
     from robustdeploy.data.load import load_data
     from robustdeploy.evaluate.attack import adversaries_from
     from robustdeploy.train import ranks
-    from robustdeploy.train.stage import check_trainable, device_from, train_dense, train_pruned
+    from robustdeploy.train.setup import device_from, is_pruned
+    from robustdeploy.train.stage import check_trainable, train_dense, train_pruned
 
     loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops)
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
@@ -104,7 +105,7 @@ def prune(
         for leave in ("device", "checkpoint_every_s"):
             del parameters["train"][leave]
         stages = [("train", train_pruned, parameters)]
-        if loaded.baseline and loaded.budget.amounts:
+        if loaded.baseline and is_pruned(loaded):
             dense = {part: value for part, value in parameters.items() if part not in ("prune", "budget")}
             stages.insert(0, ("dense", train_dense, dense))
         for stage_name, work, its in stages:
@@ -125,7 +126,7 @@ def follow(recipe: Recipe) -> None:
     """Train along with the process that calls ``prune`` with this recipe; for all but rank 0 under ``torchrun``."""
     from robustdeploy.data.load import load_data
     from robustdeploy.train import ranks
-    from robustdeploy.train.stage import device_from
+    from robustdeploy.train.setup import device_from
     from robustdeploy.train.stage import follow as follow_rank_0
 
     data = load_data(recipe.data)
@@ -204,13 +205,13 @@ def evaluate(
     from robustdeploy.evaluate.stage import evaluate as evaluate_on_board
     from robustdeploy.export.bundle import GOLDEN, golden_from, read_bundle
     from robustdeploy.nets.store import load_info
-    from robustdeploy.train.stage import device_from
+    from robustdeploy.train.setup import device_from, is_pruned
 
     goal = load_target(target) if isinstance(target, str) else target
     with _working(run):
         train = _sealed(run, "train", "robustdeploy prune")
         exported = _sealed(run, f"export/{goal.name}", f"robustdeploy export --target {goal.name}")
-        has_dense = run.recipe.baseline and bool(run.recipe.budget.amounts)
+        has_dense = run.recipe.baseline and is_pruned(run.recipe)
         dense = _sealed(run, "dense", "robustdeploy prune") if has_dense else None
         info = load_info(train.folder)
         where = run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data})

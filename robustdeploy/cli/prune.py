@@ -63,7 +63,7 @@ def prune(
     facts = manifest.facts
     text = (
         f"{facts['macs']:,} of {facts['dense_macs']:,} MACs kept ({facts['macs'] / facts['dense_macs']:.4f}), "
-        f"{facts['params']:,} parameters{_memory(facts)}\n{_certificate(facts)}"
+        f"{facts['params']:,} parameters{_memory(facts)}\n{_zeros(facts)}{_certificate(facts)}"
         f"{run.root / 'train' / 'model.safetensors'} is written; "
         f"next: robustdeploy export {run.root} --target {target or 'host-cpu'}"
     )
@@ -75,6 +75,14 @@ def _memory(facts: dict[str, Any]) -> str:
     if facts.get("memory_bytes") is None:
         return ""
     return f", {facts['memory_bytes'] / 1024:,.1f} KiB of activation memory for one image"
+
+
+def _zeros(facts: dict[str, Any]) -> str:
+    """Return the line that says what masked weights are worth, where weights are what was masked."""
+    if (nonzero := facts.get("nonzero_macs")) is None:
+        return ""
+    share = nonzero / facts["dense_macs"]
+    return f"{nonzero:,} MACs ({share:.4f}) are by weights other than 0; a dense runtime gains no time from the zeros\n"
 
 
 def _certificate(facts: dict[str, Any]) -> str:

@@ -62,27 +62,27 @@ def counts_below(model: CostModel, values: Values, limits: Limits, utilisation: 
     """
     utilisation = max(utilisation, float(model.utilisation(limits.fewest.astype(float))))
     counts, free = limits.fewest, np.ones(len(limits.most), dtype=bool)
+    owners = np.repeat(np.arange(len(values)), [len(value) for value in values])
+    ranked = owners[np.argsort(-np.concatenate(list(values)), kind="stable")]
     while free.any():
-        fixed = np.where(free, -1, counts)
-        ranked = np.sort(np.concatenate([value for value, more in zip(values, free, strict=True) if more]))[::-1]
+        fixed, ranked = np.where(free, -1, counts), ranked[free[ranked]]
         low, high = 0, len(ranked)
         while low < high:  # the most channels whose counts still fit
             middle = (low + high + 1) // 2
-            if model.utilisation(_counts_above(values, limits, ranked[middle - 1], fixed).astype(float)) <= utilisation:
+            if model.utilisation(_counts_of(ranked[:middle], limits, fixed).astype(float)) <= utilisation:
                 low = middle
             else:
                 high = middle - 1
-        counts = _counts_above(values, limits, ranked[low - 1] if low else np.inf, fixed)
+        counts = _counts_of(ranked[:low], limits, fixed)
         if low == len(ranked):
             break
-        beyond = _counts_above(values, limits, ranked[low], fixed)
-        free &= ~model.blamed(beyond.astype(float), utilisation)
+        free &= ~model.blamed(_counts_of(ranked[: low + 1], limits, fixed).astype(float), utilisation)
     return counts
 
 
-def _counts_above(values: Values, limits: Limits, threshold: float, fixed: Counts) -> Counts:
-    """Count the values that reach ``threshold``, except in groups whose count is fixed (not −1)."""
-    counted = limits.snap(np.array([int((value >= threshold).sum()) for value in values], dtype=np.int64))
+def _counts_of(owners: Counts, limits: Limits, fixed: Counts) -> Counts:
+    """Count the channels by the groups that own them, except in groups whose count is fixed (not −1)."""
+    counted = limits.snap(np.bincount(owners, minlength=len(fixed)))
     return np.where(fixed < 0, counted, fixed)
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.recipe import Budget
@@ -35,16 +35,12 @@ class Cost(Protocol):
         """Return the cost of ``kept`` channels per group; a leading axis is a batch of choices."""
         ...
 
-    def of_tensor(self, kept: Tensor) -> Tensor:
-        """Compute the same in torch, with gradients, for one choice."""
-        ...
-
     def parts(self) -> list[npt.NDArray[np.int64]]:
         """Return sets of groups that may fill the limit without the others; none where all of them always count."""
         ...
 
-    def blamed(self, kept: Floats, limit: float) -> npt.NDArray[np.bool_]:
-        """Say which groups have a part in ``kept`` costing more than ``limit``."""
+    def blamed(self, kept: Floats, limit: float, share: float) -> npt.NDArray[np.bool_]:
+        """Say which groups have a part in ``kept`` using more than ``share`` of ``limit``."""
         ...
 
 
@@ -72,7 +68,7 @@ class CostModel:
 
     def blamed(self, kept: Floats, utilisation: float) -> npt.NDArray[np.bool_]:
         """Say which groups have a part in ``kept`` going beyond ``utilisation``."""
-        parts = [self.costs[name].blamed(kept, utilisation * limit) for name, limit in self.limits.items()]
+        parts = [self.costs[name].blamed(kept, limit, utilisation) for name, limit in self.limits.items()]
         groups: npt.NDArray[np.bool_] = np.logical_or.reduce([np.zeros(kept.shape, dtype=bool), *parts])
         return groups
 
@@ -80,11 +76,6 @@ class CostModel:
     def binding(self) -> list[str]:
         """The limits that the dense net does not keep."""
         return [name for name, limit in self.limits.items() if self.dense[name] > limit]
-
-    def share(self, kept: Tensor) -> Tensor:
-        """Return the fraction of the dense net's cost, the mean over the binding limits, with gradients."""
-        shares = [self.costs[name].of_tensor(kept) / self.dense[name] for name in self.binding]
-        return torch.stack(shares).mean() if shares else kept.sum() * 0
 
 
 def cost_model(

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustdeploy.prune.groups import ChannelGroup, Normalisation
 
@@ -32,22 +31,14 @@ class Bilinear:
         total: Floats = (self.scale * out * in_).sum(-1)
         return total
 
-    def of_tensor(self, kept: Tensor) -> Tensor:
-        """Compute the same as ``of`` in torch, with gradients, for one choice."""
-        out0, out, in0, in_, scale = (
-            torch.as_tensor(part).to(kept) for part in (self.out0, self.out, self.in0, self.in_, self.scale)
-        )
-        total: Tensor = (scale * (out0 + out @ kept) * (in0 + in_ @ kept)).sum()
-        return total
-
     def parts(self) -> list[npt.NDArray[np.int64]]:
         """Return no smaller parts: every group has a share in the one sum."""
         return []
 
-    def blamed(self, kept: Floats, limit: float) -> npt.NDArray[np.bool_]:
-        """Say which groups have a part in ``kept`` costing more than ``limit``: all that cost anything, or none."""
+    def blamed(self, kept: Floats, limit: float, share: float) -> npt.NDArray[np.bool_]:
+        """Say which groups have a part in ``kept`` using more than ``share`` of ``limit``: all with a cost, or none."""
         costs: npt.NDArray[np.bool_] = (self.out != 0).any(0) | (self.in_ != 0).any(0)
-        return costs & bool(self.of(kept) > limit)
+        return costs & bool(self.of(kept) / limit > share)
 
 
 @dataclass(frozen=True)

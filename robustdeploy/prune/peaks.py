@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustdeploy.cost.memory import Trace
 from robustdeploy.prune.groups import ChannelGroup
@@ -27,18 +26,13 @@ class Peaks:
         most: Floats = (self.constant + kept @ self.slope.T).max(-1)
         return most
 
-    def of_tensor(self, kept: Tensor) -> Tensor:
-        """Compute the same as ``of`` in torch, with gradients, for one choice."""
-        constant, slope = (torch.as_tensor(part).to(kept) for part in (self.constant, self.slope))
-        return (constant + slope @ kept).amax()
-
     def parts(self) -> list[npt.NDArray[np.int64]]:
         """Return per moment the groups whose maps exist then, those of most bytes per channel first."""
         return [np.argsort(-row, kind="stable")[: np.count_nonzero(row)] for row in self.slope]
 
-    def blamed(self, kept: Floats, limit: float) -> npt.NDArray[np.bool_]:
-        """Say which groups have maps at a moment when ``kept`` channels take more than ``limit``."""
-        above = self.constant + kept @ self.slope.T > limit
+    def blamed(self, kept: Floats, limit: float, share: float) -> npt.NDArray[np.bool_]:
+        """Say which groups have maps at a moment when ``kept`` channels take more than ``share`` of ``limit``."""
+        above = (self.constant + kept @ self.slope.T) / limit > share
         groups: npt.NDArray[np.bool_] = (self.slope[above] != 0).any(0)
         return groups
 

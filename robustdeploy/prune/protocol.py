@@ -61,7 +61,10 @@ class Pruning(Protocol):
 
 
 class Pruner(Protocol):
-    """A way to prune while training. Its dataclass fields are its options."""
+    """A way to prune while training. Its dataclass fields are its options.
+
+    A class attribute ``needs_budget`` that is false has it prune without a budget too.
+    """
 
     def begin(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> Pruning:
         """Attach to ``net`` for ``budget``, all of whose limits must be met.

@@ -21,6 +21,7 @@ from robustdeploy.prune.weight_budget import Limit, layer_weights, priced, weigh
 from robustdeploy.prune.weight_masks import Course, WeightMaskedNet
 
 BINS = 4096
+"""In which values are counted to find the threshold, before the few in its own bin are sorted."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Weights:
 
     def _fewest(self, sizes: Sequence[int], limits: Sequence[Limit]) -> tuple[int, ...]:
         """Return how many weights of each layer stay in any case: by the floor, or one where that is too many."""
-        shares = [(limit.most - limit.cost.fixed) / (limit.cost.dense - limit.cost.fixed) for limit in limits]
+        shares = [(limit.most - limit.cost.fixed) / max(1, limit.cost.dense - limit.cost.fixed) for limit in limits]
         share = self.floor * max(0.0, min(shares, default=1.0))
         floored, single = [max(1, math.ceil(share * size)) for size in sizes], [1 for _ in sizes]
         for limit in limits:

@@ -16,6 +16,7 @@ from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import BudgetLine, ChannelCount, Figures, Measurement, Report
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.evidence import EvaluationRows
+from robustdeploy.report.collapse import collapse_diagnostics
 from robustdeploy.report.judge import judge
 from robustdeploy.report.nonzero import nonzero_rows
 
@@ -27,6 +28,7 @@ def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Seal
     channels = tuple(ChannelCount(**channel) for channel in train.manifest.facts["channels"])
     zeros = export.manifest.facts.get("zeros")
     measurements = (*rows.measurements, *_cost_rows(budget), *nonzero_rows(zeros, budget))
+    diagnostics = (*rows.diagnostics, *collapse_diagnostics(train.manifest.facts))
     return Report(
         name=name,
         target=target,
@@ -38,10 +40,10 @@ def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Seal
         budget=budget,
         board=_json(evaluation.folder / "facts.json"),
         measurements=measurements,
-        diagnostics=rows.diagnostics,
+        diagnostics=diagnostics,
         figures=Figures(channels=channels, latency=rows.figures.latency, samples=rows.figures.samples),
         rules=recipe.gate,
-        verdict=judge(measurements, rows.diagnostics, recipe.gate),
+        verdict=judge(measurements, diagnostics, recipe.gate),
     )
 
 

@@ -41,7 +41,6 @@ class Desk:
             )
         training.events = events
         training.attach()
-        self.save(training, healthy=True)
 
     def save(self, training: Training, *, healthy: bool = False) -> None:
         """Write a checkpoint; one known to be ``healthy`` stays until there is a newer one."""

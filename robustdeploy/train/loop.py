@@ -169,9 +169,9 @@ def _is_best(robust: Tensor, best: Best | None) -> bool:
 
 
 def _signals(training: Training) -> dict[str, float]:
-    """Return the latest probe's signals, for the log."""
-    if not training.vitals:
-        return {}
+    """Return the collapses so far and the latest probe's signals, for the log."""
+    if not training.vitals:  # none yet, or back at the start and on with a task that is not watched
+        return {"collapses": len(training.events)} if training.events else {}
     latest = training.vitals[-1]
     shown = ("fgsm", "pgd10", "alignment", "interior", "n")
     return {"collapses": len(training.events), **{f"probe_{name}": getattr(latest, name) for name in shown}}

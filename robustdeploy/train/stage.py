@@ -17,14 +17,13 @@ from robustdeploy.core.amount import absolute
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.recipe import Budget, Recipe
-from robustdeploy.core.registry import PRUNERS, TASKS
 from robustdeploy.core.stage import Stage
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
 from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import layer_macs, macs, params
+from robustdeploy.cost.sparse import nonzero_macs
 from robustdeploy.data.load import Loaded
-from robustdeploy.errors import BudgetError, TrainingError, UsageError
-from robustdeploy.nets.build import build_net
+from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.size import module_sizes
 from robustdeploy.nets.store import NetInfo, dense_net, save_net
@@ -32,7 +31,7 @@ from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
 from robustdeploy.train.loop import Progress, Trained, fit
-from robustdeploy.train.plan import Plan
+from robustdeploy.train.setup import device_from, fresh_net, plan_from, pruning_from
 
 HELD_OUT = 256
 """Validation images kept with the net, for proofs, parity and a board's self-check."""
@@ -40,42 +39,20 @@ _DENSE = {"ops": "dense_macs", "params": "dense_params", "memory": "dense_memory
 """The fact that each limit of a budget may be a fraction of; without ``dense_`` it is that of the compact net."""
 
 
-def device_from(name: str) -> torch.device:
-    """Return the torch device that ``train.device`` names; ``auto`` takes CUDA when it is there.
-
-    Of several processes on one machine each takes a GPU of its own.
-    """
-    name = ranks.local_device(name)
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as problem:
-        first = str(problem).splitlines()[0]
-        raise UsageError(
-            f"train.device is '{name}', which torch cannot use here ({first}); say auto or cpu"
-        ) from problem
-    return device
-
-
 def check_trainable(recipe: Recipe, data: Loaded) -> None:
     """Build the net and look whether its budget can be met, before anything is written or trained."""
-    net, _ = _fresh_net(recipe, data)
-    TASKS.build(recipe.train.task.name, recipe.train.task.options)
-    if recipe.budget.amounts:
-        pruner: Any = PRUNERS.build(recipe.prune.name, recipe.prune.options)
-        pruner.begin(net, data.image_shape, recipe.budget)
+    plan_from(recipe, data, torch.device("cpu"))
+    pruning_from(recipe, data, fresh_net(recipe, data, device_from(recipe.train.device)))
 
 
 def train_dense(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
     """Train the dense net on the recipe's schedule and seal it."""
-    folder = stage.begin()
-    net, info = _fresh_net(recipe, data)
+    folder, device = stage.begin(), device_from(recipe.train.device)
+    net = fresh_net(recipe, data, device)
     facts = {**_dense_costs(net, data), "data": data.facts()}
     ranks.announce("dense")
-    trained = fit(net, None, _plan(recipe, data, net, stage), folder, progress)
-    return _seal(stage, data, trained, info, facts)
+    trained = fit(net, None, plan_from(recipe, data, device, _training(recipe, stage)), folder, progress)
+    return _seal(stage, recipe, data, trained, facts)
 
 
 def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
@@ -83,77 +60,59 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
 
     Without a budget the net stays dense. Raises BudgetError, before training, when the budget is out of reach.
     """
-    folder = stage.begin()
-    net, info = _fresh_net(recipe, data)
-    plan = _plan(recipe, data, net, stage)
+    folder, device = stage.begin(), device_from(recipe.train.device)
+    net = fresh_net(recipe, data, device)
     dense = {**_dense_costs(net, data), "data": data.facts()}
+    pruning = pruning_from(recipe, data, net)
     ranks.announce("train")
-    if not recipe.budget.amounts:
-        trained = fit(net, None, plan, folder, progress)
-        return _seal(
-            stage, data, trained, info, {**dense, **_costs(net, data), **_targets(recipe.budget, dense), "channels": []}
-        )
-    pruner: Any = PRUNERS.build(recipe.prune.name, recipe.prune.options)
-    pruning: Pruning = pruner.begin(net, data.image_shape, recipe.budget)
-    trained = fit(net, pruning, plan, folder, progress)
-    compact = cast(Normalised, trained.net)
+    trained = fit(net, pruning, plan_from(recipe, data, device, _training(recipe, stage)), folder, progress)
+    costs = _costs(trained.net, data)
+    facts = {**dense, **costs, **_targets(recipe.budget, dense)}
+    if pruning is None:
+        return _seal(stage, recipe, data, trained, {**facts, "channels": []})
     atomic_write_bytes(folder / "masks.safetensors", _mask_file(pruning))
-    costs = _costs(compact, data)
     _check_budget(pruning, recipe.budget, dense, costs)
-    facts = {
-        **dense,
-        **costs,
-        **_targets(recipe.budget, dense),
-        "counts": _counts(pruning, compact, data),
+    more: dict[str, Any] = {
+        "counts": _counts(pruning, trained.net, data),
         "proof": asdict(cast(Proof, trained.proof)),
-        "channels": _channels(info, compact),
+        "channels": _channels(_info(recipe, data), trained.net),
     }
-    return _seal(stage, data, trained, info, facts, ["masks.safetensors"])
+    if not pruning.removes_channels:
+        more["nonzero_macs"] = nonzero_macs(trained.net, data.image_shape)
+    return _seal(stage, recipe, data, trained, {**facts, **more}, ["masks.safetensors"])
 
 
 def follow(recipe: Recipe, data: Loaded) -> None:
     """Take part in the trainings that rank 0 leads, until it lets go. Nothing is written."""
-    while (work := ranks.announced()) != ranks.DONE:
-        net, _ = _fresh_net(recipe, data)
-        pruning = None
-        if work == "train" and recipe.budget.amounts:
-            pruner: Any = PRUNERS.build(recipe.prune.name, recipe.prune.options)
-            pruning = pruner.begin(net, data.image_shape, recipe.budget)
-        fit(net, pruning, _plan(recipe, data, net), Path(), lambda step, steps, numbers: None)
-
-
-def _fresh_net(recipe: Recipe, data: Loaded) -> tuple[Normalised, NetInfo]:
-    """Build the dense net with weights that depend on the seed alone."""
     device = device_from(recipe.train.device)
-    info = NetInfo(net=recipe.net, classes=data.classes, image_shape=data.image_shape, mean=data.mean, std=data.std)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        net = build_net(recipe.net, len(data.classes), data.image_shape, data.mean, data.std)
-    return net.to(device), info
+    while (work := ranks.announced()) != ranks.DONE:
+        net = fresh_net(recipe, data, device)
+        pruning = pruning_from(recipe, data, net) if work == "train" else None
+        fit(net, pruning, plan_from(recipe, data, device), Path(), lambda step, steps, numbers: None)
 
 
-def _plan(recipe: Recipe, data: Loaded, net: nn.Module, stage: Stage | None = None) -> Plan:
-    device = next(net.parameters()).device
-    return Plan(
-        train=data.train.to(device),
-        validation=data.validation.to(device),
-        task=TASKS.build(recipe.train.task.name, recipe.train.task.options),
-        threat=recipe.threat,
-        options=recipe.train,
-        seed=recipe.seed,
-        shift=data.shift if recipe.data.augment else 0,
-        mirror=data.mirror and recipe.data.augment,
-        training=f"{stage.fingerprint}-{recipe.seed}" if stage else "",
-    )
+def _training(recipe: Recipe, stage: Stage) -> str:
+    return f"{stage.fingerprint}-{recipe.seed}"
+
+
+def _info(recipe: Recipe, data: Loaded) -> NetInfo:
+    return NetInfo(net=recipe.net, classes=data.classes, image_shape=data.image_shape, mean=data.mean, std=data.std)
 
 
 def _counts(pruning: Pruning, compact: nn.Module, data: Loaded) -> dict[str, int]:
-    """Count the operations three ways; the ONNX file adds a fourth. They must agree."""
+    """Count the operations in several ways; the ONNX file adds one more. They must agree.
+
+    Zeros among the weights change no count of operations, so the masks' own is held against the zeros instead.
+    """
     counts = {
-        "masks": round(pruning.costs()["ops"]),
         "module": macs(compact, data.image_shape),
         "flop_counter": flop_counter_macs(compact, data.image_shape),
     }
+    masks = round(pruning.costs()["ops"])
+    if pruning.removes_channels:
+        counts = {"masks": masks, **counts}
+    elif masks < (nonzero := nonzero_macs(compact, data.image_shape)):
+        raise TrainingError(f"the masks keep {masks:,} MACs, but {nonzero:,} are by weights other than 0")
     if len(set(counts.values())) != 1:
         raise TrainingError(f"the operations were counted differently, which must not be: {counts}")
     return counts
@@ -169,7 +128,10 @@ def _targets(budget: Budget, dense: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _check_budget(pruning: Pruning, budget: Budget, dense: Mapping[str, Any], costs: Mapping[str, Any]) -> None:
-    """Hold what was counted on the compact net against the masks' own count and against every limit."""
+    """Hold what was counted on the compact net against the masks' own count and against every limit.
+
+    Channels come in few sizes, so how near to the limit they came is checked too; patterns of weights may stay below.
+    """
     told, used = pruning.costs(), {}
     for name, amount in budget.amounts.items():
         limit = absolute(amount, dense[_DENSE[name]])
@@ -177,8 +139,8 @@ def _check_budget(pruning: Pruning, budget: Budget, dense: Mapping[str, Any], co
         if found > limit:
             raise TrainingError(f"the compact net costs {found:,} by budget.{name}, above the limit of {limit:,.0f}")
         used[name] = told[name] / limit, dense[_DENSE[name]] / limit
-    most, most_dense = (max(pair[i] for pair in used.values()) for i in (0, 1))
-    if not (0.97 < most <= 1 or most_dense <= 1):
+    most, most_dense = (max((pair[i] for pair in used.values()), default=1.0) for i in (0, 1))
+    if pruning.removes_channels and not (0.97 < most <= 1 or most_dense <= 1):
         raise TrainingError(f"the compact net uses {most:.4f} of its budget, outside (0.97, 1]")
 
 
@@ -233,13 +195,14 @@ def _held_out(data: Loaded) -> bytes:
 
 def _seal(
     stage: Stage,
+    recipe: Recipe,
     data: Loaded,
     trained: Trained,
-    info: NetInfo,
     facts: Mapping[str, Any],
     more: list[str] | None = None,
 ) -> Manifest:
     """Write the delivered net, and the best and the last epoch's where they differ, and seal the stage."""
+    info = _info(recipe, data)
     names = ["model.safetensors", "net.json", "metrics.jsonl", "held_out.npz", *(more or [])]
     save_net(stage.folder, cast(Normalised, trained.net.cpu()), info)
     if trained.best is not trained.last:

@@ -120,7 +120,7 @@ SHIPPED = {
 }
 TORCHVISION = {
     "torchvision-resnet18": ("torchvision.models:resnet18", {}, (3, 32, 32)),
-    "torchvision-mobilenet": ("mobilenet_v2", {"width_mult": 0.35}, (3, 32, 32)),
+    "torchvision-mobilenet": ("mobilenet_v2", {}, (3, 32, 32)),
 }
 
 

@@ -42,28 +42,16 @@ def test_the_models_count_as_the_compact_net_does(subject, coupling, modelled, d
     assert models["parameters"].of(counts) == pytest.approx(params(small), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["operations", "parameters"])
-def test_torch_and_numpy_agree_and_the_gradient_is_the_slope(coupling, modelled, name):
-    model = modelled[1][name]
+def test_many_choices_at_once_cost_what_they_cost_alone(coupling, modelled):
     rng = np.random.default_rng(0)
     many = np.array([[rng.integers(1, g.size + 1) for g in coupling.groups] for _ in range(6)], float)
-    together = model.of(many)
-    for counts, expected in zip(many, together, strict=True):
-        kept = torch.tensor(counts, requires_grad=True)
-        total = model.of_tensor(kept)
-        assert float(total.detach()) == pytest.approx(expected, rel=1e-12)
-        assert float(model.of(counts)) == pytest.approx(expected, rel=1e-12)
-        total.backward()
-        for group in range(len(counts)):
-            step = np.zeros_like(counts)
-            step[group] = 0.5  # exact for a polynomial of degree two
-            slope = model.of(counts + step) - model.of(counts - step)
-            assert float(kept.grad[group]) == pytest.approx(float(slope), rel=1e-9)
+    for model in modelled[1].values():
+        np.testing.assert_array_equal(model.of(many), [float(model.of(counts)) for counts in many])
 
 
 def test_every_group_has_a_part_in_what_is_too_much_and_none_in_what_is_not(coupling, modelled):
     everything = np.array([group.size for group in coupling.groups], float)
     for model in modelled[1].values():
         cost = float(model.of(everything))
-        assert model.blamed(everything, 0.99 * cost).all()
-        assert not model.blamed(everything, cost).any()
+        assert model.blamed(everything, cost, 0.99).all()
+        assert not model.blamed(everything, cost, 1.0).any()

@@ -199,6 +199,17 @@ def test_the_same_values_give_the_same_masks(pruning):
     assert all(torch.equal(a, b) for a, b in zip(pruning.keeps, other.keeps, strict=True))
 
 
+def test_masks_learn_under_autocast(pruning):
+    pruning.after_step(0.3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = pruning(torch.rand(4, 4, 12, 12)).float().square().mean()
+    loss.backward()
+    for m in pruning.logits:
+        assert m.grad.dtype == torch.float32
+        assert torch.isfinite(m.grad).all()
+        assert (m.grad != 0).any()
+
+
 def test_channel_pads_lose_their_gain():
     net = nn.Sequential(nn.Conv2d(4, 4, 3), ChannelPad(4, 8), nn.Flatten(), nn.Linear(32, 2))
     pruning = NM().begin(net, (4, 4, 4), Budget())

@@ -1,0 +1,29 @@
+"""What the training's sentinel had to do, as a diagnostic of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from robustdeploy.core.report import Diagnostic
+
+
+def collapse_diagnostics(facts: Mapping[str, Any]) -> tuple[Diagnostic, ...]:
+    """Return a warning when the training of the deployed net collapsed and went on from a healthy state."""
+    events = facts.get("events", [])
+    if not events:
+        return ()
+    told = "; ".join(
+        f"at step {event['step']} {event['reason']}, so it went back to step {event['back_to_step']} and on with "
+        f"{event['task_from_here']}"
+        for event in events
+    )
+    return (
+        Diagnostic(
+            id="training-collapse",
+            level="warn",
+            text=f"The training fell into catastrophic overfitting {len(events)} times and was brought back: {told}.",
+            value=len(events),
+            threshold=0,
+        ),
+    )
