@@ -1,1 +1,1 @@
-"""What a net costs: operations and parameters, counted in three independent ways."""
+"""What a net costs: operations, counted in three independent ways, parameters and activation memory."""

@@ -79,8 +79,14 @@ def vital_signs(net: nn.Module, images: Images, n: int, threat: Threat, seed: in
 
 def _alignment(net: nn.Module, pixels: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
     moved = (pixels + threat.eps * (2 * noise.uniform(1, tuple(pixels.shape[1:])) - 1)).clamp(0, 1)
-    here, there = (input_gradient(net, points, labels)[0].flatten(1).float() for points in (pixels, moved))
+    here, there = (_directions(input_gradient(net, points, labels)[0]) for points in (pixels, moved))
     return nn.functional.cosine_similarity(here, there).mean()
+
+
+def _directions(gradients: Tensor) -> Tensor:
+    """Return each image's gradient with a largest value of 1: a sure net's is so small that its square would be 0."""
+    flat = gradients.flatten(1).float()
+    return flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def suspicious(now: Vitals, before: Sequence[Vitals]) -> bool:

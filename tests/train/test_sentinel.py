@@ -101,21 +101,23 @@ def test_a_training_that_collapses_ends_with_a_robust_net_if_it_is_watched(colla
 
 
 class Waves(nn.Module):
-    """A net whose loss goes up and down within the ball, so that every sign shows."""
+    """A linear net with waves on it: its loss goes up and down within the ball, so that every sign shows."""
 
     def __init__(self):
         super().__init__()
         generator = torch.Generator().manual_seed(3)
-        self.inward = nn.Parameter(4 * torch.randn(64, 24, generator=generator))
+        self.inward = nn.Parameter(6 * torch.randn(64, 24, generator=generator))
         self.outward = nn.Parameter(torch.randn(24, 10, generator=generator))
+        self.direct = nn.Parameter(4 * torch.randn(64, 10, generator=generator))
 
     def forward(self, images):
-        return torch.sin(images.flatten(1) @ self.inward) @ self.outward
+        flat = images.flatten(1)
+        return torch.sin(flat @ self.inward) @ self.outward + flat @ self.direct
 
 
 @pytest.fixture
 def waves(digits):
-    """A wavy net and images that it has nearly all right."""
+    """A wavy net and images of which it has six in seven right."""
     net, images = Waves(), digits.validation
     with torch.no_grad():
         labels = net(images.images.float() / 255).argmax(1)
@@ -133,10 +135,10 @@ def grey(points):
     return (points * 255).round() / 255
 
 
-@pytest.mark.parametrize("eps", [0.02, 0.05])
+@pytest.mark.parametrize("eps", [0.03, 0.05])
 def test_vital_signs_are_what_plain_torch_says(eps, waves):
     net, images = waves
-    n, threat, levels = 40, Threat(eps=eps), int(eps * 255)
+    n, threat, levels = 100, Threat(eps=eps), int(eps * 255)
     found = vital_signs(net, images, n, threat, seed=5, step=77)
     assert (found.step, found.n) == (77, n)
 
@@ -155,8 +157,9 @@ def test_vital_signs_are_what_plain_torch_says(eps, waves):
     there = (x + eps * (2 * noise.uniform(1, (1, 8, 8)) - 1)).clamp(0, 1)
     cosines = [
         torch.dot(a, b) / (a.norm() * b.norm())
-        for a, b in zip(gradient.flatten(1), slope(net, there, y).flatten(1), strict=True)
+        for a, b in zip(gradient.double().flatten(1), slope(net, there, y).double().flatten(1), strict=True)
     ]
+    assert gradient.flatten(1).norm(dim=1).min() < 1e-8  # a few images are all but certain, and count like all others
     assert found.alignment == pytest.approx(torch.stack(cosines).mean().item(), abs=1e-5)
 
     point, standing = grey(low + (high - low) * noise.uniform(0, (1, 8, 8))), torch.ones(n, dtype=torch.bool)
@@ -166,7 +169,7 @@ def test_vital_signs_are_what_plain_torch_says(eps, waves):
             climbed = grey(point + max(levels / 255 / 4, 1 / 255) * slope(net, point, y).sign())
             point = torch.minimum(torch.maximum(climbed, low), high)
     assert found.pgd10 == pytest.approx(standing.float().mean().item(), abs=1.01 / n)
-    assert found.pgd10 < found.fgsm
+    assert 0.1 < found.pgd10 < found.fgsm - 0.1
     assert found.gap == found.fgsm - found.pgd10
 
 

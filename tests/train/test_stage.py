@@ -17,10 +17,11 @@ from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.run import verify_run
 from robustdeploy.core.stage import Stage
-from robustdeploy.cost.module import macs
+from robustdeploy.cost.memory import peak_bytes
+from robustdeploy.cost.module import macs, params
 from robustdeploy.errors import UsageError
 from robustdeploy.pipeline import prune
-from robustdeploy.train.stage import device_from, train_dense, train_pruned
+from robustdeploy.train.stage import check_trainable, device_from, train_dense, train_pruned
 
 RECIPE = """
     name: small
@@ -86,6 +87,32 @@ def test_without_a_budget_the_net_stays_dense(small, tmp_path):
     facts = train_pruned(recipe, data, stage(tmp_path / "run", recipe), silent).facts
     assert facts["macs"] == facts["dense_macs"]
     assert (facts["ops_target"], facts["channels"]) == (1.0, [])
+
+
+@pytest.mark.parametrize(
+    ("budget", "targets"),
+    [
+        ({"ops": None, "params": 0.4}, {"params_target": 0.4}),
+        ({"ops": None, "memory": 0.6}, {"memory_target": 0.6}),
+        ({"ops": 25_000.0, "params": 0.5}, {"params_target": 0.5}),
+    ],
+)
+def test_other_budgets_are_met_and_told_as_fractions(budget, targets, small, tmp_path):
+    recipe, data = small
+    recipe = recipe.model_copy(update={"budget": recipe.budget.model_copy(update=budget)})
+    check_trainable(recipe, data)
+    facts = train_pruned(recipe, data, stage(tmp_path / "run", recipe), silent).facts
+    net = load_net(tmp_path / "run")
+    assert (facts["params"], facts["memory_bytes"]) == (params(net), peak_bytes(net, (1, 8, 8)))
+    shares = {
+        "ops_target": facts["macs"] / facts["dense_macs"],
+        "params_target": facts["params"] / facts["dense_params"],
+        "memory_target": facts["memory_bytes"] / facts["dense_memory_bytes"],
+    }
+    if budget["ops"] is not None:
+        targets = {**targets, "ops_target": budget["ops"] / facts["dense_macs"]}
+    assert {name: facts[name] for name in shares} == pytest.approx(dict.fromkeys(shares, 1.0) | targets)
+    assert 0.97 < max(shares[name] / target for name, target in targets.items()) <= 1
 
 
 def test_another_data_set_starts_anew_in_the_same_folder(small, tmp_path):

@@ -142,6 +142,15 @@ def test_budgets_agreement_diagnostics_facts_and_hashes_are_there(page, report):
         assert digest in page.text
 
 
+def test_activation_memory_is_told_where_it_is_known(make_report, report):
+    assert "Activation memory, bytes" not in Page(Html()(report)).text
+    known = {"memory_target": 0.5, "memory_bytes": 98_304, "dense_memory_bytes": 196_608}
+    text = Page(Html()(make_report(budget=report.budget.model_copy(update=known)))).text
+    assert "Activation memory, bytes 98,304 196,608" in text
+    assert "Activation memory: 50.0 % of the dense net" in text
+    assert "budget 50.0 %" in text
+
+
 def test_counts_that_differ_say_so(make_report, report):
     counts = report.budget.counts | {"onnx": 1}
     changed = make_report(budget=report.budget.model_copy(update={"counts": counts}))

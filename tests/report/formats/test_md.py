@@ -62,6 +62,15 @@ def test_a_report_of_any_length_fits_a_step_summary(make_report):
     assert text.endswith("_Cut to fit; the whole is in report.json and report.html._\n")
 
 
+def test_every_cost_stands_beside_the_dense_nets_with_its_limit(make_report, report):
+    assert "| MACs | 12,088,320 | 40,550,000 | 29.8 % | 30.0 % |" in Markdown()(report)
+    assert "Activation memory" not in Markdown()(report)  # a net that cannot be traced has no figure
+    known = {"params_target": 0.31, "memory_target": 0.5, "memory_bytes": 98_304, "dense_memory_bytes": 196_608}
+    text = Markdown()(make_report(budget=report.budget.model_copy(update=known)))
+    assert "| Parameters | 81,234 | 269,722 | 30.1 % | 31.0 % |" in text
+    assert "| Activation memory, bytes | 98,304 | 196,608 | 50.0 % | 50.0 % |" in text
+
+
 def test_an_empty_report_is_still_a_summary(make_report):
     text = Markdown()(make_report((), (), (), figures=Figures(), board={}, data={}))
     assert "no rule was given" in text
