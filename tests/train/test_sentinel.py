@@ -371,6 +371,8 @@ def test_after_going_back_to_the_same_task_nothing_tells_that_it_happened(kind, 
         assert same(state_of(getattr(trained, name)), state_of(getattr(undisturbed, name)))
     assert trained.best_epoch == undisturbed.best_epoch
     assert trained.proof == undisturbed.proof
+    states = [load_checkpoint(tmp_path / name / "checkpoints") for name in ("back", "undisturbed")]
+    assert same(*(dict(state.tensors) for state in states))
 
 
 def test_a_collapse_before_the_first_healthy_probe_begins_anew(train, decide, tmp_path):

@@ -116,6 +116,28 @@ def test_what_is_right_and_stays_right_under_attack(points, make_plan):
     }
 
 
+class WrongOnlyAtGrey(nn.Module):
+    """A net that has every image right but the one that is grey all over."""
+
+    def __init__(self):
+        super().__init__()
+        self.right = nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        away = ((images - 128 / 255).abs().amax((1, 2, 3)) > 0.5 / 255).float()
+        return torch.stack([away, 1 - away], 1) * self.right
+
+
+def test_an_image_that_is_wrong_as_it_is_is_not_robust(points, make_plan):
+    """Whatever the attack makes of it."""
+    pixels = points.images[:8].clone()
+    pixels[::2] = 128
+    grey = Images(images=pixels, labels=torch.zeros(8, dtype=torch.int64), ids=torch.arange(8))
+    found = validate(WrongOnlyAtGrey(), make_plan(validation=grey, threat=Threat(eps=1 / 255)))
+    assert found.clean.tolist() == [False, True] * 4
+    assert found.robust.tolist() == [False, True] * 4
+
+
 def test_a_validation_changes_nothing_and_is_the_same_each_time(make_net, make_plan):
     net, plan = make_net("dropout"), make_plan()
     net.train()
