@@ -11,10 +11,11 @@ would favour one side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from oneshot import pruned_once
@@ -36,12 +37,20 @@ from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.size import resize_modules
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, load_info, load_net, save_net
 from robustdeploy.pipeline import Talk
-from robustdeploy.train.loop import fit
+from robustdeploy.train.loop import Trained, fit
 from robustdeploy.train.setup import fresh_net, plan_from
 from robustdeploy.train.stage import device_from
 
-Phases = Mapping[str, int]
-"""Epochs of each training on the way, by name."""
+
+@dataclass(frozen=True)
+class Made:
+    """The net that a comparison ends with, and how."""
+
+    net: nn.Module
+    phases: Mapping[str, int]
+    """Epochs of each training on the way, by name."""
+    events: Sequence[Mapping[str, Any]]
+    """What the sentinel had to do in any of them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Work:
     """Folder of the net that was pruned in training."""
     talk: Talk
 
-    def fitted(self, net: nn.Module, epochs: int, name: str) -> nn.Module:
+    def fitted(self, net: nn.Module, epochs: int, name: str) -> Trained:
         """Train ``net`` as the recipe says, for ``epochs``; a repeated call resumes or finds it done."""
         train = self.recipe.train.model_copy(update={"epochs": epochs})
         recipe = self.recipe.model_copy(update={"train": train})
@@ -65,7 +74,7 @@ class Work:
         def progress(step: int, steps: int, numbers: Mapping[str, float]) -> None:
             self.talk.progress(f"training {name}", step, steps, **numbers)
 
-        return fit(net, None, plan, self.stage.folder / name, progress).net
+        return fit(net, None, plan, self.stage.folder / name, progress)
 
 
 def trained(row: Row, recipe: Recipe, pattern: Path, runs: Path, talk: Talk) -> Run:
@@ -83,7 +92,7 @@ def trained(row: Row, recipe: Recipe, pattern: Path, runs: Path, talk: Talk) -> 
             return run
         stage.begin()
         work = Work(recipe, data, device_from(recipe.train.device), stage, pattern, talk)
-        _sealed(work, *_MAKERS[row.method](work))
+        _sealed(work, _MAKERS[row.method](work))
     return run
 
 
@@ -93,13 +102,14 @@ def _locked(run: Run) -> Iterator[Run]:
         yield run
 
 
-def _scratch(work: Work) -> tuple[nn.Module, Phases]:
+def _scratch(work: Work) -> Made:
     """Train the pattern's shape from fresh weights."""
     info = load_info(work.pattern)
     net = dense_net(info)
     resize_modules(net, info.modules)
     epochs = work.recipe.train.epochs
-    return work.fitted(renewed(net, work.recipe.seed).to(work.device), epochs, "scratch"), {"scratch": epochs}
+    trained = work.fitted(renewed(net, work.recipe.seed).to(work.device), epochs, "scratch")
+    return Made(trained.net, {"scratch": epochs}, trained.events)
 
 
 def renewed(net: nn.Module, seed: int) -> nn.Module:
@@ -113,22 +123,24 @@ def renewed(net: nn.Module, seed: int) -> nn.Module:
     return net
 
 
-def _one_shot(work: Work) -> tuple[nn.Module, Phases]:
+def _one_shot(work: Work) -> Made:
     """Train dense, prune to the pattern's operations, fine-tune."""
     epochs, shape = work.recipe.train.epochs, work.data.image_shape
     if epochs < 2:
         raise UsageError(f"one-shot pruning shares its epochs between training and fine-tuning; {epochs} is too few")
     tuned = max(1, epochs // 3)
     dense = work.fitted(fresh_net(work.recipe, work.data, work.device), epochs - tuned, "dense")
-    pruned = pruned_once(dense, shape, macs(load_net(work.pattern), shape))
-    return work.fitted(pruned, tuned, "fine-tuning"), {"dense": epochs - tuned, "fine-tuning": tuned}
+    pruned = pruned_once(dense.net, shape, macs(load_net(work.pattern), shape))
+    done = work.fitted(pruned, tuned, "fine-tuning")
+    return Made(done.net, {"dense": epochs - tuned, "fine-tuning": tuned}, [*dense.events, *done.events])
 
 
-_MAKERS: Mapping[str, Callable[[Work], tuple[nn.Module, Phases]]] = {"scratch": _scratch, "one-shot": _one_shot}
+_MAKERS: Mapping[str, Callable[[Work], Made]] = {"scratch": _scratch, "one-shot": _one_shot}
 
 
-def _sealed(work: Work, net: nn.Module, phases: Phases) -> Manifest:
+def _sealed(work: Work, made: Made) -> Manifest:
     """Save the net and seal it with the facts that the pipeline's own training stage records."""
+    net = made.net
     if not isinstance(net, Normalised):
         raise ArtifactError(f"a trained net must be a Normalised one, found {type(net).__name__}")
     data, folder = work.data, work.stage.folder
@@ -143,6 +155,7 @@ def _sealed(work: Work, net: nn.Module, phases: Phases) -> Manifest:
         "dense_macs": macs(dense, data.image_shape),
         "dense_params": params(dense),
         "data": data.facts(),
-        "phases": dict(phases),
+        "phases": dict(made.phases),
+        "events": list(made.events),
     }
     return work.stage.seal([folder / WEIGHTS_FILE, folder / NET_FILE], facts)

@@ -12,7 +12,8 @@ from rowfile import ROW_FILE, read_row
 from rows import Row
 from stopwatch import Stopwatch, Timed
 
-from robustdeploy.core.files import atomic_write_bytes, atomic_write_json, sha256_of_file
+from robustdeploy.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, sha256_of_file
+from robustdeploy.core.load import resolved_yaml
 from robustdeploy.core.manifest import Manifest, read_manifest
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.run import Run
@@ -55,6 +56,7 @@ def _laid_out(row: Row, recipe: Recipe, run: Run, seconds: float, folder: Path) 
     for name in (WEIGHTS_FILE, NET_FILE):
         atomic_write_bytes(folder / name, (run.root / "train" / name).read_bytes())
     load_net(folder)  # proves the pair
+    atomic_write_text(folder / "recipe.yaml", resolved_yaml(_recipe_of(row, recipe)))
     mark = sha256_of_file(folder / WEIGHTS_FILE)
     known = read_row(folder) or {}
     same = known if known.get("weights_sha256") == mark else {}
@@ -62,6 +64,13 @@ def _laid_out(row: Row, recipe: Recipe, run: Run, seconds: float, folder: Path) 
     made = _description(row, recipe, manifest, max(seconds, manifest.duration_s))
     atomic_write_json(folder / ROW_FILE, {"row": row.name, "weights_sha256": mark, **made, **kept})
     return folder
+
+
+def _recipe_of(row: Row, recipe: Recipe) -> Recipe:
+    """Return what the row was trained by and is held against: anybody's data, and the row's own budget."""
+    gate = (r.model_copy(update={"at_most": row.ops}) if r.metric == "ops_fraction" else r for r in recipe.gate)
+    data = recipe.data.model_copy(update={"path": None})
+    return recipe.model_copy(update={"data": data, "gate": tuple(gate)})
 
 
 def _description(row: Row, recipe: Recipe, manifest: Manifest, seconds: float) -> dict[str, Any]:
@@ -75,6 +84,7 @@ def _description(row: Row, recipe: Recipe, manifest: Manifest, seconds: float) -
         "seed": recipe.seed,
         "epochs": recipe.train.epochs,
         **({"phases": facts["phases"]} if "phases" in facts else {}),
+        "collapses": facts["events"],
         "ops_asked": row.ops,
         "ops_fraction": facts["macs"] / facts["dense_macs"],
         **{name: facts[name] for name in ("macs", "dense_macs", "params", "dense_params")},

@@ -25,6 +25,7 @@ how to make and measure them again.
 {END}
 """
 ATTACKS = ("fgsm", "pgd-10", "pgd-50-10")
+ACCURACIES = ("clean", *map(str.upper, ATTACKS))
 
 Record = Mapping[str, Any]
 
@@ -59,10 +60,26 @@ def rendered(records: Sequence[Record], link: str) -> str:
     """Return the table, what its rows have in common over several seeds, and under which conditions it was made."""
     if not records:
         return "Nothing has been measured yet.\n"
-    heads = ["net", "how", "seed", "MACs", "of dense", "parameters", "epochs", "n", "clean", *map(str.upper, ATTACKS)]
-    lines = ["Accuracies in %, with 95 % Clopper-Pearson intervals, on `n` test images.", "", _line(heads)]
+    heads = [
+        "net",
+        "how",
+        "seed",
+        "MACs",
+        "of dense",
+        "parameters",
+        "epochs",
+        "time",
+        "n",
+        "clean",
+        *map(str.upper, ATTACKS),
+    ]
+    lines = [
+        "Accuracies in %, with 95 % Clopper-Pearson intervals, on `n` test images; time to train.",
+        "",
+        _line(heads),
+    ]
     lines += [_line(["---"] * len(heads)), *(_line(_cells(record, link)) for record in records)]
-    return "\n".join([*lines, *_over_seeds(records), "", *_conditions(records), ""])
+    return "\n".join([*lines, *_against_dense(records), *_over_seeds(records), "", *_conditions(records), ""])
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -78,6 +95,7 @@ def _cells(record: Record, link: str) -> list[str]:
         f"{record['ops_fraction']:.4f}",
         f"{record['params']:,}",
         str(record["epochs"]),
+        _duration(record["training"]["seconds"]),
         f"{record['measured']['n']:,}",
         *(_accuracy(record, attack) for attack in (None, *ATTACKS)),
     ]
@@ -91,6 +109,31 @@ def _accuracy(record: Record, attack: str | None) -> str:
 def _measurement(record: Record, attack: str | None) -> Record:
     rows: list[Record] = record["measured"]["measurements"]
     return next(row for row in rows if row.get("attack") == attack)
+
+
+def _duration(seconds: float) -> str:
+    """Return hours and minutes, or less where that says more."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{seconds / 60:.1f} min"
+
+
+def _against_dense(records: Sequence[Record]) -> list[str]:
+    """Return, per row, the points that it lies above (+) or below (-) the dense row of the same recipe and epochs."""
+    dense = {_schedule(record): record for record in records if record["method"] == "dense"}
+    heads = ["net", *ACCURACIES]
+    lines = []
+    for record in records:
+        base = dense.get(_schedule(record))
+        if base is not None and base is not record:
+            values = (_measurement(record, a)["value"] - _measurement(base, a)["value"] for a in (None, *ATTACKS))
+            lines.append(_line([record["row"], *(f"{100 * value:+.2f}" for value in values)]))
+    if not lines:
+        return []
+    return ["", "Against the dense net, in points:", "", _line(heads), _line(["---"] * len(heads)), *lines]
+
+
+def _schedule(record: Record) -> tuple[Any, ...]:
+    return record["recipe"], record["epochs"]
 
 
 def _over_seeds(records: Sequence[Record]) -> list[str]:
@@ -120,7 +163,7 @@ def _conditions(records: Sequence[Record]) -> list[str]:
     """Return what all figures depend on, each different one once, with the rows that it holds for."""
     told: dict[str, list[str]] = {}
     for record in records:
-        for sentence in (_attacked(record), _trained(record)):
+        for sentence in (_attacked(record), _trained(record), *map(_collapsed, record["collapses"])):
             told.setdefault(sentence, []).append(record["row"])
     return [
         f"- {sentence}" + ("" if len(names) == len(records) else f" ({', '.join(names)})")
@@ -152,4 +195,11 @@ def _trained(record: Record) -> str:
     return (
         f"Trained on {made['images']:,} images of {record['data']}, {made['validation_images']:,} more held out of the "
         f"training set for validation, in {made['precision']} on {machine.in_words(made['machine'])}."
+    )
+
+
+def _collapsed(event: Record) -> str:
+    return (
+        f"Catastrophic overfitting at step {event['step']:,} ({event['reason']}): taken back to step "
+        f"{event['back_to_step']:,} and on with {event['task_from_here']}."
     )

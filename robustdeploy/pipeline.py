@@ -122,6 +122,52 @@ def prune(
     return run
 
 
+def adopt(
+    folder: str | Path,
+    recipe: str | Path | Recipe | None = None,
+    *,
+    data: Path | None = None,
+    overrides: Sequence[str] = (),
+    runs: Path = DEFAULT_RUNS,
+    name: str | None = None,
+    force: bool = False,
+    talk: Talk = SILENCE,
+) -> Run:
+    """Make a run of a net that is trained already, ``net.json`` and ``model.safetensors`` in ``folder``.
+
+    ``recipe`` says what it is attacked with and held against; left out, it is the ``recipe.yaml`` beside the net.
+    """
+    from robustdeploy.data.load import load_data
+    from robustdeploy.nets.store import load_info
+    from robustdeploy.train.adopt import adopt as adopt_net
+    from robustdeploy.train.adopt import adopted_files, check_fits
+
+    origin = Path(folder)
+    info = load_info(origin)
+    more = [*overrides, *([] if data is None else [f"data.path={data}"])]
+    loaded = recipe if isinstance(recipe, Recipe) else recipe_for(_recipe_beside(origin, recipe), overrides=more)
+    # Neither the dense net beside it nor another net's name belongs to what is taken over.
+    loaded = loaded.model_copy(update={"net": info.net, "baseline": False})
+    images = load_data(loaded.data, lambda done, total: talk.progress("reading images", done, total))
+    check_fits(info, images)
+    run = Run.for_recipe(runs, loaded, name or origin.resolve().name)
+    with _working(run):
+        stage = run.stage("adopt", "train", {"images": images.digest, **adopted_files(origin)}, plain(loaded.budget))
+        if _fresh(stage, force, talk):
+            manifest = adopt_net(loaded, info, images, origin, stage)
+            talk.say(f"adopt: {_trained(manifest)}, from {origin}")
+    return run
+
+
+def _recipe_beside(folder: Path, named: str | Path | None) -> str | Path:
+    if named is not None:
+        return named
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise UsageError(f"{folder} holds a net but no {path.name}; say with --recipe what to hold the net against")
+    return path
+
+
 def follow(recipe: Recipe) -> None:
     """Train along with the process that calls ``prune`` with this recipe; for all but rank 0 under ``torchrun``."""
     from robustdeploy.data.load import load_data

@@ -13,6 +13,7 @@ from torch import nn
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.attacks.pgd import Pgd
 from robustdeploy.core.ledger import Ledger
+from robustdeploy.core.load import load_recipe
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Data
 from robustdeploy.cost.module import macs
@@ -46,6 +47,7 @@ RECIPE = """
     net: {name: resnet8, width: 8}
     threat: {eps: 0.1}
     train: {epochs: 3, batch_size: 64, lr: 0.2, precision: fp32}
+    gate: [{id: RD-OPS-01, metric: ops_fraction, at_most: 0.3}]
 """
 
 
@@ -196,7 +198,7 @@ def test_a_made_row_is_the_net_of_its_run_and_says_how_it_came_to_be(shop):
     row, places, _ = shop
     folder = places.results / row.name
     assert row.name == "digits-tiny-ops0.4"
-    assert {path.name for path in folder.iterdir()} == {"net.json", "model.safetensors", "row.json"}
+    assert {path.name for path in folder.iterdir()} == {"net.json", "model.safetensors", "recipe.yaml", "row.json"}
     record = read_row(folder)
     net = load_net(folder)
     assert record["macs"] == macs(net, (1, 8, 8))
@@ -234,6 +236,18 @@ def test_scratch_keeps_the_shape_and_forgets_the_weights(shop):
     assert not torch.equal(weights(ours), weights(theirs))
     assert read_row(folder)["macs"] == read_row(places.results / row.name)["macs"]
     assert read_row(folder)["phases"] == {"scratch": 2}
+    assert read_row(folder)["collapses"] == []
+
+
+@pytest.mark.slow
+def test_evaluate_measures_a_row_without_training_it(shop, tmp_path, command):
+    row, places, _ = shop
+    done = command(tmp_path, "evaluate", places.results / row.name, "--attacks", "fgsm", "--limit", "40", "--json")
+    assert done.code == 0, done.err
+    assert done.document["run"] == f"runs/{row.name}"
+    ops = next(rule for rule in load_recipe(places.results / row.name / "recipe.yaml").gate if "OPS" in rule.id)
+    assert ops.at_most == row.ops
+    assert not (tmp_path / "runs" / row.name / "train" / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow
@@ -337,6 +351,7 @@ def a_record(row, hits, n=1000):
     measured = {"n": n, "measurements": measurements, "precision": "float32", "machine": machine}
     measured["threat"] = {"norm": "linf", "eps": 8 / 255}
     training = {"images": 45000, "validation_images": 5000, "precision": "bfloat16", "machine": machine}
+    training["seconds"] = 5403.2
     return {
         "row": row.name,
         "recipe": row.recipe,
@@ -345,6 +360,7 @@ def a_record(row, hits, n=1000):
         "ops_asked": row.ops,
         "data": "CIFAR-10",
         "epochs": 30,
+        "collapses": [],
         "macs": 12_000_000,
         "ops_fraction": 0.2959,
         "params": 70_000,
@@ -379,7 +395,7 @@ def test_the_page_shows_all_rows_and_keeps_what_stands_around_them(tmp_path):
     assert [line.split("]")[0][3:] for line in lines] == [row.name for row in seeds]
     low, high = clopper_pearson(340, 1000)
     assert lines[0].endswith(f"| 34.00 [{100 * low:.2f}, {100 * high:.2f}] |")
-    assert "| 12,000,000 | 0.2959 | 70,000 | 30 | 1,000 |" in lines[0]
+    assert "| 12,000,000 | 0.2959 | 70,000 | 30 | 1 h 30 min | 1,000 |" in lines[0]
     assert "over seeds 0, 1, 2: clean 71.00 (70.00 to 72.00)" in text
     assert "pgd-50-10 34.00 (33.00 to 35.00)" in text
     assert text.count("- Attacked in float32 at linf eps 8/255") == 1
@@ -387,6 +403,21 @@ def test_the_page_shows_all_rows_and_keeps_what_stands_around_them(tmp_path):
         assert (page.parent / target).is_dir()
     write_table(folder, page)
     assert page.read_text() == text
+
+
+def test_the_page_says_what_pruning_cost_and_what_the_sentinel_did(tmp_path):
+    dense, pruned = (next(row for row in ROWS if row.ops == ops) for ops in (1, 0.3))
+    event = {"step": 900, "reason": "FGSM leaves 60 %", "back_to_step": 800, "task_from_here": "NFgsm()"}
+    records = [a_record(dense, (750, 420, 370, 345)), {**a_record(pruned, (700, 400, 375, 340)), "collapses": [event]}]
+    write_records(tmp_path / "results", records)
+    write_table(tmp_path / "results", tmp_path / "results.md")
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    assert f"| {pruned.name} | -5.00 | -2.00 | +0.50 | -0.50 |" in lines
+    assert not [line for line in lines if line.startswith(f"| {dense.name} |")]
+    (told,) = [line for line in lines if "Catastrophic overfitting" in line]
+    assert "at step 900 (FGSM leaves 60 %)" in told
+    assert "step 800 and on with NFgsm()" in told
+    assert told.endswith(f"({pruned.name})")
 
 
 def test_a_page_is_begun_where_there_is_none_and_refused_where_it_has_no_place(tmp_path):

@@ -13,16 +13,28 @@ from robustdeploy.cli.options import (
     ForceOption,
     JsonOption,
     QuietOption,
-    RunArgument,
     RunsOption,
     SetOption,
     TargetOption,
+    complete_run,
     overrides,
 )
 
 AttacksOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--attacks", metavar="A,B", help="Attacks to run instead of the recipe's, with their defaults."),
+]
+RecipeOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--recipe", metavar="RECIPE", help="For a stored net: what to hold it against."),
+]
+NetOrRunArgument = Annotated[
+    Optional[Path],  # noqa: UP045 - Typer reads it at run time
+    typer.Argument(
+        metavar="RUN",
+        help="Run by folder or name, the latest when left out; or a folder with net.json and model.safetensors.",
+        autocompletion=complete_run,
+    ),
 ]
 LimitOption = Annotated[
     Optional[int],  # noqa: UP045
@@ -31,10 +43,11 @@ LimitOption = Annotated[
 
 
 def evaluate(
-    run: RunArgument = None,
+    run: NetOrRunArgument = None,
     target: TargetOption = "host-cpu",
     attacks: AttacksOption = None,
     limit: LimitOption = None,
+    recipe: RecipeOption = None,
     data: DataOption = None,
     set_: SetOption = None,
     runs: RunsOption = RUNS,
@@ -42,19 +55,33 @@ def evaluate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Send the bundle to a target, attack what runs there, and time it; a repeated command resumes."""
+    """Send the bundle to a target, attack what runs there, and time it; a repeated command resumes.
+
+    A net that is trained already, in a folder with net.json and model.safetensors, becomes a run of its own first.
+    """
     from robustdeploy.cli.result import show
     from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.load import load_target
     from robustdeploy.core.run import Run
+    from robustdeploy.errors import UsageError
+    from robustdeploy.pipeline import adopt, export
     from robustdeploy.pipeline import evaluate as evaluated
+    from robustdeploy.train.adopt import is_stored_net
 
     given = overrides(set_)
     given += [] if attacks is None else [f"evaluate.attacks=[{attacks}]"]
     given += [] if limit is None else [f"evaluate.limit={limit}"]
     with TerminalTalk(quiet or as_json) as talk:
-        opened = _with(Run.open(run, runs), given)
-        talk.say(f"run {opened.root}, target {target}")
-        folder = evaluated(opened, target, data=data, force=force, talk=talk).path.parent
+        goal = load_target(target)
+        if run is not None and is_stored_net(run):
+            opened = adopt(run, recipe, data=data, overrides=given, runs=runs, force=force, talk=talk)
+            export(opened, goal, force=force, talk=talk)
+        elif recipe is not None:
+            raise UsageError("--recipe is for a folder that holds a net alone; a run has its own recipe")
+        else:
+            opened = _with(Run.open(run, runs), given)
+        talk.say(f"run {opened.root}, target {goal.name}")
+        folder = evaluated(opened, goal, data=data, force=force, talk=talk).path.parent
     rows = _rows(folder)
     text = "\n".join(_line(row) for row in rows["measurements"] if row["where"] == "board")
     text += f"\n{folder / 'outcomes.npz'} is written; next: robustdeploy report {opened.root} --target {target}"

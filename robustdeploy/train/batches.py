@@ -16,7 +16,6 @@ from robustdeploy.data.noise import Noise
 from robustdeploy.data.order import epoch_order
 from robustdeploy.onboard.draws import key
 from robustdeploy.train.plan import Plan
-from robustdeploy.train.protocol import Replaying
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,8 @@ class Batches:
         self._epoch = -1
         self._order: Tensor | None = None
 
-    def at(self, step: int) -> Batch:
-        """Return the batch of ``step``; a task that replays batches gets each of them several times."""
-        replays = self._plan.task.replays if isinstance(self._plan.task, Replaying) else 1
+    def at(self, step: int, replays: int = 1) -> Batch:
+        """Return the batch of ``step``, for a task that takes each batch ``replays`` times in a row."""
         epoch, position = divmod(step // replays, self._plan.steps_per_epoch)
         return self.of_epoch(epoch, position)
 

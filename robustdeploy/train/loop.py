@@ -69,7 +69,7 @@ def fit(net: nn.Module, pruning: Pruning | None, plan: Plan, folder: Path, progr
     Resumes from the newest sound checkpoint of ``folder/checkpoints``. On SIGINT or SIGTERM it saves and raises
     Interrupted. Raises TrainingError when a loss, gradient or weight stops being finite.
     """
-    ranks.check_batch(plan.options.batch_size)
+    ranks.check_batch(plan.options.batch_size, len(plan.train.labels))
     training, desk = Training(net, pruning, plan), Desk(folder, plan.training)
     desk.resume(training)
     desk.write_log(training)  # as of the checkpoint, whatever was left there
@@ -194,7 +194,7 @@ class _Wanted:
 def _step(training: Training, batches: Batches, desk: Desk) -> tuple[dict[str, float], _Wanted]:
     """Make one optimiser step and return its numbers."""
     plan, step, task = training.plan, training.step, training.task
-    batch = batches.at(step)
+    batch = batches.at(step, task.replays if isinstance(task, Replaying) else 1)
     torch.manual_seed(key(plan.seed, "dropout", step, ranks.rank()))
     training.optimiser.param_groups[0]["lr"] = _rate(step, plan)
     perturbation = _perturbation(training, batch.images)

@@ -52,9 +52,14 @@ def local_device(name: str) -> str:
     return name
 
 
-def check_batch(batch_size: int) -> None:
-    """Refuse a batch that cannot be shared out equally."""
-    if batch_size % world():
+def check_batch(batch_size: int, images: int) -> None:
+    """Refuse a batch that cannot be shared out equally; fewer ``images`` than that are one batch."""
+    if images < batch_size and images % world():
+        raise UsageError(
+            f"there are {images} training images, fewer than train.batch_size, and {world()} processes cannot share "
+            f"them equally; start a number of processes that divides them, or set train.batch_size to at most {images}"
+        )
+    if images >= batch_size and batch_size % world():
         raise UsageError(
             f"train.batch_size is {batch_size}, which {world()} processes cannot share equally; "
             f"start a number of them that divides it, or set train.batch_size to a multiple of {world()}"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -19,24 +17,18 @@ from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.stage import Stage
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
-from robustdeploy.cost.memory import peak_bytes
-from robustdeploy.cost.module import layer_macs, macs, params
+from robustdeploy.cost.module import macs
 from robustdeploy.cost.sparse import nonzero_macs
 from robustdeploy.data.load import Loaded
-from robustdeploy.errors import BudgetError, TrainingError
+from robustdeploy.errors import TrainingError
 from robustdeploy.nets.normalised import Normalised
-from robustdeploy.nets.size import module_sizes
-from robustdeploy.nets.store import NetInfo, dense_net, save_net
+from robustdeploy.nets.store import NetInfo, save_net
 from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
+from robustdeploy.train.facts import DENSE, channel_facts, cost_facts, dense_cost_facts, held_out_file, target_facts
 from robustdeploy.train.loop import Progress, Trained, fit
 from robustdeploy.train.setup import device_from, fresh_net, plan_from, pruning_from
-
-HELD_OUT = 256
-"""Validation images kept with the net, for proofs, parity and a board's self-check."""
-_DENSE = {"ops": "dense_macs", "params": "dense_params", "memory": "dense_memory_bytes"}
-"""The fact that each limit of a budget may be a fraction of; without ``dense_`` it is that of the compact net."""
 
 
 def check_trainable(recipe: Recipe, data: Loaded) -> None:
@@ -49,7 +41,7 @@ def train_dense(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) 
     """Train the dense net on the recipe's schedule and seal it."""
     folder, device = stage.begin(), device_from(recipe.train.device)
     net = fresh_net(recipe, data, device)
-    facts = {**_dense_costs(net, data), "data": data.facts()}
+    facts = {**dense_cost_facts(net, data.image_shape), "data": data.facts()}
     ranks.announce("dense")
     trained = fit(net, None, plan_from(recipe, data, device, _training(recipe, stage)), folder, progress)
     return _seal(stage, recipe, data, trained, facts)
@@ -62,12 +54,12 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
     """
     folder, device = stage.begin(), device_from(recipe.train.device)
     net = fresh_net(recipe, data, device)
-    dense = {**_dense_costs(net, data), "data": data.facts()}
+    dense = {**dense_cost_facts(net, data.image_shape), "data": data.facts()}
     pruning = pruning_from(recipe, data, net)
     ranks.announce("train")
     trained = fit(net, pruning, plan_from(recipe, data, device, _training(recipe, stage)), folder, progress)
-    costs = _costs(trained.net, data)
-    facts = {**dense, **costs, **_targets(recipe.budget, dense)}
+    costs = cost_facts(trained.net, data.image_shape)
+    facts = {**dense, **costs, **target_facts(recipe.budget, dense)}
     if pruning is None:
         return _seal(stage, recipe, data, trained, {**facts, "channels": []})
     atomic_write_bytes(folder / "masks.safetensors", _mask_file(pruning))
@@ -75,7 +67,7 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
     more: dict[str, Any] = {
         "counts": _counts(pruning, trained.net, data),
         "proof": asdict(cast(Proof, trained.proof)),
-        "channels": _channels(_info(recipe, data), trained.net),
+        "channels": channel_facts(_info(recipe, data), trained.net),
     }
     if not pruning.removes_channels:
         more["nonzero_macs"] = nonzero_macs(trained.net, data.image_shape)
@@ -118,15 +110,6 @@ def _counts(pruning: Pruning, compact: nn.Module, data: Loaded) -> dict[str, int
     return counts
 
 
-def _targets(budget: Budget, dense: Mapping[str, Any]) -> dict[str, float]:
-    """Return each limit as a fraction of the dense net's cost; without a limit that is all of it."""
-    given = budget.amounts
-    return {
-        f"{name}_target": absolute(given[name], dense[fact]) / dense[fact] if name in given else 1.0
-        for name, fact in _DENSE.items()
-    }
-
-
 def _check_budget(pruning: Pruning, budget: Budget, dense: Mapping[str, Any], costs: Mapping[str, Any]) -> None:
     """Hold what was counted on the compact net against the masks' own count and against every limit.
 
@@ -134,47 +117,14 @@ def _check_budget(pruning: Pruning, budget: Budget, dense: Mapping[str, Any], co
     """
     told, used = pruning.costs(), {}
     for name, amount in budget.amounts.items():
-        limit = absolute(amount, dense[_DENSE[name]])
-        found = costs[_DENSE[name].removeprefix("dense_")] if pruning.removes_channels else told[name]
+        limit = absolute(amount, dense[DENSE[name]])
+        found = costs[DENSE[name].removeprefix("dense_")] if pruning.removes_channels else told[name]
         if found > limit:
             raise TrainingError(f"the compact net costs {found:,} by budget.{name}, above the limit of {limit:,.0f}")
-        used[name] = told[name] / limit, dense[_DENSE[name]] / limit
+        used[name] = told[name] / limit, dense[DENSE[name]] / limit
     most, most_dense = (max((pair[i] for pair in used.values()), default=1.0) for i in (0, 1))
     if pruning.removes_channels and not (0.97 < most <= 1 or most_dense <= 1):
         raise TrainingError(f"the compact net uses {most:.4f} of its budget, outside (0.97, 1]")
-
-
-def _costs(net: nn.Module, data: Loaded) -> dict[str, Any]:
-    return {
-        "macs": macs(net, data.image_shape),
-        "params": params(net),
-        "memory_bytes": _memory(net, data),
-        "layer_macs": layer_macs(net, data.image_shape),
-    }
-
-
-def _dense_costs(net: nn.Module, data: Loaded) -> dict[str, Any]:
-    costs = _costs(net, data)
-    return {fact: costs[fact.removeprefix("dense_")] for fact in _DENSE.values()}
-
-
-def _memory(net: nn.Module, data: Loaded) -> int | None:
-    """Return the peak activation memory, or nothing for a net that cannot be traced."""
-    try:
-        return peak_bytes(net, data.image_shape)
-    except BudgetError:
-        return None
-
-
-def _channels(info: NetInfo, compact: nn.Module) -> list[dict[str, Any]]:
-    """Output channels kept per convolution and linear layer."""
-    dense, small = dense_net(info), module_sizes(compact)
-    counted = layer_macs(dense, info.image_shape)
-    return [
-        {"layer": name.removeprefix("net."), "kept": small[name].outputs, "dense": size.outputs}
-        for name, size in module_sizes(dense).items()
-        if name in counted
-    ]
 
 
 def _mask_file(pruning: Pruning) -> bytes:
@@ -183,14 +133,6 @@ def _mask_file(pruning: Pruning) -> bytes:
     own = {name: tensor for name, tensor in state.items() if not name.startswith("net.")}
     kept = {f"kept.{name}": index for name, index in pruning.kept().items()}
     return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in {**own, **kept}.items()})
-
-
-def _held_out(data: Loaded) -> bytes:
-    """Return the first validation images, which later stages use where they need real images but no test image."""
-    buffer = io.BytesIO()
-    images, labels = data.validation.images[:HELD_OUT], data.validation.labels[:HELD_OUT]
-    np.savez_compressed(buffer, images=images.numpy(), labels=labels.numpy())
-    return buffer.getvalue()
 
 
 def _seal(
@@ -210,7 +152,7 @@ def _seal(
             (stage.folder / place).mkdir(exist_ok=True)
             save_net(stage.folder / place, cast(Normalised, net.cpu()), info)
             names += [f"{place}/model.safetensors", f"{place}/net.json"]
-    atomic_write_bytes(stage.folder / "held_out.npz", _held_out(data))
+    atomic_write_bytes(stage.folder / "held_out.npz", held_out_file(data))
     return stage.seal([Path(stage.folder / name) for name in names], {**facts, **_training_facts(trained)})
 
 

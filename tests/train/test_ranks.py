@@ -163,8 +163,11 @@ def test_sigterm_saves_and_the_same_command_goes_on(recipe, tmp_path):
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
     monkeypatch.setattr(ranks, "world", lambda: 3)
     with pytest.raises(UsageError, match=r"train.batch_size is 32, which 3 processes cannot share equally"):
-        ranks.check_batch(32)
-    ranks.check_batch(33)
+        ranks.check_batch(32, images=100)
+    ranks.check_batch(33, images=100)
+    with pytest.raises(UsageError, match=r"there are 20 training images, fewer than train.batch_size"):
+        ranks.check_batch(33, images=20)
+    ranks.check_batch(32, images=21)
 
 
 def test_one_process_is_rank_0_of_1():

@@ -1,0 +1,61 @@
+"""Adopt: a net that is already trained takes the place of the training stage, and all later stages follow as usual."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
+from robustdeploy.core.manifest import Manifest
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.stage import Stage
+from robustdeploy.cost.flop_counter import macs as flop_counter_macs
+from robustdeploy.data.load import Loaded
+from robustdeploy.errors import DataError
+from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, load_net
+from robustdeploy.train.facts import channel_facts, cost_facts, dense_cost_facts, held_out_file, target_facts
+
+
+def is_stored_net(folder: Path) -> bool:
+    """Whether ``folder`` holds the two files of a net at its top; a run keeps them in its ``train`` folder."""
+    return all((folder / name).is_file() for name in (NET_FILE, WEIGHTS_FILE))
+
+
+def adopted_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that are taken over."""
+    return {name: sha256_of_file(folder / name) for name in (NET_FILE, WEIGHTS_FILE)}
+
+
+def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, stage: Stage) -> Manifest:
+    """Copy the net of ``folder``, count what it costs, set real images aside beside it, and seal it.
+
+    The images are held out of the training set of ``data``; whether this net has seen them is not known here. A
+    damaged net is an ArtifactError.
+    """
+    net, shape = load_net(folder), info.image_shape
+    where = stage.begin()
+    for name in (NET_FILE, WEIGHTS_FILE):
+        atomic_write_bytes(where / name, (folder / name).read_bytes())
+    atomic_write_bytes(where / "held_out.npz", held_out_file(data))
+    dense, costs = dense_cost_facts(dense_net(info), shape), cost_facts(net, shape)
+    facts: dict[str, Any] = {
+        **dense,
+        **costs,
+        **target_facts(recipe.budget, dense),
+        "counts": {"module": costs["macs"], "flop_counter": flop_counter_macs(net, shape)},
+        "channels": channel_facts(info, net) if costs["macs"] < dense["dense_macs"] else [],
+        "data": {**data.facts(), "adopted": "trained elsewhere; the numbers of images are of the set aside here"},
+    }
+    return stage.seal([where / name for name in (NET_FILE, WEIGHTS_FILE, "held_out.npz")], facts)
+
+
+def check_fits(info: NetInfo, data: Loaded) -> None:
+    """Raise a DataError for a net that is for other images or classes than those of ``data``."""
+    wanted, found = (info.classes, info.image_shape), (data.classes, data.image_shape)
+    if wanted != found:
+        (classes, shape), (its_classes, its_shape) = wanted, found
+        raise DataError(
+            f"the net is for {len(classes)} classes ({', '.join(classes[:3])}, …) and images of {shape}; data set "
+            f"'{data.name}' has {len(its_classes)} ({', '.join(its_classes[:3])}, …) and {its_shape}: name the recipe "
+            "of its own data set with --recipe"
+        )

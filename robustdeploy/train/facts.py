@@ -1,0 +1,79 @@
+"""Facts: what is said of a trained net in its seal, and the real images that are kept beside it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from robustdeploy.core.amount import absolute
+from robustdeploy.core.recipe import Budget
+from robustdeploy.cost.memory import peak_bytes
+from robustdeploy.cost.module import layer_macs, macs, params
+from robustdeploy.data.load import Loaded
+from robustdeploy.errors import BudgetError
+from robustdeploy.nets.size import module_sizes
+from robustdeploy.nets.store import NetInfo, dense_net
+
+HELD_OUT = 256
+"""Validation images kept with the net, for proofs, parity and a board's self-check."""
+DENSE = {"ops": "dense_macs", "params": "dense_params", "memory": "dense_memory_bytes"}
+"""The fact that each limit of a budget may be a fraction of; without ``dense_`` it is that of the compact net."""
+
+ImageShape = tuple[int, int, int]
+"""C, H, W."""
+
+
+def dense_cost_facts(net: nn.Module, image_shape: ImageShape) -> dict[str, Any]:
+    """Return the costs of the dense net, which those of the compact one are compared with."""
+    costs = cost_facts(net, image_shape)
+    return {fact: costs[fact.removeprefix("dense_")] for fact in DENSE.values()}
+
+
+def cost_facts(net: nn.Module, image_shape: ImageShape) -> dict[str, Any]:
+    """Return what one image costs, and each layer's share of the operations."""
+    return {
+        "macs": macs(net, image_shape),
+        "params": params(net),
+        "memory_bytes": _memory(net, image_shape),
+        "layer_macs": layer_macs(net, image_shape),
+    }
+
+
+def _memory(net: nn.Module, image_shape: ImageShape) -> int | None:
+    """Return the peak activation memory, or nothing for a net that cannot be traced."""
+    try:
+        return peak_bytes(net, image_shape)
+    except BudgetError:
+        return None
+
+
+def target_facts(budget: Budget, dense: Mapping[str, Any]) -> dict[str, float]:
+    """Return each limit as a fraction of the dense net's cost; without a limit that is all of it."""
+    given = budget.amounts
+    return {
+        f"{name}_target": absolute(given[name], dense[fact]) / dense[fact] if name in given else 1.0
+        for name, fact in DENSE.items()
+    }
+
+
+def channel_facts(info: NetInfo, compact: nn.Module) -> list[dict[str, Any]]:
+    """Output channels kept per convolution and linear layer."""
+    dense, small = dense_net(info), module_sizes(compact)
+    counted = layer_macs(dense, info.image_shape)
+    return [
+        {"layer": name.removeprefix("net."), "kept": small[name].outputs, "dense": size.outputs}
+        for name, size in module_sizes(dense).items()
+        if name in counted
+    ]
+
+
+def held_out_file(data: Loaded) -> bytes:
+    """Return the first validation images, which later stages use where they need real images but no test image."""
+    buffer = io.BytesIO()
+    images, labels = data.validation.images[:HELD_OUT], data.validation.labels[:HELD_OUT]
+    np.savez_compressed(buffer, images=images.numpy(), labels=labels.numpy())
+    return buffer.getvalue()
