@@ -22,7 +22,7 @@ RUN = ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml"]
 EVALUATE = ["evaluate", "--target", "quick.yaml"]
 
 
-def wait_for(process, seen, seconds=600):
+def wait_for(process, seen, seconds=120):
     """Wait until ``seen`` is true, and say whether the process was still running then."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -158,7 +158,7 @@ def test_a_signal_ends_an_evaluation_where_it_can_go_on(unevaluated, chain, spaw
     process = spawn(unevaluated, *EVALUATE, "--json")
     assert wait_for(process, lambda: len(parts(unevaluated)) >= 2)
     process.terminate()
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
     assert json.loads(out)["error"]["kind"] == "Interrupted"
     assert "the same command resumes" in err
@@ -177,7 +177,7 @@ def test_an_agent_that_dies_is_an_environment_failure_and_the_next_run_goes_on(u
     children = [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     assert len(children) == 1
     os.kill(children[0], signal.SIGKILL)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 4, err
     assert out == ""
     assert "SIGKILL" in err

@@ -12,7 +12,8 @@ from torch import nn
 
 from robustdeploy.attacks.protocol import GradientAttack, input_gradient
 from robustdeploy.data.noise import Noise
-from robustdeploy.nets.store import load_net
+from robustdeploy.nets.folded import folded
+from robustdeploy.nets.store import load_info, load_net
 from robustdeploy.onboard.types import Bytes, Labels, Pixels, Scores, Threat
 
 
@@ -22,6 +23,8 @@ class HostNet:
 
     net: nn.Module
     device: torch.device
+    followed: nn.Module
+    """The same function, faster: what gradients are followed through. It proposes images and judges none."""
 
     def __call__(self, images: Pixels) -> Scores:
         """Score pixels, as a Model for query attacks."""
@@ -42,7 +45,7 @@ class HostNet:
     ) -> Bytes:
         """Let ``attack`` propose an image for each input; proposals are rounded to 8 bits."""
         noise = Noise(key, torch.from_numpy(ids).to(self.device))
-        found = attack(self.net, self._pixels(images), torch.from_numpy(labels).to(self.device), threat, noise)
+        found = attack(self.followed, self._pixels(images), torch.from_numpy(labels).to(self.device), threat, noise)
         return torch.round(found * 255).clamp(0, 255).to(torch.uint8).cpu().numpy()
 
     def zero_gradients(self, images: Bytes, labels: Labels) -> int:
@@ -67,7 +70,7 @@ class HostNet:
 
     def lost_gradients(self, images: Bytes, labels: Labels) -> int:
         """Count images at which the cross-entropy has no gradient in the precision that attacks follow it in."""
-        gradient, _ = input_gradient(self.net, self._pixels(images), torch.from_numpy(labels).to(self.device))
+        gradient, _ = input_gradient(self.followed, self._pixels(images), torch.from_numpy(labels).to(self.device))
         return int((gradient.flatten(1).abs().amax(1) == 0).sum())
 
     def _pixels(self, images: Bytes) -> torch.Tensor:
@@ -81,4 +84,6 @@ def _copied_in_double(net: nn.Module) -> nn.Module:
 def load_host_net(folder: Path, device: str) -> HostNet:
     """Load the net saved in ``folder``; its recipe is the user's own, so its factory may be called."""
     on = torch.device(device)
-    return HostNet(load_net(folder, allow_factory=True).to(on).eval().requires_grad_(False), on)
+    net = load_net(folder, allow_factory=True).to(on).eval().requires_grad_(False)
+    example = torch.rand(8, *load_info(folder).image_shape, generator=torch.Generator().manual_seed(0))
+    return HostNet(net, on, folded(net, example.to(on)))

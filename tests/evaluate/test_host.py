@@ -26,7 +26,8 @@ class Plain(nn.Module):
 
 
 def host(net):
-    return HostNet(net.eval(), torch.device("cpu"))
+    net = net.eval()
+    return HostNet(net, torch.device("cpu"), net)
 
 
 def test_an_honest_net_has_gradients_everywhere():

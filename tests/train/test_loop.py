@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from trainings import Stop, same, silent, state_of
 
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.recipe import Budget
@@ -31,28 +32,12 @@ class InDouble(Standard):
         return super().__call__(net, images.double(), labels, threat, noise)
 
 
-class Stop(Exception):
-    """What ends a training in the middle of a step's report."""
-
-
-def silent(step, steps, numbers):
-    """Say nothing."""
-
-
 def stopping_at(last):
     def progress(step, steps, numbers):
         if step == last:
             raise Stop
 
     return progress
-
-
-def state_of(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(one, other):
-    return list(one) == list(other) and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 KINDS = {

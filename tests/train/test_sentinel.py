@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from trainings import Stop, same, silent, state_of
 
 from robustdeploy.core.recipe import Train
 from robustdeploy.data.images import Images
@@ -26,23 +27,6 @@ from robustdeploy.train.tasks.n_fgsm import NFgsm
 from robustdeploy.train.tasks.pgd import PgdAt
 from robustdeploy.train.tasks.standard import Standard
 from robustdeploy.train.tasks.trades import Trades
-
-
-class Stop(Exception):
-    """What kills a training."""
-
-
-def silent(step, steps, numbers):
-    """Say nothing."""
-
-
-def state_of(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(one, other):
-    return list(one) == list(other) and all(torch.equal(value, other[name]) for name, value in one.items())
-
 
 # A real collapse.
 

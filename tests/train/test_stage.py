@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from trainings import silent
 
 from robustdeploy import load_net
 from robustdeploy.core.ledger import Ledger
@@ -51,10 +52,6 @@ def recipe(tmp_path):
 def stage(root, recipe, images="a"):
     root.mkdir(exist_ok=True)
     return Stage(root, "train", "train", {"images": images}, {"net": "r"}, recipe.seed, Ledger(root / "ledger.jsonl"))
-
-
-def silent(step, steps, numbers):
-    """Say nothing."""
 
 
 @pytest.fixture

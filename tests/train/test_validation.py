@@ -5,6 +5,7 @@ from math import comb
 import pytest
 import torch
 from torch import nn
+from trainings import Stop, same, state_of
 
 from robustdeploy.core.recipe import Budget
 from robustdeploy.data.images import Images
@@ -18,23 +19,6 @@ from robustdeploy.train import plan as plans
 from robustdeploy.train.loop import fit
 from robustdeploy.train.tasks.standard import Standard
 from robustdeploy.train.validation import VALIDATED, Validation, significantly_better, validate
-
-
-class Stop(Exception):
-    """What kills a training."""
-
-
-def silent(step, steps, numbers):
-    """Say nothing."""
-
-
-def state_of(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(one, other):
-    return list(one) == list(other) and all(torch.equal(value, other[name]) for name, value in one.items())
-
 
 # The judgement.
 
