@@ -43,7 +43,7 @@ class Desk:
         training.attach()
 
     def save(self, training: Training, *, healthy: bool = False) -> None:
-        """Write a checkpoint; one known to be ``healthy`` stays until there is a newer one."""
+        """Write a checkpoint; one that is ``healthy`` enough to go back to stays until there is another."""
         state = training.state()
         if ranks.rank() == 0:
             save_checkpoint(self._checkpoints, state)

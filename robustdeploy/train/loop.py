@@ -30,7 +30,7 @@ from robustdeploy.train.desk import Desk
 from robustdeploy.train.plan import Plan
 from robustdeploy.train.precision import resolved
 from robustdeploy.train.protocol import Replaying
-from robustdeploy.train.sentinel import CONFIRM, PROBE, collapse, suspicious, vital_signs, watches
+from robustdeploy.train.sentinel import CONFIRM, PROBE, collapse, sound, suspicious, vital_signs, watches
 from robustdeploy.train.statistics import settle
 from robustdeploy.train.training import Best, Training
 from robustdeploy.train.validation import significantly_better, validate
@@ -120,14 +120,15 @@ def _healthy(training: Training, desk: Desk) -> bool:
         if (reason := collapse(now, training.vitals)) is not None:
             _go_back(training, desk, reason)
             return False
+    is_sound = sound(now, training.vitals)
     training.vitals.append(now)
     training.checked = step
-    desk.save(training, healthy=True)
+    desk.save(training, healthy=is_sound)
     return True
 
 
 def _go_back(training: Training, desk: Desk, reason: str) -> None:
-    """Return to the last healthy state, with the next safer task."""
+    """Return to the last sound state, with the next safer task."""
     event = {"event": "catastrophic overfitting", "step": training.step, "reason": reason}
     task = repr(training.task)
     training.events = [*training.events, event]

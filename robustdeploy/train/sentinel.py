@@ -33,6 +33,8 @@ CONFIRM = 512
 """Held-out images, at most, that confirm a suspicion."""
 STRONG_NOISE_EPS = 16 / 255
 """Largest eps at which N-FGSM's noise, three times eps in all, still leaves the image to be seen; the paper's range."""
+SOUND_GAP = 0.1
+"""Gap of a state that is always good enough to go back to."""
 LADDER: tuple[tuple[str, dict[str, int]], ...] = (("n-fgsm", {}), ("pgd", {"steps": 4}))
 """What takes the task's place after the first and second collapse: stronger noise (de Jorge et al., NeurIPS 2022) at
 the same cost, then several smaller steps, which cannot be cheated that way and are no longer watched."""
@@ -110,6 +112,17 @@ def collapse(now: Vitals, before: Sequence[Vitals]) -> str | None:
 
 def _drop(now: Vitals, before: Sequence[Vitals]) -> float:
     return max((vitals.pgd10 for vitals in before), default=now.pgd10) - now.pgd10
+
+
+def sound(now: Vitals, before: Sequence[Vitals]) -> bool:
+    """Whether the state is one to go back to: no signal has begun to give way, though none is suspicious yet.
+
+    A collapse may take epochs to come; going on with a safer task from half-way into one leads into it all the same.
+    """
+    if not (recent := before[-5:]):
+        return now.gap <= SOUND_GAP
+    gap, alignment = median(v.gap for v in recent), median(v.alignment for v in recent)
+    return now.gap <= max(SOUND_GAP, gap) and now.alignment >= 0.75 * alignment
 
 
 def watches(task: Task | Replaying) -> bool:
