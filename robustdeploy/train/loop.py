@@ -109,7 +109,7 @@ def _train(training: Training, desk: Desk, progress: Progress) -> None:
 
 
 def _healthy(training: Training, desk: Desk) -> bool:
-    """Probe for catastrophic overfitting where that is due; False after going back to the last healthy state."""
+    """Probe for catastrophic overfitting where that is due; False after going back to the last sound state."""
     plan, step = training.plan, training.step
     due = step == plan.steps or (step > 0 and step % plan.probe_every == 0)
     if not due or training.checked == step or not plan.options.sentinel or not watches(training.task):

@@ -3,7 +3,7 @@
 A net trained against one gradient step may learn, within a fraction of an epoch, to beat that step alone: its
 accuracy under FGSM soars while PGD finds every image (Wong, Rice and Kolter, ICLR 2020). Several times an epoch a few
 held-out images are attacked; on a suspicion more of them are, and when that confirms it the training goes back to its
-last healthy state and on with a task that is harder to cheat.
+last sound state and on with a task that is harder to cheat.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _drop(now: Vitals, before: Sequence[Vitals]) -> float:
 def sound(now: Vitals, before: Sequence[Vitals]) -> bool:
     """Whether the state is one to go back to: no signal has begun to give way, though none is suspicious yet.
 
-    A collapse may take epochs to come; going on with a safer task from half-way into one leads into it all the same.
+    A collapse may take epochs to come; going on with a safer task from half-way into one may lead into it all the same.
     """
     if not (recent := before[-5:]):
         return now.gap <= SOUND_GAP
