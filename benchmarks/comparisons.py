@@ -25,9 +25,8 @@ from torch import nn
 from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.manifest import Manifest
-from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.run import Run
+from robustdeploy.core.run import Run, training_content
 from robustdeploy.core.stage import Stage
 from robustdeploy.cost.module import macs, params
 from robustdeploy.data.load import Loaded, load_data
@@ -38,8 +37,9 @@ from robustdeploy.nets.size import resize_modules
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, load_info, load_net, save_net
 from robustdeploy.pipeline import Talk
 from robustdeploy.train.loop import Trained, fit
-from robustdeploy.train.setup import fresh_net, plan_from
+from robustdeploy.train.setup import plan_from
 from robustdeploy.train.stage import device_from
+from robustdeploy.train.start import starting_net
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def trained(row: Row, recipe: Recipe, pattern: Path, runs: Path, talk: Talk) -> 
     data = load_data(recipe.data, lambda done, total: talk.progress("reading images", done, total))
     with _locked(Run.for_recipe(runs, recipe, row.name)) as run:
         inputs = {"images": data.digest, "pattern": sha256_of_file(pattern / WEIGHTS_FILE)}
-        parts = plain(recipe)
+        parts = training_content(recipe)
         parameters = {part: parts[part] for part in ("data", "net", "threat", "train")}
         stage = run.stage(row.method, "train", inputs, parameters)
         if stage.sealed() is not None:
@@ -129,7 +129,7 @@ def _one_shot(work: Work) -> Made:
     if epochs < 2:
         raise UsageError(f"one-shot pruning shares its epochs between training and fine-tuning; {epochs} is too few")
     tuned = max(1, epochs // 3)
-    dense = work.fitted(fresh_net(work.recipe, work.data, work.device), epochs - tuned, "dense")
+    dense = work.fitted(starting_net(work.recipe, work.data, work.device), epochs - tuned, "dense")
     pruned = pruned_once(dense.net, shape, macs(load_net(work.pattern), shape))
     done = work.fitted(pruned, tuned, "fine-tuning")
     return Made(done.net, {"dense": epochs - tuned, "fine-tuning": tuned}, [*dense.events, *done.events])

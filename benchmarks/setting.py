@@ -15,7 +15,8 @@ from robustdeploy.core.registry import PRUNERS
 from robustdeploy.data.load import Loaded
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train.loop import Progress, Trained, fit
-from robustdeploy.train.setup import fresh_net, plan_from
+from robustdeploy.train.setup import plan_from
+from robustdeploy.train.start import starting_net
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Setting:
         """Run the package's loop on a fresh net, or on the one under the pruning that ``begin`` gives."""
         self.use_threads()
         pruning = begin()
-        net = fresh_net(self.recipe, self.data, self.device) if pruning is None else pruning.net
+        net = starting_net(self.recipe, self.data, self.device) if pruning is None else pruning.net
         plan = plan_from(self.recipe, self.data, self.device)
         return fit(net, pruning, plan, self.folder / name, progress)
 
@@ -55,13 +56,13 @@ class Setting:
         images = self.data.train.images.permute(0, 2, 3, 1).contiguous().numpy()
         pictures = reference.Pictures(images, self.data.train.labels.tolist(), self.data.mean, self.data.std)
         box = reference.box_from(schedule, self.data.mean, self.data.std, torch.zeros((), device=self.device))
-        net = fresh_net(self.recipe, self.data, self.device).net
+        net = starting_net(self.recipe, self.data, self.device).net
         reference.train(net, pictures, schedule, box, progress)
 
     def pruning(self) -> Pruning:
         """Put a fresh net under the recipe's pruner."""
         pruner: Any = PRUNERS.build(self.recipe.prune.name, self.recipe.prune.options)
-        net = fresh_net(self.recipe, self.data, self.device)
+        net = starting_net(self.recipe, self.data, self.device)
         begun: Pruning = pruner.begin(net, self.data.image_shape, self.recipe.budget)
         return begun
 

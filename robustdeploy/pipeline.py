@@ -16,7 +16,7 @@ from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Measurement, Report
-from robustdeploy.core.run import Run, written_problems
+from robustdeploy.core.run import Run, training_content, written_problems
 from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
 from robustdeploy.errors import ArtifactError, UsageError
@@ -92,6 +92,7 @@ def prune(
     from robustdeploy.train import ranks
     from robustdeploy.train.setup import device_from, is_pruned
     from robustdeploy.train.stage import check_trainable, train_dense, train_pruned
+    from robustdeploy.train.start import start_inputs
 
     loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops)
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
@@ -100,16 +101,14 @@ def prune(
         check_trainable(loaded, data)
     run = Run.for_recipe(runs, loaded, name)
     with _working(run), ranks.joined(device_from(loaded.train.device)):
-        parts = plain(loaded)
+        parts = training_content(loaded)
         parameters = {part: parts[part] for part in ("data", "net", "threat", "train", "prune", "budget")}
-        for leave in ("device", "checkpoint_every_s"):
-            del parameters["train"][leave]
         stages = [("train", train_pruned, parameters)]
         if loaded.baseline and is_pruned(loaded):
             dense = {part: value for part, value in parameters.items() if part not in ("prune", "budget")}
             stages.insert(0, ("dense", train_dense, dense))
         for stage_name, work, its in stages:
-            stage = run.stage(stage_name, stage_name, {"images": data.digest}, its)
+            stage = run.stage(stage_name, stage_name, {"images": data.digest, **start_inputs(loaded)}, its)
             if not _fresh(stage, force, talk):
                 continue
 

@@ -55,6 +55,10 @@ DataOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--data", help="Folder of the data set (data.path)."),
 ]
+StartOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--start", help="Trained dense net to begin with, by folder or run (train.start)."),
+]
 OpsOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
@@ -96,11 +100,13 @@ def overrides(
     data: Path | None = None,
     params: str | None = None,
     memory: str | None = None,
+    start: Path | None = None,
 ) -> list[str]:
     """Turn the options into overrides of recipe fields; an option wins over ``--set``."""
     budget = {"ops": ops, "params": params, "memory": memory}
     for name, amount in budget.items():
         if amount is not None and not amount.strip():
             raise UsageError(f"--{name}-target (budget.{name}) is empty; give a fraction such as 0.3, or a number")
-    given = {**{f"budget.{name}": amount for name, amount in budget.items()}, "seed": seed, "data.path": data}
+    limits = {f"budget.{name}": amount for name, amount in budget.items()}
+    given = {**limits, "seed": seed, "data.path": data, "train.start": start}
     return [*(set_ or []), *(f"{field}={value}" for field, value in given.items() if value is not None)]

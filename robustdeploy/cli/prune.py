@@ -19,6 +19,7 @@ from robustdeploy.cli.options import (
     RunsOption,
     SeedOption,
     SetOption,
+    StartOption,
     overrides,
 )
 
@@ -30,6 +31,7 @@ def prune(
     memory_target: MemoryOption = None,
     target: OptionalTarget = None,
     data: DataOption = None,
+    start: StartOption = None,
     seed: SeedOption = None,
     set_: SetOption = None,
     name: NameOption = None,
@@ -52,7 +54,7 @@ def prune(
 
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target) if target else None
-        more = overrides(set_, ops_target, seed, data, params_target, memory_target)
+        more = overrides(set_, ops_target, seed, data, params_target, memory_target, start)
         loaded = recipe_for(recipe, target=goal, overrides=more)
         if follows():
             follow(loaded)

@@ -18,6 +18,7 @@ from robustdeploy.cli.options import (
     RunsOption,
     SeedOption,
     SetOption,
+    StartOption,
     TargetOption,
     overrides,
 )
@@ -30,6 +31,7 @@ def run(
     params_target: ParamsOption = None,
     memory_target: MemoryOption = None,
     data: DataOption = None,
+    start: StartOption = None,
     seed: SeedOption = None,
     set_: SetOption = None,
     name: NameOption = None,
@@ -50,7 +52,7 @@ def run(
 
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target)
-        more = overrides(set_, ops_target, seed, data, params_target, memory_target)
+        more = overrides(set_, ops_target, seed, data, params_target, memory_target, start)
         loaded = pipeline.recipe_for(recipe, target=goal, overrides=more)
         if follows():
             pipeline.follow(loaded)

@@ -57,6 +57,8 @@ class Data(Noun):
 class Train(Noun):
     """One loop for every task."""
 
+    start: Path | None = None
+    """Folder of a trained dense net, or a run, whose weights the training begins with; unset: fresh weights."""
     task: PlugIn = Choice(name="fastat")
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=128, ge=2)

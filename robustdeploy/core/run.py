@@ -32,12 +32,18 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 def training_fingerprint(recipe: Recipe) -> str:
     """Return the SHA-256 of what decides the trained net: not the evaluation, the gate or where it is computed."""
-    content = plain(recipe)
+    return sha256_of_text(canonical_json(training_content(recipe)))
+
+
+def training_content(recipe: Recipe) -> dict[str, Any]:
+    """Return what of a recipe decides the trained net."""
+    content: dict[str, Any] = plain(recipe)
     for left_out in ("description", "evaluate", "gate"):
         del content[left_out]
-    for left_out in ("checkpoint_every_s", "device"):
+    fresh = ("start",) if recipe.train.start is None else ()
+    for left_out in ("checkpoint_every_s", "device", *fresh):
         del content["train"][left_out]
-    return sha256_of_text(canonical_json(content))
+    return content
 
 
 @dataclass(frozen=True)

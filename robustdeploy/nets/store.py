@@ -77,7 +77,7 @@ def load_net(folder_or_run: Path | str, *, allow_factory: bool = False) -> Norma
     ``package.module:factory`` is refused unless ``allow_factory``, since loading calls what ``net.json`` names there.
     Files that are missing, truncated, edited or of different nets are an ArtifactError.
     """
-    folder = _folder(Path(folder_or_run))
+    folder = net_folder(Path(folder_or_run))
     info = load_info(folder)
     if ":" in info.net.name and not allow_factory:
         raise ArtifactError(
@@ -96,7 +96,7 @@ def load_net(folder_or_run: Path | str, *, allow_factory: bool = False) -> Norma
 
 def load_info(folder_or_run: Path | str) -> NetInfo:
     """Return what the ``net.json`` of a folder or a run says; anything wrong with it is an ArtifactError."""
-    path = _folder(Path(folder_or_run)) / NET_FILE
+    path = net_folder(Path(folder_or_run)) / NET_FILE
     try:
         return NetInfo.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -121,7 +121,8 @@ def dense_net(info: NetInfo, origin: Path | None = None) -> Normalised:
             raise ArtifactError(f"the net in {origin} cannot be built here: {error}") from error
 
 
-def _folder(folder: Path) -> Path:
+def net_folder(folder: Path) -> Path:
+    """Return where the net of a folder or a run lies; where there is none, that is an ArtifactError."""
     for place in (folder, folder / "train"):
         if (place / NET_FILE).is_file():
             return place

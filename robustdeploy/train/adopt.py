@@ -57,5 +57,5 @@ def check_fits(info: NetInfo, data: Loaded) -> None:
         raise DataError(
             f"the net is for {len(classes)} classes ({', '.join(classes[:3])}, …) and images of {shape}; data set "
             f"'{data.name}' has {len(its_classes)} ({', '.join(its_classes[:3])}, …) and {its_shape}: name the recipe "
-            "of its own data set with --recipe"
+            "of its own data set"
         )

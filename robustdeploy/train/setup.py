@@ -1,4 +1,4 @@
-"""Setup: what a recipe asks of the training loop: a device, a fresh net, a plan, a pruner."""
+"""Setup: what a recipe asks of the training loop, beside the net: a device, a plan, a pruner."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.registry import PRUNERS, TASKS
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import UsageError
-from robustdeploy.nets.build import build_net
-from robustdeploy.nets.normalised import Normalised
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
 from robustdeploy.train.plan import Plan
@@ -35,14 +33,6 @@ def device_from(name: str) -> torch.device:
             f"train.device is '{name}', which torch cannot use here ({first}); say auto or cpu"
         ) from problem
     return device
-
-
-def fresh_net(recipe: Recipe, data: Loaded, device: torch.device) -> Normalised:
-    """Return the recipe's dense net on ``device``, with weights that depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        net = build_net(recipe.net, len(data.classes), data.image_shape, data.mean, data.std)
-    return net.to(device)
 
 
 def plan_from(recipe: Recipe, data: Loaded, device: torch.device, training: str = "") -> Plan:

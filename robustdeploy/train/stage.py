@@ -22,26 +22,27 @@ from robustdeploy.cost.sparse import nonzero_macs
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.normalised import Normalised
-from robustdeploy.nets.store import NetInfo, save_net
+from robustdeploy.nets.store import save_net
 from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
 from robustdeploy.train.facts import DENSE, channel_facts, cost_facts, dense_cost_facts, held_out_file, target_facts
 from robustdeploy.train.loop import Progress, Trained, fit
-from robustdeploy.train.setup import device_from, fresh_net, plan_from, pruning_from
+from robustdeploy.train.setup import device_from, plan_from, pruning_from
+from robustdeploy.train.start import net_info, start_facts, starting_net
 
 
 def check_trainable(recipe: Recipe, data: Loaded) -> None:
     """Build the net and look whether its budget can be met, before anything is written or trained."""
     plan_from(recipe, data, torch.device("cpu"))
-    pruning_from(recipe, data, fresh_net(recipe, data, device_from(recipe.train.device)))
+    pruning_from(recipe, data, starting_net(recipe, data, device_from(recipe.train.device)))
 
 
 def train_dense(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
     """Train the dense net on the recipe's schedule and seal it."""
     folder, device = stage.begin(), device_from(recipe.train.device)
-    net = fresh_net(recipe, data, device)
-    facts = {**dense_cost_facts(net, data.image_shape), "data": data.facts()}
+    net = starting_net(recipe, data, device)
+    facts = {**dense_cost_facts(net, data.image_shape), "data": {**data.facts(), **start_facts(recipe)}}
     ranks.announce("dense")
     trained = fit(net, None, plan_from(recipe, data, device, _training(recipe, stage)), folder, progress)
     return _seal(stage, recipe, data, trained, facts)
@@ -53,8 +54,8 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
     Without a budget the net stays dense. Raises BudgetError, before training, when the budget is out of reach.
     """
     folder, device = stage.begin(), device_from(recipe.train.device)
-    net = fresh_net(recipe, data, device)
-    dense = {**dense_cost_facts(net, data.image_shape), "data": data.facts()}
+    net = starting_net(recipe, data, device)
+    dense = {**dense_cost_facts(net, data.image_shape), "data": {**data.facts(), **start_facts(recipe)}}
     pruning = pruning_from(recipe, data, net)
     ranks.announce("train")
     trained = fit(net, pruning, plan_from(recipe, data, device, _training(recipe, stage)), folder, progress)
@@ -67,7 +68,7 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
     more: dict[str, Any] = {
         "counts": _counts(pruning, trained.net, data),
         "proof": asdict(cast(Proof, trained.proof)),
-        "channels": channel_facts(_info(recipe, data), trained.net),
+        "channels": channel_facts(net_info(recipe, data), trained.net),
     }
     if not pruning.removes_channels:
         more["nonzero_macs"] = nonzero_macs(trained.net, data.image_shape)
@@ -78,17 +79,13 @@ def follow(recipe: Recipe, data: Loaded) -> None:
     """Take part in the trainings that rank 0 leads, until it lets go. Nothing is written."""
     device = device_from(recipe.train.device)
     while (work := ranks.announced()) != ranks.DONE:
-        net = fresh_net(recipe, data, device)
+        net = starting_net(recipe, data, device)
         pruning = pruning_from(recipe, data, net) if work == "train" else None
         fit(net, pruning, plan_from(recipe, data, device), Path(), lambda step, steps, numbers: None)
 
 
 def _training(recipe: Recipe, stage: Stage) -> str:
     return f"{stage.fingerprint}-{recipe.seed}"
-
-
-def _info(recipe: Recipe, data: Loaded) -> NetInfo:
-    return NetInfo(net=recipe.net, classes=data.classes, image_shape=data.image_shape, mean=data.mean, std=data.std)
 
 
 def _counts(pruning: Pruning, compact: nn.Module, data: Loaded) -> dict[str, int]:
@@ -144,7 +141,7 @@ def _seal(
     more: list[str] | None = None,
 ) -> Manifest:
     """Write the delivered net, and the best and the last epoch's where they differ, and seal the stage."""
-    info = _info(recipe, data)
+    info = net_info(recipe, data)
     names = ["model.safetensors", "net.json", "metrics.jsonl", "held_out.npz", *(more or [])]
     save_net(stage.folder, cast(Normalised, trained.net.cpu()), info)
     if trained.best is not trained.last:

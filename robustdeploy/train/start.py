@@ -1,0 +1,79 @@
+"""Start: the dense net that a training begins with, of fresh weights or of those of a net that is trained already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from robustdeploy.core.files import sha256_of_file
+from robustdeploy.core.recipe import Choice, Recipe
+from robustdeploy.data.load import Loaded
+from robustdeploy.errors import UsageError
+from robustdeploy.nets.build import build_net
+from robustdeploy.nets.channel_pad import set_gains
+from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.store import NET_FILE, NetInfo, load_info, load_net, net_folder
+from robustdeploy.train.adopt import check_fits
+
+
+def starting_net(recipe: Recipe, data: Loaded, device: torch.device) -> Normalised:
+    """Return the recipe's dense net on ``device``: with the weights of ``train.start``, or fresh ones.
+
+    Fresh weights depend on the seed alone. A stored net that is another one, for other data, damaged, or compact
+    already is a UsageError.
+    """
+    if recipe.train.start is not None:
+        net_info(recipe, data)
+        net = load_net(recipe.train.start, allow_factory=True)  # the recipe names the same factory
+        set_gains(net, on=True)
+        return net.train().to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = build_net(recipe.net, len(data.classes), data.image_shape, data.mean, data.std)
+    return net.to(device)
+
+
+def net_info(recipe: Recipe, data: Loaded) -> NetInfo:
+    """Return all of ``starting_net`` but its weights; a trained one keeps its own normalisation."""
+    if recipe.train.start is None:
+        shape, mean, std = data.image_shape, data.mean, data.std
+        return NetInfo(net=recipe.net, classes=data.classes, image_shape=shape, mean=mean, std=std)
+    info = load_info(recipe.train.start)
+    _check_same_net(recipe, info, recipe.train.start)
+    check_fits(info, data)
+    return info
+
+
+def start_inputs(recipe: Recipe) -> dict[str, str]:
+    """Return the digest of the file that names the weights which the training begins with; nothing for fresh ones."""
+    start = recipe.train.start
+    return {} if start is None else {"start": sha256_of_file(net_folder(start) / NET_FILE)}
+
+
+def start_facts(recipe: Recipe) -> dict[str, str]:
+    """Return what a report has to say of the data, where the training did not begin with fresh weights."""
+    if recipe.train.start is None:
+        return {}
+    mark = load_info(recipe.train.start).weights_sha256
+    told = f"from a trained net (SHA-256 {mark[:12]}…); whether it has seen the validation images is not known here"
+    return {"start": told}
+
+
+def _told(choice: Choice) -> str:
+    """Return a net as a recipe would name it."""
+    parts = ", ".join(f"{name}: {value}" for name, value in {"name": choice.name, **choice.options}.items())
+    return f"{{{parts}}}"
+
+
+def _check_same_net(recipe: Recipe, info: NetInfo, start: Path) -> None:
+    if info.net != recipe.net:
+        raise UsageError(
+            f"train.start: the net in {start} is {_told(info.net)}, the recipe's {_told(recipe.net)}; give a recipe of "
+            f"that net, or --set 'net={_told(info.net)}'"
+        )
+    if info.modules:
+        raise UsageError(
+            f"train.start: the net in {start} is compact already ({len(info.modules)} of its layers are smaller than "
+            "dense), and a budget is of the dense net; start from the dense one"
+        )
