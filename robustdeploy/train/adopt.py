@@ -56,6 +56,6 @@ def check_fits(info: NetInfo, data: Loaded) -> None:
         (classes, shape), (its_classes, its_shape) = wanted, found
         raise DataError(
             f"the net is for {len(classes)} classes ({', '.join(classes[:3])}, …) and images of {shape}; data set "
-            f"'{data.name}' has {len(its_classes)} ({', '.join(its_classes[:3])}, …) and {its_shape}: name the recipe "
-            "of its own data set"
+            f"'{data.name}' has {len(its_classes)} ({', '.join(its_classes[:3])}, …) and {its_shape}: give the recipe "
+            "of its own data set (evaluate: with --recipe)"
         )
