@@ -48,6 +48,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="use only so many of the validation images")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(words)
+    if options.limit is not None and options.limit < 1:
+        parser.error(f"--limit must be at least 1, not {options.limit}")
     try:
         recipe = recipe_for(options.recipe, overrides=[f"data.path={options.data}"] if options.data else [])
         print(json.dumps(compared(options.nets, recipe, options.limit, options.device), indent=2))

@@ -92,9 +92,9 @@ def prune(
     from robustdeploy.train import ranks
     from robustdeploy.train.setup import device_from, is_pruned
     from robustdeploy.train.stage import check_trainable, train_dense, train_pruned
-    from robustdeploy.train.start import start_inputs
+    from robustdeploy.train.start import pinned, start_inputs
 
-    loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops)
+    loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops))
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
     data = load_data(loaded.data, lambda done, total: talk.progress("reading images", done, total))
     if not Run.folder_for(runs, loaded, name).exists():
@@ -173,7 +173,9 @@ def follow(recipe: Recipe) -> None:
     from robustdeploy.train import ranks
     from robustdeploy.train.setup import device_from
     from robustdeploy.train.stage import follow as follow_rank_0
+    from robustdeploy.train.start import pinned
 
+    recipe = pinned(recipe)
     data = load_data(recipe.data)
     with catch_signals(), ranks.joined(device_from(recipe.train.device)):
         follow_rank_0(recipe, data)

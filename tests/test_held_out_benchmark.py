@@ -66,6 +66,9 @@ def test_a_limit_takes_the_first_images_and_a_net_for_others_is_refused(nets, ca
     code, out, _ = printed(capsys, nets[:1], "--limit", "40")
     assert code == 0
     assert json.loads(out)["images"].startswith("40 held out")
+    with pytest.raises(SystemExit):
+        printed(capsys, nets[:1], "--limit", "0")
+    capsys.readouterr()
     code, out, said = printed(capsys, [nets[0] / "nowhere"])
     assert (code, out) == (2, "")
     assert "there is no net" in said

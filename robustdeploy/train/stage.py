@@ -22,7 +22,7 @@ from robustdeploy.cost.sparse import nonzero_macs
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.normalised import Normalised
-from robustdeploy.nets.store import save_net
+from robustdeploy.nets.store import NetInfo, save_net
 from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
@@ -40,12 +40,12 @@ def check_trainable(recipe: Recipe, data: Loaded) -> None:
 
 def train_dense(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
     """Train the dense net on the recipe's schedule and seal it."""
-    folder, device = stage.begin(), device_from(recipe.train.device)
+    folder, device, info = stage.begin(), device_from(recipe.train.device), net_info(recipe, data)
     net = starting_net(recipe, data, device)
     facts = {**dense_cost_facts(net, data.image_shape), "data": {**data.facts(), **start_facts(recipe)}}
     ranks.announce("dense")
     trained = fit(net, None, plan_from(recipe, data, device, _training(recipe, stage)), folder, progress)
-    return _seal(stage, recipe, data, trained, facts)
+    return _seal(stage, info, data, trained, facts)
 
 
 def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
@@ -53,7 +53,7 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
 
     Without a budget the net stays dense. Raises BudgetError, before training, when the budget is out of reach.
     """
-    folder, device = stage.begin(), device_from(recipe.train.device)
+    folder, device, info = stage.begin(), device_from(recipe.train.device), net_info(recipe, data)
     net = starting_net(recipe, data, device)
     dense = {**dense_cost_facts(net, data.image_shape), "data": {**data.facts(), **start_facts(recipe)}}
     pruning = pruning_from(recipe, data, net)
@@ -62,17 +62,17 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
     costs = cost_facts(trained.net, data.image_shape)
     facts = {**dense, **costs, **target_facts(recipe.budget, dense)}
     if pruning is None:
-        return _seal(stage, recipe, data, trained, {**facts, "channels": []})
+        return _seal(stage, info, data, trained, {**facts, "channels": []})
     atomic_write_bytes(folder / "masks.safetensors", _mask_file(pruning))
     _check_budget(pruning, recipe.budget, dense, costs)
     more: dict[str, Any] = {
         "counts": _counts(pruning, trained.net, data),
         "proof": asdict(cast(Proof, trained.proof)),
-        "channels": channel_facts(net_info(recipe, data), trained.net),
+        "channels": channel_facts(info, trained.net),
     }
     if not pruning.removes_channels:
         more["nonzero_macs"] = nonzero_macs(trained.net, data.image_shape)
-    return _seal(stage, recipe, data, trained, {**facts, **more}, ["masks.safetensors"])
+    return _seal(stage, info, data, trained, {**facts, **more}, ["masks.safetensors"])
 
 
 def follow(recipe: Recipe, data: Loaded) -> None:
@@ -134,14 +134,13 @@ def _mask_file(pruning: Pruning) -> bytes:
 
 def _seal(
     stage: Stage,
-    recipe: Recipe,
+    info: NetInfo,
     data: Loaded,
     trained: Trained,
     facts: Mapping[str, Any],
     more: list[str] | None = None,
 ) -> Manifest:
     """Write the delivered net, and the best and the last epoch's where they differ, and seal the stage."""
-    info = net_info(recipe, data)
     names = ["model.safetensors", "net.json", "metrics.jsonl", "held_out.npz", *(more or [])]
     save_net(stage.folder, cast(Normalised, trained.net.cpu()), info)
     if trained.best is not trained.last:

@@ -17,6 +17,15 @@ from robustdeploy.nets.store import NET_FILE, NetInfo, load_info, load_net, net_
 from robustdeploy.train.adopt import check_fits
 
 
+def pinned(recipe: Recipe) -> Recipe:
+    """Return the recipe with the folder itself in place of a link to it: ``runs/latest`` moves on to the new run."""
+    start = recipe.train.start
+    if start is None or not start.is_symlink():
+        return recipe
+    train = recipe.train.model_copy(update={"start": start.parent / start.readlink()})
+    return recipe.model_copy(update={"train": train})
+
+
 def starting_net(recipe: Recipe, data: Loaded, device: torch.device) -> Normalised:
     """Return the recipe's dense net on ``device``: with the weights of ``train.start``, or fresh ones.
 

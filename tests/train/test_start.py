@@ -100,6 +100,31 @@ def test_other_weights_in_the_same_folder_are_another_training(given, tmp_path):
     assert all(torch.allclose(now[name], value, atol=1e-5) for name, value in weights(load_net(given)).items())
 
 
+def test_the_latest_run_is_gone_on_from_although_it_is_then_another(tmp_path, given):
+    runs = tmp_path / "runs"
+    shutil.copytree(given, runs / "mine" / "train")
+    (runs / "latest").symlink_to("mine")
+    recipe = small(f"train.start={runs / 'latest'}", "budget.ops=null", "baseline=false")
+    for _ in range(2):  # the second time by the recipe that was kept, which names the run and not the link
+        run = prune(recipe, runs=runs, name="next")
+        assert (runs / "latest").resolve() == run.root.resolve()
+        assert run.recipe.train.start == runs / "mine"
+        recipe = run.recipe
+
+
+def test_a_start_that_goes_away_while_training_costs_nothing(given, tmp_path, monkeypatch):
+    from robustdeploy.train import stage
+
+    def fit(*parts):
+        shutil.rmtree(given)
+        return loop_fit(*parts)
+
+    loop_fit = stage.fit
+    monkeypatch.setattr(stage, "fit", fit)
+    run = prune(small(f"train.start={given}", "budget.ops=0.4", "baseline=false"), runs=tmp_path / "runs")
+    assert load_info(run.root / "train").mean == (0.25,)
+
+
 def test_a_net_that_cannot_be_gone_on_with_is_refused_before_anything_is_written(given, tmp_path):
     def refusal(recipe, kind=UsageError):
         with pytest.raises(kind) as caught:
