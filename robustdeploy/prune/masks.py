@@ -4,10 +4,11 @@ Vemparala et al., "Adversarial robust model compression using in-train pruning" 
 a channel is round(scale · tanh(M) + shift), trained together with the weights; its gradient passes the rounding
 unchanged. The slides leave open how the budget is met. Here, while its utilisation falls along a schedule:
 
-* within a group channels compete by M, which follows the task's gradient scaled to the group's unit size;
-* between groups, what counts is *sensitivity*: the mean square of the task's gradient in a group's masks (the Fisher
-  information of a channel, Theis et al. 2018, Liu et al. 2021), against what one more channel costs. Each further
-  channel of a group counts less, as the logarithm's slope falls;
+* within a group channels compete by M, which follows the straight-through gradient taken to second order: what giving
+  up a kept channel, or taking back a masked one, would change in the loss. The first order alone is near zero for
+  whatever is trained already;
+* between groups, what counts is what a group's last channels add to its others (see information.py), against what one
+  more channel costs;
 * each group's *shift* is solved after every step so that the schedule's costs are kept to: the weight of the operation
   term is what is solved for, not a number to be tuned. At the freeze the shifts are solved once more for the budget
   itself, after which the masks no longer change.
@@ -35,11 +36,14 @@ from robustdeploy.prune.budget import Counts, Limits, counts_below, exact_counts
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.costs import CostModel, cost_model
 from robustdeploy.prune.groups import ChannelGroup, Normalisation, find_groups
+from robustdeploy.prune.information import Carrier, Probe, worth_in_order
 
 SCALE = 0.5
 ALMOST_ZERO = 1e-12
 """Stands for a mask of 0 until the freeze. At an exact zero a ReLU has no slope, and a masked channel could never learn
 to come back; this much changes no score, and the frozen mask is exactly 0."""
+PROBE_EVERY = 4
+"""Steps from one look at the gradients of single images to the next."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,12 @@ class Masks:
 
     lr: float = 0.01
     """Step of a mask's M; its inverse is also the number of steps over which M averages its gradient, and a group its
-    sensitivity."""
+    information."""
     warmup: float = 0.1
     """Share of the training before the first channel is masked."""
     freeze: float = 0.35
     """Share of the training after which the budget is solved exactly and the masks stay."""
-    floor: float = 0.2
+    floor: float = 0.1
     """Least share of each group that is kept; lowered by itself where the budget needs it."""
 
     def __post_init__(self) -> None:
@@ -124,14 +128,17 @@ class MaskedNet(nn.Module):
         # Tiny distinct values order the channels before training does.
         self.logits = nn.Parameter(1e-3 * torch.cos(position * 2.4 + self._group))
         self.register_buffer("shifts", torch.full((len(groups),), 1.0, dtype=torch.float64, device=device))
-        self.register_buffer("sensitivity", torch.zeros(len(groups), dtype=torch.float64, device=device))
+        matrices = sum(size * size for size in self.sizes)
+        self.register_buffer("information", torch.zeros(matrices, device=device))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("flips", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
         self._plan = _plan(net, groups)
+        self._probe = Probe(net, _carriers(self._plan))
 
     def soft(self) -> Tensor:
         """Per channel, scale · tanh(M) + shift before rounding, in float64 so that saturated masks stay in order."""
-        return SCALE * torch.tanh(self.logits.double() + self._ties) + cast(Tensor, self.shifts)[self._group]
+        return SCALE * self._scores() + cast(Tensor, self.shifts)[self._group]
 
     def masks(self) -> tuple[Tensor, ...]:
         """Per group, the masks: 0 or 1 (see ALMOST_ZERO), with the gradient of the value before rounding."""
@@ -148,7 +155,12 @@ class MaskedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Score ``images`` with the masked parameters."""
-        return cast(Tensor, functional_call(self.net, self._masked(self.masks()), (images,)))
+        masks = self.masks()
+        looks = self.training and torch.is_grad_enabled() and not self.is_frozen
+        if not (looks and int(cast(Tensor, self.steps)) % PROBE_EVERY == 0):
+            return cast(Tensor, functional_call(self.net, self._masked(masks), (images,)))
+        with self._probe.watching(masks, len(images)):
+            return cast(Tensor, functional_call(self.net, self._masked(masks), (images,)))
 
     def _masked(self, masks: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Return the parameters and buffers that carry masks, multiplied by them."""
@@ -174,17 +186,34 @@ class MaskedNet(nn.Module):
         return [{"params": [self.logits], **own}]
 
     def before_step(self) -> None:
-        """Take the groups' sensitivities from the gradient of M, and bring it to a root mean square of 1 per group."""
+        """Give M the gradient to second order, at a root mean square of 1 per group, and follow the information.
+
+        With a mask's gradient g and information F, masking a kept channel changes the loss by F/2 − g, and taking a
+        masked one back by F/2 + g.
+        """
+        self._follow_information()
+        steps = cast(Tensor, self.steps)
+        steps += 1
         if (gradient := self.logits.grad) is None:
             return
-        sensitivity, sizes = cast(Tensor, self.sensitivity), torch.tensor(self.sizes, device=gradient.device)
         slope = SCALE * (1 - torch.tanh(self.logits.detach()) ** 2)
-        kept = self._kept()
-        by_mask = (gradient / slope.clamp_min(1e-3)).double()
-        squares = torch.zeros_like(sensitivity).index_add_(0, self._group, by_mask.square() * kept)
-        sensitivity += min(1.0, 2 * self.options.lr) * (squares - sensitivity)
-        size = torch.zeros_like(sensitivity).index_add_(0, self._group, by_mask.square()).div_(sizes).sqrt_()
+        half = 0.5 * torch.cat([matrix.diagonal() for matrix in self._information()])
+        by_mask = (gradient / slope.clamp_min(1e-3) + torch.where(self._kept(), -half, half)).double()
+        size = torch.zeros(len(self.sizes), dtype=torch.float64, device=gradient.device)
+        sizes = torch.tensor(self.sizes, device=gradient.device)
+        size = size.index_add_(0, self._group, by_mask.square()).div_(sizes).sqrt_()
         self.logits.grad = (by_mask / (size[self._group] + 1e-12)).float() * slope
+
+    def _follow_information(self) -> None:
+        if (found := self._probe.take()) is not None:
+            information, seen = cast(Tensor, self.information), torch.cat([matrix.flatten() for matrix in found])
+            information += min(1.0, PROBE_EVERY * self.options.lr) * (seen - information)
+
+    def _information(self) -> list[Tensor]:
+        """Per group, the information of its masks, n×n."""
+        squares = [size * size for size in self.sizes]
+        parts = torch.split(cast(Tensor, self.information), squares)
+        return [part.view(size, size) for part, size in zip(parts, self.sizes, strict=True)]
 
     def after_step(self, progress: float) -> None:
         """Solve the shifts for the schedule's utilisation, and at the freeze for the budget itself."""
@@ -203,25 +232,28 @@ class MaskedNet(nn.Module):
         flips += (before != self._kept()).sum()
 
     def _values(self) -> list[np.ndarray]:
-        """Per group, what its first, second, … channel is worth: sensitivity per cost, less for each further one."""
+        """Per group, what its first, second, … channel is worth by M's order: what it adds, per cost."""
         counts = self._kept_counts()
         fewer = np.maximum(counts - np.eye(len(counts)), 0)
-        cost = self.model.utilisation(counts) - self.model.utilisation(fewer)
-        total = cast(Tensor, self.sensitivity).cpu().numpy()
-        if not (total > 0).all():  # nothing learnt yet: all groups alike
-            total = cost * counts
-        worth = total / np.maximum(cost, 1e-12)
-        return [value / np.arange(1, size + 1) for value, size in zip(worth, self.sizes, strict=True)]
+        cost = np.maximum(self.model.utilisation(counts) - self.model.utilisation(fewer), 1e-12)
+        if not bool(cast(Tensor, self.information).any()):  # nothing learnt yet: all groups alike
+            return [kept / np.arange(1, size + 1) for kept, size in zip(counts, self.sizes, strict=True)]
+        orders = [torch.argsort(part, descending=True) for part in torch.split(self._scores().detach(), self.sizes)]
+        ordered = zip(self._information(), orders, strict=True)
+        worths = [worth_in_order(matrix[order][:, order]) for matrix, order in ordered]
+        return [worth / each for worth, each in zip(worths, cost, strict=True)]
 
     def _scheduled(self, progress: float) -> float:
         """Fall from the dense net's utilisation to 1, steeply first (Zhu and Gupta 2017's cubic)."""
         part = (progress - self.options.warmup) / (self.options.freeze - self.options.warmup)
         return 1 + max(0.0, self._dense_utilisation - 1) * (1 - part) ** 3
 
+    def _scores(self) -> Tensor:
+        return torch.tanh(self.logits.double() + self._ties)
+
     def _ranks(self) -> list[np.ndarray]:
         """Per group, tanh(M) from the highest to the lowest."""
-        values = torch.tanh(self.logits.detach().double() + self._ties).cpu().numpy()
-        return [np.sort(part)[::-1] for part in np.split(values, np.cumsum(self.sizes)[:-1])]
+        return [np.sort(part.cpu().numpy())[::-1] for part in torch.split(self._scores().detach(), self.sizes)]
 
     def _set_counts(self, ordered: list[np.ndarray], counts: Counts) -> None:
         """Set each group's shift between its last kept and first masked channel."""
@@ -310,6 +342,12 @@ def _plan(net: nn.Module, groups: tuple[ChannelGroup, ...]) -> dict[str, list[_P
                     part = (number, member.positions.to(device), member.channels.to(device))
                 plan.setdefault(f"{member.layer}.{kind}", []).append(part)
     return plan
+
+
+def _carriers(plan: dict[str, list[_Part]]) -> list[Carrier]:
+    """Return the layers behind the plan's parameters, each once per group."""
+    parts = {(name.rpartition(".")[0], part[0]): part for name, parts in plan.items() for part in parts}
+    return [Carrier(layer, *part) for (layer, _), part in parts.items()]
 
 
 plugin = Masks

@@ -1,0 +1,131 @@
+"""Information: how much the loss knows of each channel mask, from the gradients of single images.
+
+Per channel group, the Fisher information of its masks is the mean over images of g · gᵀ, g being the gradient of one
+image's loss in the group's masks (Theis et al. 2018; Liu et al., "Group Fisher Pruning", ICML 2021, use its diagonal).
+It stands for the Hessian: removing the channels R of a group while the masks of the others may make up for them raises
+the loss by about ½ · 1ᵀ S 1, with S the Schur complement of the others (the optimal brain surgeon of Hassibi and Stork,
+NIPS 1992, for whole sets). Two channels that say the same are worth one, and what the rest can take over is worth
+nothing; the gradient of a batch's mean, in which images cancel out, shows neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from scipy.optimize import isotonic_regression
+from torch import Tensor, nn
+
+RIDGE = 1e-3
+"""Added to the diagonal, as a share of its mean: few images leave the matrix without full rank."""
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A layer whose outputs ``positions`` (None: all, in order) are scaled by the masks ``channels`` of a group."""
+
+    layer: str
+    group: int
+    positions: Tensor | None
+    channels: Tensor | None
+
+
+class Probe:
+    """Takes the gradients of single images in the masks, from the same pass back that trains the weights."""
+
+    def __init__(self, net: nn.Module, carriers: Sequence[Carrier]) -> None:
+        modules = dict(net.named_modules())
+        self._carriers = [(modules[carrier.layer], carrier) for carrier in carriers]
+        self._gates: list[list[Tensor]] = []
+
+    @contextmanager
+    def watching(self, masks: Sequence[Tensor], images: int) -> Iterator[None]:
+        """Watch the layers for one forward pass of ``images`` images, under ``masks``."""
+        values = [mask.detach() for mask in masks]
+        gates = [torch.zeros(images, len(mask), device=mask.device, requires_grad=True) for mask in values]
+        handles = [
+            module.register_forward_hook(_watch(gates[at.group], values[at.group], at)) for module, at in self._carriers
+        ]
+        self._gates.append(gates)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def take(self) -> list[Tensor] | None:
+        """Return per group the information, n×n, of the passes that went back since the last call; None if none did.
+
+        Passes whose gradient was taken in the images alone, as an attack does, do not count. With several processes it
+        is the mean over all of them, and each must call.
+        """
+        back = [[gate.grad for gate in gates] for gates in self._gates]
+        self._gates.clear()
+        passes = [[gate for gate in gates if gate is not None] for gates in back]
+        passes = [gates for gates in passes if gates]
+        if not passes:
+            return None
+        found = [sum(len(gate) * (gate.T @ gate) for gate in gates) for gates in zip(*passes, strict=True)]
+        return [_mean_of_processes(matrix) for matrix in found if isinstance(matrix, Tensor)]
+
+
+def _watch(gate: Tensor, mask: Tensor, at: Carrier) -> Any:
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        watched: Tensor = _Watched.apply(output, gate, mask, at.positions, at.channels)
+        return watched
+
+    return hook
+
+
+class _Watched(torch.autograd.Function):
+    """The identity on a layer's output; its pass back tells ``gate``, images×channels, the masks' gradient.
+
+    A mask scales its channel, so the gradient in it is output · gradient over the mask, summed over the map. The
+    output is copied because layers behind may overwrite it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, gate: Tensor, mask: Tensor, positions: Tensor | None, channels: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(output, mask, positions, channels)
+        ctx.width = gate.shape[1]
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        output, mask, positions, channels = ctx.saved_tensors
+        (gradient,) = gradients
+        scaled = (output.float() * gradient.float()).reshape(*output.shape[:2], -1).sum(2)
+        if positions is not None:
+            whole = scaled.new_zeros(len(scaled), ctx.width)
+            scaled = whole.index_add_(1, channels, scaled[:, positions])
+        return gradient, scaled / mask, None, None, None
+
+
+def _mean_of_processes(value: Tensor) -> Tensor:
+    if dist.is_initialized():
+        dist.all_reduce(value)
+        value = value / dist.get_world_size()
+    return value
+
+
+def worth_in_order(information: Tensor) -> npt.NDArray[np.float64]:
+    """Return what each of n channels, the last to go first, adds to those before it; never less than the next one.
+
+    ``information`` is n×n. The channels from the k-th on can be given up for half the sum of their worths: with
+    information = L·Lᵀ, the Schur complement of the first k is that of the rest of L, and 1ᵀ S 1 the sum of the squares
+    of its columns' sums.
+    """
+    matrix = information.double()
+    matrix = matrix + torch.eye(len(matrix), device=matrix.device) * (RIDGE * matrix.diagonal().mean())
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    worth = matrix.diagonal() if int(failed) else factor.sum(0).square()
+    fitted: npt.NDArray[np.float64] = isotonic_regression(worth.cpu().numpy(), increasing=False).x
+    return fitted

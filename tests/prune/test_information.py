@@ -1,0 +1,144 @@
+"""The information of masks, against torch.func and against linear algebra spelt out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from robustdeploy.core.recipe import Budget
+from robustdeploy.nets.cifar_resnet import CifarResNet
+from robustdeploy.prune.information import worth_in_order
+from robustdeploy.prune.masks import Masks
+
+SHAPE = (3, 16, 16)
+
+
+def batch(count=12, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, *SHAPE, generator=generator), torch.randint(10, (count,), generator=generator)
+
+
+def loss_of(net, images, labels):
+    return nn.functional.cross_entropy(net(images), labels)
+
+
+def nets():
+    torch.manual_seed(0)
+    return {
+        "residual": CifarResNet(1, (8, 16, 32), 10, 3),
+        "in place": torchvision.models.resnet18(num_classes=10),
+        "depthwise": torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.25),
+        "plain": nn.Sequential(
+            nn.Conv2d(3, 16, 3),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(16, 16, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2304, 10),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", list(nets()))
+@pytest.mark.parametrize("masked", [False, True])
+def test_over_all_images_it_is_the_gradient_in_the_masks(name, masked):
+    """In training mode, where images share the statistics, and for masked channels too."""
+    pruning = Masks().begin(nets()[name], SHAPE, Budget(ops=0.4)).train()
+    if masked:
+        pruning.after_step(0.25)
+    images, labels = batch()
+    loss_of(pruning, images, labels).backward()
+    ((gates),) = pruning._probe._gates
+    summed = torch.cat([gate.grad.sum(0) for gate in gates])
+    slope = 0.5 * (1 - torch.tanh(pruning.logits.detach()) ** 2)
+    expected = pruning.logits.grad / slope
+    assert float(expected.abs().max()) > 0
+    assert torch.allclose(summed, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise"])
+def test_it_is_the_mean_over_images_of_their_own_gradients(name):
+    """torch.func gives the gradient of each image's loss in a mask of its own; statistics are fixed for that."""
+    pruning = Masks(lr=0.25).begin(nets()[name], SHAPE, Budget(ops=0.4)).train()
+    pruning.net.eval()
+    images, labels = batch()
+
+    def own_loss(masks, image, label):
+        masked = pruning._masked(torch.split(masks, pruning.sizes))
+        scores = functional_call(pruning.net, masked, (image[None],))
+        return nn.functional.cross_entropy(scores, label[None])
+
+    gradients = vmap(grad(own_loss), (None, 0, 0))(torch.ones(sum(pruning.sizes)), images, labels).double().detach()
+    loss_of(pruning, images, labels).backward()
+    pruning.before_step()  # with lr 1/4 and a look every fourth step, one look is all there is
+    for found, own in zip(pruning._information(), gradients.split(pruning.sizes, 1), strict=True):
+        expected = own.T @ own / len(images)
+        assert torch.allclose(found.double(), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_only_passes_whose_weights_learn_are_looked_at():
+    pruning = Masks().begin(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
+    images, labels = batch()
+    moved = images.clone().requires_grad_()
+    torch.autograd.grad(loss_of(pruning, moved, labels), moved)
+    assert pruning._probe.take() is None
+    with torch.no_grad():
+        pruning(images)
+    pruning.eval()
+    loss_of(pruning, images, labels).backward()
+    assert pruning._probe.take() is None
+    pruning.train().after_step(1.0)
+    loss_of(pruning, images, labels)
+    assert pruning._probe.take() is None  # frozen
+
+
+def test_it_looks_every_fourth_step_and_leaves_the_training_as_it_is():
+    """The weights get the same gradients, bit for bit, whether the pass is watched or not."""
+    images, labels = batch()
+    pruning = Masks().begin(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
+    found = []
+    for step in range(6):
+        pruning.zero_grad(set_to_none=True)
+        loss_of(pruning, images, labels).backward()
+        looked = bool(pruning._probe._gates)
+        assert looked == (step % 4 == 0)
+        found.append({name: value.grad.clone() for name, value in pruning.net.named_parameters()})
+        pruning.before_step()
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_the_last_channels_add_is_the_schur_complement(seed):
+    """The sum over the channels given up is 1ᵀ (C_RR − C_RK C_KK⁻¹ C_KR) 1, up to the ridge."""
+    size = 9
+    draws = torch.randn(200, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    draws *= torch.tensor([3.0**-i for i in range(size)], dtype=torch.float64)  # steep, so that nothing is pooled
+    matrix = draws.T @ draws / len(draws)
+    ridged = (matrix + 1e-3 * matrix.diagonal().mean() * torch.eye(size)).numpy()
+    worth = worth_in_order(matrix)
+    assert (np.diff(worth) <= 0).all()
+    for kept in range(1, 5):
+        k, r = np.arange(kept), np.arange(kept, size)
+        explained = ridged[np.ix_(r, k)] @ np.linalg.solve(ridged[np.ix_(k, k)], ridged[np.ix_(k, r)])
+        assert worth[kept:].sum() == pytest.approx((ridged[np.ix_(r, r)] - explained).sum(), rel=1e-6)
+
+
+def test_a_channel_that_repeats_another_is_worth_nothing():
+    said = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    repeated = torch.cat([said, said[:, :1]], 1)
+    worth = worth_in_order(repeated.T @ repeated / 500)
+    assert worth[2] < 0.01 * worth[1]
+    assert worth.sum() == pytest.approx(float(repeated.sum(1).square().mean()), rel=0.01)
+
+
+def test_worth_never_rises_and_numbers_that_cannot_be_factored_still_give_some():
+    rising = torch.diag(torch.arange(1.0, 9.0))
+    worth = worth_in_order(rising)
+    assert np.allclose(worth, worth.mean())
+    assert worth.sum() == pytest.approx(36, rel=0.01)
+    broken = torch.tensor([[1.0, 5.0], [5.0, 1.0]])  # no matrix of squares
+    assert np.isfinite(worth_in_order(broken)).all()
