@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from scipy.optimize import isotonic_regression
@@ -116,8 +114,8 @@ def _mean_of_processes(value: Tensor) -> Tensor:
     return value
 
 
-def worth_in_order(information: Tensor) -> npt.NDArray[np.float64]:
-    """Return what each of n channels, the last to go first, adds to those before it; never less than the next one.
+def worth_in_order(information: Tensor) -> Tensor:
+    """Return what each of n channels, the last to go first, adds to those before it, in float64; it never rises.
 
     ``information`` is n×n. The channels from the k-th on can be given up for half the sum of their worths: with
     information = L·Lᵀ, the Schur complement of the first k is that of the rest of L, and 1ᵀ S 1 the sum of the squares
@@ -127,5 +125,4 @@ def worth_in_order(information: Tensor) -> npt.NDArray[np.float64]:
     matrix = matrix + torch.eye(len(matrix), device=matrix.device) * (RIDGE * matrix.diagonal().mean())
     factor, failed = torch.linalg.cholesky_ex(matrix)
     worth = matrix.diagonal() if int(failed) else factor.sum(0).square()
-    fitted: npt.NDArray[np.float64] = isotonic_regression(worth.cpu().numpy(), increasing=False).x
-    return fitted
+    return torch.from_numpy(isotonic_regression(worth.cpu().numpy(), increasing=False).x.copy())

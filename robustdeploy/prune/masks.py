@@ -130,6 +130,7 @@ class MaskedNet(nn.Module):
         self.register_buffer("shifts", torch.full((len(groups),), 1.0, dtype=torch.float64, device=device))
         matrices = sum(size * size for size in self.sizes)
         self.register_buffer("information", torch.zeros(matrices, device=device))
+        self.register_buffer("worth", torch.zeros(sum(self.sizes), dtype=torch.float64, device=device))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("flips", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
@@ -205,9 +206,16 @@ class MaskedNet(nn.Module):
         self.logits.grad = (by_mask / (size[self._group] + 1e-12)).float() * slope
 
     def _follow_information(self) -> None:
-        if (found := self._probe.take()) is not None:
-            information, seen = cast(Tensor, self.information), torch.cat([matrix.flatten() for matrix in found])
-            information += min(1.0, PROBE_EVERY * self.options.lr) * (seen - information)
+        """Average what the last step has told of single images, and work out what each channel adds by M's order."""
+        if (found := self._probe.take()) is None:
+            return
+        information, seen = cast(Tensor, self.information), torch.cat([matrix.flatten() for matrix in found])
+        information += min(1.0, PROBE_EVERY * self.options.lr) * (seen - information)
+        orders = [torch.argsort(part, descending=True) for part in torch.split(self._scores().detach(), self.sizes)]
+        ordered = zip(self._information(), orders, strict=True)
+        cast(Tensor, self.worth).copy_(
+            torch.cat([worth_in_order(matrix[order][:, order]) for matrix, order in ordered])
+        )
 
     def _information(self) -> list[Tensor]:
         """Per group, the information of its masks, n×n."""
@@ -233,15 +241,12 @@ class MaskedNet(nn.Module):
 
     def _values(self) -> list[np.ndarray]:
         """Per group, what its first, second, … channel is worth by M's order: what it adds, per cost."""
-        counts = self._kept_counts()
+        counts, worth = self._kept_counts(), cast(Tensor, self.worth).cpu().numpy()
+        if not worth.any():  # nothing learnt yet: all groups alike
+            return [kept / np.arange(1, size + 1) for kept, size in zip(counts, self.sizes, strict=True)]
         fewer = np.maximum(counts - np.eye(len(counts)), 0)
         cost = np.maximum(self.model.utilisation(counts) - self.model.utilisation(fewer), 1e-12)
-        if not bool(cast(Tensor, self.information).any()):  # nothing learnt yet: all groups alike
-            return [kept / np.arange(1, size + 1) for kept, size in zip(counts, self.sizes, strict=True)]
-        orders = [torch.argsort(part, descending=True) for part in torch.split(self._scores().detach(), self.sizes)]
-        ordered = zip(self._information(), orders, strict=True)
-        worths = [worth_in_order(matrix[order][:, order]) for matrix, order in ordered]
-        return [worth / each for worth, each in zip(worths, cost, strict=True)]
+        return [part / each for part, each in zip(np.split(worth, np.cumsum(self.sizes)[:-1]), cost, strict=True)]
 
     def _scheduled(self, progress: float) -> float:
         """Fall from the dense net's utilisation to 1, steeply first (Zhu and Gupta 2017's cubic)."""

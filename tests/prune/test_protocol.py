@@ -90,8 +90,9 @@ def trained_by_chance(pruner, subject, ops, multiple=1, seed=0):
         for group in pruning.own_parameters():
             for parameter in group["params"]:
                 parameter.normal_(0, 0.8, generator=generator)
-        if hasattr(pruning, "sensitivity"):  # groups differ in what they are worth, as in a training
-            pruning.sensitivity.copy_(torch.rand(len(pruning.groups), generator=generator).double() + 0.05)
+        for worth in torch.split(pruning.worth, pruning.sizes):  # groups differ in it, as in a training
+            factor = float(torch.rand((), generator=generator)) + 0.05
+            worth.copy_(factor / torch.arange(1, len(worth) + 1))
     pruning.after_step(0.3)
     pruning.after_step(1.0)
     return pruning.eval(), dense, ops
@@ -283,14 +284,14 @@ def test_a_group_without_a_gradient_stays_finite(pruner, users):
     assert torch.isfinite(pruning.shifts).all()
 
 
-def test_a_group_of_which_more_is_known_keeps_more(pruner):
+def test_a_group_that_is_worth_more_keeps_more(pruner):
     """And all others less, since the budget is the same."""
 
     def shares(group, factor):
         pruning = pruner.begin(CifarResNet(1, (16, 32, 64), 10, 3), (3, 16, 16), Budget(ops=0.4))
-        falling = [torch.diag(1 / torch.arange(1.0, size + 1)) for size in pruning.sizes]
+        falling = [1 / torch.arange(1.0, size + 1) for size in pruning.sizes]
         falling[group] *= factor
-        pruning.information.copy_(torch.cat([matrix.flatten() for matrix in falling]))
+        pruning.worth.copy_(torch.cat(falling))
         pruning.after_step(1.0)
         return [len(index) / size for index, size in zip(pruning.kept().values(), pruning.sizes, strict=True)]
 
