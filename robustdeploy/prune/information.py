@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 RIDGE = 1e-3
 """Added to the diagonal, as a share of its mean: few images leave the matrix without full rank."""
@@ -57,20 +58,18 @@ class Probe:
             for handle in handles:
                 handle.remove()
 
-    def take(self) -> list[Tensor] | None:
-        """Return per group the information, n×n, of the passes that went back since the last call; None if none did.
+    def take(self) -> Tensor | None:
+        """Return the information of the passes that went back since the last call, or None if none did.
 
-        Passes whose gradient was taken in the images alone, as an attack does, do not count. With several processes it
-        is the mean over all of them, and each must call.
+        It is flat: the groups' matrices, n×n, one behind the other. Passes whose gradient was taken in the images
+        alone, as an attack does, do not count. With several processes it is the mean over all of them, and each must
+        call.
         """
-        back = [[gate.grad for gate in gates] for gates in self._gates]
-        self._gates.clear()
-        passes = [[gate for gate in gates if gate is not None] for gates in back]
-        passes = [gates for gates in passes if gates]
-        if not passes:
-            return None
-        found = [sum(len(gate) * (gate.T @ gate) for gate in gates) for gates in zip(*passes, strict=True)]
-        return [_mean_of_processes(matrix) for matrix in found if isinstance(matrix, Tensor)]
+        passes, self._gates = self._gates, []
+        told = [gates for gates in passes if any(gate.grad is not None for gate in gates)]
+        own = [[torch.zeros_like(gate) if gate.grad is None else gate.grad for gate in gates] for gates in told]
+        found = [torch.cat([(len(group) * group.T @ group).flatten() for group in groups]) for groups in own]
+        return _mean_of_processes(torch.stack(found).sum(0)) if found else None
 
 
 def _watch(gate: Tensor, mask: Tensor, at: Carrier) -> Any:
@@ -97,6 +96,7 @@ class _Watched(torch.autograd.Function):
         return output.clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         output, mask, positions, channels = ctx.saved_tensors
         (gradient,) = gradients

@@ -209,8 +209,8 @@ class MaskedNet(nn.Module):
         """Average what the last step has told of single images, and work out what each channel adds by M's order."""
         if (found := self._probe.take()) is None:
             return
-        information, seen = cast(Tensor, self.information), torch.cat([matrix.flatten() for matrix in found])
-        information += min(1.0, PROBE_EVERY * self.options.lr) * (seen - information)
+        information = cast(Tensor, self.information)
+        information += min(1.0, PROBE_EVERY * self.options.lr) * (found - information)
         orders = [torch.argsort(part, descending=True) for part in torch.split(self._scores().detach(), self.sizes)]
         ordered = zip(self._information(), orders, strict=True)
         cast(Tensor, self.worth).copy_(

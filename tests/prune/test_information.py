@@ -96,6 +96,32 @@ def test_only_passes_whose_weights_learn_are_looked_at():
     assert pruning._probe.take() is None  # frozen
 
 
+class Aside(nn.Module):
+    """The second head learns nothing from the scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.aside, self.out = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 3), nn.Linear(16, 10)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images):
+        maps = torch.relu(self.first(images))
+        other = self.head(torch.relu(self.aside(maps)).mean((2, 3)))
+        return self.out(maps.mean((2, 3))) + (other.detach() if self.training else other)
+
+
+def test_a_group_that_the_loss_does_not_reach_is_worth_nothing():
+    pruning = Masks().begin(Aside(), SHAPE, Budget(ops=0.7)).train()
+    images, labels = batch()
+    loss_of(pruning, images, labels).backward()
+    pruning.before_step()
+    worth = dict(zip((group.name for group in pruning.groups), torch.split(pruning.worth, pruning.sizes), strict=True))
+    assert (worth["aside"] == 0).all()
+    assert float(worth["first"].min()) > 0
+    pruning.after_step(1.0)
+    assert len(pruning.kept()["aside"]) < len(pruning.kept()["first"])
+
+
 def test_it_looks_every_fourth_step_and_leaves_the_training_as_it_is():
     """The weights get the same gradients, bit for bit, whether the pass is watched or not."""
     images, labels = batch()
