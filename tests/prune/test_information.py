@@ -168,3 +168,19 @@ def test_worth_never_rises_and_numbers_that_cannot_be_factored_still_give_some()
     assert worth.sum() == pytest.approx(36, rel=0.01)
     broken = torch.tensor([[1.0, 5.0], [5.0, 1.0]])  # no matrix of squares
     assert torch.isfinite(worth_in_order(broken)).all()
+
+
+def test_autocast_to_bf16_tells_nearly_the_same():
+    def information(precision):
+        pruning = Masks(lr=0.25).begin(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
+        pruning.after_step(0.2)
+        images, labels = batch()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            loss = nn.functional.cross_entropy(pruning(images).float(), labels)
+        loss.backward()
+        pruning.before_step()
+        return torch.stack([matrix.trace() for matrix in pruning._information()])
+
+    exact = information(torch.float32)
+    assert float(exact.min()) > 0
+    assert torch.allclose(information(torch.bfloat16), exact, rtol=0.2)
