@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -35,7 +34,7 @@ class Carrier:
     channels: Tensor | None
 
 
-class Probe:
+class ImageGradients:
     """Takes the gradients of single images in the masks, from the same pass back that trains the weights."""
 
     def __init__(self, net: nn.Module, carriers: Sequence[Carrier]) -> None:
@@ -121,6 +120,8 @@ def worth_in_order(information: Tensor) -> Tensor:
     information = L·Lᵀ, the Schur complement of the first k is that of the rest of L, and 1ᵀ S 1 the sum of the squares
     of its columns' sums.
     """
+    from scipy.optimize import isotonic_regression
+
     matrix = information.double()
     matrix = matrix + torch.eye(len(matrix), device=matrix.device) * (RIDGE * matrix.diagonal().mean())
     factor, failed = torch.linalg.cholesky_ex(matrix)

@@ -36,13 +36,13 @@ from robustdeploy.prune.budget import Counts, Limits, counts_below, exact_counts
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.costs import CostModel, cost_model
 from robustdeploy.prune.groups import ChannelGroup, Normalisation, find_groups
-from robustdeploy.prune.information import Carrier, Probe, worth_in_order
+from robustdeploy.prune.information import Carrier, ImageGradients, worth_in_order
 
 SCALE = 0.5
 ALMOST_ZERO = 1e-12
 """Stands for a mask of 0 until the freeze. At an exact zero a ReLU has no slope, and a masked channel could never learn
 to come back; this much changes no score, and the frozen mask is exactly 0."""
-PROBE_EVERY = 4
+LOOK_EVERY = 4
 """Steps from one look at the gradients of single images to the next."""
 
 
@@ -135,7 +135,7 @@ class MaskedNet(nn.Module):
         self.register_buffer("flips", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
         self._plan = _plan(net, groups)
-        self._probe = Probe(net, _carriers(self._plan))
+        self._image_gradients = ImageGradients(net, _carriers(self._plan))
 
     def soft(self) -> Tensor:
         """Per channel, scale · tanh(M) + shift before rounding, in float64 so that saturated masks stay in order."""
@@ -158,9 +158,9 @@ class MaskedNet(nn.Module):
         """Score ``images`` with the masked parameters."""
         masks = self.masks()
         looks = self.training and torch.is_grad_enabled() and not self.is_frozen
-        if not (looks and int(cast(Tensor, self.steps)) % PROBE_EVERY == 0):
+        if not (looks and int(cast(Tensor, self.steps)) % LOOK_EVERY == 0):
             return cast(Tensor, functional_call(self.net, self._masked(masks), (images,)))
-        with self._probe.watching(masks, len(images)):
+        with self._image_gradients.watching(masks, len(images)):
             return cast(Tensor, functional_call(self.net, self._masked(masks), (images,)))
 
     def _masked(self, masks: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -207,10 +207,10 @@ class MaskedNet(nn.Module):
 
     def _follow_information(self) -> None:
         """Average what the last step has told of single images, and work out what each channel adds by M's order."""
-        if (found := self._probe.take()) is None:
+        if (found := self._image_gradients.take()) is None:
             return
         information = cast(Tensor, self.information)
-        information += min(1.0, PROBE_EVERY * self.options.lr) * (found - information)
+        information += min(1.0, LOOK_EVERY * self.options.lr) * (found - information)
         orders = [torch.argsort(part, descending=True) for part in torch.split(self._scores().detach(), self.sizes)]
         ordered = zip(self._information(), orders, strict=True)
         cast(Tensor, self.worth).copy_(

@@ -52,7 +52,7 @@ def test_over_all_images_it_is_the_gradient_in_the_masks(name, masked):
         pruning.after_step(0.25)
     images, labels = batch()
     loss_of(pruning, images, labels).backward()
-    ((gates),) = pruning._probe._gates
+    ((gates),) = pruning._image_gradients._gates
     summed = torch.cat([gate.grad.sum(0) for gate in gates])
     slope = 0.5 * (1 - torch.tanh(pruning.logits.detach()) ** 2)
     expected = pruning.logits.grad / slope
@@ -85,15 +85,15 @@ def test_only_passes_whose_weights_learn_are_looked_at():
     images, labels = batch()
     moved = images.clone().requires_grad_()
     torch.autograd.grad(loss_of(pruning, moved, labels), moved)
-    assert pruning._probe.take() is None
+    assert pruning._image_gradients.take() is None
     with torch.no_grad():
         pruning(images)
     pruning.eval()
     loss_of(pruning, images, labels).backward()
-    assert pruning._probe.take() is None
+    assert pruning._image_gradients.take() is None
     pruning.train().after_step(1.0)
     loss_of(pruning, images, labels)
-    assert pruning._probe.take() is None  # frozen
+    assert pruning._image_gradients.take() is None  # frozen
 
 
 class Aside(nn.Module):
@@ -130,7 +130,7 @@ def test_it_looks_every_fourth_step_and_leaves_the_training_as_it_is():
     for step in range(6):
         pruning.zero_grad(set_to_none=True)
         loss_of(pruning, images, labels).backward()
-        looked = bool(pruning._probe._gates)
+        looked = bool(pruning._image_gradients._gates)
         assert looked == (step % 4 == 0)
         found.append({name: value.grad.clone() for name, value in pruning.net.named_parameters()})
         pruning.before_step()
