@@ -33,7 +33,9 @@ class Member:
     positions: Tensor
     channels: Tensor
     masked: bool
-    """True where a zero mask must be applied for the channel to carry exactly zero behind this layer."""
+    """True where a zero mask must be applied for the channel to be exactly zero wherever another layer reads it. Of
+    layers in a row only the last does, if nothing else reads the others: a mask that is applied twice counts twice in
+    its own gradient, and hides from the second layer what the first would say."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +158,26 @@ def _members(found: Any, graph: Any, names: dict[nn.Module, str]) -> Iterator[Me
             side,
             torch.tensor(list(item.idxs)),
             torch.tensor(list(item.root_idxs)),
-            masked=side == "out" and not _normalised_next(item.dep.target),
+            masked=side == "out" and _reaches_a_reader(item.dep.target),
         )
 
 
-def _normalised_next(node: Any) -> bool:
-    """Whether batch normalisation, which carries the mask, is all that reads this layer."""
-    reads_only = bool(node.outputs) and all(isinstance(after.module, Normalisation) for after in node.outputs)
-    return reads_only and not isinstance(node.module, Normalisation)
+def _reaches_a_reader(node: Any) -> bool:
+    """Whether something reads this layer other than by way of a layer whose output is the same channels again.
+
+    Batch normalisation and depthwise convolution are such: they, or what comes behind them, carry the mask as well.
+    """
+    waiting, seen = [node], {node}
+    while waiting:
+        following = waiting.pop().outputs
+        if not following:
+            return True  # the net's output
+        for after in following:
+            if isinstance(after.module, Normalisation) or _depthwise(after.module):
+                continue
+            if isinstance(after.module, Producer):
+                return True
+            if after not in seen:
+                seen.add(after)
+                waiting.append(after)
+    return False

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from robustdeploy.errors import TrainingError
@@ -63,6 +64,22 @@ def test_concatenated_maps_meet_in_one_normalisation(users):
     places = {g.name: next(m for m in g.members if m.layer == "last").positions.tolist() for g in groups}
     starts = {"stem": (0, 8), "layers.0": (8, 14), "layers.1": (14, 20), "layers.2": (20, 26)}
     assert places == {name: list(range(*ends)) for name, ends in starts.items()}
+
+
+def test_of_layers_in_a_row_the_last_carries_the_mask(users):
+    """Normalisation that follows, a depthwise layer behind an activation, normalisation in front of the reader."""
+    inverted = torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.35)
+    masked = {m.layer for group in find_groups(inverted, (3, 32, 32)).groups for m in group.members if m.masked}
+    assert "features.0.1" not in masked  # read by the depthwise layer of the first block alone
+    blocks = [f"features.{number}.conv" for number in range(2, 18)]
+    assert masked == {
+        "features.1.conv.0.1",
+        "features.1.conv.2",
+        *(f"{block}.{place}" for block in blocks for place in ("1.1", "3")),
+        "features.18.1",
+    }
+    dense = find_groups(users["dense"](10, 3), IMAGE).groups
+    assert {m.layer for group in dense for m in group.members if m.masked} == {"norms.0", "norms.1", "norms.2", "last"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def nets():
     return {
         "residual": CifarResNet(1, (8, 16, 32), 10, 3),
         "in place": torchvision.models.resnet18(num_classes=10),
-        "depthwise": torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.25),
+        "depthwise": torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.35),
         "plain": nn.Sequential(
             nn.Conv2d(3, 16, 3),
             nn.ReLU(inplace=True),
@@ -58,6 +58,38 @@ def test_over_all_images_it_is_the_gradient_in_the_masks(name, masked):
     expected = pruning.logits.grad / slope
     assert float(expected.abs().max()) > 0
     assert torch.allclose(summed, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", list(nets()))
+def test_the_gradient_in_a_mask_counts_what_is_read_of_its_channel_once(name):
+    """Scaling a channel wherever a layer reads it: the sum of input · gradient over all readers, in evaluation mode."""
+    pruning = Masks().begin(nets()[name], SHAPE, Budget(ops=0.4)).train()
+    pruning.net.double().eval()
+    modules, read = dict(pruning.net.named_modules()), {}
+
+    def reading(layer):
+        def hook(module, inputs):
+            read[layer] = inputs[0].clone()
+            read[layer].retain_grad()
+            return (read[layer],)
+
+        return hook
+
+    readers = {member.layer for group in pruning.groups for member in group.members if member.side == "in"}
+    for layer in readers:
+        modules[layer].register_forward_pre_hook(reading(layer))
+    images, labels = batch()
+    loss_of(pruning, images.double(), labels).backward()
+    expected = [torch.zeros(group.size, dtype=torch.float64) for group in pruning.groups]
+    for group, total in zip(pruning.groups, expected, strict=True):
+        for member in group.members:
+            if member.side == "in":
+                taken = read[member.layer]
+                scaled = (taken * taken.grad).detach().reshape(*taken.shape[:2], -1).sum((0, 2))
+                total.index_add_(0, member.channels, scaled[member.positions])
+    slope = 0.5 * (1 - torch.tanh(pruning.logits.detach()) ** 2)
+    found, told = pruning.logits.grad / slope, torch.cat(expected).float()
+    assert torch.allclose(found, told, rtol=1e-3, atol=1e-4 * float(told.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise"])
