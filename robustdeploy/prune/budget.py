@@ -154,7 +154,7 @@ def _search(model: CostModel, values: Values, limits: Limits, start: Counts, wid
 
     Returns the most valuable counts in the band, or else the fullest below it that were seen.
     """
-    ranked = [np.concatenate([[0.0], np.cumsum(np.sort(value)[::-1] - value.min())]) for value in values]
+    ranked = [np.concatenate([[0.0], np.cumsum(np.sort(value)[::-1])]) for value in values]
     beam, seen, best, fullest = [start], {start.tobytes()}, start, float(model.utilisation(start.astype(float)))
     for _ in range(12):
         candidates = [move for counts in beam for move in limits.moves(counts) if move.tobytes() not in seen]

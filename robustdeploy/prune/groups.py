@@ -34,8 +34,8 @@ class Member:
     channels: Tensor
     masked: bool
     """True where a zero mask must be applied for the channel to be exactly zero wherever another layer reads it. Of
-    layers in a row only the last does, if nothing else reads the others: a mask that is applied twice counts twice in
-    its own gradient, and hides from the second layer what the first would say."""
+    layers in a row only the last needs one, if nothing else reads the others, and of the two sides of a product one: a
+    mask that is applied twice counts twice in its own gradient, and the one hides what the other would say."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,16 @@ def _why_whole(found: Any, graph: Any, names: dict[nn.Module, str]) -> str | Non
             return f"it is coupled to {names[module]}, a normalisation without weights that could carry a mask"
         if any(True for _ in module.parameters()) and not isinstance(module, (*Normalisation, *Producer)):
             return f"it is coupled to {names[module]}, a {type(module).__name__}"
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module._parameters.get("weight") is None:
+            return f"it is coupled to {names[module]}, whose weight is computed from other parameters"
+        if shared := [other for other in _sharing(module, names) if other is not module]:
+            return f"it is coupled to {names[module]}, which shares a parameter with {names[shared[0]]}"
     return None
+
+
+def _sharing(module: nn.Module, names: dict[nn.Module, str]) -> list[nn.Module]:
+    own = {id(parameter) for parameter in module.parameters(recurse=False)}
+    return [other for other in names if any(id(value) in own for value in other.parameters(recurse=False))]
 
 
 def _depthwise(module: nn.Module) -> bool:
@@ -143,41 +152,75 @@ def _depthwise(module: nn.Module) -> bool:
 
 
 def _members(found: Any, graph: Any, names: dict[nn.Module, str]) -> Iterator[Member]:
-    seen: set[tuple[str, str]] = set()
+    sides: dict[tuple[str, Literal["out", "in"]], Any] = {}
     for item in found:
         module = item.dep.target.module
         if not isinstance(module, (*Normalisation, *Producer)) or module not in names:
             continue
         out = graph.is_out_channel_pruning_fn(item.dep.handler)
         side: Literal["out", "in"] = "out" if out or _depthwise(module) or isinstance(module, Normalisation) else "in"
-        if (names[module], side) in seen:
-            continue
-        seen.add((names[module], side))
-        yield Member(
-            names[module],
-            side,
-            torch.tensor(list(item.idxs)),
-            torch.tensor(list(item.root_idxs)),
-            masked=side == "out" and _reaches_a_reader(item.dep.target),
-        )
+        sides.setdefault((names[module], side), item)
+    masked = _masked([item.dep.target for (_, side), item in sides.items() if side == "out"])
+    for (layer, side), item in sides.items():
+        positions, channels = torch.tensor(list(item.idxs)), torch.tensor(list(item.root_idxs))
+        yield Member(layer, side, positions, channels, side == "out" and item.dep.target in masked)
 
 
-def _reaches_a_reader(node: Any) -> bool:
-    """Whether something reads this layer other than by way of a layer whose output is the same channels again.
+def _masked(writers: list[Any]) -> list[Any]:
+    """Return those layers of a group that a mask must be applied to, so that whatever reads its channel reads zero."""
+    masked = [node for node in writers if _reaches_a_reader(node, [])]
+    for node in reversed(masked):
+        others = [other for other in masked if other is not node]
+        if not _reaches_a_reader(node, others):
+            masked = others
+    return masked
 
-    Batch normalisation and depthwise convolution are such: they, or what comes behind them, carry the mask as well.
+
+def _reaches_a_reader(node: Any, masked: list[Any]) -> bool:
+    """Whether something reads this layer other than through what carries the mask as well.
+
+    That is normalisation and depthwise convolution, whose outputs are the same channels again, so that they or what
+    comes behind them are masked; and a product with what is zero when the layers ``masked`` are.
     """
     waiting, seen = [node], {node}
     while waiting:
-        following = waiting.pop().outputs
-        if not following:
+        at = waiting.pop()
+        if not at.outputs:
             return True  # the net's output
-        for after in following:
+        for after in at.outputs:
             if isinstance(after.module, Normalisation) or _depthwise(after.module):
                 continue
             if isinstance(after.module, Producer):
                 return True
+            if _operation(after) == "Mul" and any(_is_zero(i, masked) for i in after.inputs if i is not at):
+                continue
             if after not in seen:
                 seen.add(after)
                 waiting.append(after)
     return False
+
+
+_KEEPS_ZERO = {"Relu", "Hardtanh", "LeakyRelu", "Elu", "Silu", "Hardswish", "Gelu", "Tanh"}
+_KEEPS_ZERO |= {"Mean", "AvgPool2D", "AdaptiveAvgPool2D", "MaxPool2DWithIndices"}
+"""Operations that make zero of zero, as autograd calls them."""
+
+
+def _is_zero(node: Any, masked: list[Any]) -> bool:
+    """Whether a channel is certainly zero here when the layers ``masked`` multiply it by zero."""
+    if node in masked:
+        return True
+    inputs = (_is_zero(before, masked) for before in node.inputs)
+    match _operation(node):
+        case "Mul":
+            return any(inputs)
+        case "Add":
+            return len(node.inputs) > 1 and all(inputs)
+        case operation:
+            return operation in _KEEPS_ZERO and all(inputs)
+
+
+def _operation(node: Any) -> str:
+    """Name the tensor operation of a node as autograd does, without ``Backward0``; empty for a layer."""
+    if isinstance(node.module, (*Normalisation, *Producer)) or node.grad_fn is None:
+        return ""
+    return str(node.grad_fn.name()).partition("Backward")[0]

@@ -20,6 +20,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from robustdeploy.errors import TrainingError
+
 RIDGE = 1e-3
 """Added to the diagonal, as a share of its mean: few images leave the matrix without full rank."""
 
@@ -57,24 +59,33 @@ class ImageGradients:
             for handle in handles:
                 handle.remove()
 
-    def take(self) -> Tensor | None:
+    def take(self, images: int) -> Tensor | None:
         """Return the information of the passes that went back since the last call, or None if none did.
 
-        It is flat: the groups' matrices, n×n, one behind the other. Passes whose gradient was taken in the images
-        alone, as an attack does, do not count. With several processes it is the mean over all of them, and each must
-        call.
+        It is flat: the groups' matrices, n×n, one behind the other. ``images`` is how many the loss is the mean of;
+        where a task scores each of them more than once, clean and attacked, in one pass or in several, what its scores
+        tell is one gradient. Passes whose gradient was taken in the images alone, as an attack does, do not count. With
+        several processes it is the mean over all of them, and each must call.
         """
         passes, self._gates = self._gates, []
         told = [gates for gates in passes if any(gate.grad is not None for gate in gates)]
+        if not told:
+            return None
         own = [[torch.zeros_like(gate) if gate.grad is None else gate.grad for gate in gates] for gates in told]
-        found = [torch.cat([(len(group) * group.T @ group).flatten() for group in groups]) for groups in own]
-        return _mean_of_processes(torch.stack(found).sum(0)) if found else None
+        groups = [_folded(torch.cat(parts), images) for parts in zip(*own, strict=True)]
+        return _mean_of_processes(torch.cat([(images * group.T @ group).flatten() for group in groups]))
+
+
+def _folded(rows: Tensor, images: int) -> Tensor:
+    """Add up the rows that are of one image; they come batch behind batch. Others stay as they are."""
+    return rows.view(-1, images, rows.shape[1]).sum(0) if len(rows) % images == 0 else rows
 
 
 def _watch(gate: Tensor, mask: Tensor, at: Carrier) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        watched: Tensor = _Watched.apply(output, gate, mask, at.positions, at.channels)
-        return watched
+        maps = output.movedim(-1, 1) if isinstance(module, nn.Linear) else output  # of tokens, channels come last
+        watched: Tensor = _Watched.apply(maps, gate, mask, at.positions, at.channels)
+        return watched.movedim(1, -1) if isinstance(module, nn.Linear) else watched
 
     return hook
 
@@ -91,7 +102,7 @@ class _Watched(torch.autograd.Function):
         ctx: Any, output: Tensor, gate: Tensor, mask: Tensor, positions: Tensor | None, channels: Tensor | None
     ) -> Tensor:
         ctx.save_for_backward(output, mask, positions, channels)
-        ctx.width = gate.shape[1]
+        ctx.shape = gate.shape
         return output.clone()
 
     @staticmethod
@@ -100,10 +111,13 @@ class _Watched(torch.autograd.Function):
         output, mask, positions, channels = ctx.saved_tensors
         (gradient,) = gradients
         scaled = (output.float() * gradient.float()).reshape(*output.shape[:2], -1).sum(2)
+        images, width = ctx.shape
         if positions is not None:
-            whole = scaled.new_zeros(len(scaled), ctx.width)
-            scaled = whole.index_add_(1, channels, scaled[:, positions])
-        return gradient, scaled / mask, None, None, None
+            whole = scaled.new_zeros(len(scaled), width)
+            scaled = whole.index_add_(1, channels.to(whole.device), scaled[:, positions.to(whole.device)])
+        if len(scaled) % images:
+            raise TrainingError(f"inside the net, {images} images become {len(scaled)}: whose those are is not known")
+        return gradient, _folded(scaled, images) / mask, None, None, None
 
 
 def _mean_of_processes(value: Tensor) -> Tensor:

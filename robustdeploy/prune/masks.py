@@ -121,12 +121,15 @@ class MaskedNet(nn.Module):
         self._dense_utilisation = float(model.utilisation(limits.most.astype(float)))
         device = next(net.parameters()).device
         number = torch.arange(len(groups), device=device)
-        self._group = number.repeat_interleave(torch.tensor(self.sizes, device=device))
+        self._group: Tensor
+        self._ties: Tensor
+        group = number.repeat_interleave(torch.tensor(self.sizes, device=device))
+        self.register_buffer("_group", group, persistent=False)
         position = torch.cat([torch.arange(size, device=device) for size in self.sizes])
         # Equal values are told apart by their position, so that any count can be kept.
-        self._ties = position.double() * 1e-9
+        self.register_buffer("_ties", position.double() * 1e-9, persistent=False)
         # Tiny distinct values order the channels before training does.
-        self.logits = nn.Parameter(1e-3 * torch.cos(position * 2.4 + self._group))
+        self.logits = nn.Parameter(1e-3 * torch.cos(position * 2.4 + group))
         self.register_buffer("shifts", torch.full((len(groups),), 1.0, dtype=torch.float64, device=device))
         matrices = sum(size * size for size in self.sizes)
         self.register_buffer("information", torch.zeros(matrices, device=device))
@@ -171,8 +174,11 @@ class MaskedNet(nn.Module):
             value = tensors[name]
             for group, positions, channels in parts:
                 mask = masks[group]
-                if positions is not None:
-                    mask = torch.ones(len(value), device=value.device).index_put((positions,), mask[channels])
+                if positions is not None and channels is not None:
+                    places = (positions.to(value.device),)
+                    mask = torch.ones(len(value), device=value.device).index_put(
+                        places, mask[channels.to(value.device)]
+                    )
                 value = value * mask.view(-1, *[1] * (value.dim() - 1))
             masked[name] = value
         return masked
@@ -186,13 +192,13 @@ class MaskedNet(nn.Module):
         own = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1.0, "lr": self.options.lr, "name": "masks"}
         return [{"params": [self.logits], **own}]
 
-    def before_step(self) -> None:
+    def before_step(self, images: int) -> None:
         """Give M the gradient to second order, at a root mean square of 1 per group, and follow the information.
 
         With a mask's gradient g and information F, masking a kept channel changes the loss by F/2 − g, and taking a
         masked one back by F/2 + g.
         """
-        self._follow_information()
+        self._follow_information(images)
         steps = cast(Tensor, self.steps)
         steps += 1
         if (gradient := self.logits.grad) is None:
@@ -205,9 +211,9 @@ class MaskedNet(nn.Module):
         size = size.index_add_(0, self._group, by_mask.square()).div_(sizes).sqrt_()
         self.logits.grad = (by_mask / (size[self._group] + 1e-12)).float() * slope
 
-    def _follow_information(self) -> None:
+    def _follow_information(self, images: int) -> None:
         """Average what the last step has told of single images, and work out what each channel adds by M's order."""
-        if (found := self._image_gradients.take()) is None:
+        if (found := self._image_gradients.take(images)) is None:
             return
         information = cast(Tensor, self.information)
         information += min(1.0, LOOK_EVERY * self.options.lr) * (found - information)
@@ -310,18 +316,30 @@ def _shaken(net: nn.Module) -> nn.Module:
 
 
 def _rehearse(masked: MaskedNet, image_shape: tuple[int, int, int]) -> None:
-    """Prune at once and compare with the compact net, so that a net that cannot be compacted fails before training.
+    """Train and prune on two images, so that a net for which one of these cannot be done fails before training.
 
-    The scores of an untrained net may be large, so the gap is taken relative to them.
+    All that may be masked is. The scores of an untrained net may be large, so the gap between those of the masked and
+    of the compact net is taken relative to them.
     """
-    masked.after_step(1.0)
     images = torch.linspace(0, 1, 2 * math.prod(image_shape), device=cast(Tensor, masked.shifts).device)
-    batch, compact = images.view(2, *image_shape), masked.compact()
-    with evaluating(masked), evaluating(compact), torch.no_grad():
-        theirs, ours = masked(batch), compact(batch)
+    batch, name = images.view(2, *image_shape), type(masked.net).__name__
+    try:
+        with evaluating(masked.net), torch.enable_grad():
+            masked(batch).square().mean().backward()
+        masked.before_step(len(batch))
+        masked._set_counts(masked._ranks(), masked.limits.fewest)
+        cast(Tensor, masked.frozen).fill_(True)
+        compact = masked.compact()
+        with evaluating(masked), evaluating(compact), torch.no_grad():
+            theirs, ours = masked(batch), compact(batch)
+    except (RuntimeError, IndexError, TrainingError) as problem:
+        raise TrainingError(
+            f"this {name} cannot be pruned ({problem}); its forward pass must not name a number of channels (write "
+            "flatten(1), not view(-1, 400)), and activation checkpointing must be off"
+        ) from problem
     if not bool((theirs - ours).abs().max() <= 1e-3 * (1 + theirs.abs().max())):
         raise TrainingError(
-            f"this {type(masked.net).__name__} cannot be pruned: without its masked channels it gives other scores, so "
+            f"this {name} cannot be pruned: without its masked channels it gives other scores, so "
             "a masked channel is not zero everywhere it is read (an activation with f(0) ≠ 0 behind it, for instance)"
         )
 

@@ -31,8 +31,11 @@ class Pruning(Protocol):
         """Parameter groups for the optimiser besides the net's own."""
         ...
 
-    def before_step(self) -> None:
-        """Look at the gradients, averaged over all processes, before the optimiser uses them."""
+    def before_step(self, images: int) -> None:
+        """Look at the gradients, averaged over all processes, before the optimiser uses them.
+
+        ``images`` is the number of images in this process's batch.
+        """
         ...
 
     def after_step(self, progress: float) -> None:

@@ -67,10 +67,7 @@ class Rule(Protocol):
 
 
 class Masked(torch.autograd.Function):
-    """Weights times masks, with the gradient of M = ``m`` as if the masks were ½·tanh(M) and a shift, not rounded.
-
-    The gradient that reaches the masks is scaled to a root mean square of 1, like that of a group of channels.
-    """
+    """Weights times masks, with the gradient of M = ``m`` as if the masks were ½·tanh(M) and a shift, not rounded."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, keep: Tensor, m: Tensor) -> Tensor:
@@ -82,9 +79,11 @@ class Masked(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
         """Return the gradients of ``weight`` and of ``m``."""
         weight, keep, m = ctx.saved_tensors
-        of_mask = gradient * weight
-        size = of_mask.square().mean().sqrt()
-        return gradient * keep, None, of_mask * (1 - torch.tanh(m).square()) * (SCALE / (size + 1e-12))
+        return gradient * keep, None, gradient * weight * _slope(m)
+
+
+def _slope(m: Tensor) -> Tensor:
+    return SCALE * (1 - torch.tanh(m).square())
 
 
 class WeightMaskedNet(nn.Module):
@@ -160,8 +159,12 @@ class WeightMaskedNet(nn.Module):
         own = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1.0, "lr": self.course.lr, "name": "masks"}
         return [{"params": list(self.logits), **own}] if self.weights else []
 
-    def before_step(self) -> None:
-        """Leave the gradients as they are; each layer's masks have theirs at unit size already."""
+    def before_step(self, images: int) -> None:
+        """Scale the gradient of each layer's masks to a root mean square of 1, like that of a group of channels."""
+        for m in self.logits:
+            if m.grad is not None:
+                of_mask = m.grad / _slope(m.detach()).clamp_min(1e-3)
+                m.grad /= of_mask.square().mean().sqrt() + 1e-12
 
     def after_step(self, progress: float) -> None:
         """Set the masks anew where that is due, at the freeze for the budget itself."""

@@ -204,7 +204,7 @@ def _step(training: Training, batches: Batches, desk: Desk) -> tuple[dict[str, f
     parts["loss"].backward()
     numbers, wanted = _agreed(training, parts, desk)
     if training.pruning is not None and not training.pruning.is_frozen:
-        training.pruning.before_step()
+        training.pruning.before_step(len(batch.labels))
     training.optimiser.step()
     training.step += 1
     if perturbation is not None:

@@ -286,3 +286,24 @@ def test_small_moves_do_not_hide_the_two_groups_that_matter():
     model = operations(sizes, [1, 1, 1, 1, 144, 144], 0.25)
     counts = exact_counts(model, worth(sizes, 0), limits_for(sizes, 1, 0.0))
     assert TOLERANCE < used(model, counts) <= 1
+
+
+@pytest.mark.parametrize(
+    ("costs", "fraction", "other"),
+    [
+        ([1.6, 2.89, 1.75], 0.555, [16, 24, 8]),
+        ([2.39, 1.74, 1.82], 0.771, [32, 32, 8]),
+        ([1.83, 2.6, 1.72], 0.586, [32, 16, 8]),
+    ],
+)
+def test_a_group_whose_channels_are_worth_the_same_does_not_count_for_nothing(costs, fraction, other):
+    """Where the cut of the ranking misses the band, what is found is worth as much as another choice as near to it."""
+    sizes, none = [32, 32, 32], np.zeros((3, 3))
+    model = budgeted(sizes, {"ops": Bilinear(np.array(costs), np.zeros(3), np.eye(3), np.ones(3), none)}, ops=fraction)
+    worths = [np.full(32, 5.0), np.linspace(1, 0.5, 32), np.linspace(1, 0.5, 32)]
+    values = [channels / cost for channels, cost in zip(worths, costs, strict=True)]
+    limits = limits_for(sizes, 8, 0.1)
+    start, counts = counts_below(model, values, limits, 1.0), exact_counts(model, values, limits)
+    assert used(model, start) < TOLERANCE < used(model, counts) <= 1
+    found, known = (sum(w[:c].sum() for w, c in zip(worths, chosen, strict=True)) for chosen in (counts, other))
+    assert found >= known

@@ -97,6 +97,56 @@ def test_what_cannot_be_pruned_is_left_whole_with_the_reason(users, name, layer,
     assert layer not in {group.name for group in coupling.groups}
 
 
+@pytest.mark.parametrize(
+    ("name", "masked"),
+    [
+        ("mobilenet_v3_small", "features.9.block.1.1"),
+        ("efficientnet_b0", "features.7.0.block.1.1"),
+    ],
+)
+def test_of_the_sides_of_a_product_one_carries_the_mask(name, masked):
+    """The features do; the gate they are multiplied with, which is one half where nothing excites it, does not."""
+    groups = find_groups(getattr(torchvision.models, name)(num_classes=10), (3, 32, 32)).groups
+    carrying = [[m.layer for m in group.members if m.masked] for group in groups]
+    assert [masked] in carrying
+    assert not any("fc2" in layer for layers in carrying for layer in layers)
+
+
+def tied():
+    first, second = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+    second.weight = first.weight
+    return first, second
+
+
+class Sum(nn.Module):
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second, self.out = first, second, nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.out(torch.relu(self.first(images) + self.second(images)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [
+        (tied, "coupled to first, which shares a parameter with second"),
+        (
+            lambda: (torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.Conv2d(3, 8, 3)),
+            "coupled to first, whose weight is computed from other parameters",
+        ),
+        (
+            lambda: (nn.Conv2d(3, 8, 3), torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 3))),
+            "coupled to second, whose weight is computed from other parameters",
+        ),
+    ],
+)
+def test_weights_that_are_not_a_layers_own_stay_whole(layers, reason):
+    coupling = find_groups(Sum(*layers()), IMAGE)
+    assert reason in "; ".join(coupling.whole.values())
+    assert not coupling.groups
+
+
 class Normed(nn.Module):
     def __init__(self, norm):
         super().__init__()

@@ -13,6 +13,8 @@ from robustdeploy.core.recipe import Budget
 from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.prune.information import worth_in_order
 from robustdeploy.prune.masks import Masks
+from robustdeploy.train.mixing import both
+from robustdeploy.train.tasks.trades import divergence
 
 SHAPE = (3, 16, 16)
 
@@ -26,9 +28,56 @@ def loss_of(net, images, labels):
     return nn.functional.cross_entropy(net(images), labels)
 
 
+class Gated(nn.Module):
+    """A gate in squeeze-and-excitation's style, and a product of two maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16)
+        self.squeeze, self.excite = nn.Linear(16, 4), nn.Linear(4, 16)
+        self.left, self.right = nn.Conv2d(16, 8, 3), nn.Conv2d(16, 8, 3)
+        self.out = nn.Linear(8, 10)
+        nn.init.normal_(self.excite.bias, 0, 2)
+
+    def forward(self, images):
+        maps = torch.relu(self.norm(self.conv(images)))
+        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(maps.mean((2, 3))))))
+        maps = maps * gate[:, :, None, None]
+        return self.out((self.left(maps) * self.right(maps)).mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    """Linear layers whose channels come last, behind as many tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 16, 4, 4), nn.BatchNorm2d(16)
+        self.up, self.down, self.out = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, images):
+        tokens = torch.relu(self.norm(self.patches(images))).flatten(2).transpose(1, 2)
+        return self.out(torch.relu(self.down(torch.relu(self.up(tokens)))).mean(1))
+
+
+class Mirrored(nn.Module):
+    """The mean of an image's scores and its mirror image's."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU())
+        self.out = nn.Linear(8, 10)
+
+    def forward(self, images):
+        scores = self.out(self.net(torch.cat([images, images.flip(3)])).mean((2, 3)))
+        return (scores[: len(images)] + scores[len(images) :]) / 2
+
+
 def nets():
     torch.manual_seed(0)
     return {
+        "gated": Gated(),
+        "tokens": Tokens(),
+        "mirrored": Mirrored(),
         "residual": CifarResNet(1, (8, 16, 32), 10, 3),
         "in place": torchvision.models.resnet18(num_classes=10),
         "depthwise": torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.35),
@@ -84,15 +133,17 @@ def test_the_gradient_in_a_mask_counts_what_is_read_of_its_channel_once(name):
     for group, total in zip(pruning.groups, expected, strict=True):
         for member in group.members:
             if member.side == "in":
-                taken = read[member.layer]
-                scaled = (taken * taken.grad).detach().reshape(*taken.shape[:2], -1).sum((0, 2))
+                taken, slope = read[member.layer], read[member.layer].grad
+                if isinstance(modules[member.layer], nn.Linear):
+                    taken, slope = taken.movedim(-1, 1), slope.movedim(-1, 1)
+                scaled = (taken * slope).detach().reshape(*taken.shape[:2], -1).sum((0, 2))
                 total.index_add_(0, member.channels, scaled[member.positions])
     slope = 0.5 * (1 - torch.tanh(pruning.logits.detach()) ** 2)
     found, told = pruning.logits.grad / slope, torch.cat(expected).float()
     assert torch.allclose(found, told, rtol=1e-3, atol=1e-4 * float(told.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["residual", "depthwise"])
+@pytest.mark.parametrize("name", ["residual", "depthwise", "gated", "tokens", "mirrored"])
 def test_it_is_the_mean_over_images_of_their_own_gradients(name):
     """torch.func gives the gradient of each image's loss in a mask of its own; statistics are fixed for that."""
     pruning = Masks(lr=0.25).begin(nets()[name], SHAPE, Budget(ops=0.4)).train()
@@ -106,10 +157,40 @@ def test_it_is_the_mean_over_images_of_their_own_gradients(name):
 
     gradients = vmap(grad(own_loss), (None, 0, 0))(torch.ones(sum(pruning.sizes)), images, labels).double().detach()
     loss_of(pruning, images, labels).backward()
-    pruning.before_step()  # with lr 1/4 and a look every fourth step, one look is all there is
+    pruning.before_step(len(images))  # with lr 1/4 and a look every fourth step, one look is all there is
     for found, own in zip(pruning._information(), gradients.split(pruning.sizes, 1), strict=True):
         expected = own.T @ own / len(images)
         assert torch.allclose(found.double(), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("task", [0.0, 1e-6, 0.25, "trades"])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_what_clean_and_attacked_images_tell_is_one_gradient_per_image(task, passes):
+    """Whether the task scores them in one pass or, as one that is not ours might, in two."""
+    pruning = Masks(lr=0.25).begin(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
+    pruning.net.eval()
+    images, labels = batch()
+    attacked = batch(seed=1)[0]
+
+    def loss(scores, on_clean, labels):
+        if task == "trades":
+            return nn.functional.cross_entropy(on_clean, labels) + 6 * divergence(scores, on_clean) / len(labels)
+        ours, theirs = (nn.functional.cross_entropy(each, labels) for each in (scores, on_clean))
+        return (1 - task) * ours + task * theirs
+
+    def own_loss(masks, image, other, label):
+        masked = pruning._masked(torch.split(masks, pruning.sizes))
+        scores = functional_call(pruning.net, masked, (torch.stack([other, image]),))
+        return loss(scores[:1], scores[1:], label[None])
+
+    whole = torch.ones(sum(pruning.sizes))
+    gradients = vmap(grad(own_loss), (None, 0, 0, 0))(whole, images, attacked, labels).double().detach()
+    scored = both(pruning, attacked, images) if passes == 1 else (pruning(attacked), pruning(images))
+    loss(*scored, labels).backward()
+    pruning.before_step(len(images))
+    for found, own in zip(pruning._information(), gradients.split(pruning.sizes, 1), strict=True):
+        expected = own.T @ own / len(images)
+        assert torch.allclose(found.double(), expected, rtol=2e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_only_passes_whose_weights_learn_are_looked_at():
@@ -117,15 +198,15 @@ def test_only_passes_whose_weights_learn_are_looked_at():
     images, labels = batch()
     moved = images.clone().requires_grad_()
     torch.autograd.grad(loss_of(pruning, moved, labels), moved)
-    assert pruning._image_gradients.take() is None
+    assert pruning._image_gradients.take(len(images)) is None
     with torch.no_grad():
         pruning(images)
     pruning.eval()
     loss_of(pruning, images, labels).backward()
-    assert pruning._image_gradients.take() is None
+    assert pruning._image_gradients.take(len(images)) is None
     pruning.train().after_step(1.0)
     loss_of(pruning, images, labels)
-    assert pruning._image_gradients.take() is None  # frozen
+    assert pruning._image_gradients.take(len(images)) is None  # frozen
 
 
 class Aside(nn.Module):
@@ -146,7 +227,7 @@ def test_a_group_that_the_loss_does_not_reach_is_worth_nothing():
     pruning = Masks().begin(Aside(), SHAPE, Budget(ops=0.7)).train()
     images, labels = batch()
     loss_of(pruning, images, labels).backward()
-    pruning.before_step()
+    pruning.before_step(len(images))
     worth = dict(zip((group.name for group in pruning.groups), torch.split(pruning.worth, pruning.sizes), strict=True))
     assert (worth["aside"] == 0).all()
     assert float(worth["first"].min()) > 0
@@ -165,7 +246,7 @@ def test_it_looks_every_fourth_step_and_leaves_the_training_as_it_is():
         looked = bool(pruning._image_gradients._gates)
         assert looked == (step % 4 == 0)
         found.append({name: value.grad.clone() for name, value in pruning.net.named_parameters()})
-        pruning.before_step()
+        pruning.before_step(len(images))
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
@@ -210,7 +291,7 @@ def test_autocast_to_bf16_tells_nearly_the_same():
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
             loss = nn.functional.cross_entropy(pruning(images).float(), labels)
         loss.backward()
-        pruning.before_step()
+        pruning.before_step(len(images))
         return torch.stack([matrix.trace() for matrix in pruning._information()])
 
     exact = information(torch.float32)

@@ -30,7 +30,7 @@ def moved(pruning, seed, size=0.8):
             for parameter in group["params"]:
                 parameter.normal_(0, size, generator=generator)
                 parameter.grad = torch.randn(parameter.shape, generator=generator)
-    pruning.before_step()
+    pruning.before_step(8)
 
 
 def kept_counts(pruning):

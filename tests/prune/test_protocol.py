@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from robustdeploy.attacks.fgsm import Fgsm
@@ -263,7 +264,7 @@ def test_the_gradient_of_a_group_is_taken_to_second_order_and_gets_unit_size(pru
     slope = 0.5 * (1 - torch.tanh(pruning.logits.detach()) ** 2)
     raw = (pruning.logits.grad / slope).split(pruning.sizes)
     squares = pruning.information.split([size**2 for size in pruning.sizes])
-    pruning.before_step()
+    pruning.before_step(8)
     scaled = (pruning.logits.grad / slope).split(pruning.sizes)
     for first, square, after, index in zip(raw, squares, scaled, pruning.kept().values(), strict=True):
         half = 0.5 * square.view(len(first), -1).diagonal()
@@ -276,9 +277,9 @@ def test_the_gradient_of_a_group_is_taken_to_second_order_and_gets_unit_size(pru
 
 def test_a_group_without_a_gradient_stays_finite(pruner, users):
     pruning = pruner.begin(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5))
-    pruning.before_step()  # no gradient at all
+    pruning.before_step(8)  # no gradient at all
     pruning.logits.grad = torch.zeros_like(pruning.logits)
-    pruning.before_step()
+    pruning.before_step(8)
     assert (pruning.logits.grad == 0).all()
     pruning.after_step(0.2)
     assert torch.isfinite(pruning.shifts).all()
@@ -308,3 +309,62 @@ def test_a_net_that_leaks_through_its_masks_is_refused_before_training(pruner):
     net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)])
     with pytest.raises(TrainingError, match="cannot be pruned"):
         pruner.begin(net, (3, 12, 12), Budget(ops=0.5))
+
+
+def test_a_leak_is_found_in_a_group_that_needs_not_lose_a_channel(pruner):
+    """Training may still decide that it does."""
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Sigmoid(), nn.Conv2d(16, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
+    net.extend([nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)])
+    with pytest.raises(TrainingError, match="cannot be pruned"):
+        pruner.begin(net, (3, 12, 12), Budget(ops=0.85, channel_multiple=4))
+
+
+class Fixed(nn.Module):
+    """Its forward pass names a number of channels."""
+
+    def __init__(self, trick):
+        super().__init__()
+        self.conv, self.out, self.trick = nn.Conv2d(3, 16, 3), nn.Linear(1600, 10), trick
+        self.register_buffer("scale", torch.ones(16, 1, 1))
+
+    def forward(self, images):
+        maps = torch.relu(self.conv(images))
+        return self.out((maps * self.scale).flatten(1) if self.trick == "buffer" else maps.view(-1, 1600))
+
+
+class Ragged(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 16, 3), nn.Linear(16, 10)
+
+    def forward(self, images):
+        maps = torch.relu(self.conv(torch.cat([images, images[:1]])))
+        return self.out(maps.mean((2, 3)))[: len(images)]
+
+
+@pytest.mark.parametrize(
+    ("net", "told"),
+    [
+        (lambda: Fixed("view"), "must not name a number of channels"),
+        (lambda: Fixed("buffer"), "must not name a number of channels"),
+        (Ragged, "2 images become 3"),
+        (
+            lambda: torchvision.models.densenet.DenseNet(8, (2, 2), 16, num_classes=10, memory_efficient=True),
+            "checkpointing must be off",
+        ),
+    ],
+)
+def test_what_would_fail_in_the_middle_of_a_training_fails_before_it(pruner, net, told):
+    with pytest.raises(TrainingError, match=told):
+        pruner.begin(net(), (3, 32, 32) if "checkpointing" in told else (3, 12, 12), Budget(ops=0.5))
+
+
+def test_the_masked_net_moves_to_another_device_as_a_whole(pruner, users):
+    """As the proof at the freeze does, from an accelerator to the processor; with the device that every torch has."""
+    pruning = pruner.begin(users["dense"](10, 3), (3, 12, 12), Budget(ops=0.5))
+    moved = copy.deepcopy(pruning).to("meta")
+    left = {name for name, value in vars(moved).items() if isinstance(value, torch.Tensor) and not value.is_meta}
+    assert left == set()
+    assert moved.soft().is_meta
+    masks = tuple(torch.ones(size, device="meta") for size in moved.sizes)
+    assert all(value.is_meta for value in moved._masked(masks).values())

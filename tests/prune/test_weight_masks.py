@@ -70,11 +70,31 @@ def test_the_gradients_are_those_worked_out_by_hand():
     score = pruning(torch.tensor([0.5, 0.25]).view(1, 1, 1, 2))
     assert score.item() == 1.5  # 3 · 0.5; the other is masked
     score.sum().backward()
+    pruning.before_step(1)
     assert net[1].weight.grad.tolist() == [[0.5, 0.0]]
     # d score / d mask = pixel · weight = (1.5, -1), divided by its root mean square, times ½(1 - tanh²M).
     size = ((1.5**2 + 1) / 2) ** 0.5
     slope = 0.5 * (1 - torch.tanh(torch.tensor(1.0)).item() ** 2)
     assert pruning.logits[0].grad.flatten().tolist() == pytest.approx([1.5 / size * 0.5, -1 / size * slope], rel=1e-5)
+
+
+def test_the_masks_gradient_is_the_same_however_many_processes_share_the_batch():
+    """A process has the gradient of its part's loss; the mean over processes is what the step sees."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
+    images = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    pruning = Weights().begin(net, (3, 6, 6), Budget(ops=0.5))
+
+    def gradients(parts):
+        pruning.zero_grad()
+        labels = torch.arange(8) % 3
+        for part, own in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            (nn.functional.cross_entropy(pruning(part), own) / parts).backward()
+        pruning.before_step(len(images) // parts)
+        return torch.cat([m.grad.flatten() for m in pruning.logits])
+
+    alone = gradients(1)
+    assert float(alone.square().mean().sqrt()) == pytest.approx(0.5, rel=1e-3)
+    assert torch.allclose(gradients(4), alone, rtol=1e-4, atol=1e-5)
 
 
 def test_a_masked_weight_comes_back_when_its_gradient_asks_for_it():
