@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,15 @@ class Work:
     """Folder of the net that was pruned in training."""
     talk: Talk
 
-    def fitted(self, net: nn.Module, epochs: int, name: str) -> Trained:
-        """Train ``net`` as the recipe says, for ``epochs``; a repeated call resumes or finds it done."""
+    def fitted(self, net: nn.Module, epochs: int, name: str, draw: int = 0) -> Trained:
+        """Train ``net`` as the recipe says, for ``epochs``; a repeated call resumes or finds it done.
+
+        With another ``draw``, images come in another order and are augmented and attacked from other random numbers.
+        """
         train = self.recipe.train.model_copy(update={"epochs": epochs})
         recipe = self.recipe.model_copy(update={"train": train})
         plan = plan_from(recipe, self.data, self.device, f"{self.stage.fingerprint}-{self.recipe.seed}-{name}")
+        plan = replace(plan, seed=plan.seed + draw)
 
         def progress(step: int, steps: int, numbers: Mapping[str, float]) -> None:
             self.talk.progress(f"training {name}", step, steps, **numbers)
@@ -131,7 +135,7 @@ def _one_shot(work: Work) -> Made:
     tuned = max(1, epochs // 3)
     dense = work.fitted(starting_net(work.recipe, work.data, work.device), epochs - tuned, "dense")
     pruned = pruned_once(dense.net, shape, macs(load_net(work.pattern), shape))
-    done = work.fitted(pruned, tuned, "fine-tuning")
+    done = work.fitted(pruned, tuned, "fine-tuning", draw=1_000_000)
     return Made(done.net, {"dense": epochs - tuned, "fine-tuning": tuned}, [*dense.events, *done.events])
 
 

@@ -64,8 +64,11 @@ def child(folder: Path, pipe: Connection) -> None:
     pipe.send({name: tensor.numpy().tobytes().hex() for name, tensor in state.items()})
 
 
-def killed(folder: Path, wait_s: float) -> tuple[int, Any]:
-    """Run a child and kill it after ``wait_s`` of training; return the last step it saved, and its end if it came."""
+def killed(folder: Path, wait_s: float) -> tuple[int, Any, int]:
+    """Run a child and kill it after ``wait_s`` of training.
+
+    Returns the last step it saved, its end if it came, and the exit status: minus SIGKILL unless it went by itself.
+    """
     context = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(folder, theirs))
@@ -85,20 +88,21 @@ def killed(folder: Path, wait_s: float) -> tuple[int, Any]:
             saved, end = (saved, message) if isinstance(message, dict) else (message, end)
     except EOFError:
         process.join()
-    return saved, end
+    return saved, end, process.exitcode or 0
 
 
 def campaign(kills: int, root: Path, seed: int) -> dict[str, Any]:
     """Kill until ``kills`` children have died; start a new training whenever one has ended."""
-    _, alone = killed(root / "alone", 3600.0)
+    _, alone, _ = killed(root / "alone", 3600.0)
     log = (root / "alone" / "metrics.jsonl").read_bytes()
     chance = random.Random(seed)
-    done = {"kills": 0, "finished": 0, "lost": 0, "unreadable": 0, "different": 0}
+    done = {"kills": 0, "finished": 0, "crashed": 0, "lost": 0, "unreadable": 0, "different": 0}
     folder = root / "0"
     while done["kills"] < kills:
-        saved, end = killed(folder, chance.expovariate(1 / 0.4))
+        saved, end, status = killed(folder, chance.expovariate(1 / 0.4))
         if end is None:
             done["kills"] += 1
+            done["crashed"] += status != -signal.SIGKILL
             state = load_checkpoint(folder / "checkpoints")
             done["unreadable"] += state is None and saved > 0
             done["lost"] += state is not None and state.step < saved
@@ -121,7 +125,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as root:
         done = campaign(options.kills, Path(root), options.seed)
     print(json.dumps(done))
-    return int(any(done[name] for name in ("lost", "unreadable", "different")))
+    return int(any(done[name] for name in ("crashed", "lost", "unreadable", "different")))
 
 
 if __name__ == "__main__":

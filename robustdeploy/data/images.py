@@ -34,6 +34,10 @@ class Images:
         groups = None if self.groups is None else self.groups[index]
         return Images(self.images[index], self.labels[index], self.ids[index], groups)
 
+    def first(self, n: int) -> Images:
+        """Return the first ``n`` images, or all if there are fewer."""
+        return self.select(torch.arange(min(n, len(self)), device=self.labels.device))
+
     def to(self, device: torch.device) -> Images:
         """Return the images on ``device``."""
         groups = None if self.groups is None else self.groups.to(device)

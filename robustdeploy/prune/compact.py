@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -112,33 +113,36 @@ class Proof:
     tolerance: float
 
 
-def prove_equal(masked: nn.Module, compact: nn.Module, clean: Tensor, adversarial: Tensor) -> Proof:
+def prove_equal(masked: nn.Module, compact: nn.Module, clean: Tensor, adversarial: Tensor, size: int = 128) -> Proof:
     """Compare both nets' scores image by image; raise TrainingError when they are more than 1e-5 apart.
 
-    A net that cannot run in float64 is held to 1e-5 of its largest score instead, if that is above 1.
+    A net that cannot run in float64 is held to 1e-5 of its largest score instead, if that is above 1. At most ``size``
+    images are scored at a time.
     """
-    sets = (clean, adversarial)
-    single, largest = _gaps(masked, compact, sets)
+    sets = (torch.split(clean, size), torch.split(adversarial, size))
+    single, largest = _gaps(masked, compact, sets, torch.float32)
     try:
-        wide = tuple(images.double() for images in sets)
-        gaps, _ = _gaps(copy.deepcopy(masked).double(), copy.deepcopy(compact).double(), wide)
+        gaps, _ = _gaps(copy.deepcopy(masked).double(), copy.deepcopy(compact).double(), sets, torch.float64)
         precision, tolerance = "float64", PROOF_TOLERANCE
     except RuntimeError:
         gaps, precision, tolerance = single, "float32", PROOF_TOLERANCE * max(1.0, largest)
-    if not max(gaps) <= tolerance:
+    largest_gap = max(gaps, key=lambda gap: math.inf if math.isnan(gap) else gap)
+    if not largest_gap <= tolerance:
         raise TrainingError(
-            f"removing the masked channels changed the scores by {max(gaps):.2g}, more than {tolerance:.2g}, in "
+            f"removing the masked channels changed the scores by {largest_gap:.2g}, more than {tolerance:.2g}, in "
             f"{precision}: a masked channel is not zero everywhere it is read, so this net cannot be compacted safely"
         )
     return Proof(len(clean), gaps[0], gaps[1], precision, max(single), tolerance)
 
 
-def _gaps(masked: nn.Module, compact: nn.Module, sets: Sequence[Tensor]) -> tuple[list[float], float]:
-    """Return the largest gap between the two nets' scores on each set, and the largest score."""
-    gaps, largest = [], 0.0
-    for images in sets:
-        with evaluating(masked), evaluating(compact), torch.no_grad():
-            theirs, ours = masked(images), compact(images)
-        gaps.append(float((theirs - ours).abs().max()))
-        largest = max(largest, float(theirs.abs().max()))
-    return gaps, largest
+def _gaps(
+    masked: nn.Module, compact: nn.Module, sets: Sequence[Sequence[Tensor]], precision: torch.dtype
+) -> tuple[list[float], float]:
+    """Return the largest gap between the two nets' scores on each set of batches, and the largest score."""
+    gaps, scores = [], [torch.zeros(1)]
+    with evaluating(masked), evaluating(compact), torch.no_grad():
+        for batches in sets:
+            theirs, ours = (torch.cat([net(batch.to(precision)) for batch in batches]) for net in (masked, compact))
+            gaps.append(float((theirs - ours).abs().max()))
+            scores.append(theirs.abs().max().view(1).cpu())
+    return gaps, float(torch.cat(scores).max())

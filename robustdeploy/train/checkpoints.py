@@ -52,8 +52,8 @@ def state_to_bytes(state: State) -> bytes:
     for name, tensor in state.tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingError(
-                f"{name} is not finite at step {state.step}; nothing was saved and the last healthy one is kept: "
-                "lower train.lr and repeat the command"
+                f"{name} is not finite at step {state.step}, so it was not saved: give a lower train.lr, and the run a "
+                "name of its own if it has one; it begins anew"
             )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
     values = json.dumps({**state.values, "step": state.step, "training": state.training}, allow_nan=False)

@@ -37,7 +37,7 @@ class Desk:
         if not self._restored(training, self._read(self._healthy)):
             raise TrainingError(
                 f"the training has collapsed and its last healthy state is gone from {self._healthy}: "
-                "repeat the command with --force, and with a smaller train.task alpha or train.lr"
+                "give a smaller train.task alpha or train.lr, and the run a name of its own if it has one"
             )
         training.events = events
         training.attach()

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.core.interrupts import interrupted, stop_if_interrupted
 from robustdeploy.data.noise import Noise
-from robustdeploy.errors import TrainingError
+from robustdeploy.errors import Interrupted, TrainingError
 from robustdeploy.onboard.draws import key
 from robustdeploy.prune.compact import Proof, prove_equal
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
 from robustdeploy.train.batches import Batches
 from robustdeploy.train.desk import Desk
+from robustdeploy.train.parts import in_parts
 from robustdeploy.train.plan import Plan
 from robustdeploy.train.precision import resolved
 from robustdeploy.train.protocol import Replaying
@@ -92,10 +93,14 @@ def _train(training: Training, desk: Desk, progress: Progress) -> None:
     if training.step == 0 and plan.options.sentinel and watches(training.task):
         desk.save(training, healthy=True)
     while True:
-        if not _healthy(training, desk):
-            continue
-        if len(training.records) < training.step // plan.steps_per_epoch:
-            _close_epoch(training, desk)
+        try:
+            if not _healthy(training, desk):
+                continue
+            if len(training.records) < training.step // plan.steps_per_epoch:
+                _close_epoch(training, desk)
+        except Interrupted:  # between two looks at held-out images, which will be taken again
+            desk.save(training)
+            raise
         if training.step == plan.steps:
             return
         numbers, wanted = _step(training, batches, desk)
@@ -114,9 +119,9 @@ def _healthy(training: Training, desk: Desk) -> bool:
     due = step == plan.steps or (step > 0 and step % plan.probe_every == 0)
     if not due or training.checked == step or not plan.options.sentinel or not watches(training.task):
         return True
-    now = vital_signs(training.module, plan.validation, PROBE, plan.threat, plan.seed, step)
+    now = vital_signs(training.module, plan, PROBE, step)
     if suspicious(now, training.vitals):
-        now = vital_signs(training.module, plan.validation, CONFIRM, plan.threat, plan.seed, step)
+        now = vital_signs(training.module, plan, CONFIRM, step)
         if (reason := collapse(now, training.vitals)) is not None:
             _go_back(training, desk, reason)
             return False
@@ -236,8 +241,8 @@ def _agreed(training: Training, parts: Mapping[str, Tensor], desk: Desk) -> tupl
     if not all(math.isfinite(number) for number in shares):
         raise TrainingError(
             f"the loss is {numbers['loss']} and its gradient's norm {numbers['gradient_norm']} at step "
-            f"{training.step + 1} of {training.plan.steps}; the last healthy checkpoint is kept: lower train.lr and "
-            "repeat the command"
+            f"{training.step + 1} of {training.plan.steps}: give a lower train.lr, and the run a name of its own if it "
+            "has one; it begins anew"
         )
     return numbers, _Wanted(save > 0, stop > 0)
 
@@ -266,9 +271,13 @@ def _prove(pruning: Pruning, plan: Plan) -> Proof:
     On the CPU, whose float32 is float32: a GPU's convolutions may round to TF32.
     """
     masked, compact = copy.deepcopy(cast(nn.Module, pruning)).cpu(), pruning.compact().cpu().eval()
-    images, labels = plan.validation.images[:PROVED].cpu().float() / 255, plan.validation.labels[:PROVED].cpu()
-    noise = Noise(key(plan.seed, "proof"), torch.arange(len(labels)))
-    return prove_equal(masked, compact, images, Fgsm()(compact, images, labels, plan.threat, noise))
+    held_out = plan.validation.first(PROVED).to(torch.device("cpu"))
+
+    def attacked(images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
+        return Fgsm()(compact, images, labels, plan.threat, noise)
+
+    adversarial = in_parts(attacked, held_out, key(plan.seed, "proof"), plan.options.batch_size)
+    return prove_equal(masked, compact, held_out.images.float() / 255, adversarial, plan.options.batch_size)
 
 
 def _finished(training: Training) -> Trained:

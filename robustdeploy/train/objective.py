@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from robustdeploy.cost.module import evaluating
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train import ranks
 from robustdeploy.train.batches import Batch
@@ -39,8 +40,20 @@ class Objective(nn.Module):
         return dict(parts)
 
 
-def distributed(objective: Objective, device: torch.device) -> nn.Module:
-    """Return ``objective`` with its gradients averaged over all processes, where there are several."""
+def distributed(objective: Objective, images: Tensor) -> nn.Module:
+    """Return ``objective`` with its gradients averaged over all processes, where there are several.
+
+    On ``images``, N×C×H×W where the net is, it is tried out whether all parameters have a gradient to wait for.
+    """
     if ranks.world() == 1:
         return objective
-    return DistributedDataParallel(objective, device_ids=[device] if device.type == "cuda" else None)
+    devices = [images.device] if images.device.type == "cuda" else None
+    unused = _leaves_out(objective.module, images)
+    return DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=unused)
+
+
+def _leaves_out(module: nn.Module, images: Tensor) -> bool:
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    with evaluating(module), torch.enable_grad():
+        gradients = torch.autograd.grad(module(images).float().sum(), learning, allow_unused=True)
+    return any(gradient is None for gradient in gradients)

@@ -20,11 +20,12 @@ from robustdeploy.attacks.pgd import Pgd
 from robustdeploy.attacks.protocol import input_gradient
 from robustdeploy.core.registry import TASKS
 from robustdeploy.cost.module import evaluating
-from robustdeploy.data.images import Images
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train import ranks
+from robustdeploy.train.parts import in_parts
+from robustdeploy.train.plan import Plan
 from robustdeploy.train.protocol import Replaying, Task
 
 PROBE = 64
@@ -37,7 +38,8 @@ SOUND_GAP = 0.1
 """Gap of a state that is always good enough to go back to."""
 LADDER: tuple[tuple[str, dict[str, int]], ...] = (("n-fgsm", {}), ("pgd", {"steps": 4}))
 """What takes the task's place after the first and second collapse: stronger noise (de Jorge et al., NeurIPS 2022) at
-the same cost, then several smaller steps, which cannot be cheated that way and are no longer watched."""
+the same cost, then several smaller steps, which cannot be cheated that way and are no longer watched. The task itself
+is left out: on the same images and noise it would collapse once more."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Vitals:
     interior: float
     """Share of the images that are right at the end of the FGSM step and wrong somewhere on the way (Kim, Lee and Lee,
     AAAI 2021)."""
+    pgd10_of_probe: float
+    """``pgd10`` on the first PROBE images alone, on which every probe can be compared with any other."""
 
     @property
     def gap(self) -> float:
@@ -61,11 +65,11 @@ class Vitals:
         return self.fgsm - self.pgd10
 
 
-def vital_signs(net: nn.Module, images: Images, n: int, threat: Threat, seed: int, step: int) -> Vitals:
+def vital_signs(net: nn.Module, plan: Plan, n: int, step: int) -> Vitals:
     """Attack the first ``n`` held-out images and return the signals. The net is in eval mode meanwhile."""
-    pixels, labels = images.images[:n].float() / 255, images.labels[:n]
-    noise = Noise(key(seed, "probe"), torch.arange(len(labels), device=labels.device))
-    with evaluating(net), torch.no_grad():
+    threat = plan.threat
+
+    def judge(pixels: Tensor, labels: Tensor, noise: Noise) -> Tensor:
         single = Fgsm()(net, pixels, labels, threat, noise)
         several = Pgd(steps=10)(net, pixels, labels, threat, noise)
         right = net(single).argmax(1) == labels
@@ -74,15 +78,18 @@ def vital_signs(net: nn.Module, images: Images, n: int, threat: Threat, seed: in
             inside |= net(pixels + part * (single - pixels)).argmax(1) != labels
         standing = net(several).argmax(1) == labels
         aligned = _alignment(net, pixels, labels, threat, noise)
-    signals = torch.stack([aligned, *(share.float().mean() for share in (right, standing, right & inside))])
-    alignment, fgsm, pgd10, interior = ranks.from_first(signals).tolist()
-    return Vitals(step, len(labels), fgsm, pgd10, alignment, interior)
+        return torch.stack([right.float(), standing.float(), aligned, (right & inside).float()], 1)
+
+    with evaluating(net), torch.no_grad():
+        rows = in_parts(judge, plan.validation.first(n), key(plan.seed, "probe"), plan.options.batch_size)
+    signals = ranks.from_first(torch.cat([rows.mean(0), rows[:PROBE, 1].mean(0, keepdim=True)]))
+    return Vitals(step, len(rows), *signals.tolist())
 
 
 def _alignment(net: nn.Module, pixels: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
     moved = (pixels + threat.eps * (2 * noise.uniform(1, tuple(pixels.shape[1:])) - 1)).clamp(0, 1)
     here, there = (_directions(input_gradient(net, points, labels)[0]) for points in (pixels, moved))
-    return nn.functional.cosine_similarity(here, there).mean()
+    return nn.functional.cosine_similarity(here, there)
 
 
 def _directions(gradients: Tensor) -> Tensor:
@@ -106,12 +113,13 @@ def collapse(now: Vitals, before: Sequence[Vitals]) -> str | None:
     if now.gap > 0.2:
         return f"FGSM leaves {now.fgsm:.1%} of {now.n} held-out images right, PGD-10 only {now.pgd10:.1%}"
     if (drop := _drop(now, before)) > 0.1 and now.gap > 0.12:
-        return f"accuracy under PGD-10 fell by {drop:.1%} to {now.pgd10:.1%} (n = {now.n}), FGSM leaves {now.fgsm:.1%}"
+        fell = f"accuracy under PGD-10 fell by {drop:.1%} on the {min(PROBE, now.n)} images of a probe"
+        return f"{fell}; of {now.n}, PGD-10 leaves {now.pgd10:.1%} right and FGSM {now.fgsm:.1%}"
     return None
 
 
 def _drop(now: Vitals, before: Sequence[Vitals]) -> float:
-    return max((vitals.pgd10 for vitals in before), default=now.pgd10) - now.pgd10
+    return max((vitals.pgd10_of_probe for vitals in before), default=now.pgd10_of_probe) - now.pgd10_of_probe
 
 
 def sound(now: Vitals, before: Sequence[Vitals]) -> bool:
@@ -135,6 +143,6 @@ def task_after(task: Task | Replaying, collapses: int, eps: float) -> Task | Rep
     if not collapses:
         return task
     ladder = LADDER if eps <= STRONG_NOISE_EPS else LADDER[1:]
-    name, options = ladder[min(collapses, len(ladder)) - 1]
-    safer: Task = TASKS.build(name, {**options, "clean": getattr(task, "clean", 0.0)})
-    return safer
+    tasks = [TASKS.build(name, {**options, "clean": getattr(task, "clean", 0.0)}) for name, options in ladder]
+    safer: list[Task] = [other for other in tasks if type(other) is not type(task)]
+    return safer[min(collapses, len(safer)) - 1]

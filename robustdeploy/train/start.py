@@ -19,10 +19,14 @@ from robustdeploy.train.adopt import check_fits
 
 def pinned(recipe: Recipe) -> Recipe:
     """Return the recipe with the folder itself in place of a link to it: ``runs/latest`` moves on to the new run."""
-    start = recipe.train.start
-    if start is None or not start.is_symlink():
+    if recipe.train.start is None:
         return recipe
-    train = recipe.train.model_copy(update={"start": start.parent / start.readlink()})
+    start = Path()
+    for part in recipe.train.start.parts:
+        start /= part
+        if start.is_symlink():
+            start = start.parent / start.readlink()
+    train = recipe.train.model_copy(update={"start": start})
     return recipe.model_copy(update={"train": train})
 
 

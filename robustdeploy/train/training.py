@@ -111,7 +111,7 @@ class Training:
         module = torch.compile(self.module) if self.plan.options.compile and self._plain else self.module
         precision = resolved(self.plan.options.precision, self.device)
         objective = Objective(cast(nn.Module, module), self.plan.threat, precision)
-        self.engine = distributed(objective, self.device)
+        self.engine = distributed(objective, self.plan.train.images[:2].to(self.device).float() / 255)
         self.engine.train()
 
     def shrink(self, proof: Proof) -> None:

@@ -12,6 +12,7 @@ from robustdeploy.cost.module import evaluating
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.draws import key
 from robustdeploy.train import ranks
+from robustdeploy.train.parts import in_parts
 from robustdeploy.train.plan import Plan
 
 VALIDATED = 512
@@ -37,12 +38,16 @@ class Validation:
 
 def validate(module: nn.Module, plan: Plan) -> Validation:
     """Judge ``module`` in eval mode and float32, always on the same images under the same attack noise."""
-    images, labels = plan.validation.images[:VALIDATED].float() / 255, plan.validation.labels[:VALIDATED]
-    noise = Noise(key(plan.seed, "validation"), torch.arange(len(labels), device=labels.device))
-    with evaluating(module), torch.no_grad():
+
+    def judge(images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
         attacked = Pgd(steps=10)(module, images, labels, plan.threat, noise)
         clean, robust = (module(x).argmax(1) == labels for x in (images, attacked))
-    clean, robust = ranks.from_first(torch.stack([clean, clean & robust]).to(torch.uint8)).bool()
+        return torch.stack([clean, clean & robust], 1)
+
+    with evaluating(module), torch.no_grad():
+        held_out = plan.validation.first(VALIDATED)
+        right = in_parts(judge, held_out, key(plan.seed, "validation"), plan.options.batch_size)
+    clean, robust = ranks.from_first(right.T.to(torch.uint8)).bool()
     return Validation(clean, robust)
 
 

@@ -123,3 +123,5 @@ def test_a_gap_on_adversarial_images_alone_is_refused():
     assert prove_equal(net, other, zeros, zeros).clean == 0
     with pytest.raises(TrainingError):
         prove_equal(net, other, zeros, torch.ones(3, 1))
+    with pytest.raises(TrainingError, match="nan"):
+        prove_equal(net, copy.deepcopy(net), zeros, torch.full((3, 1), float("nan")))

@@ -103,6 +103,14 @@ def test_two_processes_meet_the_same_budget_as_one(pair, alone):
 
 
 @pytest.mark.slow
+def test_a_parameter_that_never_has_a_gradient_is_not_waited_for(pair, tmp_path):
+    ((one, other),) = train(2, (tmp_path / "spare", "spare head", 0))
+    assert len(one["losses"]) == 12
+    assert one["losses"] == pair[1][0]["losses"]
+    assert one["net"] == other["net"]
+
+
+@pytest.mark.slow
 def test_another_number_of_processes_goes_on(alone):
     root, _, fewer = alone
     more = train(2, *[(root / f"half-{task}{at}", task, 0) for task, at in MOVES])

@@ -15,12 +15,12 @@ from robustdeploy.data.noise import Noise
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Threat
-from robustdeploy.train import desk, loop, sentinel
+from robustdeploy.train import desk, loop
 from robustdeploy.train import plan as plans
 from robustdeploy.train.checkpoints import load_checkpoint
 from robustdeploy.train.loop import fit
 from robustdeploy.train.plan import Plan
-from robustdeploy.train.sentinel import Vitals, collapse, sound, suspicious, task_after, vital_signs, watches
+from robustdeploy.train.sentinel import PROBE, Vitals, collapse, sound, suspicious, task_after, vital_signs, watches
 from robustdeploy.train.tasks.fastat import FastAt
 from robustdeploy.train.tasks.free import Free
 from robustdeploy.train.tasks.n_fgsm import NFgsm
@@ -64,7 +64,7 @@ def test_a_training_that_collapses_ends_with_a_robust_net_if_it_is_watched(colla
     for watched in (False, True):
         net, plan = collapsing(sentinel=watched)
         trained = fit(net, None, plan, tmp_path / str(watched), silent)
-        judged[watched] = vital_signs(trained.net, plan.validation, 512, plan.threat, seed=1, step=0), trained
+        judged[watched] = vital_signs(trained.net, replace(plan, seed=1), 512, step=0), trained
     blind, unwatched = judged[False]
     assert unwatched.events == []
     assert blind.n == len(plan.validation)
@@ -120,10 +120,11 @@ def grey(points):
 
 
 @pytest.mark.parametrize("eps", [0.03, 0.05])
-def test_vital_signs_are_what_plain_torch_says(eps, waves):
+def test_vital_signs_are_what_plain_torch_says(eps, waves, make_plan):
+    """With parts of 32 images: neither noise nor signals depend on how they are cut."""
     net, images = waves
-    n, threat, levels = 100, Threat(eps=eps), int(eps * 255)
-    found = vital_signs(net, images, n, threat, seed=5, step=77)
+    n, levels = 100, int(eps * 255)
+    found = vital_signs(net, make_plan(validation=images, threat=Threat(eps=eps), seed=5), n, step=77)
     assert (found.step, found.n) == (77, n)
 
     x, y = images.images[:n].float() / 255, images.labels[:n]
@@ -155,27 +156,29 @@ def test_vital_signs_are_what_plain_torch_says(eps, waves):
     assert found.pgd10 == pytest.approx(standing.float().mean().item(), abs=1.01 / n)
     assert 0.1 < found.pgd10 < found.fgsm - 0.1
     assert found.gap == found.fgsm - found.pgd10
+    assert found.pgd10_of_probe == pytest.approx(standing[:PROBE].float().mean().item(), abs=1.01 / PROBE)
 
 
-def test_vital_signs_leave_the_net_as_it_was(make_net, digits):
+def test_vital_signs_leave_the_net_as_it_was(make_net, make_plan):
     net = make_net("dropout")
     net.train()
     net.net.layers[1].eval()  # a layer that its owner keeps still
     before, modes = state_of(net), [module.training for module in net.modules()]
-    one, other = (vital_signs(net, digits.validation, 16, Threat(eps=0.1), seed=0, step=1) for _ in range(2))
+    one, other = (vital_signs(net, make_plan(), 16, step=1) for _ in range(2))
     assert one == other  # no dropout, and the same noise each time
     assert same(state_of(net), before)
     assert [module.training for module in net.modules()] == modes
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_a_small_held_out_set_is_taken_whole(waves):
+def test_a_small_held_out_set_is_taken_whole(waves, make_plan):
     net, images = waves
-    assert vital_signs(net, images.select(torch.arange(9)), 512, Threat(eps=0.05), seed=0, step=1).n == 9
+    assert vital_signs(net, make_plan(validation=images.first(9)), 512, step=1).n == 9
 
 
-def vitals(fgsm=0.5, pgd10=0.45, alignment=0.9, interior=0.0, n=64):
-    return Vitals(step=1, n=n, fgsm=fgsm, pgd10=pgd10, alignment=alignment, interior=interior)
+def vitals(fgsm=0.5, pgd10=0.45, alignment=0.9, interior=0.0, n=64, of_probe=None):
+    first = pgd10 if of_probe is None else of_probe
+    return Vitals(1, n, fgsm, pgd10, alignment, interior, pgd10_of_probe=first)
 
 
 @pytest.mark.parametrize(
@@ -212,8 +215,10 @@ def test_what_is_suspicious(now, before, expected):
         (
             vitals(0.47, 0.34, n=300),
             [vitals()],
-            "accuracy under PGD-10 fell by 11.0% to 34.0% (n = 300), FGSM leaves 47.0%",
+            "accuracy under PGD-10 fell by 11.0% on the 64 images of a probe; of 300, PGD-10 leaves 34.0% right and "
+            "FGSM 47.0%",
         ),
+        (vitals(0.47, 0.34, n=512, of_probe=0.42), [vitals()], None),  # lower on the others, but not lower than it was
         (vitals(0.0, 0.0), [vitals(alignment=-1)] * 5, None),
         (vitals(alignment=-1, interior=1), [vitals()] * 5, None),  # they only raise suspicion
     ],
@@ -267,6 +272,8 @@ def test_the_ladder_of_tasks():
     assert task_after(task, 1, weak) == NFgsm(clean=0.25)
     assert [task_after(task, count, weak) for count in (2, 3, 9)] == [PgdAt(steps=4, clean=0.25)] * 3
     assert [task_after(task, count, strong) for count in (1, 2, 9)] == [PgdAt(steps=4, clean=0.25)] * 3
+    stronger = NFgsm(noise=3.0, clean=0.25)  # would collapse again, step by step, if it took its own place
+    assert [task_after(stronger, count, weak) for count in (1, 2)] == [PgdAt(steps=4, clean=0.25)] * 2
     assert task_after(lambda *given: {}, 1, weak) == NFgsm(clean=0.0)  # a user's task knows no share
 
 
@@ -384,8 +391,7 @@ def test_going_back_restores_all_but_the_event(kind, train, decide, tmp_path):
 @pytest.fixture
 def undisturbed(kind, train, decide, monkeypatch, tmp_path):
     """A training without a collapse; in what follows, a collapse changes the task into itself."""
-    task = ("free", {"replays": 3}) if kind == "free" else ("fastat", {})
-    monkeypatch.setattr(sentinel, "LADDER", (task, task))
+    monkeypatch.setattr("robustdeploy.train.training.task_after", lambda task, collapses, eps: task)
     decide()
     return train(tmp_path / "undisturbed", kind)
 

@@ -100,15 +100,16 @@ def test_other_weights_in_the_same_folder_are_another_training(given, tmp_path):
     assert all(torch.allclose(now[name], value, atol=1e-5) for name, value in weights(load_net(given)).items())
 
 
-def test_the_latest_run_is_gone_on_from_although_it_is_then_another(tmp_path, given):
+@pytest.mark.parametrize("below", ["", "train"])
+def test_the_latest_run_is_gone_on_from_although_it_is_then_another(tmp_path, given, below):
     runs = tmp_path / "runs"
     shutil.copytree(given, runs / "mine" / "train")
     (runs / "latest").symlink_to("mine")
-    recipe = small(f"train.start={runs / 'latest'}", "budget.ops=null", "baseline=false")
+    recipe = small(f"train.start={runs / 'latest' / below}", "budget.ops=null", "baseline=false")
     for _ in range(2):  # the second time by the recipe that was kept, which names the run and not the link
         run = prune(recipe, runs=runs, name="next")
         assert (runs / "latest").resolve() == run.root.resolve()
-        assert run.recipe.train.start == runs / "mine"
+        assert run.recipe.train.start == runs / "mine" / below
         recipe = run.recipe
 
 

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from torch import nn
 
+from robustdeploy.core import interrupts
+from robustdeploy.errors import Interrupted
 from robustdeploy.train import statistics
 from robustdeploy.train.batches import Batches
 from robustdeploy.train.statistics import settle
 from robustdeploy.train.tasks.fastat import FastAt
 from robustdeploy.train.tasks.free import Free
 from robustdeploy.train.tasks.standard import Standard
+from robustdeploy.train.tasks.trades import Trades
 from robustdeploy.train.training import Training
 
 
@@ -27,10 +32,14 @@ def averages(net, plan, batches, task):
 
     def note(layer, given, out):
         flat = given[0].detach().transpose(0, 1).flatten(1)
+        if not layer.training:
+            return
         sums.setdefault(layer, []).append(torch.cat([flat.mean(1), flat.var(1)]))
 
     handles = [layer.register_forward_hook(note) for layer in layers_of(net)]
     net.train()
+    for layer in layers_of(net):
+        layer.momentum = 0.0  # what eval mode sees stays as it is
     for batch in batches:
         task(net, batch.images, batch.labels, plan.threat, batch.noise)
     for handle in handles:
@@ -38,16 +47,17 @@ def averages(net, plan, batches, task):
     return torch.cat([torch.stack(sums[layer]).mean(0) for layer in layers_of(net)])
 
 
-@pytest.mark.parametrize("task", [Standard(), FastAt(), Free(replays=2)])
+@pytest.mark.parametrize("task", [Standard(), FastAt(), Free(replays=2), Trades(steps=2)])
 def test_statistics_are_plain_averages_over_the_tasks_own_passes(task, make_net, make_plan):
     """Attacked images where the task attacks, of the epoch after the last, whatever the statistics were before."""
     plan = make_plan(task=task)
     batches = [Batches(plan).of_epoch(plan.options.epochs, position) for position in range(plan.steps_per_epoch)]
     expected = averages(make_net(), plan, batches, task)
     net = make_net()
-    for layer in layers_of(net):
-        layer.running_mean.fill_(100)
-        layer.running_var.fill_(0.01)
+    if not isinstance(task, Trades):  # its attack sees the net in eval mode, all along with the statistics it had
+        for layer in layers_of(net):
+            layer.running_mean.fill_(100)
+            layer.running_var.fill_(0.01)
     settle(Training(net, None, plan))
     assert torch.allclose(running(net), expected, rtol=1e-4, atol=1e-5)
 
@@ -99,6 +109,15 @@ def test_under_masks_the_masked_net_is_measured(make_pruning, make_plan):
     assert len(kept) < len(settled)
     assert torch.allclose(kept, averages(compact, plan, batches, Standard()), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(settled, averages(net, plan, batches, Standard()), rtol=1e-2, atol=1e-2)
+
+
+def test_a_signal_stops_the_settling_between_two_batches(make_net, make_plan, monkeypatch):
+    monkeypatch.setattr(interrupts, "_received", [signal.SIGTERM])
+    net = make_net()
+    before = running(net)
+    with pytest.raises(Interrupted):
+        settle(Training(net, None, make_plan()))
+    assert torch.equal(running(net), before)
 
 
 def test_a_net_without_statistics_is_left_alone(make_plan):

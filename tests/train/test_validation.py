@@ -17,6 +17,7 @@ from robustdeploy.prune.masks import Masks
 from robustdeploy.train import loop
 from robustdeploy.train import plan as plans
 from robustdeploy.train.loop import fit
+from robustdeploy.train.sentinel import vital_signs
 from robustdeploy.train.tasks.standard import Standard
 from robustdeploy.train.validation import VALIDATED, Validation, significantly_better, validate
 
@@ -112,6 +113,15 @@ class WrongOnlyAtGrey(nn.Module):
         return torch.stack([away, 1 - away], 1) * self.right
 
 
+def test_no_pass_holds_more_images_than_a_training_batch(points, make_plan):
+    """What fits into memory while training fits while it is judged."""
+    net, seen = Linear(), []
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    validate(net, make_plan(validation=points, batch_size=32))
+    vital_signs(net, make_plan(validation=points, batch_size=32), 512, step=1)
+    assert max(seen) == 32
+
+
 def test_an_image_that_is_wrong_as_it_is_is_not_robust(points, make_plan):
     """Whatever the attack makes of it."""
     pixels = points.images[:8].clone()
@@ -144,9 +154,9 @@ def test_the_attacks_noise_is_a_function_of_the_seed_and_the_image(points, make_
             asked.append((number, ids.tolist()))
             super().__init__(number, ids)
 
-    monkeypatch.setattr("robustdeploy.train.validation.Noise", Listening)
-    validate(Linear(), make_plan(validation=points.select(torch.arange(40)), seed=3))
-    assert asked == [(key(3, "validation"), list(range(40)))]
+    monkeypatch.setattr("robustdeploy.train.parts.Noise", Listening)
+    validate(Linear(), make_plan(validation=points.first(40), seed=3, batch_size=32))
+    assert asked == [(key(3, "validation"), list(ids)) for ids in (range(32), range(32, 40))]
 
 
 # The choice of the epoch. Trainings of four epochs of four steps, whose outcomes are said by the test.
