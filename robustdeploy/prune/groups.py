@@ -62,11 +62,12 @@ def find_groups(net: nn.Module, image_shape: tuple[int, int, int]) -> Coupling:
     """
     graph = _dependency_graph(net, image_shape)
     names = {module: name for name, module in net.named_modules()}
+    sharing = _sharing(net)
     groups: list[ChannelGroup] = []
     whole: dict[str, str] = {}
     for found in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear, ChannelPad]):
         root = names[found[0][0].target.module]
-        if reason := _why_whole(found, graph, names):
+        if reason := _why_whole(found, graph, names, sharing):
             whole[root] = reason
             continue
         members = tuple(_members(found, graph, names))
@@ -118,7 +119,7 @@ def _dependency_graph(net: nn.Module, image_shape: tuple[int, int, int]) -> Any:
             parameter.requires_grad_(flag)
 
 
-def _why_whole(found: Any, graph: Any, names: dict[nn.Module, str]) -> str | None:
+def _why_whole(found: Any, graph: Any, names: dict[nn.Module, str], sharing: dict[nn.Module, str]) -> str | None:
     """Say why a group must keep all its channels, or None when it can be pruned."""
     for item in found:
         node, module = item.dep.target, item.dep.target.module
@@ -137,14 +138,19 @@ def _why_whole(found: Any, graph: Any, names: dict[nn.Module, str]) -> str | Non
             return f"it is coupled to {names[module]}, a {type(module).__name__}"
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module._parameters.get("weight") is None:
             return f"it is coupled to {names[module]}, whose weight is computed from other parameters"
-        if shared := [other for other in _sharing(module, names) if other is not module]:
-            return f"it is coupled to {names[module]}, which shares a parameter with {names[shared[0]]}"
+        if module in sharing:
+            return f"it is coupled to {names[module]}, which shares a parameter with {sharing[module]}"
     return None
 
 
-def _sharing(module: nn.Module, names: dict[nn.Module, str]) -> list[nn.Module]:
-    own = {id(parameter) for parameter in module.parameters(recurse=False)}
-    return [other for other in names if any(id(value) in own for value in other.parameters(recurse=False))]
+def _sharing(net: nn.Module) -> dict[nn.Module, str]:
+    """Name, for each module that shares a parameter with others, one of these."""
+    owners: dict[nn.Parameter, list[tuple[str, nn.Module]]] = {}
+    for name, module in net.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(parameter, []).append((name, module))
+    several = [those for those in owners.values() if len(those) > 1]
+    return {module: next(n for n, other in those if other is not module) for those in several for _, module in those}
 
 
 def _depthwise(module: nn.Module) -> bool:
