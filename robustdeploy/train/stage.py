@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -143,8 +144,9 @@ def _seal(
     """Write the delivered net, and the best and the last epoch's where they differ, and seal the stage."""
     names = ["model.safetensors", "net.json", "metrics.jsonl", "held_out.npz", *(more or [])]
     save_net(stage.folder, cast(Normalised, trained.net.cpu()), info)
-    if trained.best is not trained.last:
-        for place, net in (("best", trained.best), ("last", trained.last)):
+    for place, net in (("best", trained.best), ("last", trained.last)):
+        shutil.rmtree(stage.folder / place, ignore_errors=True)  # of a training that this one takes the place of
+        if trained.best is not trained.last:
             (stage.folder / place).mkdir(exist_ok=True)
             save_net(stage.folder / place, cast(Normalised, net.cpu()), info)
             names += [f"{place}/model.safetensors", f"{place}/net.json"]
