@@ -94,7 +94,7 @@ def test_values_that_are_not_finite_are_refused_and_the_old_one_stays(bad, tmp_p
     before = names(tmp_path)
     sick = state(2)
     sick.tensors["w"][3, 3] = bad
-    with pytest.raises(TrainingError, match="w is not finite at step 2; nothing was saved") as caught:
+    with pytest.raises(TrainingError, match="w is not finite at step 2, so it was not saved") as caught:
         save_checkpoint(tmp_path, sick)
     assert caught.value.exit_code == 3
     assert names(tmp_path) == before
