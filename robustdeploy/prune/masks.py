@@ -316,9 +316,9 @@ def _shaken(net: nn.Module) -> nn.Module:
 
 
 def _rehearse(masked: MaskedNet, image_shape: tuple[int, int, int]) -> None:
-    """Train and prune on two images, so that a net for which one of these cannot be done fails before training.
+    """Go forward and back on two images and prune, so that a net which stands one of these badly fails before training.
 
-    All that may be masked is. The scores of an untrained net may be large, so the gap between those of the masked and
+    All that may be masked is. No process waits for another here: they do not all come by at one time. The scores of an untrained net may be large, so the gap between those of the masked and
     of the compact net is taken relative to them.
     """
     images = torch.linspace(0, 1, 2 * math.prod(image_shape), device=cast(Tensor, masked.shifts).device)
@@ -326,7 +326,6 @@ def _rehearse(masked: MaskedNet, image_shape: tuple[int, int, int]) -> None:
     try:
         with evaluating(masked.net), torch.enable_grad():
             masked(batch).square().mean().backward()
-        masked.before_step(len(batch))
         masked._set_counts(masked._ranks(), masked.limits.fewest)
         cast(Tensor, masked.frozen).fill_(True)
         compact = masked.compact()
