@@ -318,8 +318,8 @@ def _shaken(net: nn.Module) -> nn.Module:
 def _rehearse(masked: MaskedNet, image_shape: tuple[int, int, int]) -> None:
     """Go forward and back on two images and prune, so that a net which stands one of these badly fails before training.
 
-    All that may be masked is. No process waits for another here: they do not all come by at one time. The scores of an untrained net may be large, so the gap between those of the masked and
-    of the compact net is taken relative to them.
+    All that may be masked is. No process waits for another here: they do not all come by at one time. The scores of an
+    untrained net may be large, so the gap between those of the masked and of the compact net is taken relative to them.
     """
     images = torch.linspace(0, 1, 2 * math.prod(image_shape), device=cast(Tensor, masked.shifts).device)
     batch, name = images.view(2, *image_shape), type(masked.net).__name__
