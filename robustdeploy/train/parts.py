@@ -16,15 +16,15 @@ Judge = Callable[[Tensor, Tensor, Noise], Tensor]
 """Takes n images (n×C×H×W, float32 in [0, 1]), their labels and their noise; returns one row for each."""
 
 
-def in_parts(judge: Judge, held_out: Images, noise: int, size: int) -> Tensor:
+def in_parts(judge: Judge, held_out: Images, noise: int, size: int, *, stops: bool = True) -> Tensor:
     """Return the rows that ``judge`` gives for all of ``held_out``, of which it sees at most ``size`` at a time.
 
-    ``noise`` is the key of the attack's noise, which is an image's own, however the parts are cut. A signal is heeded
-    between two parts (Interrupted), unless other processes wait for this one.
+    ``noise`` is the key of the attack's noise, which is an image's own, however the parts are cut. With ``stops`` a
+    signal is heeded between two parts (Interrupted), unless other processes wait for this one.
     """
     rows = []
     for part in torch.split(torch.arange(len(held_out), device=held_out.labels.device), size):
-        if ranks.world() == 1:
+        if stops and ranks.world() == 1:
             stop_if_interrupted()
         rows.append(judge(held_out.images[part].float() / 255, held_out.labels[part], Noise(noise, part)))
     return torch.cat(rows)
