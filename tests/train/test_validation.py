@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from math import comb
 
 import pytest
@@ -7,10 +8,12 @@ import torch
 from torch import nn
 from trainings import Stop, same, state_of
 
+from robustdeploy.core import interrupts
 from robustdeploy.core.recipe import Budget
 from robustdeploy.data.images import Images
 from robustdeploy.data.noise import Noise
 from robustdeploy.data.order import epoch_order
+from robustdeploy.errors import Interrupted
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.masks import Masks
@@ -120,6 +123,39 @@ def test_no_pass_holds_more_images_than_a_training_batch(points, make_plan):
     validate(net, make_plan(validation=points, batch_size=32))
     vital_signs(net, make_plan(validation=points, batch_size=32), 512, step=1)
     assert max(seen) == 32
+
+
+@pytest.mark.parametrize("looks_at", ["validate", "vital_signs", "_prove"])
+def test_a_signal_while_held_out_images_are_judged_loses_nothing(
+    looks_at, make_pruning, make_plan, tmp_path, monkeypatch
+):
+    """In the middle of the step that freezes the masks it waits for the step's end."""
+    monkeypatch.setattr(plans, "FEWEST_STEPS_BETWEEN_CHECKS", 1)
+    plan, received, judged = make_plan(), [], getattr(loop, looks_at)
+    monkeypatch.setattr(interrupts, "_received", received)
+
+    def disturbed(*parts):
+        if not stopped:
+            stopped.append(True)
+            received.append(signal.SIGTERM)
+        return judged(*parts)
+
+    def trained(folder):
+        net, pruning = make_pruning()
+        return fit(net, pruning, plan, folder, lambda step, *numbers: steps.append(step))
+
+    steps, stopped = [], [True]
+    undisturbed = trained(tmp_path / "undisturbed")
+    monkeypatch.setattr(loop, looks_at, disturbed)
+    steps, stopped = [], []
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "stopped")
+    done, received[:] = steps[-1], []
+    steps = []
+    again = trained(tmp_path / "stopped")
+    assert steps[0] == done + 1
+    assert same(state_of(again.net), state_of(undisturbed.net))
+    assert again.records == undisturbed.records
 
 
 def test_an_image_that_is_wrong_as_it_is_is_not_robust(points, make_plan):
