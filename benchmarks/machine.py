@@ -35,9 +35,11 @@ def load_average() -> float | None:
 def in_words(found: dict[str, Any]) -> str:
     """Return a description as one line."""
     gpu = f"{found['gpu']} (CUDA {found['cuda']}), " if "gpu" in found else ""
-    threads = f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}"
+    cores, threads = (
+        f"{found[what]} {what.removesuffix('s') if found[what] == 1 else what}" for what in ("cores", "threads")
+    )
     return (
-        f"{gpu}{found['cores']} cores of {found['cpu']} ({found['cpu_capability']}), {threads}, "
+        f"{gpu}{cores} of {found['cpu']} ({found['cpu_capability']}), {threads}, "
         f"{found['system']}, Python {found['python']}, torch {found['torch']}"
     )
 
