@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import results
 from comparisons import renewed
+from machine import in_words
 from making import Places, make
 from measure import SEED, measure
 from oneshot import pruned_once
@@ -466,3 +467,11 @@ def write_cifar(folder):
             for place in range(count):
                 pixels = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / part / name / f"{place}.png")
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "words"), [(1, 2, "1 core of X (Y), 2 threads,"), (2, 1, "2 cores of X (Y), 1 thread,")]
+)
+def test_the_machine_is_described_in_the_right_number(cores, threads, words):
+    found = {"cpu": "X", "cpu_capability": "Y", "system": "Z", "python": "3", "torch": "2"}
+    assert in_words({**found, "cores": cores, "threads": threads}).startswith(words)
