@@ -13,8 +13,10 @@ def main() -> None:
     import typer
 
     from robustdeploy.cli.app import app
+    from robustdeploy.cli.threads import wait_briefly_if_busy
     from robustdeploy.errors import RobustdeployError
 
+    wait_briefly_if_busy()
     # What Typer raises for a wrong option or command has no public name of its own.
     wrong_usage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
