@@ -19,6 +19,12 @@ BUSY = 0.5
 
 def wait_briefly_if_busy() -> None:
     """Set the short wait, for a torch that is not loaded yet, if others use the machine and the user has set none."""
-    busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > BUSY
-    if busy and not any(name in os.environ for name in WAIT_SETTINGS):
+    if _is_busy() and not any(name in os.environ for name in WAIT_SETTINGS):
         os.environ["GOMP_SPINCOUNT"] = SPINS
+
+
+def _is_busy() -> bool:
+    try:
+        return os.getloadavg()[0] > BUSY
+    except (AttributeError, OSError):  # a system that does not say
+        return False

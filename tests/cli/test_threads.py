@@ -11,7 +11,10 @@ from robustdeploy.cli.threads import SPINS, WAIT_SETTINGS
 
 DOCTOR = """
 import os, sys
-os.getloadavg = lambda: ({load}, 0.0, 0.0)
+if {load} is None:
+    del os.getloadavg
+else:
+    os.getloadavg = lambda: ({load}, 0.0, 0.0)
 sys.argv = ["robustdeploy", "doctor"]
 from robustdeploy.cli import main
 main()
@@ -33,6 +36,7 @@ def spins(folder, load, **settings):
 def test_threads_wait_briefly_on_a_busy_machine_alone(tmp_path):
     assert spins(tmp_path, load=1.0) == {SPINS}
     assert SPINS not in spins(tmp_path, load=0.1)
+    assert SPINS not in spins(tmp_path, load=None)
 
 
 @pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "17"}, {"OMP_WAIT_POLICY": "PASSIVE"}])
