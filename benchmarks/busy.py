@@ -25,6 +25,7 @@ import torch
 
 from robustdeploy.attacks.protocol import input_gradient
 from robustdeploy.cli.threads import SPINS, WAIT_SETTINGS
+from robustdeploy.errors import RobustdeployError
 from robustdeploy.nets.store import load_info, load_net
 
 WAYS: dict[str, dict[str, str]] = {
@@ -42,14 +43,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of one turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--others", type=int, default=1, help="processes that keep a core busy each")
-    parser.add_argument("--spins", help="length of the short wait, instead of the command line's")
     parser.add_argument("--only-steps", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only_steps:
         print(_steps_per_s(options.net, options.batch_size, options.seconds))
         return 0
-    if options.spins is not None:
-        WAYS["short wait"] = {"GOMP_SPINCOUNT": options.spins}
+    try:
+        load_info(options.net)
+    except RobustdeployError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     before = machine.load_average()
     report: dict[str, Any] = {"quiet": _rounds(options)}
     with _kept_busy(options.others):
@@ -61,7 +64,7 @@ def main() -> int:
         "rounds": options.rounds,
         "seconds": options.seconds,
         "others": options.others,
-        "short wait": WAYS["short wait"]["GOMP_SPINCOUNT"],
+        "ways": WAYS,
     }
     print(json.dumps({**report, "conditions": conditions}, indent=2))
     return 0
@@ -85,7 +88,7 @@ def _in_a_process(options: argparse.Namespace, settings: Mapping[str, str]) -> f
     bare = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", *WAIT_SETTINGS)}
     words = ["--batch-size", str(options.batch_size), "--seconds", str(options.seconds), "--only-steps"]
     command = [sys.executable, __file__, str(options.net), *words]
-    done = subprocess.run(command, env={**bare, **settings}, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, env={**bare, **settings}, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout)
 
 
