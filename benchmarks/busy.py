@@ -113,8 +113,8 @@ def _steps_per_s(folder: Path, batch_size: int, seconds: float) -> float:
 
 @contextmanager
 def _kept_busy(others: int) -> Iterator[None]:
-    """Let so many processes, each in a session of its own, do nothing as fast as they can."""
-    command = [sys.executable, "-c", "while True: pass"]
+    """Let so many processes, each in a session of its own, do nothing as fast as they can while this one lives."""
+    command = [sys.executable, "-c", f"import os\nwhile os.getppid() == {os.getpid()}: pass"]
     running = [subprocess.Popen(command, start_new_session=True) for _ in range(others)]
     try:
         yield
