@@ -44,6 +44,10 @@ class ChannelPad(nn.Module):
 
     index: Tensor
     gain: Tensor | None
+    choice: Tensor
+    """in×out, 1 where that output is that input: ``index`` as a matrix, for training."""
+    padding: tuple[int, int] | None
+    """Zeros before and behind, where ``index`` is all inputs in order between zeros."""
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int = 1, index: Sequence[int] | None = None
@@ -52,6 +56,7 @@ class ChannelPad(nn.Module):
         self.stride = stride
         self.register_buffer("index", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("gain", torch.ones(0), persistent=False)
+        self.register_buffer("choice", torch.zeros(0), persistent=False)
         self.resize(in_channels, out_channels, index)
         self.register_load_state_dict_post_hook(_follow_index)  # type: ignore[no-untyped-call]
 
@@ -64,16 +69,28 @@ class ChannelPad(nn.Module):
         self.out_channels = out_channels
         self.index = torch.tensor(chosen, dtype=torch.int64, device=self.index.device)
         self.gain = None if self.gain is None else torch.ones(out_channels, device=self.index.device)
-        self.padding = _padding(chosen, in_channels)
+        _follow_index(self, None)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map N×in×H×W to N×out×⌈H/stride⌉×⌈W/stride⌉."""
+        if self.training:
+            return self._multiplied(images)
         small = images[:, :, :: self.stride, :: self.stride]
         if self.padding is not None:
             wide = F.pad(small, (0, 0, 0, 0, *self.padding))
         else:  # a zero channel in front makes -1 an address like any other, with no branch on data
             wide = F.pad(small, (0, 0, 0, 0, 1, 0)).index_select(1, self.index + 1)
-        return wide if self.gain is None else wide * self.gain.view(1, -1, 1, 1)
+        return wide if self.gain is None else wide * self.gain.to(wide.dtype).view(1, -1, 1, 1)
+
+    def _multiplied(self, images: Tensor) -> Tensor:
+        """Return the same values by a product with ones and zeros, which stays channels last on the way back too.
+
+        Selecting channels leaves that layout, and everything that meets its result is then several times slower. An
+        export and a count of operations read the other way, which has nothing to multiply.
+        """
+        last = images.permute(0, 2, 3, 1)[:, :: self.stride, :: self.stride]
+        choice = self.choice if self.gain is None else self.choice * self.gain
+        return (last @ choice.to(last.dtype)).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         """Show the sizes as torch's own layers do."""
@@ -83,6 +100,7 @@ class ChannelPad(nn.Module):
 def _follow_index(module: nn.Module, _: object) -> None:
     assert isinstance(module, ChannelPad)
     module.padding = _padding(module.index.tolist(), module.in_channels)
+    module.choice = F.one_hot(module.index + 1, module.in_channels + 1)[:, 1:].T.float()
 
 
 def set_gains(net: nn.Module, on: bool) -> None:

@@ -16,6 +16,7 @@ from robustdeploy.cost.module import evaluating
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train import ranks
 from robustdeploy.train.batches import Batch
+from robustdeploy.train.narrow import NarrowBatchNorm
 from robustdeploy.train.protocol import Replaying, Task
 
 
@@ -31,7 +32,7 @@ class Objective(nn.Module):
     def forward(self, task: Task | Replaying, batch: Batch, perturbation: Tensor | None) -> dict[str, Tensor]:
         """Return the task's scalars; ``perturbation`` is what a replaying task carries."""
         bf16 = self._precision == torch.bfloat16
-        with torch.autocast(batch.images.device.type, dtype=torch.bfloat16, enabled=bf16):
+        with torch.autocast(batch.images.device.type, dtype=torch.bfloat16, enabled=bf16), NarrowBatchNorm():
             if perturbation is not None:
                 replaying = cast(Replaying, task)
                 parts = replaying.perturbed(self.module, batch.images, batch.labels, self._threat, perturbation)

@@ -26,11 +26,25 @@ def pads(draw: st.DrawFn) -> tuple[int, int, list[int]]:
     return inputs, draw(st.integers(1, 2)), index
 
 
-@given(pads())
-def test_every_choice_equals_the_definition(pad: tuple[int, int, list[int]]) -> None:
+@given(pads(), st.booleans())
+def test_every_choice_equals_the_definition(pad: tuple[int, int, list[int]], training: bool) -> None:
     inputs, stride, index = pad
     images = torch.rand(2, inputs, 5, 4)
-    assert torch.equal(ChannelPad(inputs, len(index), stride, index)(images), reference(images, stride, index))
+    chosen = ChannelPad(inputs, len(index), stride, index).train(training)
+    assert torch.equal(chosen(images), reference(images, stride, index))
+
+
+@pytest.mark.parametrize("index", [None, [2, -1, 0, 1, -1]])
+def test_training_leaves_images_and_gradients_channels_last_and_in_their_type(index: list[int] | None) -> None:
+    images = torch.rand(2, 3, 6, 6, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    images.requires_grad_()
+    result = ChannelPad(3, 5, 2, index)(images)
+    (gradient,) = torch.autograd.grad(result.float().square().sum(), images)
+    assert result.dtype == torch.bfloat16
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(gradient[:, :, ::2, ::2], 2 * images[:, :, ::2, ::2])
+    assert not gradient[:, :, 1::2].any()
 
 
 @pytest.mark.parametrize(
