@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +37,10 @@ class Setting:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def trained(self, begin: Callable[[], Pruning | None], name: str, progress: Progress) -> Trained:
-        """Run the package's loop on a fresh net, or on the one under the pruning that ``begin`` gives."""
+    def trained(self, pruned: bool, name: str, progress: Progress) -> Trained:
+        """Run the package's loop on a fresh net, under the recipe's pruner where it is to be ``pruned``."""
         self.use_threads()
-        pruning = begin()
+        pruning = self._pruning() if pruned else None
         net = starting_net(self.recipe, self.data, self.device) if pruning is None else pruning.net
         plan = plan_from(self.recipe, self.data, self.device)
         return fit(net, pruning, plan, self.folder / name, progress)
@@ -59,14 +58,13 @@ class Setting:
         net = starting_net(self.recipe, self.data, self.device).net
         reference.train(net, pictures, schedule, box, progress)
 
-    def pruning(self) -> Pruning:
-        """Put a fresh net under the recipe's pruner."""
+    def _pruning(self) -> Pruning:
         pruner: Any = PRUNERS.build(self.recipe.prune.name, self.recipe.prune.options)
         net = starting_net(self.recipe, self.data, self.device)
         begun: Pruning = pruner.begin(net, self.data.image_shape, self.recipe.budget)
         return begun
 
     def use_threads(self) -> None:
-        """Let torch use as many threads as were asked for; it counts them anew in each thread that starts work."""
+        """Let torch use as many threads as were asked for."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -17,7 +18,6 @@ from setting import Setting
 from turns import Turns
 
 from robustdeploy.core.registry import PRUNERS
-from robustdeploy.prune.protocol import Pruning
 
 FIRST = 2
 """Steps before the first round, in which memory is laid out and kernels are chosen."""
@@ -43,21 +43,21 @@ def by_turns(whole: Setting, rounds: int, steps: int) -> dict[str, Any]:
     pruner: Any = PRUNERS.build(whole.recipe.prune.name, whole.recipe.prune.options)
     needed = FIRST + rounds * (UNTIMED + steps)
     total = math.ceil((needed + 1) / min(pruner.freeze, 1 - pruner.freeze)) + 1
+    freezes = next(step for step in range(total + 1) if step / total >= pruner.freeze)
     setting = _quiet(whole, total)
-    masked, shrunk = setting.pruning(), setting.pruning()
-    ours = {"dense": None, "masks": masked, "compact": shrunk}
-    field = [*_references(setting, rounds, steps), *(_contender(setting, *of) for of in ours.items())]
-    for contender in field:
-        contender.turns.advance(FIRST)
-    compact = field[-1].turns
-    while not shrunk.is_frozen:
-        compact.advance(1)
-    share = compact.done / total
-    compact.advance(FIRST)
-    rates = _rounds(field, rounds, steps, setting.recipe.train.batch_size)
-    assert not masked.is_frozen, "the masks were frozen before the last round"
-    for contender in field:
-        contender.turns.stop()
+    ours = {"dense": False, "masks": True, "compact": True}
+    with ExitStack() as running:
+        field = [*_references(setting, rounds, steps), *(_contender(setting, *of) for of in ours.items())]
+        for contender in field:
+            running.enter_context(contender.turns)
+            contender.turns.advance(FIRST)
+        compact = field[-1].turns
+        while compact.done < freezes:
+            compact.advance(freezes - compact.done)
+        compact.advance(FIRST)
+        rates = _rounds(field, rounds, steps, setting.recipe.train.batch_size)
+        assert field[-2].turns.done < freezes, "the masks were frozen before the last round"
+    share = freezes / total
     return {
         "images_per_s": {name: _spread(values) for name, values in rates.items()},
         "masks_share": share,
@@ -78,8 +78,8 @@ def _quiet(setting: Setting, steps: int) -> Setting:
     return replace(setting, recipe=recipe.model_copy(update={"train": train}), data=data)
 
 
-def _contender(setting: Setting, name: str, pruning: Pruning | None) -> Contender:
-    return Contender(name, Turns(partial(setting.trained, lambda: pruning, name), setting.finish))
+def _contender(setting: Setting, name: str, pruned: bool) -> Contender:
+    return Contender(name, Turns(partial(setting.trained, pruned, name), setting.finish))
 
 
 def _references(setting: Setting, rounds: int, steps: int) -> Iterator[Contender]:
@@ -112,19 +112,23 @@ def whole_trainings(setting: Setting, epochs: int, steps: int) -> dict[str, Any]
     """Time the dense and the pruned training from end to end, in turns of ``steps``: probes, validations and all."""
     train = setting.recipe.train.model_copy(update={"epochs": epochs})
     setting = replace(setting, recipe=setting.recipe.model_copy(update={"train": train}))
-    begins: dict[str, Callable[[], Pruning | None]] = {"dense": lambda: None, "pruned": setting.pruning}
+    contenders = {"dense": False, "pruned": True}
     turns = {
-        name: Turns(partial(setting.trained, begin, f"whole-{name}"), setting.finish) for name, begin in begins.items()
+        name: Turns(partial(setting.trained, pruned, f"whole-{name}"), setting.finish)
+        for name, pruned in contenders.items()
     }
-    for turn in itertools.count(1):
+    with ExitStack() as running:
         for each in turns.values():
-            each.advance(steps)
-        ended = all(each.ended for each in turns.values())
-        if ended or turn % SAID_EVERY == 0:
-            now = ", ".join(f"{name} {each.done} steps in {each.seconds:.0f} s" for name, each in turns.items())
-            print(f"whole trainings: {now}", file=sys.stderr, flush=True)
-        if ended:
-            break
+            running.enter_context(each)
+        for turn in itertools.count(1):
+            for each in turns.values():
+                each.advance(steps)
+            ended = all(each.ended for each in turns.values())
+            if ended or turn % SAID_EVERY == 0:
+                now = ", ".join(f"{name} {each.done} steps in {each.seconds:.0f} s" for name, each in turns.items())
+                print(f"whole trainings: {now}", file=sys.stderr, flush=True)
+            if ended:
+                break
     seconds = {name: each.seconds for name, each in turns.items()}
     ratio = Ratio("time of the whole training, pruned / dense", (seconds["pruned"] / seconds["dense"],), at_most=WHOLE)
     return {"epochs": epochs, "images": len(setting.data.train), "seconds": seconds, "ratio": ratio.plain()}

@@ -1,7 +1,9 @@
 """benchmarks/training.py: the reference is FastAT as published, turns are turns, and the figures are what they say."""
 
 import json
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -189,58 +191,78 @@ def test_the_reference_lowers_its_loss():
     assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
 
 
-def test_a_training_moves_in_its_turn_only():
-    order = []
+def write_steps(path, name, steps, after):
+    for step in range(1, steps + 1):
+        with path.open("a") as written:
+            written.write(f"{name}{step} ")
+        after(step, steps, {})
 
-    def train(name, steps, after):
-        for step in range(1, steps + 1):
-            order.append(f"{name}{step}")
-            after(step, steps, {})
-        return name
 
-    one, two = Turns(lambda after: train("a", 5, after)), Turns(lambda after: train("b", 3, after))
-    assert one.advance(2) >= 0
-    assert order == ["a1", "a2"]
-    two.advance(1)
-    one.advance(1)
-    two.advance(9)
-    assert order == ["a1", "a2", "b1", "a3", "b2", "b3"]
-    assert (one.done, one.ended, two.done, two.ended) == (3, False, 3, True)
-    assert two.result == "b"
-    assert two.advance(1) == 0
-    one.stop()
-    assert order[-1] == "b3"
+def test_a_training_moves_in_its_turn_only(tmp_path):
+    path = tmp_path / "steps"
+    with Turns(partial(write_steps, path, "a", 5)) as one, Turns(partial(write_steps, path, "b", 3)) as two:
+        assert one.advance(2) >= 0
+        assert path.read_text() == "a1 a2 "
+        two.advance(1)
+        one.advance(1)
+        two.advance(9)
+        assert path.read_text() == "a1 a2 b1 a3 b2 b3 "
+        assert (one.done, one.ended, two.done, two.ended) == (3, False, 3, True)
+        assert two.advance(1) == 0
+    assert path.read_text().endswith("b3 ")
+
+
+class Hands:
+    """A clock that moves when it is told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def read(self):
+        return self.now
+
+    def move(self, seconds):
+        self.now += seconds
+
+    def train(self, after):
+        for step in range(4):
+            self.move(1.0)
+            after(step + 1, 4, {})
+        self.move(0.5)
 
 
 def test_a_turn_lasts_as_long_as_its_own_steps_and_the_device():
-    hands = [0.0]
+    hands = Hands()
+    with Turns(hands.train, partial(hands.move, 0.25), clock=hands.read) as turns:
+        assert turns.advance(3) == 3.25
+        assert turns.advance(9) == 1.75
+        assert turns.seconds == 5.0
 
-    def pass_time(seconds):
-        hands[0] += seconds
 
-    def train(after):
-        for step in range(4):
-            pass_time(1.0)
-            after(step + 1, 4, {})
-        pass_time(0.5)
+def break_at_step_two(after):
+    after(1, 2, {})
+    raise ValueError("broken")
 
-    turns = Turns(train, lambda: pass_time(0.25), clock=lambda: hands[0])
-    assert turns.advance(3) == 3.25
-    pass_time(100)
-    assert turns.advance(9) == 1.75
-    assert turns.seconds == 5.0
+
+def end_at_step_two(after):
+    after(1, 2, {})
+    os._exit(9)
 
 
 def test_what_a_training_raises_is_raised_where_it_is_waited_for():
-    def train(after):
-        after(1, 2, {})
-        raise ValueError("broken")
-
-    turns = Turns(train)
-    turns.advance(1)
-    with pytest.raises(ValueError, match="broken"):
+    with Turns(break_at_step_two) as turns:
         turns.advance(1)
-    Turns(train).stop()  # one that never had a turn
+        with pytest.raises(ValueError, match="broken"):
+            turns.advance(1)
+    with Turns(break_at_step_two):
+        pass  # one that never had a turn
+
+
+def test_a_training_whose_process_is_killed_is_told():
+    with Turns(end_at_step_two) as turns:
+        turns.advance(1)
+        with pytest.raises(RuntimeError, match="exit code 9"):
+            turns.advance(1)
 
 
 def test_the_ratios_follow_from_the_rates():

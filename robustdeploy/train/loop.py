@@ -27,6 +27,7 @@ from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
 from robustdeploy.train.batches import Batches
 from robustdeploy.train.desk import Desk
+from robustdeploy.train.memory import keep_freed_memory
 from robustdeploy.train.parts import in_parts
 from robustdeploy.train.plan import Plan
 from robustdeploy.train.precision import resolved
@@ -72,6 +73,8 @@ def fit(net: nn.Module, pruning: Pruning | None, plan: Plan, folder: Path, progr
     """
     ranks.check_batch(plan.options.batch_size, len(plan.train.labels))
     training, desk = Training(net, pruning, plan), Desk(folder, plan.training)
+    if training.device.type == "cpu":
+        keep_freed_memory()
     desk.resume(training)
     desk.write_log(training)  # as of the checkpoint, whatever was left there
     with _own_generators(training.device):
