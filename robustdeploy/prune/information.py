@@ -110,7 +110,8 @@ class _Watched(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         output, mask, positions, channels = ctx.saved_tensors
         (gradient,) = gradients
-        scaled = (output.float() * gradient.float()).reshape(*output.shape[:2], -1).sum(2)
+        product = (output * gradient).movedim(1, -1)  # channels last, as the maps mostly lie in memory
+        scaled = product.reshape(len(product), -1, product.shape[-1]).sum(1, dtype=torch.float32)
         images, width = ctx.shape
         if positions is not None:
             whole = scaled.new_zeros(len(scaled), width)

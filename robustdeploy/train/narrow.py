@@ -112,16 +112,20 @@ class _Normalised(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         images, weight, mean, variance = ctx.saved_tensors
         channels, count = images.shape[1], images.numel() // images.shape[1]
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        rows = _in_rows(images)
+        gradients = _in_rows(gradient.contiguous(memory_format=torch.channels_last))
         spread = (value.repeat(PIXELS) for value in (weight, mean, variance))
-        # As if the statistics were constants; what they add, a multiple of the images and a constant, comes behind.
-        back, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
-            _in_rows(gradient), _in_rows(images), *spread, None, None, False, ctx.eps, [True, True, True]
+        _, by_weights, by_biases = torch.ops.aten.native_batch_norm_backward(
+            gradients, rows, *spread, None, None, False, ctx.eps, [False, True, True]
         )
-        by_weight, by_bias = by_weight.view(PIXELS, channels).sum(0), by_bias.view(PIXELS, channels).sum(0)
-        scale = -weight * (variance + ctx.eps).rsqrt() / count
-        whole = _as_images(back, images)
-        whole += _scaled(_in_rows(images), scale * by_weight, scale * by_bias, mean, variance, ctx.eps, images)
+        by_weight, by_bias = by_weights.view(PIXELS, channels).sum(0), by_biases.view(PIXELS, channels).sum(0)
+        # weight/σ · (gradient − by_bias/n − normalised · by_weight/n), with what goes with the images behind the rest
+        one, per_image = torch.ones_like(variance) - ctx.eps, (variance + ctx.eps).rsqrt()
+        scale = weight * per_image
+        slope = -scale * per_image * by_weight / count
+        shift = -scale * by_bias / count - slope * mean
+        whole = _scaled(gradients, scale, shift, torch.zeros_like(mean), one, ctx.eps, images)
+        _in_rows(whole).addcmul_(rows, slope.repeat(PIXELS).to(rows.dtype).view(1, -1, 1, 1))
         return whole, by_weight, by_bias, None
 
 
