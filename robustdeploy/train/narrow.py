@@ -89,6 +89,7 @@ def _fits(
         and images.is_contiguous(memory_format=torch.channels_last)
         and all(value is not None and value.dtype == torch.float32 for value in (weight, bias))
         and all(value is None or value.dtype == torch.float32 for value in (running_mean, running_var))
+        and not torch.compiler.is_compiling()  # a compiler has ways of its own
     )
 
 

@@ -115,3 +115,13 @@ def test_a_net_trains_alike_with_and_without(used: list[int]) -> None:
     assert used == [10, 10, 10]
     for name, value in theirs.items():
         assert torch.allclose(ours[name].double(), value.double(), rtol=1e-4, atol=1e-5), name
+
+
+def test_a_compiler_is_left_to_its_own_ways(used: list[int]) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 10, 1), nn.BatchNorm2d(10)).to(memory_format=torch.channels_last)
+    images = images_of(3, size=32)
+    with NarrowBatchNorm():
+        compiled = torch.compile(net, backend="aot_eager", fullgraph=True)(images)
+        assert used == []
+        assert torch.allclose(compiled, net(images), atol=1e-5)
+    assert used == [10]
