@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,19 @@ from robustdeploy.errors import TrainingError
 
 RIDGE = 1e-3
 """Added to the diagonal, as a share of its mean: few images leave the matrix without full rank."""
+
+
+_WATCHES: ContextVar[bool] = ContextVar("watches", default=True)
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Watch no pass forward inside the block; an attack's gradients are taken in the images alone."""
+    token = _WATCHES.set(False)
+    try:
+        yield
+    finally:
+        _WATCHES.reset(token)
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,10 @@ class ImageGradients:
 
     @contextmanager
     def watching(self, masks: Sequence[Tensor], images: int) -> Iterator[None]:
-        """Watch the layers for one forward pass of ``images`` images, under ``masks``."""
+        """Watch the layers for one forward pass of ``images`` images, under ``masks``, unless it is ``unwatched``."""
+        if not _WATCHES.get():
+            yield
+            return
         values = [mask.detach() for mask in masks]
         gates = [torch.zeros(images, len(mask), device=mask.device, requires_grad=True) for mask in values]
         handles = [

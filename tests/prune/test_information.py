@@ -10,10 +10,14 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from robustdeploy.core.recipe import Budget
+from robustdeploy.data.noise import Noise
 from robustdeploy.nets.cifar_resnet import CifarResNet
+from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.information import worth_in_order
 from robustdeploy.prune.masks import Masks
 from robustdeploy.train.mixing import both
+from robustdeploy.train.tasks.fastat import FastAt
+from robustdeploy.train.tasks.pgd import PgdAt
 from robustdeploy.train.tasks.trades import divergence
 
 SHAPE = (3, 16, 16)
@@ -207,6 +211,16 @@ def test_only_passes_whose_weights_learn_are_looked_at():
     pruning.train().after_step(1.0)
     loss_of(pruning, images, labels)
     assert pruning._image_gradients.take(len(images)) is None  # frozen
+
+
+@pytest.mark.parametrize(("task", "watched"), [(FastAt(), 1), (PgdAt(steps=3), 1), (FastAt(clean=0.5), 1)])
+def test_the_passes_of_an_attack_are_not_watched(task, watched):
+    pruning = Masks().begin(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
+    images, labels = batch()
+    noise = Noise(0, torch.arange(len(images)))
+    task(pruning, images, labels, Threat(eps=8 / 255), noise)["loss"].backward()
+    assert len(pruning._image_gradients._gates) == watched
+    assert pruning._image_gradients.take(len(images)) is not None
 
 
 class Aside(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustdeploy.errors import TrainingError
+from robustdeploy.prune.information import unwatched
 
 Room = tuple[Tensor, Tensor]
 """Lowest and highest value of each pixel."""
@@ -49,7 +50,7 @@ def slope(loss: Loss, where: Tensor, task: str) -> Tensor:
 
     Raises TrainingError, in the name of ``task``, when the loss does not depend on ``where``.
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), unwatched():
         leaf = where.detach().requires_grad_()
         value = loss(leaf)
         (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True) if value.requires_grad else (None,)
