@@ -88,9 +88,10 @@ class ChannelPad(nn.Module):
         Selecting channels leaves that layout, and everything that meets its result is then several times slower. An
         export and a count of operations read the other way, which has nothing to multiply.
         """
-        last = images.permute(0, 2, 3, 1)[:, :: self.stride, :: self.stride]
+        small = images.permute(0, 2, 3, 1)[:, :: self.stride, :: self.stride]
         choice = self.choice if self.gain is None else self.choice * self.gain
-        return (last @ choice.to(last.dtype)).permute(0, 3, 1, 2)
+        wide = small.flatten(0, 2) @ choice.to(small.dtype)  # one product, not one for each image
+        return wide.view(*small.shape[:3], self.out_channels).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         """Show the sizes as torch's own layers do."""
