@@ -52,8 +52,7 @@ def by_turns(whole: Setting, rounds: int, steps: int) -> dict[str, Any]:
             running.enter_context(contender.turns)
             contender.turns.advance(FIRST)
         compact = field[-1].turns
-        while compact.done < freezes:
-            compact.advance(freezes - compact.done)
+        compact.advance(freezes - compact.done)
         compact.advance(FIRST)
         rates = _rounds(field, rounds, steps, setting.recipe.train.batch_size)
         assert field[-2].turns.done < freezes, "the masks were frozen before the last round"

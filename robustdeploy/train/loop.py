@@ -25,9 +25,9 @@ from robustdeploy.onboard.draws import key
 from robustdeploy.prune.compact import Proof, prove_equal
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
+from robustdeploy.train.allocator import keep_freed_memory
 from robustdeploy.train.batches import Batches
 from robustdeploy.train.desk import Desk
-from robustdeploy.train.memory import keep_freed_memory
 from robustdeploy.train.parts import in_parts
 from robustdeploy.train.plan import Plan
 from robustdeploy.train.precision import resolved

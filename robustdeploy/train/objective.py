@@ -16,7 +16,7 @@ from robustdeploy.cost.module import evaluating
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train import ranks
 from robustdeploy.train.batches import Batch
-from robustdeploy.train.narrow import NarrowBatchNorm
+from robustdeploy.train.narrow_norm import NarrowBatchNorm
 from robustdeploy.train.protocol import Replaying, Task
 
 

@@ -1,4 +1,4 @@
-"""Narrow layers: batch normalisation of a few channels on a CPU, several pixels at a time.
+"""Batch normalisation of narrow layers, of a few channels, on a CPU: several pixels at a time.
 
 torch normalises images that lie channels last a pixel at a time, in whole vectors, and the channels that are left over
 one by one. Pruned layers seldom have whole vectors of channels: with 7, forward and back take eight times as long as

@@ -1,4 +1,4 @@
-"""Memory that a layer has freed stays with the process, for the next layer to use.
+"""Allocator: memory that a layer has freed stays with the process, for the next layer to use.
 
 The C library of most Linux systems soon gives blocks of some megabytes back to the kernel. A training on the CPU frees
 and takes hundreds of them in every step, and the kernel clears each page anew: a tenth of a step's time.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustdeploy.train import narrow
-from robustdeploy.train.narrow import NarrowBatchNorm, narrow_batch_norm
+from robustdeploy.train import narrow_norm
+from robustdeploy.train.narrow_norm import NarrowBatchNorm, narrow_batch_norm
 
 Results = dict[str, Tensor]
 
@@ -76,7 +76,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         channels.append(images.shape[1])
         return narrow_batch_norm(images, *args, **kwargs)
 
-    monkeypatch.setattr(narrow, "narrow_batch_norm", counted)
+    monkeypatch.setattr(narrow_norm, "narrow_batch_norm", counted)
     return channels
 
 
