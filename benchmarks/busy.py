@@ -35,7 +35,7 @@ WAYS: dict[str, dict[str, str]] = {
 }
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Time all ways in turns, quiet and busy, and print steps a second, ratios and the conditions."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("net", type=Path, help="folder with net.json and model.safetensors")
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--others", type=int, default=1, help="processes that keep a core busy each")
     parser.add_argument("--only-steps", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.only_steps:
         print(_steps_per_s(options.net, options.batch_size, options.seconds))
         return 0
