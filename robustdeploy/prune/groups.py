@@ -23,6 +23,12 @@ Normalisation = (nn.BatchNorm1d, nn.BatchNorm2d)
 Producer = (nn.Conv2d, nn.Linear, ChannelPad)
 """Layers whose outputs start a group of their own."""
 
+_STEPS = 10
+"""Steps of the walk that finds a group, per coupling in the net, after which it is taken to have no end. DenseNet201's
+largest group takes 0.8, those of ResNets, EfficientNets, RegNets and vision transformers fewer."""
+_WIDER = 4
+"""A group that gets so many times as wide as the widest layer is taken for one that grows without an end."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -60,18 +66,20 @@ def find_groups(net: nn.Module, image_shape: tuple[int, int, int]) -> Coupling:
 
     Raises TrainingError when the net cannot be traced, with the tracer's own words.
     """
-    graph = _dependency_graph(net, image_shape)
     names = {module: name for name, module in net.named_modules()}
     sharing = _sharing(net)
     groups: list[ChannelGroup] = []
     whole: dict[str, str] = {}
-    for found in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear, ChannelPad]):
-        root = names[found[0][0].target.module]
-        if reason := _why_whole(found, graph, names, sharing):
-            whole[root] = reason
-            continue
-        members = tuple(_members(found, graph, names))
-        groups.append(ChannelGroup(root, len(found[0][1]), members))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's, of what it leaves whole or cannot see through
+        graph = _dependency_graph(net, image_shape)
+        for found in _walked(net, graph):
+            root = names[found[0][0].target.module]
+            if reason := _why_whole(found, graph, names, sharing):
+                whole[root] = reason
+                continue
+            members = tuple(_members(found, graph, names))
+            groups.append(ChannelGroup(root, len(found[0][1]), members))
     return Coupling(tuple(groups), whole)
 
 
@@ -101,8 +109,7 @@ def _dependency_graph(net: nn.Module, image_shape: tuple[int, int, int]) -> Any:
     try:
         for parameter, _ in flags:
             parameter.requires_grad_()
-        with evaluating(net), warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
+        with evaluating(net), torch.enable_grad():
             return torch_pruning.DependencyGraph().build_dependency(
                 net,
                 torch.zeros(2, *image_shape, device=device),
@@ -110,13 +117,61 @@ def _dependency_graph(net: nn.Module, image_shape: tuple[int, int, int]) -> Any:
                 verbose=False,
             )
     except Exception as problem:
-        raise TrainingError(
-            f"the channel groups of this {type(net).__name__} cannot be traced ({type(problem).__name__}: {problem}); "
-            "a net can be pruned when its forward pass is plain tensor code on one input"
-        ) from problem
+        raise _untraceable(net, f"{type(problem).__name__}: {problem}") from problem
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+def _untraceable(net: nn.Module, why: str) -> TrainingError:
+    return TrainingError(
+        f"the channel groups of this {type(net).__name__} cannot be traced ({why}); "
+        "a net can be pruned when its forward pass is plain tensor code on one input"
+    )
+
+
+def _walked(net: nn.Module, graph: Any) -> Iterator[Any]:
+    """Yield the tracer's groups; raise TrainingError for one that has no end."""
+    walk = _Walk(net, graph)
+    for found in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear, ChannelPad]):
+        yield found
+        walk.restart()
+
+
+class _Walk:
+    """Watches the tracer's walk over its graph, which for some nets, such as Swin, has no end and fills the memory."""
+
+    def __init__(self, net: nn.Module, graph: Any) -> None:
+        couplings = [coupling for node in graph.module2node.values() for coupling in node.dependencies]
+        self._net = net
+        self._steps = 0
+        self._most_steps = max(1000, _STEPS * len(couplings))
+        self._most_channels = _WIDER * max(size for parameter in net.parameters() for size in parameter.shape[:2])
+        for coupling in couplings:
+            coupling.index_mapping = _Watched(coupling.index_mapping, self)
+
+    def restart(self) -> None:
+        """The walk has come to its end; count the next one."""
+        self._steps = 0
+
+    def step(self, channels: list[Any]) -> list[Any]:
+        """Return the channels that a coupling has led to; raise TrainingError after too many, or too many steps."""
+        self._steps += 1
+        if self._steps > self._most_steps or len(channels) > self._most_channels:
+            raise _untraceable(self._net, f"a group reaches ever more channels, {len(channels)} at step {self._steps}")
+        return channels
+
+
+class _Watched(list[Any]):
+    """The maps from channels on one side of a coupling to those on the other, and behind them a look at the walk."""
+
+    def __init__(self, maps: list[Any], walk: _Walk) -> None:
+        super().__init__(maps)
+        self._walk = walk
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
+        yield self._walk.step
 
 
 def _why_whole(found: Any, graph: Any, names: dict[nn.Module, str], sharing: dict[nn.Module, str]) -> str | None:

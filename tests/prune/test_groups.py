@@ -66,6 +66,16 @@ def test_concatenated_maps_meet_in_one_normalisation(users):
     assert places == {name: list(range(*ends)) for name, ends in starts.items()}
 
 
+def windowed():
+    return torchvision.models.SwinTransformer([4, 4], 8, [2, 2], [2, 2], [2, 2], num_classes=10)
+
+
+def test_a_walk_without_an_end_is_ended_and_told():
+    """Swin's windows couple each channel to ever more; unwatched, the tracer fills the memory."""
+    with pytest.raises(TrainingError, match=r"of this SwinTransformer cannot be traced \(a group reaches ever more"):
+        find_groups(windowed(), (3, 32, 32))
+
+
 def test_of_layers_in_a_row_the_last_carries_the_mask(users):
     """Normalisation that follows, a depthwise layer behind an activation, normalisation in front of the reader."""
     inverted = torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.35)
