@@ -40,7 +40,7 @@ def prune(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train with FastAT under trainable masks until the budget is met, then compact and certify the net.
+    """Train robustly under trainable masks until the budget is met, then compact and certify the net.
 
     A repeated command resumes what was interrupted. With --target, layers keep channels in the target's multiples.
     """

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -44,6 +44,8 @@ ALMOST_ZERO = 1e-12
 to come back; this much changes no score, and the frozen mask is exactly 0."""
 LOOK_EVERY = 4
 """Steps from one look at the gradients of single images to the next."""
+NARROW = 128
+"""Working out what each of n channels adds takes n³ operations; a group of n is due at every (n // NARROW)-th look."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ class MaskedNet(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("flips", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
+        self._used: Tensor | None = None
+        """Which channels the step that is being made has kept."""
         self._plan = _plan(net, groups)
         self._image_gradients = ImageGradients(net, _carriers(self._plan))
 
@@ -199,29 +203,34 @@ class MaskedNet(nn.Module):
         masked one back by F/2 + g.
         """
         self._follow_information(images)
+        self._used = self._kept()
         steps = cast(Tensor, self.steps)
         steps += 1
         if (gradient := self.logits.grad) is None:
             return
         slope = SCALE * (1 - torch.tanh(self.logits.detach()) ** 2)
         half = 0.5 * torch.cat([matrix.diagonal() for matrix in self._information()])
-        by_mask = (gradient / slope.clamp_min(1e-3) + torch.where(self._kept(), -half, half)).double()
+        by_mask = (gradient / slope.clamp_min(1e-3) + torch.where(self._used, -half, half)).double()
         size = torch.zeros(len(self.sizes), dtype=torch.float64, device=gradient.device)
         sizes = torch.tensor(self.sizes, device=gradient.device)
         size = size.index_add_(0, self._group, by_mask.square()).div_(sizes).sqrt_()
         self.logits.grad = (by_mask / (size[self._group] + 1e-12)).float() * slope
 
     def _follow_information(self, images: int) -> None:
-        """Average what the last step has told of single images, and work out what each channel adds by M's order."""
+        """Average what the step has told of single images, and work out what each channel adds by M's order."""
         if (found := self._image_gradients.take(images)) is None:
             return
         information = cast(Tensor, self.information)
         information += min(1.0, LOOK_EVERY * self.options.lr) * (found - information)
-        orders = [torch.argsort(part, descending=True) for part in torch.split(self._scores().detach(), self.sizes)]
-        ordered = zip(self._information(), orders, strict=True)
-        cast(Tensor, self.worth).copy_(
-            torch.cat([worth_in_order(matrix[order][:, order]) for matrix, order in ordered])
-        )
+        look, scores = int(cast(Tensor, self.steps)) // LOOK_EVERY, torch.split(self._scores().detach(), self.sizes)
+        for matrix, score, worth in zip(self._information(), scores, self._worths(), strict=True):
+            if look % max(1, len(score) // NARROW) == 0 or not worth.any():
+                order = torch.argsort(score, descending=True)
+                worth.copy_(worth_in_order(matrix[order][:, order]))
+
+    def _worths(self) -> Sequence[Tensor]:
+        """Per group, what its first, second, … channel adds."""
+        return torch.split(cast(Tensor, self.worth), self.sizes)
 
     def _information(self) -> list[Tensor]:
         """Per group, the information of its masks, n×n."""
@@ -233,7 +242,7 @@ class MaskedNet(nn.Module):
         """Solve the shifts for the schedule's utilisation, and at the freeze for the budget itself."""
         if self.is_frozen or progress < self.options.warmup:
             return
-        before = self._kept()
+        before = self._kept() if self._used is None else self._used
         order = self._ranks()
         if progress >= self.options.freeze:
             for _ in range(3):  # what a channel costs depends on the counts, and these on what it costs
@@ -281,7 +290,10 @@ class MaskedNet(nn.Module):
         return np.array([int(part.sum()) for part in torch.split(self._kept().cpu(), self.sizes)], dtype=float)
 
     def status(self) -> Mapping[str, float]:
-        """The operations and the limited costs as fractions of the dense net's, channels kept, and flips so far."""
+        """The operations and the limited costs as fractions of the dense net's, channels kept, and flips so far.
+
+        A flip is a channel that one step keeps and the next masks, or the other way round.
+        """
         counts = self._kept_counts()
         costs, told = self.model.of(counts), dict.fromkeys(("ops", *self.model.limits))
         shares = {name: costs[name] / self.model.dense[name] for name in told}

@@ -43,7 +43,10 @@ class Pruning(Protocol):
         ...
 
     def status(self) -> Mapping[str, float]:
-        """Numbers for the training log, e.g. the operations now kept."""
+        """Numbers for the training log, e.g. the operations now kept.
+
+        ``mask_flips``, where it is one of them, counts from the start of the training; the log has those of each epoch.
+        """
         ...
 
     def kept(self) -> dict[str, Tensor]:

@@ -114,6 +114,7 @@ class WeightMaskedNet(nn.Module):
             self.register_buffer(f"keep{number}", torch.ones_like(tensor, dtype=torch.bool))
         device = next(net.parameters()).device
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device))
+        self.register_buffer("flips", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
 
     @property
@@ -174,6 +175,7 @@ class WeightMaskedNet(nn.Module):
         if done or int(cast(Tensor, self.steps)) % EVERY == 0:
             with torch.no_grad():
                 for keep, new in zip(self.keeps, self.rule(self.values(), self.course.left(progress)), strict=True):
+                    cast(Tensor, self.flips).add_((keep != new).sum())
                     keep.copy_(new)
         cast(Tensor, self.steps).add_(1)
         cast(Tensor, self.frozen).fill_(done)
@@ -184,9 +186,10 @@ class WeightMaskedNet(nn.Module):
         return {cost.name: float(cost.of(kept)) for cost in self._costs}
 
     def status(self) -> Mapping[str, float]:
-        """Operations and parameters other than zero, as fractions of the dense net's."""
+        """Operations and parameters other than zero, as fractions of the dense net's, and how often masks changed."""
         found, dense = self.costs(), {cost.name: cost.dense for cost in self._costs}
-        return {f"nonzero_{name}": found[name] / dense[name] for name in ("ops", "params")}
+        nonzero = {f"nonzero_{name}": found[name] / dense[name] for name in ("ops", "params")}
+        return {**nonzero, "mask_flips": float(cast(Tensor, self.flips))}
 
     def kept(self) -> dict[str, Tensor]:
         """Per layer, the places of the weights kept in the flattened weight tensor."""

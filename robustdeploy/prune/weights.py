@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeploy.core.recipe import Budget
-from robustdeploy.errors import BudgetError
+from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.prune.weight_budget import Limit, layer_weights, priced, weight_costs, weight_limits
 from robustdeploy.prune.weight_masks import Course, WeightMaskedNet
 
@@ -101,6 +101,8 @@ class Threshold:
         """
         lowest = min(float(value.min()) for value in values)
         highest = max(float(value.max()) for value in values)
+        if not math.isfinite(highest - lowest):
+            raise TrainingError("the masks or the weights are no longer finite: give a lower train.lr")
         # A bin must be wide enough for float32 to tell its edges apart.
         widest = max(highest, lowest + 0.01 * (abs(lowest) + abs(highest)) + 1e-6)
         edges = np.linspace(lowest, widest, BINS + 1)

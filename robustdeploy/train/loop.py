@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,6 @@ from robustdeploy.train.batches import Batches
 from robustdeploy.train.desk import Desk
 from robustdeploy.train.parts import in_parts
 from robustdeploy.train.plan import Plan
-from robustdeploy.train.precision import resolved
 from robustdeploy.train.protocol import Replaying
 from robustdeploy.train.sentinel import CONFIRM, PROBE, collapse, sound, suspicious, vital_signs, watches
 from robustdeploy.train.statistics import settle
@@ -61,8 +60,9 @@ class Trained:
     """What the sentinel had to do; empty in a healthy training."""
     proof: Proof | None
     """That the compact net scores like the masked one; None without a pruner."""
-    precision: str
-    """What the training passes ran in: ``float32`` or ``bfloat16``."""
+    stretches: list[dict[str, Any]]
+    """From which step (``from_step``) it ran in which ``precision`` (``float32`` or ``bfloat16``) on how many
+    ``processes``; one entry, unless it was resumed under other conditions."""
 
 
 def fit(net: nn.Module, pruning: Pruning | None, plan: Plan, folder: Path, progress: Progress) -> Trained:
@@ -150,8 +150,7 @@ def _close_epoch(training: Training, desk: Desk) -> None:
     """Write down how the epoch went, on training batches and, mostly, on held-out images."""
     plan, epoch = training.plan, training.step // training.plan.steps_per_epoch
     means = {f"train_{name}": total / plan.steps_per_epoch for name, total in training.sums.items()}
-    status = dict(training.pruning.status()) if training.pruning else {}
-    record: dict[str, Any] = {"epoch": epoch, **means, **status}
+    record: dict[str, Any] = {"epoch": epoch, **means, **_status_of_epoch(training)}
     if epoch in plan.validation_epochs:
         with training.averaged() as module:
             outcome = validate(module, plan)
@@ -164,6 +163,14 @@ def _close_epoch(training: Training, desk: Desk) -> None:
     training.records.append(record)
     training.sums = {}
     desk.save(training)
+
+
+def _status_of_epoch(training: Training) -> dict[str, float]:
+    """Return the pruner's numbers at the end of an epoch, with the flips of that epoch alone."""
+    status = dict(training.pruning.status()) if training.pruning else {}
+    if "mask_flips" in status:
+        status["mask_flips"] -= sum(record["mask_flips"] for record in training.records)
+    return status
 
 
 def _status(training: Training) -> Mapping[str, float]:
@@ -203,6 +210,7 @@ class _Wanted:
 def _step(training: Training, batches: Batches, desk: Desk) -> tuple[dict[str, float], _Wanted]:
     """Make one optimiser step and return its numbers."""
     plan, step, task = training.plan, training.step, training.task
+    training.note_conditions()
     batch = batches.at(step, task.replays if isinstance(task, Replaying) else 1)
     torch.manual_seed(key(plan.seed, "dropout", step, ranks.rank()))
     training.optimiser.param_groups[0]["lr"] = _rate(step, plan)
@@ -234,9 +242,10 @@ def _perturbation(training: Training, images: Tensor) -> Tensor | None:
 
 def _agreed(training: Training, parts: Mapping[str, Tensor], desk: Desk) -> tuple[dict[str, float], _Wanted]:
     """Average the step's numbers over the processes; refuse the step if anything is not finite."""
-    gradients = [p.grad for p in training.net.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    named = {**parts, "gradient_norm": norm}
+    named = {**parts, "gradient_norm": _gradient_norm(training.net.parameters())}
+    if training.pruning is not None:
+        moving = [] if training.pruning.is_frozen else training.own_parameters()
+        named["mask_gradient_norm"] = _gradient_norm(moving).to(training.device)
     flags = [float(desk.due(training.plan.options.checkpoint_every_s)), float(interrupted())]
     values = torch.stack([value.detach().float() for value in named.values()])
     *shares, save, stop = ranks.mean(torch.cat([values, values.new_tensor(flags)])).tolist()
@@ -248,6 +257,11 @@ def _agreed(training: Training, parts: Mapping[str, Tensor], desk: Desk) -> tupl
             "has one; it begins anew"
         )
     return numbers, _Wanted(save > 0, stop > 0)
+
+
+def _gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Return the length of all their gradients together; 0 where there are none."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def _after_step(training: Training) -> None:
@@ -304,7 +318,7 @@ def _finished(training: Training) -> Trained:
         records=training.records,
         events=training.events,
         proof=proof,
-        precision=str(resolved(plan.options.precision, training.device)).removeprefix("torch."),
+        stretches=training.stretches,
     )
 
 

@@ -14,6 +14,7 @@ from robustdeploy.errors import UsageError
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
 from robustdeploy.train.plan import Plan
+from robustdeploy.train.protocol import Replaying
 
 
 def device_from(name: str) -> torch.device:
@@ -36,11 +37,20 @@ def device_from(name: str) -> torch.device:
 
 
 def plan_from(recipe: Recipe, data: Loaded, device: torch.device, training: str = "") -> Plan:
-    """Return the plan that the recipe's trainings follow; ``training`` marks their checkpoints."""
+    """Return the plan that the recipe's trainings follow; ``training`` marks their checkpoints.
+
+    Raises UsageError where they would be too short for their task to see every image.
+    """
+    task = TASKS.build(recipe.train.task.name, recipe.train.task.options)
+    if isinstance(task, Replaying) and recipe.train.epochs < task.replays:
+        raise UsageError(
+            f"task '{recipe.train.task.name}' makes {task.replays} steps on each batch, and train.epochs counts all of "
+            f"them: {recipe.train.epochs} would leave images unseen; give {task.replays} or more, or fewer replays"
+        )
     return Plan(
         train=data.train.to(device),
         validation=data.validation.to(device),
-        task=TASKS.build(recipe.train.task.name, recipe.train.task.options),
+        task=task,
         threat=recipe.threat,
         options=recipe.train,
         seed=recipe.seed,

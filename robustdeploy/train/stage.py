@@ -159,4 +159,4 @@ def _training_facts(trained: Trained) -> dict[str, Any]:
     last = trained.records[-1]["epoch"]
     delivered = last if trained.net is trained.last else trained.best_epoch
     epochs = {"delivered": delivered, "best": trained.best_epoch, "last": last}
-    return {"epochs": epochs, "events": trained.events, "precision": trained.precision, "processes": ranks.world()}
+    return {"epochs": epochs, "events": trained.events, "stretches": trained.stretches}

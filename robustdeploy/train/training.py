@@ -54,6 +54,8 @@ class Training:
     vitals: list[Vitals] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     """What the sentinel had to do."""
+    stretches: list[dict[str, Any]] = field(default_factory=list)
+    """Under which conditions it ran, from which step on; see ``Trained``."""
     shrunk_at: int | None = None
     proof: Proof | None = None
     best: Best | None = None
@@ -102,11 +104,22 @@ class Training:
         )
         self.attach()
 
+    def note_conditions(self) -> None:
+        """Note the format and the number of processes of the step to come, where they are others than before."""
+        precision = str(resolved(self.plan.options.precision, self.device)).removeprefix("torch.")
+        now = {"precision": precision, "processes": ranks.world()}
+        if not self.stretches or {**self.stretches[-1], **now} != self.stretches[-1]:
+            self.stretches = [*self.stretches, {"from_step": self.step, **now}]
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Return the pruner's own parameters, those of the masks."""
+        return [] if self.pruning is None else list(_own_parameters(self.pruning).values())
+
     def attach(self) -> None:
         """Make the objective anew, after the net or what of it is trained has changed."""
         if self.pruning is not None:
             frozen = self.pruning.is_frozen
-            for value in _own_parameters(self.pruning).values():
+            for value in self.own_parameters():
                 value.requires_grad_(not frozen)
         module = torch.compile(self.module) if self.plan.options.compile and self._plain else self.module
         precision = resolved(self.plan.options.precision, self.device)
@@ -175,6 +188,7 @@ class Training:
             "sums": self.sums,
             "vitals": [asdict(vitals) for vitals in self.vitals],
             "events": self.events,
+            "stretches": self.stretches,
             "shrunk_at": self.shrunk_at,
             "proof": None if self.proof is None else asdict(self.proof),
             "best": None if self.best is None else self.best.epoch,
@@ -186,6 +200,7 @@ class Training:
         values, tensors = state.values, {name: value.to(self.device) for name, value in state.tensors.items()}
         self.step, self.checked = state.step, values["checked"]
         self.records, self.sums, self.events = list(values["records"]), dict(values["sums"]), list(values["events"])
+        self.stretches = list(values["stretches"])
         self.vitals = [Vitals(**vitals) for vitals in values["vitals"]]
         self.shrunk_at = values["shrunk_at"]
         self.proof = None if values["proof"] is None else Proof(**values["proof"])

@@ -13,6 +13,7 @@ from robustdeploy.core.recipe import Budget
 from robustdeploy.data.noise import Noise
 from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.onboard.types import Threat
+from robustdeploy.prune import masks
 from robustdeploy.prune.information import worth_in_order
 from robustdeploy.prune.masks import Masks
 from robustdeploy.train.mixing import both
@@ -262,6 +263,27 @@ def test_it_looks_every_fourth_step_and_leaves_the_training_as_it_is():
         found.append({name: value.grad.clone() for name, value in pruning.net.named_parameters()})
         pruning.before_step(len(images))
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_wide_groups_are_worked_out_at_fewer_looks(monkeypatch):
+    """What that takes grows with the cube of a group's channels; one that has learnt nothing yet does not wait."""
+    monkeypatch.setattr(masks, "NARROW", 16)
+    layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 48, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 10)]
+    net = nn.Sequential(*layers)
+    pruning = Masks().begin(net, (3, 5, 5), Budget(ops=0.7)).train()
+    images, labels = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+    wide, narrow = pruning.worth.split(pruning.sizes)
+    changed = []
+    for _ in range(25):
+        before = narrow.clone(), wide.clone()
+        loss_of(pruning, images, labels).backward()
+        pruning.before_step(len(images))
+        changed.append(tuple(not torch.equal(was, now) for was, now in zip(before, (narrow, wide), strict=True)))
+        with torch.no_grad():
+            net[0].weight.mul_(1.01)
+    assert pruning.sizes == [48, 16]
+    assert [step for step, (of_narrow, _) in enumerate(changed) if of_narrow] == list(range(0, 25, 4))
+    assert [step for step, (_, of_wide) in enumerate(changed) if of_wide] == [0, 12, 24]
 
 
 @pytest.mark.parametrize("seed", range(3))

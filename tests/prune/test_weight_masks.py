@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -137,6 +138,10 @@ def test_masks_are_set_anew_in_every_tenth_step_and_at_the_freeze(pruning):
         seen.append(pruning.kept())
     changed = [i for i in range(1, len(seen)) if any((seen[i][k].tolist() != seen[i - 1][k].tolist()) for k in seen[i])]
     assert changed == [EVERY, 2 * EVERY]
+    masks = [{name: set(kept[name].tolist()) for name in kept} for kept in seen]
+    whole = {weight.layer: set(range(weight.size)) for weight in pruning.weights}
+    flips = sum(len(one[name] ^ other[name]) for one, other in pairwise([whole, *masks]) for name in whole)
+    assert pruning.status()["mask_flips"] == flips > 0
     assert not pruning.is_frozen
     pruning.after_step(0.7)
     assert pruning.is_frozen

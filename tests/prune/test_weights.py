@@ -8,7 +8,7 @@ from torch import nn
 from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.module import macs, params
 from robustdeploy.cost.sparse import nonzero_macs, nonzero_params
-from robustdeploy.errors import BudgetError
+from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.prune.compact import prove_equal
 from robustdeploy.prune.weight_budget import Limit, WeightCost
 from robustdeploy.prune.weights import Threshold, Weights
@@ -183,6 +183,14 @@ def test_a_net_without_layers_is_refused():
 def test_options_are_checked(wrong):
     with pytest.raises(ValueError, match=r"must be|needed"):
         Weights(**wrong)
+
+
+def test_values_that_are_not_finite_are_told(users):
+    pruning = Weights().begin(users["flat"](10, 3), (3, 12, 12), Budget(ops=0.5))
+    with torch.no_grad():
+        pruning.logits[0].view(-1)[0] = float("nan")
+    with pytest.raises(TrainingError, match=r"no longer finite: give a lower train.lr"):
+        pruning.after_step(0.3)
 
 
 def test_depthwise_layers_are_masked_like_any_other(subject_mobilenet):

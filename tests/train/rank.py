@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -16,7 +18,8 @@ from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.masks import Masks
-from robustdeploy.train import ranks
+from robustdeploy.train import loop, ranks
+from robustdeploy.train import plan as plans
 from robustdeploy.train.loop import fit
 from robustdeploy.train.plan import Plan
 from robustdeploy.train.tasks.fastat import FastAt
@@ -36,6 +39,18 @@ def digest(state):
     return whole.hexdigest()
 
 
+@contextmanager
+def collapsing(step, sound_until):
+    """Look after every second step and find the net collapsed, once, at ``step``; sound it was until another."""
+    found = []
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(plans, "FEWEST_STEPS_BETWEEN_CHECKS", 2))
+        patches.enter_context(patch.object(loop, "suspicious", lambda now, before: now.step == step and not found))
+        patches.enter_context(patch.object(loop, "collapse", lambda now, before: found.append(now) or "for a test"))
+        patches.enter_context(patch.object(loop, "sound", lambda now, before: now.step <= sound_until))
+        yield
+
+
 def train(folder, task, stop_at):
     """Train ResNet-8 on digits under masks for twelve steps; end after ``stop_at`` of them as if killed."""
     data = load_data(Data())
@@ -49,7 +64,14 @@ def train(folder, task, stop_at):
         validation=data.validation.select(torch.arange(24)),
         task=Free() if task == "free" else FastAt(),
         threat=Threat(eps=0.1),
-        options=Train(epochs=3, batch_size=32, lr=0.1, precision="fp32", checkpoint_every_s=0),
+        options=Train(
+            epochs=3,
+            batch_size=32,
+            lr=0.1,
+            precision="fp32",
+            checkpoint_every_s=0,
+            ema=0.9 if task == "collapse" else None,
+        ),
         seed=0,
         shift=1,
     )
@@ -60,7 +82,7 @@ def train(folder, task, stop_at):
         if step == stop_at:
             raise Stop
 
-    with catch_signals():
+    with catch_signals(), collapsing(8, 4) if task == "collapse" else nullcontext():
         trained = fit(net, pruning, plan, folder, progress)
     return {
         "losses": steps,
@@ -69,6 +91,7 @@ def train(folder, task, stop_at):
         "costs": dict(pruning.costs()),
         "dense": dict(pruning.model.dense),
         "records": trained.records,
+        "events": trained.events,
     }
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from itertools import pairwise
 
 import pytest
 import torch
@@ -251,6 +252,59 @@ def test_the_log_says_how_large_the_gradient_was(make_net, make_plan, tmp_path):
         hook.remove()
     means = [sum(norms[i : i + 4]) / 4 for i in (0, 4, 8)]
     assert [record["train_gradient_norm"] for record in records] == pytest.approx(means, rel=1e-5)
+
+
+def test_the_log_says_how_often_masks_changed_and_how_large_their_gradient_was(make_pruning, make_plan, tmp_path):
+    """Of each epoch by itself; a change is between the masks of one step and those of the next."""
+    net, pruning = make_pruning()
+    kept, norms, logits = [], [], pruning.logits
+    hook = register_optimizer_step_pre_hook(lambda *_: kept.append(pruning.soft().detach() >= 0.5))
+    step_before = pruning.before_step
+
+    def before_step(images):
+        norms.append(logits.grad.norm().item())
+        step_before(images)
+
+    pruning.before_step = before_step
+    try:
+        records = fit(net, pruning, make_plan(epochs=4, steps=3), tmp_path, silent).records
+    finally:
+        hook.remove()
+    kept = [*kept[:6], pruning.soft().detach() >= 0.5]  # the masks are frozen behind step 6
+    flips = [int((one != other).sum()) for one, other in pairwise(kept)]
+    assert sum(flips) > 0
+    assert [record["mask_flips"] for record in records] == [sum(flips[:3]), sum(flips[3:]), 0, 0]
+    means = [sum(norms[:3]) / 3, sum(norms[3:]) / 3, 0, 0]
+    assert min(means[:2]) > 0
+    assert [record["train_mask_gradient_norm"] for record in records] == pytest.approx(means, rel=1e-5)
+
+
+def test_under_what_conditions_each_stretch_ran_is_kept(make_net, make_plan, tmp_path):
+    """What a machine is best at may differ from that on which the training began."""
+    with pytest.raises(Stop):
+        fit(make_net(), None, make_plan(options={"checkpoint_every_s": 0}), tmp_path, stopping_at(6))
+    stretches = fit(make_net(), None, make_plan(options={"precision": "bf16"}), tmp_path, silent).stretches
+    assert stretches == [
+        {"from_step": 0, "precision": "float32", "processes": 1},
+        {"from_step": 5, "precision": "bfloat16", "processes": 1},
+    ]
+
+
+def test_a_compiled_training_prunes_and_goes_on_exactly(make_pruning, make_plan, monkeypatch, tmp_path):
+    compiled, compile_net = [], torch.compile
+
+    def without_a_compiler(net):
+        compiled.append(net)
+        return compile_net(net, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", without_a_compiler)
+    plan = make_plan(options={"compile": True, "checkpoint_every_s": 0})
+    whole = fit(*make_pruning(), plan, tmp_path / "whole", silent)
+    assert compiled  # the compact net; masks are trained without
+    with pytest.raises(Stop):
+        fit(*make_pruning(), plan, tmp_path / "cut", stopping_at(9))
+    assert same(state_of(fit(*make_pruning(), plan, tmp_path / "cut", silent).net), state_of(whole.net))
+    assert "_orig_mod" not in "".join(whole.net.state_dict())
 
 
 def test_nothing_jumps_when_the_net_is_made_smaller(make_net, make_plan, tmp_path):

@@ -60,23 +60,23 @@ MOVES = [(task, stop_at) for task in ("fastat", "free") for stop_at in (4, 9)]
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """Two processes train once without a stop, once with a stop after each step and then on, and leave some halves."""
+    """Two processes train once without a stop, once with a collapse, with a stop after each step, and leave halves."""
     root = tmp_path_factory.mktemp("pair")
     cut = [(root / f"cut{stop}", "fastat", at) for stop in STOPS for at in (stop, 0)]
     halves = [(root / f"half-{task}{at}", task, at) for task, at in MOVES]
-    whole, *resumed = train(2, (root / "whole", "fastat", 0), *cut, *halves)
-    return root, whole, resumed
+    whole, back, *resumed = train(2, (root / "whole", "fastat", 0), (root / "back", "collapse", 0), *cut, *halves)
+    return root, whole, resumed, back
 
 
 @pytest.mark.slow
 def test_masks_and_weights_are_the_same_on_every_rank(pair):
-    _, (first, second), _ = pair
+    _, (first, second), *_ = pair
     assert first == second
 
 
 @pytest.mark.slow
 def test_two_processes_go_on_exactly_from_every_step(pair):
-    root, (first, _), resumed = pair
+    root, (first, _), resumed, _ = pair
     for stop_at, (one, other) in zip(STOPS, resumed, strict=True):
         assert one["losses"] == first["losses"][stop_at - 1 :]  # what was saved is the step before
         assert one["net"] == other["net"] == first["net"]
@@ -100,6 +100,16 @@ def test_two_processes_meet_the_same_budget_as_one(pair, alone):
         assert 0.97 * 0.4 < outcome["costs"]["ops"] / outcome["dense"]["ops"] <= 0.4
     # The first step differs by nothing but the statistics of batch normalisation, each over its own half.
     assert first["losses"][0] == pytest.approx(single["losses"][0], rel=0.1)
+
+
+@pytest.mark.slow
+def test_all_processes_go_back_together_when_the_training_has_collapsed(pair):
+    """From behind the freeze to before it, with averaged weights."""
+    one, other = pair[3]
+    assert one == other
+    assert [event["back_to_step"] for event in one["events"]] == [4]
+    assert len(one["losses"]) == 8 + (12 - 4)
+    assert 0.97 * 0.4 < one["costs"]["ops"] / one["dense"]["ops"] <= 0.4
 
 
 @pytest.mark.slow
@@ -147,16 +157,15 @@ def test_torchrun_prunes_and_one_process_talks(recipe, tmp_path):
     printed = json.loads(done.stdout)  # one document, from one process
     facts = printed["facts"]
     assert 0.97 * 0.4 < facts["macs"] / facts["dense_macs"] <= 0.4
-    assert facts["processes"] == 2
+    assert [stretch["processes"] for stretch in facts["stretches"]] == [2]
     (run,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir() and not path.is_symlink()]
     assert (run / "dense" / "manifest.json").exists()
 
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(recipe, tmp_path):
-    command = torchrun(
-        "prune", recipe, "--runs", tmp_path / "runs", "--set", "train.epochs=400", "--set", "baseline=false"
-    )
+    more = ("--set", "train.epochs=20", "--set", "baseline=false")
+    command = torchrun("prune", recipe, "--runs", tmp_path / "runs", *more)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 180
     while not list((tmp_path / "runs").glob("*/train/checkpoints/step-*")) and time.monotonic() < deadline:
@@ -164,8 +173,17 @@ def test_sigterm_saves_and_the_same_command_goes_on(recipe, tmp_path):
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=120)[1].decode()
     assert process.returncode != 0
-    assert list((tmp_path / "runs").glob("*/train/checkpoints/step-*")), errors[-2000:]
+    (run,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir() and not path.is_symlink()]
+    saved = max(run.glob("train/checkpoints/step-*"), default=None)
+    assert saved is not None, errors[-2000:]
+    assert not (run / "train" / "manifest.json").exists()
     assert "is a fault of robustdeploy" not in errors
+    again = torchrun("prune", recipe, "--runs", tmp_path / "runs", *more, "--json")
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(again, capture_output=True, timeout=240, env=environ, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    stretches = json.loads(done.stdout)["facts"]["stretches"]
+    assert [(stretch["from_step"], stretch["processes"]) for stretch in stretches] == [(0, 2)]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):

@@ -218,6 +218,37 @@ def test_a_signal_saves_ends_with_its_code_and_the_command_goes_on(number, recip
 
 
 @pytest.mark.slow
+def test_a_full_disk_ends_with_4_and_one_sentence_and_the_command_goes_on(recipe, tmp_path, spawn, command):
+    words = ("prune", recipe, "--name", "run", "--set", "baseline=false", "--set", "train.epochs=10")
+    child = spawn(tmp_path, *words)
+    checkpoints = tmp_path / "runs" / "run" / "train" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("step-*")):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=60)
+    before = {path.name: path.read_bytes() for path in checkpoints.rglob("step-*") if path.is_file()}
+    full = spawn(tmp_path, *words, PYTHONPATH=str(limited_disk(tmp_path, 8000)))
+    _, said = full.communicate(timeout=120)
+    assert full.returncode == 4, said
+    assert "cannot write" in said
+    assert "Traceback" not in said
+    assert {path.name: path.read_bytes() for path in checkpoints.rglob("step-*") if path.is_file()} == before
+    done = command(tmp_path, *words, "--json")
+    assert done.code == 0, done.err
+
+
+def limited_disk(folder, size):
+    """Return a folder that, on the path of a Python process, has no file of that grow beyond ``size`` bytes."""
+    text = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+    (folder / "limited").mkdir()
+    (folder / "limited" / "sitecustomize.py").write_text(text)
+    return folder / "limited"
+
+
+@pytest.mark.slow
 def test_a_training_that_explodes_ends_with_3_and_one_sentence(recipe, tmp_path, command):
     done = command(tmp_path, "prune", recipe, "--name", "wild", "--set", "train.lr=1e30", "--json")
     assert done.code == 3

@@ -5,10 +5,13 @@ import torch
 from torch.nn import functional as F
 
 from robustdeploy.core.registry import TASKS
+from robustdeploy.data.load import load_data
 from robustdeploy.data.noise import Noise
-from robustdeploy.errors import TrainingError
+from robustdeploy.errors import TrainingError, UsageError
 from robustdeploy.onboard.types import Threat
+from robustdeploy.pipeline import recipe_for
 from robustdeploy.train.protocol import Replaying
+from robustdeploy.train.setup import plan_from
 from robustdeploy.train.tasks.free import Free
 
 EPS = 0.1
@@ -120,6 +123,14 @@ def test_clean_images_join_each_replay(seen, plain_net):
 
 def test_a_loop_tells_it_from_the_others():
     assert [name for name in TASKS.names() if isinstance(TASKS.build(name, {}), Replaying)] == ["free"]
+
+
+def test_fewer_epochs_than_replays_are_refused():
+    given = recipe_for("digits-resnet8", overrides=["train.task={name: free, replays: 3}", "train.epochs=2"])
+    with pytest.raises(UsageError, match=r"2 would leave images unseen; give 3 or more, or fewer replays"):
+        plan_from(given, load_data(given.data), torch.device("cpu"))
+    enough = recipe_for("digits-resnet8", overrides=["train.task={name: free, replays: 3}", "train.epochs=3"])
+    assert plan_from(enough, load_data(enough.data), torch.device("cpu")).task == Free(replays=3)
 
 
 def test_without_a_gradient_it_does_not_climb():
