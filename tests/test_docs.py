@@ -145,7 +145,7 @@ def test_robust_accuracy_follows_from_the_outcomes_as_the_page_says(chain):
 
 def test_the_fields_of_the_report_are_on_the_page():
     text = page("run-folder")
-    rows = {ticked(row[0])[0]: row[1] for row in table(text, "field")}
+    rows = {ticked(row[0])[0]: row[1] for row in table(text.partition("## report.json")[2], "field")}
     assert list(rows) == list(Report.model_fields)
     assert rows["schema_version"] == str(SCHEMA_VERSION)
     assert set(ticked(rows["budget"])) == set(BudgetLine.model_fields)
@@ -155,6 +155,18 @@ def test_the_fields_of_the_report_are_on_the_page():
     assert set(Measurement.model_fields) == set(ticked(row)) - {"host", "board"}
     manifest = text.partition("## manifest.json")[2].partition("## ")[0].partition("It holds ")[2].partition(". ")[0]
     assert set(ticked(manifest)) == set(Manifest.model_fields)
+
+
+@pytest.mark.slow
+def test_the_log_of_a_real_training_is_on_the_page(chain):
+    """All of its fields, but those that a task may add and that belong to a family, as `probe_…`."""
+    rows = table(page("run-folder").partition("## metrics.jsonl")[2], "field")
+    told = {name for row in rows for name in ticked(row[0])}
+    families = tuple(name.removesuffix("…") for name in told if name.endswith("…"))
+    records = [json.loads(line) for line in (chain / "runs/tiny/train/metrics.jsonl").read_text().splitlines()]
+    logged = {name for record in records for name in record}
+    assert {"mask_flips", "ops", "train_gradient_norm", "train_mask_gradient_norm"} <= logged
+    assert {name for name in logged if not name.startswith(families)} <= told
 
 
 @pytest.mark.slow

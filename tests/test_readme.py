@@ -20,7 +20,7 @@ from robustdeploy.core.registry import REGISTRIES
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 FIRST = "pip install uv && uv run robustdeploy run --target host-cpu"
-SECOND = "uv run pytest"
+SECOND = "uv run pytest -n 2 --dist loadfile"
 API = """
     name: api
     net: {name: resnet8, width: 8}
