@@ -188,16 +188,22 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(recipe, tmp_path):
     assert not list((tmp_path / "runs" / "killed").glob("*/checkpoints/.step-*"))
 
 
+def wait_for_another(checkpoints, known, child):
+    """Return the newest checkpoint as soon as it is not ``known`` (None: as soon as there is one)."""
+    deadline = time.monotonic() + 120
+    while (newest := max(checkpoints.glob("step-*"), default=known)) == known:
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return newest
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_ends_with_its_code_and_the_command_goes_on(number, recipe, tmp_path, spawn):
     child = spawn(tmp_path, "prune", recipe, "--name", "run", "--set", "train.epochs=40")
     checkpoints = tmp_path / "runs" / "run" / "dense" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("step-*")):
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_another(checkpoints, None, child)
     child.send_signal(number)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 128 + number
@@ -207,14 +213,19 @@ def test_a_signal_saves_ends_with_its_code_and_the_command_goes_on(number, recip
     step = int(newest.name.split("-")[1])
     assert step >= 1
     resumed = spawn(tmp_path, "prune", recipe, "--name", "run", "--set", "train.epochs=40")
-    while (now := max(checkpoints.glob("step-*"), default=newest)) == newest:
-        assert resumed.poll() is None, resumed.communicate()
-        assert time.monotonic() < deadline + 120
-        time.sleep(0.02)
+    now = wait_for_another(checkpoints, newest, resumed)
     assert int(now.name.split("-")[1]) > step
     resumed.send_signal(number)
     resumed.communicate(timeout=60)
     assert resumed.returncode == 128 + number
+
+
+def limited_disk(folder, size):
+    """Return a folder: a Python process with it on its path can write no file of more than ``size`` bytes."""
+    text = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+    (folder / "limited").mkdir()
+    (folder / "limited" / "sitecustomize.py").write_text(text)
+    return folder / "limited"
 
 
 @pytest.mark.slow
@@ -222,30 +233,18 @@ def test_a_full_disk_ends_with_4_and_one_sentence_and_the_command_goes_on(recipe
     words = ("prune", recipe, "--name", "run", "--set", "baseline=false", "--set", "train.epochs=10")
     child = spawn(tmp_path, *words)
     checkpoints = tmp_path / "runs" / "run" / "train" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("step-*")):
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_another(checkpoints, None, child)
     child.send_signal(signal.SIGTERM)
     child.communicate(timeout=60)
-    before = {path.name: path.read_bytes() for path in checkpoints.rglob("step-*") if path.is_file()}
+    before = {path: path.read_bytes() for path in checkpoints.rglob("step-*")}
     full = spawn(tmp_path, *words, PYTHONPATH=str(limited_disk(tmp_path, 8000)))
     _, said = full.communicate(timeout=120)
     assert full.returncode == 4, said
-    assert "cannot write" in said
+    assert f"cannot write {checkpoints.relative_to(tmp_path)}" in said
     assert "Traceback" not in said
-    assert {path.name: path.read_bytes() for path in checkpoints.rglob("step-*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in checkpoints.rglob("step-*")} == before
     done = command(tmp_path, *words, "--json")
     assert done.code == 0, done.err
-
-
-def limited_disk(folder, size):
-    """Return a folder that, on the path of a Python process, has no file of that grow beyond ``size`` bytes."""
-    text = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
-    (folder / "limited").mkdir()
-    (folder / "limited" / "sitecustomize.py").write_text(text)
-    return folder / "limited"
 
 
 @pytest.mark.slow
