@@ -128,7 +128,7 @@ class _Watched(torch.autograd.Function):
         output, mask, positions, channels = ctx.saved_tensors
         (gradient,) = gradients
         product = (output * gradient).movedim(1, -1)  # channels last, as the maps mostly lie in memory
-        scaled = product.reshape(len(product), -1, product.shape[-1]).sum(1, dtype=torch.float32)
+        scaled = product.reshape(len(product), -1, product.shape[-1]).sum(1).float()  # adds up in float32 as it is
         images, width = ctx.shape
         if positions is not None:
             whole = scaled.new_zeros(len(scaled), width)

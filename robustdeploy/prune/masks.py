@@ -35,8 +35,9 @@ from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.prune.budget import Counts, Limits, counts_below, exact_counts, limits_for
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.costs import CostModel, cost_model
+from robustdeploy.prune.folding import Folding
 from robustdeploy.prune.groups import ChannelGroup, Normalisation, find_groups
-from robustdeploy.prune.information import Carrier, ImageGradients, worth_in_order
+from robustdeploy.prune.information import ImageGradients, worth_in_order
 
 SCALE = 0.5
 ALMOST_ZERO = 1e-12
@@ -141,8 +142,8 @@ class MaskedNet(nn.Module):
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
         self._used: Tensor | None = None
         """Which channels the step that is being made has kept."""
-        self._plan = _plan(net, groups)
-        self._image_gradients = ImageGradients(net, _carriers(self._plan))
+        self._folding = Folding(net, groups)
+        self._image_gradients = ImageGradients(net, self._folding.carriers)
 
     def soft(self) -> Tensor:
         """Per channel, scale · tanh(M) + shift before rounding, in float64 so that saturated masks stay in order."""
@@ -166,26 +167,13 @@ class MaskedNet(nn.Module):
         masks = self.masks()
         looks = self.training and torch.is_grad_enabled() and not self.is_frozen
         if not (looks and int(cast(Tensor, self.steps)) % LOOK_EVERY == 0):
-            return cast(Tensor, functional_call(self.net, self._masked(masks), (images,)))
+            return self._scores_under(masks, images)
         with self._image_gradients.watching(masks, len(images)):
-            return cast(Tensor, functional_call(self.net, self._masked(masks), (images,)))
+            return self._scores_under(masks, images)
 
-    def _masked(self, masks: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Return the parameters and buffers that carry masks, multiplied by them."""
-        tensors = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
-        masked: dict[str, Tensor] = {}
-        for name, parts in self._plan.items():
-            value = tensors[name]
-            for group, positions, channels in parts:
-                mask = masks[group]
-                if positions is not None and channels is not None:
-                    places = (positions.to(value.device),)
-                    mask = torch.ones(len(value), device=value.device).index_put(
-                        places, mask[channels.to(value.device)]
-                    )
-                value = value * mask.view(-1, *[1] * (value.dim() - 1))
-            masked[name] = value
-        return masked
+    def _scores_under(self, masks: tuple[Tensor, ...], images: Tensor) -> Tensor:
+        # What several modules share carries no mask (see groups.py), so nothing tied has to be looked for.
+        return cast(Tensor, functional_call(self.net, self._folding.folded(masks), (images,), tie_weights=False))
 
     def own_parameters(self) -> list[dict[str, object]]:
         """Give the masks their own step and a gradient averaged over about ten steps.
@@ -353,35 +341,6 @@ def _rehearse(masked: MaskedNet, image_shape: tuple[int, int, int]) -> None:
             f"this {name} cannot be pruned: without its masked channels it gives other scores, so "
             "a masked channel is not zero everywhere it is read (an activation with f(0) ≠ 0 behind it, for instance)"
         )
-
-
-_Part = tuple[int, Tensor | None, Tensor | None]
-
-
-def _plan(net: nn.Module, groups: tuple[ChannelGroup, ...]) -> dict[str, list[_Part]]:
-    """Say for each parameter or buffer which groups' masks multiply it, and where."""
-    modules = dict(net.named_modules())
-    device = next(net.parameters()).device
-    plan: dict[str, list[_Part]] = {}
-    for number, group in enumerate(groups):
-        for member in group.members:
-            if not member.masked:
-                continue
-            for kind in ("weight", "bias", "gain"):
-                if (value := getattr(modules[member.layer], kind, None)) is None:
-                    continue
-                whole = len(member.positions) == group.size == len(value)
-                part: _Part = (number, None, None)
-                if not (whole and bool((member.positions == member.channels).all())):
-                    part = (number, member.positions.to(device), member.channels.to(device))
-                plan.setdefault(f"{member.layer}.{kind}", []).append(part)
-    return plan
-
-
-def _carriers(plan: dict[str, list[_Part]]) -> list[Carrier]:
-    """Return the layers behind the plan's parameters, each once per group."""
-    parts = {(name.rpartition(".")[0], part[0]): part for name, parts in plan.items() for part in parts}
-    return [Carrier(layer, *part) for (layer, _), part in parts.items()]
 
 
 plugin = Masks

@@ -156,7 +156,7 @@ def test_it_is_the_mean_over_images_of_their_own_gradients(name):
     images, labels = batch()
 
     def own_loss(masks, image, label):
-        masked = pruning._masked(torch.split(masks, pruning.sizes))
+        masked = pruning._folding.folded(torch.split(masks, pruning.sizes))
         scores = functional_call(pruning.net, masked, (image[None],))
         return nn.functional.cross_entropy(scores, label[None])
 
@@ -184,7 +184,7 @@ def test_what_clean_and_attacked_images_tell_is_one_gradient_per_image(task, pas
         return (1 - task) * ours + task * theirs
 
     def own_loss(masks, image, other, label):
-        masked = pruning._masked(torch.split(masks, pruning.sizes))
+        masked = pruning._folding.folded(torch.split(masks, pruning.sizes))
         scores = functional_call(pruning.net, masked, (torch.stack([other, image]),))
         return loss(scores[:1], scores[1:], label[None])
 

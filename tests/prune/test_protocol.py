@@ -367,4 +367,4 @@ def test_the_masked_net_moves_to_another_device_as_a_whole(pruner, users):
     assert left == set()
     assert moved.soft().is_meta
     masks = tuple(torch.ones(size, device="meta") for size in moved.sizes)
-    assert all(value.is_meta for value in moved._masked(masks).values())
+    assert all(value.is_meta for value in moved._folding.folded(masks).values())
