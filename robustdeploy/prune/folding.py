@@ -24,12 +24,10 @@ class Folding:
         """The layers whose outputs the masks scale, once for each group that they are of."""
         mask_of = _mask_of(modules, self.carriers, [group.size for group in groups])
         self._modules = {name: modules[name.rpartition(".")[0]] for name in mask_of}
-        dimensions = {name: self._value(name).dim() for name in mask_of}
-        self._vectors = {name: len(index) for name, index in mask_of.items() if dimensions[name] == 1}
+        shapes = {name: (-1, *[1] * (self._value(name).dim() - 1)) for name in mask_of}
+        self._vectors = {name: len(of) for name, of in mask_of.items() if len(shapes[name]) == 1}
         self._of_vectors = torch.cat([torch.zeros(0, dtype=torch.int64), *(mask_of[name] for name in self._vectors)])
-        self._others = {name: (of, (-1, *[1] * (dimensions[name] - 1))) for name, of in mask_of.items()}
-        for name in self._vectors:
-            del self._others[name]
+        self._others = {name: (of, shapes[name]) for name, of in mask_of.items() if name not in self._vectors}
 
     def folded(self, masks: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return what carries masks, by its name in the net, multiplied by them: ``masks`` has one vector per group.
@@ -57,7 +55,7 @@ def _carriers(modules: dict[str, nn.Module], groups: Sequence[ChannelGroup]) -> 
         for member in group.members:
             if not member.masked or not (values := _values_of(modules[member.layer])):
                 continue
-            in_order = bool(torch.equal(member.positions, member.channels))
+            in_order = torch.equal(member.positions, member.channels)
             if in_order and all(len(member.positions) == group.size == len(value) for value in values.values()):
                 carriers.append(Carrier(member.layer, number, None, None))
             else:
