@@ -36,11 +36,13 @@ class Diagnostic(Noun):
     id: str
     """Stable identifier, e.g. ``query-beats-transfer``."""
     level: Literal["ok", "warn", "block"]
-    """``block`` makes the verdict INCONCLUSIVE."""
+    """``block`` makes the verdict INCONCLUSIVE, or the rules on ``metrics`` alone where it names any."""
     text: str
     """One sentence: what was checked, what was found, what it means."""
     value: float | None = None
     threshold: float | None = None
+    metrics: tuple[str, ...] = ()
+    """Metrics that the check speaks of; none means the whole evaluation."""
 
 
 class BudgetLine(Noun):

@@ -21,12 +21,25 @@ NO_RULES = "no rule was given, so there is nothing that could pass"
 
 
 def judge(rows: Sequence[Measurement], diagnostics: Sequence[Diagnostic], rules: Sequence[Rule]) -> Verdict:
-    """Judge every rule on the rows; a blocking diagnostic makes the whole INCONCLUSIVE whatever the rules say."""
-    lines = tuple(_rule_verdict(rule, rows) for rule in rules)
-    reasons = tuple(d.text for d in diagnostics if d.level == "block") + (() if rules else (NO_RULES,))
+    """Judge every rule on the rows; a blocking diagnostic makes the whole INCONCLUSIVE whatever the rules say.
+
+    One that names metrics speaks of these alone: rules on them become INCONCLUSIVE, the others keep what they found.
+    """
+    blocking = [diagnostic for diagnostic in diagnostics if diagnostic.level == "block"]
+    lines = tuple(_doubted(rule, _rule_verdict(rule, rows), blocking) for rule in rules)
+    reasons = tuple(d.text for d in blocking if not d.metrics) + (() if rules else (NO_RULES,))
     if reasons:
         return Verdict(outcome=Outcome.INCONCLUSIVE, reasons=reasons, rules=lines)
     return Verdict(outcome=min((line.outcome for line in lines), key=_WORST_FIRST.index), rules=lines)
+
+
+def _doubted(rule: Rule, found: RuleVerdict, blocking: Sequence[Diagnostic]) -> RuleVerdict:
+    """What a rule comes to when a check has found that its metric cannot be believed."""
+    doubts = [diagnostic.text for diagnostic in blocking if rule.metric in diagnostic.metrics]
+    if not doubts:
+        return found
+    text = f"{found.text}; it cannot count, because of this: {' '.join(doubts)}"
+    return RuleVerdict(rule=rule.id, outcome=Outcome.INCONCLUSIVE, text=text)
 
 
 def _rule_verdict(rule: Rule, rows: Sequence[Measurement]) -> RuleVerdict:

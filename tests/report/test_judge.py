@@ -140,6 +140,17 @@ def test_a_rule_without_an_attack_means_the_clean_row_or_else_the_worst():
     assert one(a_rule, attacked)[0] is FAIL
 
 
+def test_a_blocking_diagnostic_with_metrics_speaks_of_the_rules_on_these_alone():
+    weak = Diagnostic(id="weak", level="block", text="The attacks are weak.", metrics=("robust_accuracy",))
+    fast = rule(id="RD-LAT-01", metric="latency_ms.p99", attack=None, at_least=None, at_most=9)
+    verdict = judge([row(), latency()], [weak], [rule(), fast])
+    assert [line.outcome for line in verdict.rules] == [INCONCLUSIVE, PASS]
+    assert verdict.rules[0].text.endswith("it cannot count, because of this: The attacks are weak.")
+    assert (verdict.outcome, verdict.reasons) == (INCONCLUSIVE, ())
+    assert judge([row(), latency()], [weak], [fast]).outcome is PASS
+    assert judge([row()], [weak.model_copy(update={"level": "warn"})], [rule()]).outcome is PASS
+
+
 def test_a_blocking_diagnostic_rules_over_every_rule():
     diagnostics = [Diagnostic(id="a", level="ok", text="fine"), Diagnostic(id="b", level="block", text="throttled")]
     for a_rule in (rule(), rule(at_least=0.9)):
