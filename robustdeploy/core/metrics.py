@@ -1,0 +1,117 @@
+"""Metrics: the closed list of what a row can measure, with its unit, its range and where it exists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Where = Literal["host", "board"]
+_BOTH: Final[tuple[Where, ...]] = ("host", "board")
+_SHARE = "fraction"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One kind of row."""
+
+    name: str
+    unit: str
+    meaning: str
+    """One line, for people."""
+    higher_is_better: bool | None = None
+    """None where neither end is the better one."""
+    where: tuple[Where, ...] = ("board",)
+    attacked: Literal["never", "maybe", "always"] = "never"
+    """Whether its rows name an attack: ``maybe`` has rows with and rows without."""
+    worst: bool = False
+    """Whether there is a row under ``worst``, the worst case over all attacks."""
+    low: float = 0.0
+    high: float = math.inf
+    limited_by: Literal["ops", "params", "memory"] | None = None
+    """The limit of the budget that bounds it, so that a rule may say ``at_most: budget``."""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a fraction of one whole, from 0 to 1."""
+        return self.unit == _SHARE and self.high == 1
+
+
+def _accuracy(name: str, meaning: str, where: tuple[Where, ...] = _BOTH) -> Metric:
+    return Metric(name, _SHARE, meaning, higher_is_better=True, where=where, high=1)
+
+
+def _robust(name: str, meaning: str, where: tuple[Where, ...] = _BOTH) -> Metric:
+    return Metric(name, _SHARE, meaning, True, where, "always", worst=True, high=1)
+
+
+def _cost(name: str, unit: str, meaning: str, limited_by: Literal["ops", "params", "memory"]) -> Metric:
+    return Metric(name, unit, meaning, higher_is_better=False, low=1, limited_by=limited_by)
+
+
+def _cost_share(name: str, meaning: str, limited_by: Literal["ops", "params", "memory"]) -> Metric:
+    return Metric(name, _SHARE, meaning, higher_is_better=False, high=1, limited_by=limited_by)
+
+
+def _latency(percentile: str, meaning: str) -> Metric:
+    return Metric(f"latency_ms.{percentile}", "ms", meaning, higher_is_better=False)
+
+
+_ALL = (
+    _accuracy("clean_accuracy", "share of test images labelled right"),
+    _robust("robust_accuracy", "share right as they are and under `attack`; `worst` is per image over all attacks"),
+    _accuracy("dense_clean_accuracy", "`clean_accuracy` of the dense net", ("host",)),
+    _robust("dense_robust_accuracy", "`robust_accuracy` of the dense net, attacked in the same way", ("host",)),
+    # No side is the better one: it should be high at the threat's own radius and vanish at several times that.
+    Metric(
+        "robust_accuracy_at_eps",
+        _SHARE,
+        "share right under PGD-10 at the `eps` in its conditions, on the first `evaluate.curve_limit` images",
+        where=_BOTH,
+        attacked="always",
+        high=1,
+    ),
+    Metric(
+        "top1_agreement",
+        _SHARE,
+        "share of images that board and host label alike; with `attack`, of that attack's images",
+        higher_is_better=True,
+        attacked="maybe",
+        high=1,
+    ),
+    Metric("attack_queries", "queries per image", "mean spent by a query attack", attacked="always"),
+    Metric("parity_max_abs", "logits", "largest difference between torch and ONNX Runtime", False, ("host",)),
+    _cost("ops", "MACs", "MACs of the compact net; counted, not sampled, as are the costs below", "ops"),
+    _cost_share("ops_fraction", "`ops` over the dense net's", "ops"),
+    _cost("params", "params", "parameters of the compact net", "params"),
+    _cost_share("params_fraction", "`params` over the dense net's", "params"),
+    _cost(
+        "activation_memory",
+        "bytes",
+        "peak activation memory of the compact net; missing where the net cannot be traced",
+        "memory",
+    ),
+    _cost_share("activation_memory_fraction", "`activation_memory` over the dense net's", "memory"),
+    _cost_share(
+        "nonzero_ops_fraction",
+        "MACs by weights other than 0 over the dense net's MACs, where masked weights are 0; a dense runtime executes "
+        "all MACs all the same",
+        "ops",
+    ),
+    _cost_share(
+        "nonzero_params_fraction",
+        "parameters beside the zeros among the layers' weights, over the dense net's",
+        "params",
+    ),
+    _latency("p50", "median latency"),
+    _latency("p90", "90th percentile, where the samples support it"),
+    _latency("p99", "99th percentile, where the samples support it"),
+    _latency("p99.9", "99.9th percentile, where the samples support it"),
+    _latency("mean", "mean of the samples"),
+    Metric("latency_ms.cv", _SHARE, "standard deviation of the samples over their mean", False),
+    Metric("checks_skipped", "checks", "checks of the evaluation that were switched off; counted", False),
+)
+
+METRICS: Final[Mapping[str, Metric]] = {metric.name: metric for metric in _ALL}
+"""Every metric by its name, in the order of the documentation."""
