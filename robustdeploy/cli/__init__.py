@@ -4,52 +4,88 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line; this is the ``robustdeploy`` script."""
-    import typer
-
-    from robustdeploy.cli.app import app
-    from robustdeploy.cli.threads import wait_briefly_if_busy
-    from robustdeploy.errors import RobustdeployError
-
-    wait_briefly_if_busy()
-    # What Typer raises for a wrong option or command has no public name of its own.
-    wrong_usage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
-        code = app(prog_name="robustdeploy", standalone_mode=False)
-    except RobustdeployError as error:
-        _end(error.exit_code, type(error).__name__, str(error))
-    except wrong_usage as error:
-        _end_usage(error)
-    except (KeyboardInterrupt, typer.Abort):
+        from robustdeploy.cli.streams import exit_code, guard
+
+        stdout, _stderr = guard()
+        code, sentence = exit_code(_run(), stdout)
+        if sentence:
+            print(f"error: {sentence}", file=sys.stderr)
+    except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
-    except Exception as error:
-        # Python's own exit code for this is 1, which would read as a verdict.
-        traceback.print_exc()
-        _end(4, type(error).__name__, f"{error}: this is a fault of robustdeploy itself; please report the lines above")
-    if code == 130:
-        _end(130, "Interrupted", "interrupted; the same command resumes where this stopped")
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _end(code: int, kind: str, message: str, shown: bool = False) -> None:
-    """Print an error on stderr, and with ``--json`` as the one document on stdout too."""
-    if not shown:
-        print(f"error: {message}", file=sys.stderr)
-    if "--json" in sys.argv:
-        print(json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=False))
     sys.exit(code)
 
 
-def _end_usage(error: object) -> None:
+def _run() -> int | None:
+    """Run one command and say what went wrong; None where it ended without a code of its own."""
+    try:
+        import typer
+
+        from robustdeploy.cli.app import app
+        from robustdeploy.cli.threads import wait_briefly_if_busy
+        from robustdeploy.errors import RobustdeployError
+
+        # What Typer raises for a wrong option or command has no public name of its own.
+        wrong_usage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+    except KeyboardInterrupt:
+        return _interrupted()
+    try:
+        wait_briefly_if_busy()
+        code = app(prog_name="robustdeploy", standalone_mode=False)
+        return code if isinstance(code, int) else None
+    except RobustdeployError as error:
+        return _told(error.exit_code, type(error).__name__, str(error))
+    except wrong_usage as error:
+        return _usage_told(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
+    except Exception as error:
+        if _began_as_interrupt(error):
+            return _interrupted()
+        import traceback
+
+        # Python's own exit code for this is 1, which would read as a verdict.
+        traceback.print_exc()
+        fault = f"{error}: this is a fault of robustdeploy itself; please report the lines above"
+        return _told(4, type(error).__name__, fault)
+
+
+def _interrupted() -> int:
+    return _told(130, "Interrupted", "interrupted; the same command resumes where this stopped")
+
+
+def _began_as_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: an extension module interrupted while it loads raises what it likes."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _told(code: int, kind: str, message: str) -> int:
+    """Print an error on stderr, and with ``--json`` as the one document on stdout too."""
+    print(f"error: {message}", file=sys.stderr)
+    _document(kind, message)
+    return code
+
+
+def _document(kind: str, message: str) -> None:
+    if "--json" in sys.argv:
+        from robustdeploy.cli.streams import shows_everything
+
+        plain = not shows_everything(sys.stdout)
+        print(json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=plain))
+
+
+def _usage_told(error: object) -> int:
     """Let Typer show how the command is used; without any words, that is its help and no error."""
     message = str(getattr(error, "format_message", lambda: error)())
     getattr(error, "show", lambda: None)()
-    _end(int(getattr(error, "exit_code", 2)), "UsageError", message, shown=True)
+    _document("UsageError", message)
+    return int(getattr(error, "exit_code", 2))

@@ -108,7 +108,7 @@ def _with(run: Any, given: list[str]) -> Any:
 def _rows(folder: Path) -> dict[str, Any]:
     import json
 
-    rows: dict[str, Any] = json.loads((folder / "rows.json").read_text())
+    rows: dict[str, Any] = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
     return rows
 
 

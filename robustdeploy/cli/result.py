@@ -8,14 +8,16 @@ from typing import Any, NoReturn
 
 import typer
 
+from robustdeploy.cli.streams import shows_everything
 from robustdeploy.errors import RobustdeployError
 
 
 def show(text: str, document: Any, as_json: bool) -> None:
     """Print ``text``, or ``document`` when JSON was asked for, on stdout."""
     if as_json:
-        json.dump(document, sys.stdout, indent=2, default=str, ensure_ascii=False, allow_nan=False)
-        sys.stdout.write("\n")
+        # An encoding that lacks a character must not change a value: JSON has escapes of its own.
+        plain = not shows_everything(sys.stdout)
+        print(json.dumps(document, indent=2, default=str, ensure_ascii=plain, allow_nan=False))
     elif text:
         print(text)
 
