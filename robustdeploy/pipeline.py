@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from robustdeploy.core.artifact import Artifact, Sealed
 from robustdeploy.core.files import atomic_write_json, sha256_of_file
 from robustdeploy.core.interrupts import catch_signals
-from robustdeploy.core.load import load_recipe, load_target
-from robustdeploy.core.manifest import Manifest
+from robustdeploy.core.load import gate_problems, load_recipe, load_target, prospect_of
+from robustdeploy.core.manifest import FILE_NAME, Manifest
+from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Measurement, Report
 from robustdeploy.core.run import Run, training_content, written_problems
 from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
-from robustdeploy.errors import ArtifactError, UsageError
+from robustdeploy.errors import ArtifactError, RecipeError, UsageError
 from robustdeploy.report.assemble import assemble
 from robustdeploy.report.load import load_report
 from robustdeploy.report.render import render
@@ -77,12 +79,15 @@ def prune(
     recipe: str | Path | Recipe = DEFAULT_RECIPE,
     ops: float | None = None,
     *,
+    target: Target | None = None,
     runs: Path = DEFAULT_RUNS,
     name: str | None = None,
     force: bool = False,
     talk: Talk = SILENCE,
 ) -> Run:
     """Train, prune and certify; train the dense net beside it when the recipe asks for the comparison.
+
+    A rule that no evaluation of the recipe can meet, on ``target`` where that is given, is a RecipeError before it.
 
     A repeated call resumes what was interrupted and skips what is done; ``force`` does it again. Under ``torchrun``
     this is for rank 0; all other processes call ``follow``.
@@ -97,6 +102,8 @@ def prune(
     loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops))
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
     data = load_data(loaded.data, lambda done, total: talk.progress("reading images", done, total))
+    if force or not (Run.folder_for(runs, loaded, name) / "train" / FILE_NAME).exists():
+        check_rules(loaded, target)
     if not Run.folder_for(runs, loaded, name).exists():
         check_trainable(loaded, data)
     run = Run.for_recipe(runs, loaded, name)
@@ -119,6 +126,29 @@ def prune(
             talk.say(f"{stage_name}: {_trained(manifest)} ({manifest.duration_s:.0f} s)")
         ranks.announce(ranks.DONE)
     return run
+
+
+def check_rules(recipe: Recipe, target: Target | None = None) -> None:
+    """Raise a RecipeError that names every rule of the recipe's gate that its evaluation could never meet."""
+    from robustdeploy.data.load import find_source
+
+    asks = any(METRICS[rule.metric].support in ("images", "curve") for rule in recipe.gate if rule.metric in METRICS)
+    images = find_source(recipe.data).test_images if asks else None
+    prospect = replace(prospect_of(recipe), target=target, test_images=images, dense=partial(_dense_costs, recipe))
+    if problems := [text for _, text in gate_problems(prospect)]:
+        raise RecipeError("\n".join(f"gate: {text}" for text in problems))
+
+
+def _dense_costs(recipe: Recipe) -> dict[str, float]:
+    """Return what the dense net costs, by the names of Budget."""
+    from robustdeploy.data.load import load_data
+    from robustdeploy.train.facts import DENSE, dense_cost_facts
+    from robustdeploy.train.setup import device_from
+    from robustdeploy.train.start import starting_net
+
+    data = load_data(recipe.data)
+    facts = dense_cost_facts(starting_net(recipe, data, device_from("cpu")), data.image_shape)
+    return {name: facts[fact] or 0 for name, fact in DENSE.items()}
 
 
 def adopt(

@@ -24,6 +24,7 @@ _KINDS = (
     "tasks",
     "links",
     "formats",
+    "metrics",
 )
 
 KindArgument = Annotated[
@@ -54,9 +55,14 @@ def ls(kind: KindArgument = "", as_json: JsonOption = False) -> None:
 
 
 def _listed(kind: str) -> list[dict[str, str]]:
+    from robustdeploy.core import metrics
     from robustdeploy.core.load import load_recipe, load_target, shipped_names
     from robustdeploy.core.registry import REGISTRIES
 
+    if kind == "metrics":
+        return [
+            _entry(each.name, f"{each.meaning} ({each.unit})", metrics.__file__) for each in metrics.METRICS.values()
+        ]
     if kind == "recipes":
         return [_shipped("recipes", name, load_recipe(name, registries=None)) for name in shipped_names("recipes")]
     if kind == "targets":

@@ -60,7 +60,7 @@ def prune(
             follow(loaded)
             return
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
-        run = pruned(loaded, runs=runs, name=name, force=force, talk=talk)
+        run = pruned(loaded, target=goal, runs=runs, name=name, force=force, talk=talk)
     manifest = read_manifest(run.root / "train")
     facts = manifest.facts
     text = (

@@ -58,7 +58,7 @@ def run(
             pipeline.follow(loaded)
             return
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
-        made = pipeline.prune(loaded, runs=runs, name=name, force=force, talk=talk)
+        made = pipeline.prune(loaded, target=goal, runs=runs, name=name, force=force, talk=talk)
         pipeline.export(made, goal, force=force, talk=talk)
         pipeline.evaluate(made, goal, force=force, talk=talk)
         written = pipeline.report(made, goal.name, talk=talk)

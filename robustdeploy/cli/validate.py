@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,5 +34,6 @@ def _check(file: Path) -> None:
     from robustdeploy.core.load import kind_of_file, load_recipe, load_target
     from robustdeploy.report.load import load_rules
 
-    load: Any = {"recipe": load_recipe, "target": load_target, "gate": load_rules}[kind_of_file(file)]
+    recipe = partial(load_recipe, foresee=True)
+    load: Any = {"recipe": recipe, "target": load_target, "gate": load_rules}[kind_of_file(file)]
     load(file)

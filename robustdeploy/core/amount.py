@@ -45,6 +45,14 @@ def _number(pattern: re.Pattern[str], examples: str, value: Any) -> Any:
     return float(whole)
 
 
+def counts_from_text(text: str, of_bytes: bool) -> Any:
+    """Return ``12.2M``, or of bytes ``64KiB``, as a number, and any other text as it is."""
+    try:
+        return _number(_BYTES, _BYTES_SAYS, text) if of_bytes else _number(_COUNT, _COUNT_SAYS, text)
+    except ValueError:
+        return text
+
+
 def _checked(examples: str, value: float) -> float:
     if not value > 0 or (value > 1 and not value.is_integer()):
         raise _refusal(examples, int(value) if value.is_integer() else value)

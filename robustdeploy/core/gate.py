@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from robustdeploy.core.model import Noun, Number
+from robustdeploy.core.limit import BUDGET, Limit, LimitOrBudget, with_units
+from robustdeploy.core.model import Noun
 
 
 class Outcome(StrEnum):
@@ -30,18 +31,29 @@ class Rule(Noun):
     id: str = Field(pattern=r"^[A-Z][A-Z0-9]*(-[A-Z0-9]+)+$")
     """Stable identifier, e.g. ``RD-ROB-01``; requirements and tests refer to it."""
     metric: str
-    """Metric of the row, e.g. ``robust_accuracy`` or ``latency_ms.p99``."""
+    """Metric of the row, e.g. ``robust_accuracy`` or ``latency_ms.p99``; ``robustdeploy ls metrics`` lists all."""
     attack: str | None = None
     """Attack label of the row, e.g. ``pgd-50-10``; ``worst`` is the worst case over all attacks."""
     where: Literal["host", "board"] = "board"
-    at_least: Number | None = None
-    at_most: Number | None = None
+    at_least: Limit | None = None
+    at_most: LimitOrBudget | None = None
+    """``budget`` is what the recipe's budget allows of this cost; a number, ``95 %`` and ``20 ms`` are accepted."""
     on: Literal["bound", "value"] = "bound"
     """``bound`` judges the interval's bound (lower for at_least, upper for at_most); ``value`` the estimate alone."""
     n_at_least: int = Field(default=0, ge=0)
     """Fewest samples that may support the row."""
     reason: str = ""
     """Why the rule exists, for whoever reads the verdict."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limits_in_units(cls, given: Any) -> Any:
+        return with_units(given)
+
+    @property
+    def by_budget(self) -> bool:
+        """Whether the limit is the budget's own."""
+        return self.at_most == BUDGET
 
     @model_validator(mode="after")
     def _one_limit(self) -> Rule:

@@ -9,11 +9,13 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean
+from robustdeploy.core.gate import Rule
 from robustdeploy.core.model import Noun
 from robustdeploy.core.override import apply_override
 from robustdeploy.core.plain import plain, value_at
 from robustdeploy.core.recipe import Choice, PlugIn, Recipe
 from robustdeploy.core.registry import REGISTRIES, Registry
+from robustdeploy.core.rules import Prospect, contradictions, meaning_problems, unmet_problems
 from robustdeploy.core.target import Target
 from robustdeploy.core.yaml_source import Problem, Source, source_from_file, text_from_value
 from robustdeploy.errors import RecipeError
@@ -53,13 +55,20 @@ def _source(kind: Literal["recipes", "targets"], wanted: str | Path) -> Source:
 
 
 def load_recipe(
-    name_or_path: str | Path, overrides: Sequence[str] = (), registries: Registries | None = REGISTRIES
+    name_or_path: str | Path,
+    overrides: Sequence[str] = (),
+    registries: Registries | None = REGISTRIES,
+    *,
+    foresee: bool = False,
 ) -> Recipe:
-    """Load a recipe and apply overrides such as ``budget.ops=0.3``; without ``registries`` plug-ins go unchecked."""
+    """Load a recipe and apply overrides such as ``budget.ops=0.3``; without ``registries`` plug-ins go unchecked.
+
+    With ``foresee``, a rule that no evaluation of the recipe can meet is a problem too.
+    """
     source = _source("recipes", name_or_path)
     for override in overrides:
         apply_override(source, override)
-    return _validated(Recipe, source, registries)
+    return _validated(Recipe, source, registries, foresee)
 
 
 def load_target(name_or_path: str | Path, registries: Registries | None = REGISTRIES) -> Target:
@@ -105,7 +114,7 @@ def resolved_yaml(noun: Recipe | Target) -> str:
     return text_from_value(plain(noun))
 
 
-def _validated(kind: type[N], source: Source, registries: Registries | None) -> N:
+def _validated(kind: type[N], source: Source, registries: Registries | None, foresee: bool = False) -> N:
     problems, noun = list(source.problems), None
     found: list[tuple[Place, str]] = []
     try:
@@ -115,12 +124,51 @@ def _validated(kind: type[N], source: Source, registries: Registries | None) -> 
         found += [(e["loc"], complaint(e, kind)) for e in error.errors()]
     if registries is not None:
         found += _plugin_problems(kind, source.data, registries)
+        if kind is Recipe:
+            found += rule_problems(source.data, ("gate",))
+        if isinstance(noun, Recipe):
+            found += ((("gate", index), text) for index, text in contradictions(noun.gate))
+            found += gate_problems(prospect_of(noun, registries)) if foresee and not found else []
     problems += [Problem(source.mark(place), place, text) for place, text in found if place not in source.unreadable]
     if noun is None or problems:
         # Overrides come after the file: their label starts with dashes.
         ordered = sorted(problems, key=lambda p: (p.mark.label.startswith("--"), p.mark))
         raise RecipeError("\n".join(dict.fromkeys(map(str, ordered))))
     return noun
+
+
+def rule_problems(data: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    """Say what is wrong with the rules that stand at ``place``, each in itself; what is no rule is told elsewhere."""
+    raw = value_at(data, place, ())
+    for index, each in enumerate(raw if isinstance(raw, list | tuple) else ()):
+        try:
+            rule = Rule.model_validate(each)
+        except ValidationError:
+            continue
+        yield from (((*place, index, *inner), text) for inner, text in meaning_problems(rule))
+
+
+def gate_problems(prospect: Prospect) -> Iterator[tuple[Place, str]]:
+    """Say which rules of a recipe no evaluation of it can meet."""
+    for index, rule in enumerate(prospect.recipe.gate):
+        for inner, text in unmet_problems(rule, prospect):
+            yield ("gate", index, *inner), f"{rule.id} can never hold: {text}"
+
+
+def prospect_of(recipe: Recipe, registries: Registries = REGISTRIES) -> Prospect:
+    """Return what a recipe alone says of its evaluation."""
+    attacks = {}
+    for choice in recipe.evaluate.attacks:
+        is_query = choice.name in registries["query-attacks"]
+        built = registries["query-attacks" if is_query else "attacks"].build(choice.name, choice.options)
+        attacks[str(getattr(built, "label", choice.name))] = is_query
+    pruner = registries["pruners"].get(recipe.prune.name)
+    return Prospect(
+        recipe,
+        attacks,
+        removes_channels=getattr(pruner, "removes_channels", True),
+        pruned=bool(recipe.budget.amounts) or not getattr(pruner, "needs_budget", True),
+    )
 
 
 def _plugin_places(kind: type[N], data: Any) -> Iterator[tuple[Place, tuple[str, ...]]]:

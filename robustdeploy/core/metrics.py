@@ -31,6 +31,10 @@ class Metric:
     high: float = math.inf
     limited_by: Literal["ops", "params", "memory"] | None = None
     """The limit of the budget that bounds it, so that a rule may say ``at_most: budget``."""
+    support: Literal["images", "curve", "samples", "count"] = "images"
+    """What a row's ``n`` counts: test images, those of the curve, timed runs; ``count``: counted exactly, n is 1."""
+    bounded: bool = True
+    """Whether its rows have an interval, or need none because they are exact."""
 
     @property
     def is_share(self) -> bool:
@@ -47,15 +51,15 @@ def _robust(name: str, meaning: str, where: tuple[Where, ...] = _BOTH) -> Metric
 
 
 def _cost(name: str, unit: str, meaning: str, limited_by: Literal["ops", "params", "memory"]) -> Metric:
-    return Metric(name, unit, meaning, higher_is_better=False, low=1, limited_by=limited_by)
+    return Metric(name, unit, meaning, higher_is_better=False, low=1, limited_by=limited_by, support="count")
 
 
 def _cost_share(name: str, meaning: str, limited_by: Literal["ops", "params", "memory"]) -> Metric:
-    return Metric(name, _SHARE, meaning, higher_is_better=False, high=1, limited_by=limited_by)
+    return Metric(name, _SHARE, meaning, higher_is_better=False, high=1, limited_by=limited_by, support="count")
 
 
 def _latency(percentile: str, meaning: str) -> Metric:
-    return Metric(f"latency_ms.{percentile}", "ms", meaning, higher_is_better=False)
+    return Metric(f"latency_ms.{percentile}", "ms", meaning, higher_is_better=False, support="samples")
 
 
 _ALL = (
@@ -71,6 +75,7 @@ _ALL = (
         where=_BOTH,
         attacked="always",
         high=1,
+        support="curve",
     ),
     Metric(
         "top1_agreement",
@@ -80,8 +85,10 @@ _ALL = (
         attacked="maybe",
         high=1,
     ),
-    Metric("attack_queries", "queries per image", "mean spent by a query attack", attacked="always"),
-    Metric("parity_max_abs", "logits", "largest difference between torch and ONNX Runtime", False, ("host",)),
+    Metric("attack_queries", "queries per image", "mean spent by a query attack", attacked="always", bounded=False),
+    Metric(
+        "parity_max_abs", "logits", "largest difference between torch and ONNX Runtime", False, ("host",), bounded=False
+    ),
     _cost("ops", "MACs", "MACs of the compact net; counted, not sampled, as are the costs below", "ops"),
     _cost_share("ops_fraction", "`ops` over the dense net's", "ops"),
     _cost("params", "params", "parameters of the compact net", "params"),
@@ -108,9 +115,18 @@ _ALL = (
     _latency("p90", "90th percentile, where the samples support it"),
     _latency("p99", "99th percentile, where the samples support it"),
     _latency("p99.9", "99.9th percentile, where the samples support it"),
-    _latency("mean", "mean of the samples"),
-    Metric("latency_ms.cv", _SHARE, "standard deviation of the samples over their mean", False),
-    Metric("checks_skipped", "checks", "checks of the evaluation that were switched off; counted", False),
+    Metric("latency_ms.mean", "ms", "mean of the samples", False, support="samples", bounded=False),
+    Metric(
+        "latency_ms.cv",
+        _SHARE,
+        "standard deviation of the samples over their mean",
+        False,
+        support="samples",
+        bounded=False,
+    ),
+    Metric(
+        "checks_skipped", "checks", "checks of the evaluation that were switched off; counted", False, support="count"
+    ),
 )
 
 METRICS: Final[Mapping[str, Metric]] = {metric.name: metric for metric in _ALL}

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from robustdeploy.core.gate import Gate
 from robustdeploy.core.load import Registries
+from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.registry import REGISTRIES, Registry
 from robustdeploy.core.report import Report
@@ -35,12 +36,20 @@ def schema_of(kind: Kind, registries: Registries = REGISTRIES) -> Schema:
 
 
 def _gate() -> Schema:
-    return Gate.model_json_schema()
+    schema = Gate.model_json_schema()
+    _close_metrics(schema["$defs"])
+    return schema
+
+
+def _close_metrics(definitions: Schema) -> None:
+    """A rule that a user writes names a metric of the list; one that an older report carries may not."""
+    definitions["Rule"]["properties"]["metric"]["enum"] = list(METRICS)
 
 
 def _recipe(registries: Registries) -> Schema:
     schema = Recipe.model_json_schema()
     definitions = schema["$defs"]
+    _close_metrics(definitions)
     definitions["Data"]["properties"]["name"]["enum"] = list(registries["data"].names())
     schema["properties"]["net"] = _choice(definitions, "A net", registries["nets"])
     schema["properties"]["prune"] = _choice(definitions, "A pruner", registries["pruners"])

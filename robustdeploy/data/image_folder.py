@@ -33,6 +33,7 @@ def folder_source(path: Path, size: int | None, name: str, mirror: bool) -> Sour
         mirror=mirror,
         train=partial(read, train),
         test=partial(read, test),
+        count_test=lambda: sum(len(_files(test / name)) for name in classes),
     )
 
 

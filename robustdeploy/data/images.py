@@ -76,6 +76,13 @@ class Source:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     """Per channel, in pixels of [0, 1]; None where they must be computed from the training images."""
+    count_test: Callable[[], int] | None = None
+    """Counts the test images without decoding them, where that is quicker than reading them."""
+
+    @property
+    def test_images(self) -> int:
+        """How many test images there are."""
+        return len(self.test()) if self.count_test is None else self.count_test()
 
     @property
     def shift(self) -> int:

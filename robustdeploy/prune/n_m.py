@@ -40,6 +40,8 @@ class NM:
 
     needs_budget: ClassVar[bool] = False
     """The pattern itself says how much is masked."""
+    removes_channels: ClassVar[bool] = False
+    """The budget counts what is not zero."""
 
     def __post_init__(self) -> None:
         self._course()

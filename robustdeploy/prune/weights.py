@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +37,9 @@ class Weights:
     """Share of the training after which the budget is met exactly and the masks stay."""
     floor: float = 0.1
     """Least share of a layer's weights that is kept, in units of the share that the budget leaves of all weights."""
+
+    removes_channels: ClassVar[bool] = False
+    """The budget counts what is not zero."""
 
     def __post_init__(self) -> None:
         self._course()

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from robustdeploy.core.amount import absolute
 from robustdeploy.core.artifact import Sealed
 from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
 from robustdeploy.core.ledger import utc_now
 from robustdeploy.core.manifest import producer
+from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
-from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.report import BudgetLine, ChannelCount, Figures, Measurement, Report
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.evidence import EvaluationRows
@@ -27,7 +29,9 @@ def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Seal
     budget = _budget(train.manifest.facts, export.manifest.facts)
     channels = tuple(ChannelCount(**channel) for channel in train.manifest.facts["channels"])
     zeros = export.manifest.facts.get("zeros")
-    measurements = (*rows.measurements, *_cost_rows(budget), *nonzero_rows(zeros, budget))
+    costs = (*_cost_rows(budget), *nonzero_rows(zeros, budget))
+    removes_channels = "nonzero_macs" not in train.manifest.facts
+    measurements = (*rows.measurements, *(_with_limit(row, recipe.budget, budget, removes_channels) for row in costs))
     diagnostics = (*rows.diagnostics, *collapse_diagnostics(train.manifest.facts))
     return Report(
         name=name,
@@ -65,6 +69,21 @@ def _cost_pair(metric: str, unit: str, counts: str, compact: int, dense: int) ->
     for name, value, its in ((metric, compact, unit), (f"{metric}_fraction", compact / dense, "fraction")):
         conditions = {"exact": True, "counts": counts, unit.lower(): compact, f"dense_{unit.lower()}": dense}
         yield Measurement(metric=name, where="board", value=value, unit=its, n=1, conditions=conditions)
+
+
+def _with_limit(row: Measurement, wanted: Budget, found: BudgetLine, removes_channels: bool) -> Measurement:
+    """Note on a cost what the budget allows of it. Where no channel is removed, the budget is for what is not zero."""
+    metric = METRICS[row.metric]
+    amount = wanted.amounts.get(str(metric.limited_by))
+    counts_zeros = not row.metric.startswith("nonzero_")
+    if amount is None or counts_zeros != removes_channels:
+        return row
+    dense = {"ops": found.dense_macs, "params": found.dense_params, "memory": found.dense_memory_bytes or 0}
+    whole = dense[str(metric.limited_by)]
+    # A fraction stays the number that was given: over and back again it might end a digit lower.
+    share = amount if amount <= 1 else amount / whole
+    limit = share if metric.unit == "fraction" else absolute(amount, whole)
+    return row.model_copy(update={"conditions": {**row.conditions, "budget": limit}})
 
 
 def _subject(recipe: Recipe, train: Sealed, export: Sealed, evaluation: Sealed) -> dict[str, str]:

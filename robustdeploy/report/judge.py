@@ -56,8 +56,24 @@ def _rule_verdict(rule: Rule, rows: Sequence[Measurement]) -> RuleVerdict:
 def _matching(rule: Rule, rows: Sequence[Measurement]) -> list[Measurement]:
     """Rows a rule speaks of. Without an attack that is the clean row, or every row where there is no clean one."""
     here = [row for row in rows if row.metric == rule.metric and row.where == rule.where]
+    if rule.by_budget:
+        return _budgeted(rule, rows) or here
     exact = [row for row in here if row.attack == rule.attack]
     return exact or (here if rule.attack is None else [])
+
+
+def _budgeted(rule: Rule, rows: Sequence[Measurement]) -> list[Measurement]:
+    """The rows that the budget limits. Where no channel is removed, that is what is not zero."""
+    names = (rule.metric, f"nonzero_{rule.metric}")
+    return [row for row in rows if row.metric in names and row.where == rule.where and "budget" in row.conditions]
+
+
+def _limit(rule: Rule, row: Measurement) -> float | None:
+    """What a row is held against; None where the budget is asked for and sets no limit on it."""
+    limit = rule.at_least if rule.at_least is not None else rule.at_most
+    if rule.by_budget:
+        limit = row.conditions.get("budget")
+    return limit if isinstance(limit, float) else None
 
 
 def _merit(rule: Rule, row: Measurement) -> float:
@@ -68,11 +84,14 @@ def _merit(rule: Rule, row: Measurement) -> float:
 
 def _subject(rule: Rule, row: Measurement | None = None) -> str:
     attack = row.attack if row else rule.attack
-    return f"{rule.metric}{f' under {attack}' if attack else ''} on the {rule.where}"
+    metric = row.metric if row else rule.metric
+    return f"{metric}{f' under {attack}' if attack else ''} on the {rule.where}"
 
 
 def _demand(rule: Rule, limit: str | None = None) -> str:
     word, number = ("at least", rule.at_least) if rule.at_least is not None else ("at most", rule.at_most)
+    if rule.by_budget:
+        return f"must be at most {f'{limit}, ' if limit else ''}the budget"
     return f"must be {word} {limit or f'{number:g}'}"
 
 
@@ -118,8 +137,9 @@ def _unfit(rule: Rule, row: Measurement) -> str | None:
 
 def _judge_row(rule: Rule, row: Measurement) -> tuple[Outcome, str]:
     floor = rule.at_least is not None
-    limit = rule.at_least if rule.at_least is not None else rule.at_most
-    assert limit is not None  # Rule demands exactly one of the two
+    limit = _limit(rule, row)
+    if limit is None:
+        return Outcome.INCONCLUSIVE, f"{_subject(rule, row)} {_demand(rule)}: no budget limits it"
     by_value = rule.on == "value" or _is_exact(row)
     near, far = (row.value, row.value) if by_value else (row.low, row.high) if floor else (row.high, row.low)
     reason = _unfit(rule, row)

@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from robustdeploy.core.complaint import complaint
 from robustdeploy.core.gate import Gate, Rule, Verdict
+from robustdeploy.core.load import rule_problems
 from robustdeploy.core.report import SCHEMA_VERSION, Report
+from robustdeploy.core.rules import contradictions
 from robustdeploy.core.yaml_source import Problem, source_from_file
 from robustdeploy.errors import ArtifactError, RecipeError
 from robustdeploy.report.judge import judge
@@ -30,6 +32,9 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
         errors = [e for e in error.errors() if e["type"] != "too_short" or error.error_count() == 1]
         told = [(e["loc"], _sentence(e["type"], complaint(e, Gate))) for e in errors]
         problems += [Problem(source.mark(p), p, text) for p, text in told if p not in source.unreadable]
+    meant = list(rule_problems(source.data, ("rules",)))
+    meant += [(("rules", index), text) for index, text in contradictions(found.rules)] if found else []
+    problems += [Problem(source.mark(place), place, text) for place, text in meant]
     if found is None or problems:
         raise RecipeError("\n".join(dict.fromkeys(str(p) for p in sorted(problems, key=lambda p: p.mark))))
     return found.rules

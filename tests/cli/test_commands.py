@@ -108,7 +108,13 @@ def test_rules_decide_the_exit_code_of_gate(desk, command):
     assert gate("metric: clean_accuracy, at_least: 0.01") == (0, "PASS")
     assert gate("metric: clean_accuracy, at_least: 0.9999, on: value") == (1, "FAIL")
     assert gate("metric: clean_accuracy, at_least: 0.01, n_at_least: 10000") == (3, "INCONCLUSIVE")
-    assert gate("metric: charm, at_least: 0.5") == (3, "INCONCLUSIVE")
+
+
+def test_a_rule_that_means_nothing_is_refused_by_gate(desk, command):
+    (desk / "rules.yaml").write_text("rules: [{id: T-01, metric: clean_acuracy, at_least: 0.5}]\n")
+    done = command(desk, "gate", "--rules", "rules.yaml")
+    assert (done.code, done.out) == (2, "")
+    assert "there is no metric 'clean_acuracy'; did you mean 'clean_accuracy'?" in done.err
 
 
 def test_gate_judges_a_report_file_alone(desk, tmp_path, command):

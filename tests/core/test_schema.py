@@ -8,6 +8,7 @@ from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.schema import KINDS, schema_of
 from robustdeploy.core.yaml_source import source_from_file, value_from_text
 from robustdeploy.errors import RecipeError
+from robustdeploy.report.load import load_rules
 
 
 def _fits(schema, value):
@@ -81,10 +82,34 @@ def test_the_target_schema_knows_backends_and_links(registries, text, fits):
     assert _fits(schema_of("target", registries), value_from_text(text, "x").data) is fits
 
 
+@pytest.mark.parametrize(
+    ("rule", "fits"),
+    [
+        ({"metric": "clean_accuracy", "at_least": 0.5}, True),
+        ({"metric": "clean_accuracy", "at_least": "95 %"}, True),
+        ({"metric": "latency_ms.p99", "at_most": "20 ms"}, True),
+        ({"metric": "ops_fraction", "at_most": "budget"}, True),
+        ({"metric": "ops", "at_most": "12.2M"}, True),
+        ({"metric": "accuracy", "at_least": 0.5}, False),
+        ({"metric": "clean_accuracy", "at_least": "much"}, False),
+        ({"metric": "clean_accuracy", "at_least": "budget"}, False),
+    ],
+)
+def test_the_schema_of_a_gate_and_the_loader_agree(write, registries, rule, fits):
+    schema = schema_of("gate", registries)
+    gate = {"rules": [{"id": "RD-A-1", **rule}]}
+    assert _fits(schema, gate) is fits
+    try:
+        load_rules(write(json.dumps(gate)))
+    except RecipeError:
+        assert not fits
+    else:
+        assert fits
+
+
 def test_a_gate_holds_rules(registries):
     schema = schema_of("gate", registries)
-    assert _fits(schema, {"rules": [{"id": "RD-A-1", "metric": "accuracy", "at_least": 0.5}]})
-    assert not _fits(schema, {"rules": [{"id": "nonsense", "metric": "accuracy"}]})
+    assert not _fits(schema, {"rules": [{"id": "nonsense", "metric": "clean_accuracy"}]})
     assert not _fits(schema, {"rules": []})
 
 

@@ -217,3 +217,32 @@ def test_nothing_doubtful_ever_passes(pairs, levels):
         assert {line.outcome for line in verdict.rules} == {PASS}
         assert verdict.reasons == ()
     assert bool(verdict.reasons) == ("block" in levels or not rules)
+
+
+def cost(metric, value, **conditions):
+    conditions = {"exact": True, **conditions}
+    return Measurement(metric=metric, where="board", value=value, unit="fraction", n=1, conditions=conditions)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.4997, PASS), (0.5, PASS), (0.5001, FAIL)])
+def test_a_rule_may_refer_to_the_budget(value, expected):
+    a_rule = rule(metric="ops_fraction", attack=None, at_least=None, at_most="budget")
+    outcome, text = one(a_rule, cost("ops_fraction", value, budget=0.5))
+    assert outcome is expected
+    assert "must be at most 50" in text
+    assert ", the budget: found " in text
+
+
+def test_without_a_limit_the_budget_decides_nothing():
+    a_rule = rule(metric="ops_fraction", attack=None, at_least=None, at_most="budget")
+    outcome, text = one(a_rule, cost("ops_fraction", 0.2))
+    assert outcome is INCONCLUSIVE
+    assert text == "ops_fraction on the board must be at most the budget: no budget limits it"
+
+
+def test_where_no_channel_is_removed_the_budget_is_for_what_is_not_zero():
+    a_rule = rule(metric="ops_fraction", attack=None, at_least=None, at_most="budget")
+    rows = [cost("ops_fraction", 1.0), cost("nonzero_ops_fraction", 0.3, budget=0.3)]
+    (line,) = judge(rows, [], [a_rule]).rules
+    assert line.outcome is PASS
+    assert line.text.startswith("nonzero_ops_fraction on the board must be at most 30.0 %, the budget")

@@ -1,0 +1,223 @@
+"""Rules that cannot mean anything, and rules that no evaluation of a recipe could ever meet: found before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from robustdeploy.core.amount import absolute
+from robustdeploy.core.complaint import Place, did_you_mean
+from robustdeploy.core.gate import Rule
+from robustdeploy.core.metrics import METRICS, Metric
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.target import Target
+from robustdeploy.onboard.timing import samples_needed
+
+Problem = tuple[Place, str]
+"""The place inside a rule, and one sentence."""
+
+BUDGET_WINDOW = 0.97
+"""Pruned channels use more than this share of their budget; a limit at or below it cannot be met."""
+CURVE_ATTACK = "pgd-10"
+_TAIL = 0.025
+_MOST_SAMPLES = 1_000_000
+
+
+def meaning_problems(rule: Rule) -> Iterator[Problem]:
+    """Say what is wrong with a rule whatever it is asked of: its metric, place, attack, direction and limit."""
+    metric = METRICS.get(rule.metric)
+    if metric is None:
+        near = did_you_mean(rule.metric, METRICS)
+        yield ("metric",), f"there is no metric '{rule.metric}'{near} (`robustdeploy ls metrics` lists all)"
+        return
+    if rule.where not in metric.where:
+        there = metric.where[0]
+        yield ("where",), f"{metric.name} is measured on the {there}, never on the {rule.where}; say `where: {there}`"
+    yield from _attack_problems(rule, metric)
+    yield from _limit_problems(rule, metric)
+    if rule.on == "bound" and not metric.bounded:
+        yield ("on",), f"{metric.name} has no interval whose bound could be judged; say `on: value`"
+    if metric.support == "count" and rule.n_at_least > 1:
+        yield ("n_at_least",), f"{metric.name} is counted and not sampled, so n is 1; remove n_at_least"
+
+
+def _attack_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
+    if rule.attack is None:
+        return
+    if metric.attacked == "never":
+        robust = metric.name.replace("clean", "robust")
+        other = f"did you mean '{robust}'" if robust in METRICS and robust != metric.name else "remove the attack"
+        yield ("attack",), f"{metric.name} is measured without an attack; {other}?".replace("attack?", "attack")
+    elif rule.attack == "worst" and not metric.worst:
+        yield ("attack",), f"{metric.name} has no row under 'worst'; name one of the recipe's attacks"
+
+
+def _limit_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
+    side = "at_least" if rule.at_least is not None else "at_most"
+    better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
+    if better and (side == "at_least") != (better == "higher"):
+        other = "at_least" if side == "at_most" else "at_most"
+        yield (side,), f"{metric.name} is better the {better} it is, so {side} asks for a worse net; say {other}"
+    if rule.by_budget:
+        if metric.limited_by is None:
+            yield (side,), f"no budget limits {metric.name}; give a number"
+        return
+    limit = float(rule.at_least if rule.at_least is not None else rule.at_most or 0.0)
+    if metric.is_share and not 0 <= limit <= 1:
+        meant = f"; did you mean {limit / 100:g} ({limit:g} %)?" if 1 < limit <= 100 else ""
+        yield (side,), f"{metric.name} is a fraction from 0 to 1, and {limit:g} is none{meant}"
+    elif limit < metric.low:
+        share = f"{metric.name}_fraction"
+        meant = f"; did you mean {share}?" if share in METRICS and 0 < limit <= 1 else ""
+        yield (side,), f"{metric.name} counts {metric.unit} from {metric.low:g}, so {limit:g} is no limit{meant}"
+    elif side == "at_least" and limit == 0:
+        yield (side,), f"{metric.name} is at least 0 whatever the net does, so this rule could never fail"
+    elif side == "at_least" and metric.is_share and limit == 1 and rule.on == "bound":
+        yield (side,), "no number of images puts the lower bound at 1; ask for less, or say `on: value`"
+
+
+def contradictions(rules: Sequence[Rule]) -> Iterator[tuple[int, str]]:
+    """Find pairs of rules on one row of which only one can hold; the place is the second one's."""
+    for (_, one), (index, other) in combinations(enumerate(rules), 2):
+        if (one.metric, one.where, one.attack) != (other.metric, other.where, other.attack):
+            continue
+        floors = [float(rule.at_least) for rule in (one, other) if rule.at_least is not None]
+        tops = [float(rule.at_most) for rule in (one, other) if isinstance(rule.at_most, float)]
+        if floors and tops and max(floors) > min(tops):
+            told = f"at least {max(floors):g} and at most {min(tops):g} of {one.metric}"
+            yield index, f"{other.id} contradicts {one.id}: no net has {told}"
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What is known of an evaluation before anything is trained."""
+
+    recipe: Recipe
+    attacks: Mapping[str, bool]
+    """Labels of the recipe's attacks, and whether each is a query attack."""
+    removes_channels: bool = True
+    """Whether the pruner makes the net smaller; else its budget counts what is not zero."""
+    pruned: bool = True
+    target: Target | None = None
+    test_images: int | None = None
+    dense: Callable[[], Mapping[str, float]] | None = None
+    """Costs of the dense net by the names of Budget, worked out where they are needed."""
+
+    @property
+    def images(self) -> int | None:
+        """How many test images the evaluation can use, where that is known."""
+        known = [n for n in (self.recipe.evaluate.limit, self.test_images) if n is not None]
+        return min(known, default=None)
+
+
+def unmet_problems(rule: Rule, prospect: Prospect) -> Iterator[Problem]:
+    """Say why no evaluation of the recipe can meet a rule that has a meaning in itself."""
+    metric = METRICS[rule.metric]
+    yield from _missing_rows(rule, metric, prospect)
+    yield from _too_few(rule, metric, prospect)
+    if metric.limited_by is not None:
+        yield from _against_budget(rule, metric, prospect)
+    if prospect.target is not None and metric.support == "samples":
+        yield from _against_target(rule, metric, prospect.target)
+
+
+def _missing_rows(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Problem]:
+    recipe, attacks = prospect.recipe, prospect.attacks
+    place: Place = ("metric",)
+    if metric.name.startswith("dense_") and not (recipe.baseline and prospect.pruned):
+        why = "`baseline` is false" if prospect.pruned else "no budget asks for pruning"
+        yield place, f"{metric.name} is never measured: {why}, so no dense net is trained beside this one"
+    if metric.support == "curve" and not recipe.evaluate.eps_curve:
+        yield place, f"{metric.name} is never measured: evaluate.eps_curve is empty"
+    if metric.attacked == "always" and metric.support != "curve":
+        able = [label for label, is_query in attacks.items() if is_query or metric.name != "attack_queries"]
+        if not able and not metric.worst:
+            yield place, f"{metric.name} is never measured: evaluate.attacks holds no query attack"
+    if rule.attack in (None, "worst"):
+        return
+    labels = [CURVE_ATTACK] if metric.support == "curve" else [*attacks, *(["worst"] if metric.worst else [])]
+    if metric.name == "attack_queries":
+        labels = [label for label, is_query in attacks.items() if is_query]
+    if rule.attack not in labels:
+        near = did_you_mean(str(rule.attack), labels)
+        yield (
+            ("attack",),
+            f"the recipe runs no attack '{rule.attack}'{near} (its attacks: {', '.join(labels) or 'none'})",
+        )
+
+
+def _too_few(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Problem]:
+    n, of = prospect.images, "test images"
+    if metric.support == "curve":
+        n, of = min(prospect.recipe.evaluate.curve_limit, n or prospect.recipe.evaluate.curve_limit), "of the curve"
+    elif metric.support == "samples":
+        n, of = _MOST_SAMPLES, "timed runs"
+    elif metric.support == "count" or metric.unit == "logits":
+        return
+    if n is None:
+        return
+    if rule.n_at_least > n:
+        yield ("n_at_least",), f"needs {rule.n_at_least:,} where the evaluation has {n:,} {of}"
+    # All n right: the lower end of Clopper and Pearson's interval is then the n-th root of the tail.
+    best = _TAIL ** (1 / n)
+    if metric.is_share and rule.on == "bound" and rule.at_least is not None and rule.at_least > best:
+        yield (
+            ("at_least",),
+            f"{n:,} {of}, all of them right, put the lower bound at {best:.2%}, below {rule.at_least:.6g}; use more",
+        )
+
+
+def _against_budget(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Problem]:
+    part, budget = str(metric.limited_by), prospect.recipe.budget
+    amount, nonzero = budget.amounts.get(part), metric.name.startswith("nonzero_")
+    pruner = prospect.recipe.prune.name
+    if rule.by_budget:
+        if amount is None:
+            yield ("at_most",), f"the recipe sets no budget.{part}, so `at_most: budget` has no limit"
+        return
+    if not isinstance(rule.at_most, float):
+        return
+    is_share = metric.unit == "fraction"
+    if nonzero and prospect.removes_channels:
+        yield ("metric",), f"'{pruner}' sets no weight to zero; did you mean '{metric.name.removeprefix('nonzero_')}'?"
+    elif not nonzero and not (prospect.pruned and prospect.removes_channels):
+        if is_share and rule.at_most < 1:
+            yield ("at_most",), _stays_whole(metric, pruner, prospect)
+    elif amount is not None and len(budget.amounts) == 1:
+        limit, reached = rule.at_most, amount
+        if is_share != (amount <= 1):
+            if prospect.dense is None:
+                return
+            dense = prospect.dense()[part]
+            limit, reached = (limit * dense if is_share else limit), absolute(amount, dense)
+        if prospect.removes_channels and limit <= BUDGET_WINDOW * reached:
+            given = f"{amount:g}" if amount <= 1 else f"{amount:,.0f}"
+            yield (
+                ("at_most",),
+                f"pruning to budget.{part} {given} ends above {BUDGET_WINDOW:.0%} of it, and {rule.at_most:g} is less; "
+                "say `at_most: budget`",
+            )
+
+
+def _stays_whole(metric: Metric, pruner: str, prospect: Prospect) -> str:
+    if not prospect.pruned:
+        return f"no budget asks for pruning, so {metric.name} stays 1; set budget.{metric.limited_by}"
+    other = f"nonzero_{metric.name}"
+    advice = f"; did you mean '{other}'?" if other in METRICS else ""
+    return f"'{pruner}' removes no channel, so {metric.name} stays 1{advice}"
+
+
+def _against_target(rule: Rule, metric: Metric, target: Target) -> Iterator[Problem]:
+    if target.emulated:
+        yield ("metric",), f"{target.name} is emulated, so its latency is never taken; remove the rule or its target"
+        return
+    percent = metric.name.rpartition(".p")[2]
+    if not metric.name.startswith("latency_ms.p"):
+        return
+    needed, taken = samples_needed(float(percent)), target.latency.min_samples
+    if taken < needed:
+        yield (
+            ("metric",),
+            f"p{percent} needs {needed:,} samples, and {target.name} may stop at latency.min_samples, {taken:,}",
+        )
