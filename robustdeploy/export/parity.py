@@ -33,13 +33,16 @@ class Parity(Noun):
 def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: Bytes) -> tuple[Parity, Scores]:
     """Score both sets with torch and with ONNX Runtime; return the gaps and the runtime's scores of ``clean``.
 
-    Raises ArtifactError when more than 1 % of the labels differ: the file then is not the net.
+    The runtime is given one image at a time, as a camera would, and then all of them together. Raises ArtifactError
+    when more than 1 % of the labels differ: the file then is not the net, or depends on what else is in a batch.
     """
     backend: Any = BACKENDS.build("onnxruntime", {})
     gaps, agreements, reference = [], [], []
     with backend.open(onnx_file) as model:
         for images in (clean, adversarial):
-            theirs = model(pixels_from_bytes(images))
+            pixels = pixels_from_bytes(images)
+            theirs = np.concatenate([model(pixels[at : at + 1]) for at in range(len(pixels))])
+            _check_independent(onnx_file, theirs, model(pixels))
             ours = _torch_scores(net, torch.from_numpy(images))
             gaps.append(float(np.abs(theirs - ours).max()))
             agreements.append(float((theirs.argmax(1) == ours.argmax(1)).mean()))
@@ -58,6 +61,17 @@ def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: B
         agreement_clean=agreements[0],
         agreement_adversarial=agreements[1],
     ), reference[0]
+
+
+def _check_independent(onnx_file: Path, alone: Scores, together: Scores) -> None:
+    moved = alone.argmax(1) != together.argmax(1)
+    if moved.mean() > DISAGREEMENT_LIMIT:
+        gap = np.abs(alone - together).max()
+        raise ArtifactError(
+            f"{onnx_file.name} labels {moved.mean():.1%} of {len(moved)} images otherwise alone than beside others "
+            f"(scores up to {gap:.2g} apart), though the net it was exported from does not; the export is broken and "
+            "was not kept"
+        )
 
 
 def _torch_scores(net: nn.Module, images: Tensor) -> Scores:

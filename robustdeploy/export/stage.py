@@ -27,6 +27,7 @@ from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.export.parity import measure_parity
 from robustdeploy.export.zeros import find_zeros
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.steady import check_steady
 from robustdeploy.nets.store import NetInfo, load_info, load_net
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Bytes, Labels
@@ -39,6 +40,8 @@ def export(recipe: Recipe, target: Target, trained: Path, facts: Mapping[str, An
     """
     folder = stage.begin()
     net, info = load_net(trained, allow_factory=True), load_info(trained)
+    clean, labels = held_out_images(trained)
+    check_steady(net, torch.from_numpy(clean) / 255, f"the net in {trained}")
     path = folder / "model.onnx"
     export_onnx(net, info.image_shape, path, target.opset, _metadata(recipe, info, facts), _doc(recipe, facts))
     if (counted := onnx_macs(path)) != facts["macs"]:
@@ -46,7 +49,6 @@ def export(recipe: Recipe, target: Target, trained: Path, facts: Mapping[str, An
             f"the ONNX graph has {counted:,} MACs, the net {facts['macs']:,}: the export is another net"
         )
     zeros = find_zeros(net, path)
-    clean, labels = held_out_images(trained)
     parity, reference = measure_parity(net, path, clean, _attacked(net, clean, labels, recipe.threat))
     build_agent(folder / "agent.pyz", foreign_plugins())
     files = {name: (folder / name).read_bytes() for name in ("model.onnx", "agent.pyz")}

@@ -16,6 +16,7 @@ from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import NETS
 from robustdeploy.errors import RecipeError
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.steady import entered, layer_text
 
 _WITHOUT_SIDE_LOGITS = {"aux_logits": False, "init_weights": True}
 """Options of the two torchvision nets whose training mode would give more than logits."""
@@ -106,10 +107,11 @@ def _check_logits(name: str, net: nn.Module, classes: int, image_shape: tuple[in
     shape = "×".join(map(str, image_shape))
     net.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), entered(net) as inside:
             logits = net(torch.zeros(1, *image_shape))
     except Exception as error:  # foreign code may raise anything
-        raise RecipeError(f"net '{name}' cannot read images of {shape}: {error}") from error
+        layer = f"{layer_text(net, inside[-1])}: " if inside[-1] not in ("", "net") else ""
+        raise RecipeError(f"net '{name}' cannot read images of {shape}: {layer}{error}") from error
     finally:
         net.train()
     if not isinstance(logits, Tensor):

@@ -23,6 +23,7 @@ from robustdeploy.cost.sparse import nonzero_macs
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.steady import LOOKED_AT, check_steady
 from robustdeploy.nets.store import NetInfo, save_net
 from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.protocol import Pruning
@@ -34,9 +35,11 @@ from robustdeploy.train.start import net_info, start_facts, starting_net
 
 
 def check_trainable(recipe: Recipe, data: Loaded) -> None:
-    """Build the net and look whether its budget can be met, before anything is written or trained."""
+    """Build the net; look whether it is steady and its budget can be met, before anything is written or trained."""
     plan_from(recipe, data, torch.device("cpu"))
-    pruning_from(recipe, data, starting_net(recipe, data, device_from(recipe.train.device)))
+    net = starting_net(recipe, data, device_from(recipe.train.device))
+    check_steady(net, data.train.images[:LOOKED_AT].cpu() / 255, f"net '{recipe.net.name}'")
+    pruning_from(recipe, data, net)
 
 
 def train_dense(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
