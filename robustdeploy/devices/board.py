@@ -115,11 +115,15 @@ class Board:
         """Load the engine with hash ``engine``, in place of the one that was open."""
         self._ask("open", {"backend": backend, "engine": engine, "options": dict(options or {})}, deadline_s=deadline_s)
 
-    def score(self, images: Bytes) -> Scores:
-        """Return one row of scores per 8-bit image; the board turns them into pixels as the host would."""
-        parts = []
+    def score(self, images: Bytes, batch: int | None = None) -> Scores:
+        """Return one row of scores per 8-bit image; the board turns them into pixels as the host would.
+
+        The engine is given ``batch`` images at a time, the rest at the end, and as many as suit it where that is None.
+        However small the batch, the images travel together.
+        """
+        head, parts = {} if batch is None else {"batch": batch}, []
         for part in self._batches(images):
-            scores = _array(self._ask("score", {}, {"images": images[part]}), "scores", "float32")
+            scores = _array(self._ask("score", head, {"images": images[part]}), "scores", "float32")
             if scores.ndim != 2 or len(scores) != len(images[part]) or not np.isfinite(scores).all():
                 raise BoardError(f"{self.pipe.where}: the board answered scores of shape {scores.shape} or not finite")
             parts.append(scores)

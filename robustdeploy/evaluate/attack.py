@@ -17,6 +17,7 @@ from robustdeploy.devices.board import Board
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.evaluate.box import project, violations
 from robustdeploy.evaluate.host import HostNet
+from robustdeploy.evaluate.judge import judge
 from robustdeploy.evaluate.outcomes import AttackOutcome, Kind
 from robustdeploy.evaluate.parts import Arrays, Parts
 from robustdeploy.onboard.draws import Draws, key
@@ -89,6 +90,8 @@ class Bench:
     images: Images
     threat: Threat
     seed: int
+    batch: int
+    """Images that the board is given at a time when what was found is judged."""
     parts: Parts
     progress: Progress
 
@@ -112,11 +115,14 @@ def attack_board(adversary: Adversary, bench: Bench, host: HostNet, board: Board
                 name, options, bench.threat, noise_key, block.images, block.labels, block.ids, progress=asked
             )
         found = _made_valid(block.images, found, bench.threat)
+        judged = judge(board, found, bench.batch)
         return {
             "images": found,
-            "board": board.score(found).argmax(1).astype(np.int64),
+            "board": judged.labels,
             "host": host.score(found).argmax(1).astype(np.int64),
             "queries": queries,
+            "moved": judged.moved,
+            "restless": judged.restless,
         }
 
     return _gathered(adversary, bench, adversary.label, one)
@@ -135,7 +141,9 @@ def attack_dense(adversary: Adversary, bench: Bench, dense: HostNet) -> AttackOu
             found = adversary.query(dense, block.images, block.labels, bench.threat, draws)
         found = _made_valid(block.images, found, bench.threat)
         predicted = dense.score(found).argmax(1).astype(np.int64)
-        return {"images": found, "board": predicted, "host": predicted, "queries": np.full(len(found), -1, np.int64)}
+        queries, still = np.full(len(found), -1, np.int64), np.zeros(len(found), np.bool_)
+        outcome = {"images": found, "board": predicted, "host": predicted, "queries": queries}
+        return {**outcome, "moved": still, "restless": still}
 
     return _gathered(adversary, bench, f"dense-{adversary.label}", one)
 
@@ -160,5 +168,13 @@ def _gathered(adversary: Adversary, bench: Bench, name: str, one: Callable[[Imag
         parts.append(bench.parts.get(f"{name}-{number:05d}", partial(one, block, number)))
     bench.progress(name, len(bench.images.ids), len(bench.images.ids))
     joined = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
-    queries = joined["queries"] if adversary.kind == "query" else None
-    return AttackOutcome(adversary.label, adversary.kind, joined["images"], joined["board"], joined["host"], queries)
+    return AttackOutcome(
+        label=adversary.label,
+        kind=adversary.kind,
+        images=joined["images"],
+        board=joined["board"],
+        host=joined["host"],
+        queries=joined["queries"] if adversary.kind == "query" else None,
+        moved=int(joined["moved"].sum()),
+        restless=int(joined["restless"].sum()),
+    )

@@ -37,7 +37,7 @@ def curve_rows(bench: Bench, host: HostNet, board: Board, recipe: Recipe) -> tup
                 attack, few.images, few.labels, threat, key(bench.seed, "curve", str(multiple)), few.ids
             )
             found = project(few.images, found, threat)
-            return {"board": board.score(found).argmax(1), "host": host.score(found).argmax(1)}
+            return {"board": board.score(found, bench.batch).argmax(1), "host": host.score(found).argmax(1)}
 
         part = bench.parts.get(f"curve-{multiple:g}", make)
         conditions = {"eps": eps, "multiple": multiple, "attack": "pgd", "steps": 10}

@@ -16,6 +16,7 @@ import numpy as np
 from robustdeploy.core.report import Diagnostic, Measurement
 from robustdeploy.evaluate.box import violations
 from robustdeploy.evaluate.intervals import clopper_pearson_lower
+from robustdeploy.evaluate.judge import other_batch
 from robustdeploy.evaluate.outcomes import Bits, Outcomes
 from robustdeploy.onboard.types import Scores, Threat
 
@@ -23,8 +24,8 @@ CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
-class Gradients:
-    """What the host's net offers to gradient attacks, at the first test images."""
+class HostFindings:
+    """What the host's net offers to gradient attacks, at the first test images, and whether it is a function."""
 
     without: int
     """Images at which the margin has no gradient at all."""
@@ -32,13 +33,15 @@ class Gradients:
     """Images at which the cross-entropy has none in float32."""
     n: int
     """Images looked at."""
+    unsteady: str | None = None
+    """Why an image's scores are not its own, with the layer at fault."""
 
 
 def diagnose(
     outcomes: Outcomes,
     threat: Threat,
     board_scores: Scores,
-    gradients: Gradients,
+    host: HostFindings,
     curve: Sequence[Measurement],
     classes: int,
 ) -> Iterator[Diagnostic]:
@@ -48,12 +51,12 @@ def diagnose(
     """
     yield _inside_box(outcomes, threat)
     yield _query_beats_transfer(outcomes)
-    yield _zero_gradient(gradients)
-    yield _lost_gradient(gradients)
+    yield _zero_gradient(host)
+    yield _lost_gradient(host)
     yield _iterative_beats_single_step(outcomes)
     yield _suspicious_gain(outcomes)
     yield _agreement(outcomes)
-    yield _repeatable(outcomes)
+    yield _repeatable(outcomes, host)
     yield _scores_not_probabilities(board_scores)
     if curve:
         yield _falls_with_eps(curve, classes)
@@ -102,8 +105,8 @@ def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
     return Diagnostic(id=name, level=_level(blocked), text=text, value=bound, threshold=0.002)
 
 
-def _zero_gradient(gradients: Gradients) -> Diagnostic:
-    without, n = gradients.without, gradients.n
+def _zero_gradient(host: HostFindings) -> Diagnostic:
+    without, n = host.without, host.n
     share = without / n
     meaning = "gradient attacks are blind there" if share > 0.01 else "gradients are there to follow"
     text = f"the net's margin has no gradient at all at {without} of {n} images ({share:.1%}): {meaning}"
@@ -112,11 +115,11 @@ def _zero_gradient(gradients: Gradients) -> Diagnostic:
     )
 
 
-def _lost_gradient(gradients: Gradients) -> Diagnostic:
+def _lost_gradient(host: HostFindings) -> Diagnostic:
     """Saturated scores leave the margin its gradient, but the loss that attacks follow underflows to none."""
-    share = gradients.lost / gradients.n
+    share = host.lost / host.n
     meaning = "scores of that size blind gradient attacks" if share > 0.01 else "attacks can follow it"
-    text = f"the loss has no gradient in float32 at {gradients.lost} of {gradients.n} images ({share:.1%}): {meaning}"
+    text = f"the loss has no gradient in float32 at {host.lost} of {host.n} images ({share:.1%}): {meaning}"
     return Diagnostic(
         id="lost-gradient", level=_level(share > 0.1, share > 0.01), text=text, value=share, threshold=0.1
     )
@@ -161,12 +164,21 @@ def _agreement(outcomes: Outcomes) -> Diagnostic:
     return Diagnostic(id="host-board-agreement", level=_level(share < 0.99), text=text, value=share, threshold=0.99)
 
 
-def _repeatable(outcomes: Outcomes) -> Diagnostic:
-    flips = sum(
-        int((outcomes.repeated[a.label] != a.board).sum()) for a in outcomes.attacks if a.label in outcomes.repeated
+def _repeatable(outcomes: Outcomes, host: HostFindings) -> Diagnostic:
+    """Count labels that hang on an image's neighbours or on chance, and name the layer that makes them do so."""
+    moved = outcomes.moved + sum(attack.moved for attack in outcomes.attacks)
+    restless = outcomes.restless + sum(attack.restless for attack in outcomes.attacks)
+    judged = "one at a time" if outcomes.batch == 1 else f"in batches of {outcomes.batch}"
+    text = (
+        f"images were judged {judged}; {moved} labels changed when the board scored all of them again in batches of "
+        f"{other_batch(outcomes.batch)}"
     )
-    text = f"{flips} labels changed when the board scored all adversarial images again in batches of another size"
-    return Diagnostic(id="repeatable", level=_level(flips > 0), text=text, value=flips, threshold=0)
+    if moved:
+        text += f", and {restless} of these changed in batches of the same size too"
+    if host.unsteady is not None:
+        text += f"; of the exported net, torch says: {host.unsteady}"
+    blocked = moved > 0 or host.unsteady is not None
+    return Diagnostic(id="repeatable", level=_level(blocked), text=text, value=moved, threshold=0)
 
 
 def _scores_not_probabilities(scores: Scores) -> Diagnostic:

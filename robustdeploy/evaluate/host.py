@@ -13,6 +13,7 @@ from torch import nn
 from robustdeploy.attacks.protocol import GradientAttack, input_gradient
 from robustdeploy.data.noise import Noise
 from robustdeploy.nets.folded import folded
+from robustdeploy.nets.steady import unsteadiness
 from robustdeploy.nets.store import load_info, load_net
 from robustdeploy.onboard.types import Bytes, Labels, Pixels, Scores, Threat
 
@@ -72,6 +73,10 @@ class HostNet:
         """Count images at which the cross-entropy has no gradient in the precision that attacks follow it in."""
         gradient, _ = input_gradient(self.followed, self._pixels(images), torch.from_numpy(labels).to(self.device))
         return int((gradient.flatten(1).abs().amax(1) == 0).sum())
+
+    def unsteadiness(self, images: Bytes) -> str | None:
+        """Say why an image's scores are not its own, naming the layer at fault; None where they are."""
+        return unsteadiness(self.net, self._pixels(images))
 
     def _pixels(self, images: Bytes) -> torch.Tensor:
         return torch.from_numpy(images).to(self.device).float() / 255

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +29,10 @@ class AttackOutcome:
     host: Labels
     """Predictions of the net that was exported."""
     queries: Labels | None = None
+    moved: int = 0
+    """Labels that the board did not give again in batches of another size."""
+    restless: int = 0
+    """Those of them that it did not give again in batches of the same size either."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,12 @@ class Outcomes:
     board_clean: Labels
     host_clean: Labels
     attacks: tuple[AttackOutcome, ...]
-    repeated: Mapping[str, Labels] = field(default_factory=dict)
-    """Predictions of a second pass over the same images on the board, in batches of another size."""
+    moved: int = 0
+    """Clean images to which the board did not give its label again in batches of another size."""
+    restless: int = 0
+    """Those of them to which it did not give it again in batches of the same size either."""
+    batch: int = 1
+    """Images that the board was given at a time when it was judged."""
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
     """Attacks on the dense net itself, on the host; ``board`` and ``host`` are both its own predictions."""

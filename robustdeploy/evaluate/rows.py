@@ -39,13 +39,16 @@ def accuracy_rows(outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]])
     """
     for where, clean in (("host", outcomes.host_clean), ("board", outcomes.board_clean)):
         place: Any = where
-        yield share_row("clean_accuracy", place, outcomes.standing(clean))
+        # Query attacks may search in larger batches; what they found is judged like everything else.
+        judged = {"judged_in_batches_of": outcomes.batch} if where == "board" else {}
+        yield share_row("clean_accuracy", place, outcomes.standing(clean), judged)
         for attack in outcomes.attacks:
             # An image found by querying the board reaches the host as a stored one.
             kind = "replay" if where == "host" and attack.kind == "query" else attack.kind
             bits = outcomes.robust(attack, where)
-            yield share_row("robust_accuracy", place, bits, settings[attack.label], attack=attack.label, kind=kind)
-        worst = {"attacks": [attack.label for attack in outcomes.attacks], "per": "image"}
+            how = {**settings[attack.label], **judged}
+            yield share_row("robust_accuracy", place, bits, how, attack=attack.label, kind=kind)
+        worst = {"attacks": [attack.label for attack in outcomes.attacks], "per": "image", **judged}
         yield share_row("robust_accuracy", place, outcomes.worst(where), worst, attack="worst", kind="worst")
     yield from _dense_rows(outcomes, settings)
     yield from _agreement_rows(outcomes)

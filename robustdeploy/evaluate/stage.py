@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from robustdeploy.core.files import atomic_write_json, sha256_of_file, sha256_of_text
-from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.registry import LINKS
 from robustdeploy.core.report import Measurement
 from robustdeploy.core.run import Run
@@ -19,6 +19,7 @@ from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
 from robustdeploy.devices.board import Board, board_from
 from robustdeploy.evaluate.attack import (
+    BLOCK,
     Adversary,
     Bench,
     Images,
@@ -28,15 +29,16 @@ from robustdeploy.evaluate.attack import (
     attack_dense,
 )
 from robustdeploy.evaluate.curve import curve_rows
-from robustdeploy.evaluate.diagnostics import Gradients, diagnose
+from robustdeploy.evaluate.diagnostics import HostFindings, diagnose
 from robustdeploy.evaluate.evidence import EvaluationRows, figures_from
 from robustdeploy.evaluate.host import HostNet, load_host_net
+from robustdeploy.evaluate.judge import Judged, joined, judge
 from robustdeploy.evaluate.latency import latency_diagnostic, measured_latency, time_engine, timings_record
 from robustdeploy.evaluate.opening import golden_diagnostic, open_on
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.rows import accuracy_rows
-from robustdeploy.onboard.types import Labels, Scores
+from robustdeploy.onboard.types import Labels
 
 GRADIENT_IMAGES = 256
 """Test images at which the host looks for missing gradients."""
@@ -75,13 +77,14 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
         opened = open_on(board, target, request.export, request.golden)
         # A number belongs to one exact engine: parts that another build of it made are not used.
         parts = Parts(folder, sha256_of_text(f"{stage.fingerprint} {opened.engine}"), request.run.ledger)
-        bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress)
-        scores = board.score(request.test.images)
-        outcomes = _attacked(bench, adversaries, host, board, scores, recipe, request)
+        bench = Bench(request.test, recipe.threat, recipe.seed, target.latency.batch, parts, progress)
+        clean = _judged_clean(bench, board)
+        outcomes = _attacked(bench, adversaries, host, board, clean, request)
         curve = curve_rows(bench, host, board, recipe)
         timed = time_engine(board, target, request.golden["images"], progress)
     on_board = [row for row in curve if row.where == "board"]
     settings = {adversary.label: adversary.settings for adversary in adversaries}
+    classes = len(request.classes)
     rows = EvaluationRows(
         measurements=(
             *accuracy_rows(outcomes, settings),
@@ -90,7 +93,7 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
             *measured_latency(timed, target),
         ),
         diagnostics=(
-            *diagnose(outcomes, recipe.threat, scores, _gradients(host, request.test), on_board, len(request.classes)),
+            *diagnose(outcomes, recipe.threat, clean.scores, _gradients(host, request.test), on_board, classes),
             golden_diagnostic(opened),
             latency_diagnostic(timed),
         ),
@@ -106,9 +109,25 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
     return rows
 
 
-def _gradients(host: HostNet, test: Images) -> Gradients:
+def _gradients(host: HostNet, test: Images) -> HostFindings:
     images, labels = test.images[:GRADIENT_IMAGES], test.labels[:GRADIENT_IMAGES]
-    return Gradients(host.zero_gradients(images, labels), host.lost_gradients(images, labels), len(labels))
+    return HostFindings(
+        without=host.zero_gradients(images, labels),
+        lost=host.lost_gradients(images, labels),
+        n=len(labels),
+        unsteady=host.unsteadiness(images),
+    )
+
+
+def _judged_clean(bench: Bench, board: Board) -> Judged:
+    """Judge the images as they are, block by block, so that no message to the board holds it up for long."""
+    judged = []
+    for number, block in bench.images.blocks():
+        stop_if_interrupted()
+        bench.progress("clean", number * BLOCK, len(bench.images.ids))
+        judged.append(judge(board, block.images, bench.batch))
+    bench.progress("clean", len(bench.images.ids), len(bench.images.ids))
+    return joined(judged)
 
 
 def _attacked(
@@ -116,15 +135,10 @@ def _attacked(
     adversaries: tuple[Adversary, ...],
     host: HostNet,
     board: Board,
-    scores: Scores,
-    recipe: Recipe,
+    clean: Judged,
     request: Request,
 ) -> Outcomes:
     attacks = tuple(attack_board(adversary, bench, host, board) for adversary in adversaries)
-    repeated = {}
-    for attack in attacks:
-        again = [board.score(part) for part in np.array_split(attack.images, max(1, len(attack.images) // 37))]
-        repeated[attack.label] = np.concatenate(again).argmax(1)
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
     if request.dense is not None:
@@ -135,12 +149,14 @@ def _attacked(
         ids=bench.images.ids,
         images=bench.images.images,
         labels=bench.images.labels,
-        board_clean=scores.argmax(1),
+        board_clean=clean.labels,
         host_clean=host.score(bench.images.images).argmax(1),
         attacks=attacks,
-        repeated=repeated,
         dense_clean=dense_clean,
         dense_attacks=dense_attacks,
+        moved=int(clean.moved.sum()),
+        restless=int(clean.restless.sum()),
+        batch=bench.batch,
     )
 
 

@@ -117,8 +117,11 @@ class Service:
         return Message({"open": True}, {})
 
     def _score(self, request: Message) -> Message:
-        images = _images(request)
-        step = max(1, min(_CHUNK, _CHUNK_BYTES // max(1, 4 * images[:1].nbytes)))
+        """Score images in batches of the size asked for; the last one is smaller where the number does not divide."""
+        images, batch = _images(request), request.head.get("batch", _CHUNK)
+        if type(batch) is not int or batch < 1:
+            raise UsageError(f"images are scored in batches of at least 1, not {str(batch)[:60]}")
+        step = max(1, min(batch, _CHUNK_BYTES // max(1, 4 * images[:1].nbytes)))
         parts = [self._ask(pixels_from_bytes(images[at : at + step])) for at in range(0, max(1, len(images)), step)]
         scores = np.concatenate(parts)
         return Message({"queries": len(images), "queries_total": self._asked}, {"scores": scores})

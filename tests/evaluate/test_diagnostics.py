@@ -1,9 +1,11 @@
 """Each diagnostic on outcomes made up for it: it stays quiet where all is well and speaks where it must."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from robustdeploy.evaluate.diagnostics import Gradients, diagnose
+from robustdeploy.evaluate.diagnostics import HostFindings, diagnose
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.rows import share_row
 from robustdeploy.onboard.types import Threat
@@ -45,7 +47,7 @@ def curve(*shares, n=100):
     return made
 
 
-SOUND, FALLING = Gradients(0, 0, N), curve(0.9, 0.5, 0.0)
+SOUND, FALLING = HostFindings(0, 0, N), curve(0.9, 0.5, 0.0)
 
 
 def levels(made, gradients=SOUND, scores=SCORES, at=FALLING):
@@ -57,7 +59,7 @@ def test_a_sound_evaluation_is_not_blamed():
 
 
 def test_every_diagnostic_says_what_it_found_in_one_line():
-    found = list(diagnose(outcomes(), THREAT, SCORES, Gradients(0, 0, N), curve(0.5, 0.0), CLASSES))
+    found = list(diagnose(outcomes(), THREAT, SCORES, HostFindings(0, 0, N), curve(0.5, 0.0), CLASSES))
     assert len({d.id for d in found}) == len(found) == 10
     assert all(d.text and "\n" not in d.text for d in found)
 
@@ -89,9 +91,9 @@ def test_an_evaluation_that_lacks_a_kind_of_attack_is_blocked(kind):
 
 @pytest.mark.parametrize(("count", "level"), [(0, "ok"), (2, "ok"), (3, "warn"), (20, "warn"), (21, "block")])
 def test_gradients_that_are_not_there(count, level):
-    assert levels(outcomes(), Gradients(count, 0, N))["zero-gradient"] == level
-    assert levels(outcomes(), Gradients(count, 0, N))["lost-gradient"] == "ok"
-    assert levels(outcomes(), Gradients(0, count, N))["lost-gradient"] == level
+    assert levels(outcomes(), HostFindings(count, 0, N))["zero-gradient"] == level
+    assert levels(outcomes(), HostFindings(count, 0, N))["lost-gradient"] == "ok"
+    assert levels(outcomes(), HostFindings(0, count, N))["lost-gradient"] == level
 
 
 def test_an_iterative_attack_that_is_weaker_than_one_step():
@@ -120,10 +122,18 @@ def test_board_and_host_must_agree_on_clean_images(apart, level):
 
 
 def test_labels_that_change_with_the_batch_size():
-    again = {"pgd-10": broken(range(80)), "fgsm": broken(range(61))}
-    assert levels(outcomes(repeated=again))["repeatable"] == "block"
-    again["fgsm"] = broken(range(60))
-    assert levels(outcomes(repeated=again))["repeatable"] == "ok"
+    assert levels(outcomes(moved=1))["repeatable"] == "block"
+    moved = replace(attack("fgsm", broken(range(60))), moved=1)
+    assert levels(outcomes(moved, attack("s", broken(range(60)), "query")))["repeatable"] == "block"
+    assert levels(outcomes())["repeatable"] == "ok"
+
+
+def test_a_net_that_torch_finds_unsteady_is_named_though_no_label_changed():
+    unsteady = HostFindings(0, 0, N, unsteady="the scores depend on the images beside it; the cause is body.1.")
+    found = {d.id: d for d in diagnose(outcomes(), THREAT, SCORES, unsteady, FALLING, CLASSES)}["repeatable"]
+    assert found.level == "block"
+    assert found.text.endswith("of the exported net, torch says: " + unsteady.unsteady)
+    assert found.text.startswith("images were judged one at a time; 0 labels changed")
 
 
 @pytest.mark.parametrize("field", ["attacks", "dense_attacks"])
