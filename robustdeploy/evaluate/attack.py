@@ -90,10 +90,10 @@ class Bench:
     images: Images
     threat: Threat
     seed: int
-    batch: int
-    """Images that the board is given at a time when what was found is judged."""
     parts: Parts
     progress: Progress
+    batch: int = 1
+    """Images that the board is given at a time when what was found is judged."""
 
 
 def attack_board(adversary: Adversary, bench: Bench, host: HostNet, board: Board) -> AttackOutcome:

@@ -62,6 +62,6 @@ def other_batch(batch: int) -> int:
 def _moved(ours: Scores, theirs: Scores) -> Bits:
     """Tell which labels differ, near-ties aside: there the two classes' scores are apart by rounding alone."""
     rows = np.arange(len(ours))
-    lead = ours.max(1) - ours[rows, theirs.argmax(1)]
-    moved: Bits = lead > ROUNDING * np.abs(ours).max()
+    leads = ours.max(1) - ours[rows, theirs.argmax(1)], theirs.max(1) - theirs[rows, ours.argmax(1)]
+    moved: Bits = np.maximum(*leads) > ROUNDING * max(np.abs(ours).max(), np.abs(theirs).max())
     return moved

@@ -77,7 +77,7 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
         opened = open_on(board, target, request.export, request.golden)
         # A number belongs to one exact engine: parts that another build of it made are not used.
         parts = Parts(folder, sha256_of_text(f"{stage.fingerprint} {opened.engine}"), request.run.ledger)
-        bench = Bench(request.test, recipe.threat, recipe.seed, target.latency.batch, parts, progress)
+        bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress, target.latency.batch)
         clean = _judged_clean(bench, board)
         outcomes = _attacked(bench, adversaries, host, board, clean, request)
         curve = curve_rows(bench, host, board, recipe)
