@@ -359,7 +359,7 @@ def report(run: Run, target: str | None = None, *, formats: Sequence[str] = FORM
         atomic_write_json(path, made.model_dump(mode="json"))
         files = (path, *render(made, formats, run.root))
         run.enter_written({file: sha256_of_file(file) for file in files})
-    talk.say(f"report: {made.verdict.outcome} on {name}")
+    talk.say(f"report: {made.verdict.headline}, on {name}")
     return Written(made, files)
 
 

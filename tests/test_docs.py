@@ -14,6 +14,7 @@ import robustdeploy
 from robustdeploy.core.gate import Verdict
 from robustdeploy.core.load import load_target, shipped_names
 from robustdeploy.core.manifest import Manifest
+from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.report import SCHEMA_VERSION, BudgetLine, Diagnostic, Measurement, Report
 from robustdeploy.onboard.types import Threat
 
@@ -169,15 +170,18 @@ def test_the_log_of_a_real_training_is_on_the_page(chain):
     assert {name for name in logged if not name.startswith(families)} <= told
 
 
-@pytest.mark.slow
-def test_the_rows_of_a_real_report_are_on_the_page(chain):
-    report = json.loads((chain / "runs/tiny/report.json").read_text())
+def test_the_metrics_of_the_page_are_those_of_the_list():
     units = {}
     for names, unit, *_ in table(page("run-folder"), "metric"):
         first, *more = ticked(names)
         stem = first.rpartition(".p50")[0]
         units |= {first: unit} | {f"{stem}{name}": unit for name in more}
-    assert {(r["metric"], r["unit"]) for r in report["measurements"]} <= set(units.items())
+    assert units == {metric.name: metric.unit for metric in METRICS.values()}
+
+
+@pytest.mark.slow
+def test_the_kinds_of_a_real_report_are_on_the_page(chain):
+    report = json.loads((chain / "runs/tiny/report.json").read_text())
     kinds = {r["kind"] for r in report["measurements"] if r["kind"]}
     assert kinds == set(ticked(page("run-folder").partition("`kind` says")[2].partition("\n\n")[0]))
     assert kinds - {"worst"} == {ticked(row[0])[0] for row in table(page("threats"), "kind")}

@@ -31,7 +31,7 @@ def gate(
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.run import Run
     from robustdeploy.pipeline import newer_than_report, read_report
-    from robustdeploy.report.judge import judge
+    from robustdeploy.report.judge import judge_report
     from robustdeploy.report.load import load_report, load_rules
 
     if run is not None and run.is_file():
@@ -43,7 +43,6 @@ def gate(
             talk.say(f"run {opened.root}, target {loaded.target}")
         if newer := newer_than_report(opened):
             print(f"note: {newer} was made after this report; `robustdeploy report` takes it in", file=sys.stderr)
-    chosen = loaded.rules if rules is None else load_rules(rules)
-    verdict = judge(loaded.measurements, loaded.diagnostics, chosen)
+    verdict = judge_report(loaded, None if rules is None else load_rules(rules))
     show(verdict_text(verdict), {"report": loaded.name, "target": loaded.target, **verdict_document(verdict)}, as_json)
     raise typer.Exit(verdict.outcome.exit_code)

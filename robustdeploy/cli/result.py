@@ -32,10 +32,12 @@ def refuse(error: RobustdeployError, document: Any, as_json: bool) -> NoReturn:
 
 
 def verdict_text(verdict: Any) -> str:
-    """Return a verdict as lines: the outcome, what made the evaluation unsound, and each rule."""
-    lines = [str(verdict.outcome)]
+    """Return a verdict as lines: the outcome, what made the evaluation unsound, each rule, and what stands beside."""
+    lines = [verdict.headline]
     lines += [f"  unsound: {reason}" for reason in verdict.reasons]
     lines += [f"  {rule.outcome.value:<12} {rule.rule}: {rule.text}" for rule in verdict.rules]
+    lines += [f"  {'warning':<12} {warning}" for warning in verdict.warnings]
+    lines += [f"  {'not checked':<12} {unchecked}" for unchecked in verdict.unchecked]
     return "\n".join(lines)
 
 

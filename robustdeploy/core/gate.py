@@ -96,3 +96,15 @@ class Verdict(Noun):
     reasons: tuple[str, ...] = ()
     """What made the evaluation itself unsound; non-empty only for INCONCLUSIVE."""
     rules: tuple[RuleVerdict, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What the checks of the evaluation found that a reader must weigh, though it decides nothing."""
+    unchecked: tuple[str, ...] = ()
+    """What the evaluation left out and what no rule asks for."""
+
+    @property
+    def headline(self) -> str:
+        """The outcome, never without how many warnings stand beside it: ``PASS, with 2 warnings``."""
+        warned, left_out = len(self.warnings), len(self.unchecked)
+        told = f", with {warned} warning{'' if warned == 1 else 's'}" if warned else ""
+        told += f"; {left_out} thing{' was' if left_out == 1 else 's were'} not checked" if left_out else ""
+        return f"{self.outcome}{told}"

@@ -45,6 +45,15 @@ class Diagnostic(Noun):
     """Metrics that the check speaks of; none means the whole evaluation."""
 
 
+class Omission(Noun):
+    """A check that the evaluation did not make."""
+
+    id: str
+    """Stable identifier, e.g. ``eps-curve``."""
+    text: str
+    """One sentence: what was left out, why, and what that hides."""
+
+
 class BudgetLine(Noun):
     """The budget and what became of it. Operations are MACs of convolution and linear layers.
 
@@ -122,6 +131,7 @@ class Report(Noun):
     """Facts the board gave: system, toolchain version, clocks, throttling."""
     measurements: tuple[Measurement, ...]
     diagnostics: tuple[Diagnostic, ...] = ()
+    omissions: tuple[Omission, ...] = ()
     figures: Figures = Figures()
     rules: tuple[Rule, ...] = ()
     verdict: Verdict

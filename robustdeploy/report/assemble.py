@@ -21,6 +21,7 @@ from robustdeploy.evaluate.evidence import EvaluationRows
 from robustdeploy.report.collapse import collapse_diagnostics
 from robustdeploy.report.judge import judge
 from robustdeploy.report.nonzero import nonzero_rows
+from robustdeploy.report.omissions import omissions_of, skipped_row
 
 
 def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Sealed, evaluation: Sealed) -> Report:
@@ -32,6 +33,8 @@ def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Seal
     costs = (*_cost_rows(budget), *nonzero_rows(zeros, budget))
     removes_channels = "nonzero_macs" not in train.manifest.facts
     measurements = (*rows.measurements, *(_with_limit(row, recipe.budget, budget, removes_channels) for row in costs))
+    omissions = tuple(omissions_of(recipe, train.manifest.facts, evaluation.manifest.parameters, measurements))
+    measurements = (*measurements, skipped_row(omissions))
     diagnostics = (*rows.diagnostics, *collapse_diagnostics(train.manifest.facts))
     return Report(
         name=name,
@@ -45,9 +48,10 @@ def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Seal
         board=_json(evaluation.folder / "facts.json"),
         measurements=measurements,
         diagnostics=diagnostics,
+        omissions=omissions,
         figures=Figures(channels=channels, latency=rows.figures.latency, samples=rows.figures.samples),
         rules=recipe.gate,
-        verdict=judge(measurements, diagnostics, recipe.gate),
+        verdict=judge(measurements, diagnostics, recipe.gate, omissions),
     )
 
 

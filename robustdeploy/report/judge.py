@@ -8,29 +8,63 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from robustdeploy.core.gate import Outcome, Rule, RuleVerdict, Verdict
-from robustdeploy.core.report import Diagnostic, Measurement
+from robustdeploy.core.report import Diagnostic, Measurement, Omission, Report
 from robustdeploy.evaluate.intervals import samples_needed
 from robustdeploy.report.quantity import SHARES, apart, confidence, interval, quantity, samples
 
 _WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
-_COUNTED = SHARES | {"count", "counts", "macs", "params", "bytes", "queries", "channels"}
+_COUNTED = SHARES | {"count", "counts", "macs", "params", "bytes", "queries", "channels", "checks"}
+_USUAL = {"robust_accuracy": "robust accuracy", "clean_accuracy": "clean accuracy", "latency_ms.": "latency"}
 NO_RULES = "no rule was given, so there is nothing that could pass"
 
 
-def judge(rows: Sequence[Measurement], diagnostics: Sequence[Diagnostic], rules: Sequence[Rule]) -> Verdict:
+def judge_report(report: Report, rules: Sequence[Rule] | None = None) -> Verdict:
+    """Judge a report by its own rules, or by others."""
+    chosen = report.rules if rules is None else rules
+    return judge(report.measurements, report.diagnostics, chosen, report.omissions)
+
+
+def judge(
+    rows: Sequence[Measurement],
+    diagnostics: Sequence[Diagnostic],
+    rules: Sequence[Rule],
+    omissions: Sequence[Omission] = (),
+) -> Verdict:
     """Judge every rule on the rows; a blocking diagnostic makes the whole INCONCLUSIVE whatever the rules say.
 
     One that names metrics speaks of these alone: rules on them become INCONCLUSIVE, the others keep what they found.
+    Warnings and omissions decide nothing; they stand in the verdict, so that it is never told without them.
     """
     blocking = [diagnostic for diagnostic in diagnostics if diagnostic.level == "block"]
     lines = tuple(_doubted(rule, _rule_verdict(rule, rows), blocking) for rule in rules)
     reasons = tuple(d.text for d in blocking if not d.metrics) + (() if rules else (NO_RULES,))
-    if reasons:
-        return Verdict(outcome=Outcome.INCONCLUSIVE, reasons=reasons, rules=lines)
-    return Verdict(outcome=min((line.outcome for line in lines), key=_WORST_FIRST.index), rules=lines)
+    worst = min((line.outcome for line in lines), key=_WORST_FIRST.index, default=Outcome.INCONCLUSIVE)
+    return Verdict(
+        outcome=Outcome.INCONCLUSIVE if reasons else worst,
+        reasons=reasons,
+        rules=lines,
+        warnings=tuple(_warnings(diagnostics, rules)),
+        unchecked=(*(omission.text for omission in omissions), *_unasked(rules)),
+    )
+
+
+def _warnings(diagnostics: Sequence[Diagnostic], rules: Sequence[Rule]) -> Iterator[str]:
+    """Warnings, and doubts about metrics that no rule asks for, which would be told nowhere else."""
+    asked = {rule.metric for rule in rules}
+    for diagnostic in diagnostics:
+        unheard = diagnostic.level == "block" and diagnostic.metrics and not asked & set(diagnostic.metrics)
+        if diagnostic.level == "warn" or unheard:
+            yield diagnostic.text
+
+
+def _unasked(rules: Sequence[Rule]) -> Iterator[str]:
+    """What a net is held to everywhere, and these rules do not ask for."""
+    for stem, name in _USUAL.items():
+        if rules and not any(rule.metric.startswith(stem) for rule in rules):
+            yield f"no rule asks for {name}"
 
 
 def _doubted(rule: Rule, found: RuleVerdict, blocking: Sequence[Diagnostic]) -> RuleVerdict:

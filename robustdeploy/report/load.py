@@ -16,7 +16,7 @@ from robustdeploy.core.report import SCHEMA_VERSION, Report
 from robustdeploy.core.rules import contradictions
 from robustdeploy.core.yaml_source import Problem, source_from_file
 from robustdeploy.errors import ArtifactError, RecipeError
-from robustdeploy.report.judge import judge
+from robustdeploy.report.judge import judge_report
 
 _MOST_BYTES = 256 * 2**20
 _AGAIN = "write it again with 'robustdeploy evaluate'"
@@ -51,7 +51,7 @@ def load_report(path: Path) -> Report:
     edit that keeps all of that in step is found by the run's ledger and manifests, not here.
     """
     report = _validated(path, _parsed(path, _text(path)))
-    again = judge(report.measurements, report.diagnostics, report.rules)
+    again = judge_report(report)
     if _outcomes(again) != _outcomes(report.verdict):
         raise ArtifactError(
             f"{path}: says {report.verdict.outcome} where its rows and rules give {again.outcome}, or differs in the "

@@ -166,7 +166,7 @@ DIAGNOSTICS = (
 )
 
 
-def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, **changes):
+def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, omissions=(), **changes):
     rows = tuple(accuracy_rows() + curve_rows() + other_rows()) if rows is None else tuple(rows)
     layers = [("stem", 16, 16)] + [
         (f"layer{i}.{j}.conv{k}", 16 * i - 3 * j - k, 16 * i) for i in (1, 2, 3) for j in range(3) for k in (1, 2)
@@ -197,13 +197,14 @@ def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, **changes):
         },
         "measurements": rows,
         "diagnostics": diagnostics,
+        "omissions": omissions,
         "figures": Figures(
             channels=tuple(ChannelCount(layer=n, kept=k, dense=d) for n, k, d in layers),
             latency=histogram(),
             samples=samples(),
         ),
         "rules": rules,
-        "verdict": judge(rows, diagnostics, rules),
+        "verdict": judge(rows, diagnostics, rules, omissions),
     }
     return Report(**(fields | changes))
 

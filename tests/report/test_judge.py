@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustdeploy.core.gate import Outcome, Rule
-from robustdeploy.core.report import Diagnostic, Measurement
+from robustdeploy.core.report import Diagnostic, Measurement, Omission
 from robustdeploy.report.judge import judge
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
@@ -246,3 +246,46 @@ def test_where_no_channel_is_removed_the_budget_is_for_what_is_not_zero():
     (line,) = judge(rows, [], [a_rule]).rules
     assert line.outcome is PASS
     assert line.text.startswith("nonzero_ops_fraction on the board must be at most 30.0 %, the budget")
+
+
+def warning(text="it is warm", **fields):
+    return Diagnostic(id="warm", level="warn", text=text, **fields)
+
+
+LEFT_OUT = Omission(id="eps-curve", text="no curve")
+
+
+@pytest.mark.parametrize(
+    ("warnings", "omissions", "headline"),
+    [
+        ([], [], "PASS"),
+        ([warning()], [], "PASS, with 1 warning"),
+        ([warning("a"), warning("b")], [], "PASS, with 2 warnings"),
+        ([], [LEFT_OUT], "PASS; 1 thing was not checked"),
+        ([warning("a"), warning("b")], [LEFT_OUT, LEFT_OUT], "PASS, with 2 warnings; 2 things were not checked"),
+    ],
+)
+def test_an_outcome_is_never_told_without_its_warnings_and_omissions(warnings, omissions, headline):
+    rules = [
+        rule(),
+        rule(id="RD-ACC-01", metric="clean_accuracy", attack=None),
+        rule(id="RD-LAT-01", metric="latency_ms.p99", attack=None, at_least=None, at_most=99),
+    ]
+    rows = [row(), row(metric="clean_accuracy", attack=None), latency()]
+    verdict = judge(rows, warnings, rules, omissions)
+    assert (verdict.outcome, verdict.headline) == (PASS, headline)
+    assert verdict.warnings == tuple(each.text for each in warnings)
+    assert verdict.unchecked == tuple(each.text for each in omissions)
+
+
+def test_what_no_rule_asks_for_is_not_checked():
+    verdict = judge([row()], [], [rule()])
+    assert verdict.unchecked == ("no rule asks for clean accuracy", "no rule asks for latency")
+    assert verdict.outcome is PASS
+
+
+def test_a_doubt_about_a_metric_that_no_rule_asks_for_is_a_warning():
+    doubt = Diagnostic(id="throttled", level="block", text="the clocks fell", metrics=("latency_ms.p99",))
+    assert judge([row()], [doubt], [rule()]).warnings == ("the clocks fell",)
+    asked = rule(metric="latency_ms.p99", attack=None, at_least=None, at_most=99)
+    assert judge([latency()], [doubt], [asked]).warnings == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
@@ -32,6 +33,7 @@ class Junit:
                 suite.append(_case(diagnostic.id, f"diagnostic.{report.target}", "error", diagnostic.text))
         _account_for_verdict(suite, report)
         _count(suite)
+        ElementTree.SubElement(suite, "system-out").text = _legal("\n".join(_beside(report)))
         suites = ElementTree.Element("testsuites", {k: v for k, v in suite.attrib.items() if k != "timestamp"})
         suites.append(suite)
         ElementTree.indent(suites)
@@ -65,9 +67,18 @@ def _account_for_verdict(suite: ElementTree.Element, report: Report) -> None:
         suite.append(_case("verdict", f"gate.{report.target}", "error", text))
 
 
+def _beside(report: Report) -> Iterator[str]:
+    """What the verdict is never told without, for whoever reads the log of a green suite."""
+    yield report.verdict.headline
+    yield from (f"warning: {warning}" for warning in report.verdict.warnings)
+    yield from (f"not checked: {unchecked}" for unchecked in report.verdict.unchecked)
+
+
 def _properties(report: Report) -> ElementTree.Element:
     held = ElementTree.Element("properties")
     facts = {"verdict": report.verdict.outcome.value, "target": report.target, "producer": report.producer}
+    facts |= {f"warning.{n}": text for n, text in enumerate(report.verdict.warnings, start=1)}
+    facts |= {f"unchecked.{n}": text for n, text in enumerate(report.verdict.unchecked, start=1)}
     facts |= {f"sha256.{name}": digest for name, digest in report.subject.items()}
     for name, value in facts.items():
         ElementTree.SubElement(held, "property", name=_legal(name), value=_legal(value))

@@ -63,11 +63,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 
 def _verdict(report: Report) -> list[str]:
     verdict = report.verdict
-    lines = [f"# {_SIGNS[verdict.outcome]}: {escaped(report.name)} on {escaped(report.target)}", ""]
+    beside = verdict.headline.removeprefix(verdict.outcome.value)
+    lines = [f"# {_SIGNS[verdict.outcome]}{beside}: {escaped(report.name)} on {escaped(report.target)}", ""]
     if verdict.reasons:
         lines += ["The evaluation itself is not sound enough for a verdict. This is not a pass.", ""]
         lines += [*(f"- {escaped(reason)}" for reason in verdict.reasons), ""]
     lines += _table(("Rule", "Outcome", "Evidence"), ((r.rule, _SIGNS[r.outcome], r.text) for r in verdict.rules))
+    lines += [*(f"- **Warning**: {escaped(warning)}" for warning in verdict.warnings)]
+    lines += [*(f"- **Not checked**: {escaped(unchecked)}" for unchecked in verdict.unchecked)]
+    lines += [""] if verdict.warnings or verdict.unchecked else []
     lines += [*(f"> {escaped(caveat)}" for caveat in evidence.caveats(report)), ""]
     return [
         *lines,

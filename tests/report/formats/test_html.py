@@ -88,7 +88,7 @@ def test_every_measurement_is_on_the_page(page, report):
 
 
 def test_the_verdict_comes_first_with_every_rule_and_its_evidence(page, report):
-    verdict = page.text.index("INCONCLUSIVE 1 of 4 rules cannot be decided")
+    verdict = page.text.index("INCONCLUSIVE, with 1 warning 1 of 4 rules cannot be decided")
     assert verdict < page.text.index("Accuracy under attack")
     for line in report.verdict.rules:
         assert f"{line.outcome.value} {line.rule}" in page.text

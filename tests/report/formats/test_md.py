@@ -18,7 +18,7 @@ def tables(text):
 
 def test_the_verdict_comes_first(report):
     text = Markdown()(report)
-    assert text.startswith("# ⚠️ INCONCLUSIVE: ")
+    assert text.startswith("# ⚠️ INCONCLUSIVE, with 1 warning: ")
     for line in report.verdict.rules:
         assert f"| {line.rule} |" in text.replace("\\", "")
         assert line.text in text.replace("\\", "")

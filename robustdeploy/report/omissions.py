@@ -1,0 +1,64 @@
+"""Omissions: checks that an evaluation was told not to make, so that no verdict stands without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.report import Measurement, Omission
+
+
+def omissions_of(
+    recipe: Recipe, training: Mapping[str, Any], evaluation: Mapping[str, Any], rows: Sequence[Measurement]
+) -> Iterator[Omission]:
+    """Say what was left out of an evaluation, by what it was given and by the rows it has.
+
+    ``training`` holds the facts of the trained net's manifest, ``evaluation`` the parameters of the evaluation's.
+    """
+    target, settings = evaluation.get("target", {}), evaluation.get("evaluate", {})
+    kinds = {row.kind for row in rows if row.metric == "robust_accuracy" and row.where == "board"}
+    metrics = {row.metric for row in rows}
+    if "robust_accuracy_at_eps" not in metrics:
+        yield _of("eps-curve", "robustness over eps was not measured, so an attack that does not work may go unnoticed")
+    if "transfer" not in kinds:
+        yield _of("gradient-attack", "no gradient attack was run")
+    if "query" not in kinds:
+        yield _of("query-attack", "no query attack was run, so hidden gradients may go unnoticed")
+    if (limit := settings.get("limit")) is not None and any(row.n >= limit for row in _of_images(rows)):
+        yield _of("limit", f"only {limit:,} test images were used (evaluate.limit)")
+    if not any(metric.startswith("latency_ms.") for metric in metrics):
+        why = "the target is emulated" if target.get("emulated") else "see latency-valid"
+        yield _of("latency", f"no latency is told: {why}")
+    if target.get("emulated"):
+        yield _of("emulated", "the target is emulated, so no hardware was tested")
+    if target.get("status") == "contract-tested":
+        yield _of("contract-tested", "the target is contract-tested, not run on hardware by the makers of this tool")
+    if target.get("backend", {}).get("name") == "null":
+        yield _of("null-backend", "the null backend computes nothing, so no net was tested")
+    if "dense_clean_accuracy" not in metrics and training.get("channels"):
+        yield _of("baseline", "no dense net was evaluated beside this one, so what pruning cost is not known")
+    if "adopted" in training.get("data", {}):
+        yield _of("training", "the net was trained elsewhere, so nothing is known of its training")
+    elif not recipe.train.sentinel:
+        yield _of("sentinel", "the training was not watched for catastrophic overfitting (train.sentinel)")
+
+
+def _of(name: str, text: str) -> Omission:
+    return Omission(id=name, text=text)
+
+
+def _of_images(rows: Sequence[Measurement]) -> Iterator[Measurement]:
+    """Rows whose ``n`` counts all test images that were used."""
+    for row in rows:
+        if row.metric in METRICS and METRICS[row.metric].support == "images" and row.unit == "fraction":
+            yield row
+
+
+def skipped_row(omissions: Sequence[Omission]) -> Measurement:
+    """Return how many checks were left out, as a row, so that a rule can bound it."""
+    conditions = {"exact": True, "counts": "checks that were left out", "checks": [each.id for each in omissions]}
+    return Measurement(
+        metric="checks_skipped", where="board", value=len(omissions), unit="checks", n=1, conditions=conditions
+    )
