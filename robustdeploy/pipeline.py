@@ -12,19 +12,30 @@ from typing import Any, Protocol
 from robustdeploy.core.artifact import Artifact, Sealed
 from robustdeploy.core.files import atomic_write_json, sha256_of_file
 from robustdeploy.core.interrupts import catch_signals
+from robustdeploy.core.lineage import behind, chain_problems
 from robustdeploy.core.load import gate_problems, load_recipe, load_target, prospect_of
 from robustdeploy.core.manifest import FILE_NAME, Manifest
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
-from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.recipe import Evaluate, Recipe
 from robustdeploy.core.report import Measurement, Report
-from robustdeploy.core.run import Run, training_content, written_problems
+from robustdeploy.core.run import Run, training_content
+from robustdeploy.core.settings import (
+    DEVICE,
+    differences,
+    evaluation_name,
+    label_of,
+    overrides,
+    report_suffix,
+    target_of,
+)
 from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
 from robustdeploy.errors import ArtifactError, RecipeError, UsageError
 from robustdeploy.report.assemble import assemble
-from robustdeploy.report.load import load_report
 from robustdeploy.report.render import render
+from robustdeploy.report.stored import evaluation_named
+from robustdeploy.report.stored import read_report as read_report  # the last of the verbs that Python users call
 
 DEFAULT_RECIPE = "digits-resnet8"
 DEFAULT_TARGET = "host-cpu"
@@ -106,7 +117,9 @@ def prune(
         check_rules(loaded, target)
     if not Run.folder_for(runs, loaded, name).exists():
         check_trainable(loaded, data)
-    run = Run.for_recipe(runs, loaded, name)
+    run = Run.for_recipe(runs, loaded, name, anew=force)
+    for note in kept_settings(run, loaded):
+        talk.say(note)
     with _working(run), ranks.joined(device_from(loaded.train.device)):
         parts = training_content(loaded)
         parameters = {part: parts[part] for part in ("data", "net", "threat", "train", "prune", "budget")}
@@ -126,6 +139,14 @@ def prune(
             talk.say(f"{stage_name}: {_trained(manifest)} ({manifest.duration_s:.0f} s)")
         ranks.announce(ranks.DONE)
     return run
+
+
+def kept_settings(run: Run, asked: Recipe) -> Iterator[str]:
+    """Say where a run keeps its own evaluation and gate, though others were asked for."""
+    for change in overrides(run.recipe.evaluate, plain(asked.evaluate)):
+        yield f"note: the run keeps its own recipe; asked for: {change}"
+    if plain(run.recipe.gate) != plain(asked.gate):
+        yield "note: the run keeps its own gate; others judge with `robustdeploy gate --rules FILE`"
 
 
 def check_rules(recipe: Recipe, target: Target | None = None) -> None:
@@ -179,7 +200,7 @@ def adopt(
     loaded = loaded.model_copy(update={"net": info.net, "baseline": False})
     images = load_data(loaded.data, lambda done, total: talk.progress("reading images", done, total))
     check_fits(info, images)
-    run = Run.for_recipe(runs, loaded, name or origin.resolve().name)
+    run = Run.for_recipe(runs, loaded, name or origin.resolve().name, anew=force)
     with _working(run):
         stage = run.stage("adopt", "train", {"images": images.digest, **adopted_files(origin)}, plain(loaded.budget))
         if _fresh(stage, force, talk):
@@ -251,6 +272,8 @@ def export(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = Fal
         train = _sealed(run, "train", "robustdeploy prune")
         parameters = {"target": plain(goal), "threat": plain(run.recipe.threat), "recipe": run.recipe.name}
         stage = run.stage("export", f"export/{goal.name}", export_inputs(train.folder), parameters)
+        if not force:
+            _same_target(run, goal)
         if _fresh(stage, force, talk):
             talk.progress("exporting", 0, 1)
             manifest = export_net(run.recipe, goal, train.folder, train.manifest.facts, stage)
@@ -265,17 +288,31 @@ def export(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = Fal
         return _sealed(run, stage.place, f"robustdeploy export --target {goal.name}").artifact("bundle.zip")
 
 
+def _same_target(run: Run, goal: Target) -> None:
+    """Refuse a target that another definition of the same name was exported for: its evidence would be replaced."""
+    held = run.manifests().get(f"export/{goal.name}")
+    changed = list(differences(held.parameters.get("target", {}), plain(goal))) if held else []
+    if changed:
+        told = "; ".join(f"{each.field} {each.recipe}, now {each.used}" for each in changed)
+        raise UsageError(
+            f"{run.root} has results of another target called {goal.name} ({told}); give yours another name, or "
+            f"replace them with `robustdeploy export {run.root} --target … --force`"
+        )
+
+
 def evaluate(
     run: Run,
     target: str | Target = DEFAULT_TARGET,
     *,
+    settings: Evaluate | None = None,
     data: Path | None = None,
     force: bool = False,
     talk: Talk = SILENCE,
 ) -> Artifact:
     """Attack and time what runs on ``target``; return the outcomes. Sealed parts are never redone.
 
-    ``data`` is the folder of the data set where that is not the recipe's any more.
+    ``settings`` other than those of the run's recipe leave theirs alone: the outcomes stand beside, in a folder of
+    their own. ``data`` is the folder of the data set where that is not the recipe's any more.
     """
     from robustdeploy.data.load import load_test
     from robustdeploy.evaluate.stage import Request, evaluation_inputs
@@ -285,18 +322,22 @@ def evaluate(
     from robustdeploy.train.setup import device_from, is_pruned
 
     goal = load_target(target) if isinstance(target, str) else target
+    used = run.recipe.evaluate if settings is None else settings
+    name = evaluation_name(goal.name, label_of(run.recipe.evaluate, used))
     with _working(run):
         train = _sealed(run, "train", "robustdeploy prune")
         exported = _sealed(run, f"export/{goal.name}", f"robustdeploy export --target {goal.name}")
+        _same_target(run, goal)
+        _up_to_date(run, f"export/{goal.name}")
         has_dense = run.recipe.baseline and is_pruned(run.recipe)
         dense = _sealed(run, "dense", "robustdeploy prune") if has_dense else None
         info = load_info(train.folder)
         where = run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data})
         images = load_test(where, info.classes, lambda done, total: talk.progress("reading images", done, total))
         request = Request(
-            run=run,
+            run=replace(run, recipe=run.recipe.model_copy(update={"evaluate": used})),
             target=goal,
-            test=_chosen(images, run.recipe.evaluate.limit),
+            test=_chosen(images, used.limit),
             classes=info.classes,
             net=train.folder,
             dense=dense.folder if dense else None,
@@ -305,12 +346,31 @@ def evaluate(
             extra_rows=_parity_rows(exported.manifest),
             device=str(device_from(run.recipe.train.device)),
         )
-        parameters = {"evaluate": plain(run.recipe.evaluate), "threat": plain(run.recipe.threat), "target": plain(goal)}
-        stage = run.stage("evaluate", f"device/{goal.name}", evaluation_inputs(request), parameters)
+        parameters = {"evaluate": plain(used), "threat": plain(run.recipe.threat), "target": plain(goal)}
+        stage = run.stage("evaluate", f"{DEVICE}/{name}", evaluation_inputs(request), parameters)
+        if not force:
+            _same_images(run, stage)
         if _fresh(stage, force, talk):
             evaluate_on_board(request, stage, talk.progress)
             talk.say(f"evaluate: {len(request.test.ids)} test images, outcomes in {stage.folder}")
         return _sealed(run, stage.place, f"robustdeploy evaluate --target {goal.name}").artifact("outcomes.npz")
+
+
+def _up_to_date(run: Run, *places: str) -> None:
+    """Raise an ArtifactError that names every one of ``places`` that was made from what is there no more."""
+    if problems := list(chain_problems(run.root, places, run.manifests(), run.recipe)):
+        raise ArtifactError("\n".join(problems))
+
+
+def _same_images(run: Run, stage: Stage) -> None:
+    """Refuse to replace an evaluation of the same net and engine by one on other test images."""
+    held = run.manifests().get(stage.place)
+    changed = {name for name, mark in stage.inputs.items() if held and held.inputs.get(name) != mark}
+    if changed == {"test_images"}:
+        raise UsageError(
+            f"the test images are not those that {stage.folder} was evaluated on; name the folder of those with "
+            "--data, or replace that evaluation with --force"
+        )
 
 
 def _chosen(images: Any, limit: int | None) -> Any:
@@ -346,49 +406,22 @@ class Written:
 
 
 def report(run: Run, target: str | None = None, *, formats: Sequence[str] = FORMATS, talk: Talk = SILENCE) -> Written:
-    """Assemble, judge and render the report of one evaluated target, the newest when none is named."""
-    name = target or latest_target(run)
-    if Path(name).suffix in (".yaml", ".yml"):
-        name = load_target(name).name
+    """Assemble, judge and render the report of one evaluation.
+
+    ``target`` names it: a target, or ``TARGET@LABEL`` for an evaluation under other settings, whose files stand beside
+    those of the recipe's own. Left out, it is the newest of the recipe's own.
+    """
+    name = evaluation_named(run, target)
+    goal = target_of(name)
     with _working(run):
         train = _sealed(run, "train", "robustdeploy prune")
-        exported = _sealed(run, f"export/{name}", f"robustdeploy export --target {name}")
-        evaluation = _sealed(run, f"device/{name}", f"robustdeploy evaluate --target {name}")
-        made = assemble(run.name, name, run.recipe, train, exported, evaluation)
-        path = run.root / "report.json"
+        exported = _sealed(run, f"export/{goal}", f"robustdeploy export --target {goal}")
+        evaluation = _sealed(run, f"{DEVICE}/{name}", f"robustdeploy evaluate --target {goal}")
+        _up_to_date(run, *behind(name))
+        made = assemble(run.name, goal, run.recipe, train, exported, evaluation)
+        path = run.root / f"report{report_suffix(name)}.json"
         atomic_write_json(path, made.model_dump(mode="json"))
-        files = (path, *render(made, formats, run.root))
+        files = (path, *render(made, formats, run.root, report_suffix(name)))
         run.enter_written({file: sha256_of_file(file) for file in files})
     talk.say(f"report: {made.verdict.headline}, on {name}")
     return Written(made, files)
-
-
-def latest_target(run: Run) -> str:
-    """Return the target that was evaluated last."""
-    found = {path.parent.name: path.stat().st_mtime for path in (run.root / "device").glob("*/manifest.json")}
-    if not found:
-        raise UsageError(f"{run.root} has no finished evaluation yet: run `robustdeploy evaluate` first")
-    return max(found, key=lambda name: found[name])
-
-
-def read_report(run: Run) -> Report:
-    """Return the run's report; one that the ledger does not have in these words is an ArtifactError."""
-    path = run.root / "report.json"
-    if not path.exists():
-        raise UsageError(f"{run.root} has no report yet: run `robustdeploy report` first")
-    loaded = load_report(path)
-    for problem in written_problems(run.root, run.ledger.records()):
-        if problem.startswith(str(path)):
-            raise ArtifactError(f"{problem}; `robustdeploy report` writes it again")
-    return loaded
-
-
-def newer_than_report(run: Run) -> str | None:
-    """Return the folder of a stage that was sealed after the report was written, or None."""
-    newer = None
-    for record in run.ledger.records():
-        if record.event == "written":
-            newer = None
-        elif record.event == "sealed":
-            newer = str(record.data["folder"])
-    return newer

@@ -61,48 +61,59 @@ def evaluate(
     """
     from robustdeploy.cli.result import show
     from robustdeploy.cli.talk import TerminalTalk
-    from robustdeploy.core.load import load_target
+    from robustdeploy.core.load import load_recipe, load_target
+    from robustdeploy.core.plain import plain
     from robustdeploy.core.run import Run
+    from robustdeploy.core.settings import is_own
+    from robustdeploy.core.settings import overrides as core_overrides
     from robustdeploy.errors import UsageError
     from robustdeploy.pipeline import adopt, export
     from robustdeploy.pipeline import evaluate as evaluated
     from robustdeploy.train.adopt import is_stored_net
 
     given = overrides(set_)
-    given += [] if attacks is None else [f"evaluate.attacks=[{attacks}]"]
-    given += [] if limit is None else [f"evaluate.limit={limit}"]
+    used = [each for each in given if _is_of("evaluate", each)]
+    used += [] if attacks is None else [f"evaluate.attacks=[{attacks}]"]
+    used += [] if limit is None else [f"evaluate.limit={limit}"]
+    other = [each for each in given if not _is_of("evaluate", each)]
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target)
         if run is not None and is_stored_net(run):
-            opened = adopt(run, recipe, data=data, overrides=given, runs=runs, force=force, talk=talk)
+            opened = adopt(run, recipe, data=data, overrides=other, runs=runs, force=force, talk=talk)
             export(opened, goal, force=force, talk=talk)
         elif recipe is not None:
             raise UsageError("--recipe is for a folder that holds a net alone; a run has its own recipe")
         else:
-            opened = _with(Run.open(run, runs), given)
+            _refuse(other)
+            opened = Run.open(run, runs)
         talk.say(f"run {opened.root}, target {goal.name}")
-        folder = evaluated(opened, goal, data=data, force=force, talk=talk).path.parent
+        settings = load_recipe(opened.root / "recipe.yaml", used).evaluate if used else None
+        folder = evaluated(opened, goal, settings=settings, data=data, force=force, talk=talk).path.parent
     rows = _rows(folder)
     text = "\n".join(_line(row) for row in rows["measurements"] if row["where"] == "board")
-    text += f"\n{folder / 'outcomes.npz'} is written; next: robustdeploy report {opened.root} --target {target}"
-    show(text, {"run": str(opened.root), "folder": str(folder), **rows}, as_json)
+    named = target if is_own(folder.name) else folder.name
+    text += f"\n{folder / 'outcomes.npz'} is written; next: robustdeploy report {opened.root} --target {named}"
+    changed = [] if settings is None else core_overrides(opened.recipe.evaluate, plain(settings))
+    text += "".join(f"\nnot the recipe's own evaluation: {change}" for change in changed)
+    document = {"overrides": [change.model_dump() for change in changed]}
+    show(text, {"run": str(opened.root), "folder": str(folder), **document, **rows}, as_json)
 
 
-def _with(run: Any, given: list[str]) -> Any:
-    """Return the run with its recipe's evaluation changed; what was trained cannot be changed any more."""
-    from robustdeploy.core.load import load_recipe
-    from robustdeploy.core.run import Run
+def _is_of(part: str, override: str) -> bool:
+    return override.lstrip().startswith((f"{part}.", f"{part}="))
+
+
+def _refuse(others: list[str]) -> None:
+    """Refuse to override in a run what no evaluation may change: its training, and the rules it is held to."""
     from robustdeploy.errors import UsageError
 
-    if not given:
-        return run
-    strange = [each for each in given if not each.lstrip().startswith(("evaluate.", "evaluate=", "gate.", "gate="))]
-    if strange:
-        raise UsageError(
-            f"--set {strange[0]} would change what was trained; evaluate takes evaluate.* and gate, and --data"
-        )
-    recipe = load_recipe(run.root / "recipe.yaml", given)
-    return Run.for_recipe(run.root.parent, recipe, run.name)
+    for each in others:
+        if _is_of("gate", each):
+            raise UsageError(
+                f"--set {each} would change what the run must meet; judge by other rules with `robustdeploy gate "
+                "--rules FILE`"
+            )
+        raise UsageError(f"--set {each} would change what was trained; evaluate takes evaluate.* and --data")
 
 
 def _rows(folder: Path) -> dict[str, Any]:

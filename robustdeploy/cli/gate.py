@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from robustdeploy.cli.options import RUNS, JsonOption, QuietOption, RunArgument, RunsOption
+from robustdeploy.cli.options import RUNS, EvaluationOption, JsonOption, QuietOption, RunArgument, RunsOption
 
 RulesOption = Annotated[
     Optional[Path],  # noqa: UP045
@@ -19,30 +18,37 @@ RulesOption = Annotated[
 def gate(
     run: RunArgument = None,
     rules: RulesOption = None,
+    target: EvaluationOption = None,
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Judge a report by its rules or by others; reads report.json and nothing else. RUN may be a report.json too.
+    """Judge a report by its rules or by others. RUN may be a report.json too.
 
-    Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
+    The report of a run is held against the run first; a file alone is judged as it is. An evaluation under other
+    settings than the recipe's is judged only where --target names it. Exits with 0 for PASS, 1 for FAIL and 3 for
+    INCONCLUSIVE, which never passes.
     """
     from robustdeploy.cli.result import show, verdict_document, verdict_text
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.run import Run
-    from robustdeploy.pipeline import newer_than_report, read_report
+    from robustdeploy.errors import UsageError
     from robustdeploy.report.judge import judge_report
-    from robustdeploy.report.load import load_report, load_rules
+    from robustdeploy.report.load import load_rules
+    from robustdeploy.report.stored import believed, other_evaluations, read_report
 
     if run is not None and run.is_file():
-        loaded = load_report(run)
+        if target is not None:
+            raise UsageError(f"--target names an evaluation of a run, and {run} is one report; leave it out")
+        loaded = believed(run)
     else:
         opened = Run.open(run, runs)
-        loaded = read_report(opened)
+        loaded = read_report(opened, target)
         with TerminalTalk(quiet or as_json) as talk:
-            talk.say(f"run {opened.root}, target {loaded.target}")
-        if newer := newer_than_report(opened):
-            print(f"note: {newer} was made after this report; `robustdeploy report` takes it in", file=sys.stderr)
+            talk.say(f"run {opened.root}, evaluation {loaded.evaluation or loaded.target}")
+            for other in other_evaluations(opened, loaded):
+                talk.say(f"note: this says nothing of {other}; `robustdeploy report --target {other}` does")
     verdict = judge_report(loaded, None if rules is None else load_rules(rules))
-    show(verdict_text(verdict), {"report": loaded.name, "target": loaded.target, **verdict_document(verdict)}, as_json)
+    about = {"report": loaded.name, "target": loaded.target, "evaluation": loaded.evaluation or loaded.target}
+    show(verdict_text(verdict), {**about, **verdict_document(verdict)}, as_json)
     raise typer.Exit(verdict.outcome.exit_code)

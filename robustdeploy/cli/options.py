@@ -46,6 +46,15 @@ OptionalTarget = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--target", "-t", help="Target by name or YAML file.", autocompletion=complete_target),
 ]
+EvaluationOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--target",
+        "-t",
+        help="Evaluation by its target, or TARGET@LABEL under other settings.",
+        autocompletion=complete_target,
+    ),
+]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 SetOption = Annotated[
     Optional[list[str]],  # noqa: UP045

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustdeploy.cli.options import RUNS, JsonOption, OptionalTarget, QuietOption, RunArgument, RunsOption
+from robustdeploy.cli.options import RUNS, EvaluationOption, JsonOption, QuietOption, RunArgument, RunsOption
+
+if TYPE_CHECKING:
+    from robustdeploy.core.report import Report
 
 FormatOption = Annotated[str, typer.Option("--format", help="Renderings, separated by commas.")]
 
 
 def report(
     run: RunArgument = None,
-    target: OptionalTarget = None,
+    target: EvaluationOption = None,
     formats: FormatOption = "html,md,junit",
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
@@ -32,5 +35,10 @@ def report(
         written = reported(opened, target, formats=chosen, talk=talk)
     files = "\n".join(f"{path} is written" for path in written.files)
     text = f"{accuracy_text(written.report)}\n{verdict_text(written.report.verdict)}\n"
-    text += f"{files}; next: robustdeploy gate {opened.root}"
+    text += f"{files}; next: robustdeploy gate {opened.root}{_named(written.report)}"
     show(text, written.report.model_dump(mode="json"), as_json)
+
+
+def _named(report: Report) -> str:
+    """Return the option that names an evaluation under other settings, which ``gate`` must be asked for."""
+    return f" --target {report.evaluation}" if report.overrides else ""

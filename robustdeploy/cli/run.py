@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import typer
 
 from robustdeploy.cli.options import (
@@ -48,6 +50,8 @@ def run(
     from robustdeploy.cli.result import accuracy_text, show, verdict_text
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.load import load_target
+    from robustdeploy.core.plain import plain
+    from robustdeploy.report.judge import judged_by
     from robustdeploy.train.launch import follows
 
     with TerminalTalk(quiet or as_json) as talk:
@@ -60,11 +64,16 @@ def run(
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
         made = pipeline.prune(loaded, target=goal, runs=runs, name=name, force=force, talk=talk)
         pipeline.export(made, goal, force=force, talk=talk)
-        pipeline.evaluate(made, goal, force=force, talk=talk)
-        written = pipeline.report(made, goal.name, talk=talk)
+        outcomes = pipeline.evaluate(made, goal, settings=loaded.evaluate, force=force, talk=talk)
+        written = pipeline.report(made, outcomes.path.parent.name, talk=talk)
+        if plain(loaded.gate) != plain(made.recipe.gate):
+            # The run keeps its own gate; what was asked for here decides here.
+            stored, written = written, replace(written, report=judged_by(written.report, loaded.gate))
+            talk.say(f"note: judged by the rules given now; by the run's own it is {stored.report.verdict.headline}")
     verdict = written.report.verdict
     page = next((path for path in written.files if path.suffix == ".html"), written.files[0])
+    named = f" --target {written.report.evaluation}" if written.report.overrides else ""
     text = f"{accuracy_text(written.report)}\n{verdict_text(verdict)}\n"
-    text += f"{page} is written; open it, or judge again: robustdeploy gate {made.root}"
+    text += f"{page} is written; open it, or judge again: robustdeploy gate {made.root}{named}"
     show(text, written.report.model_dump(mode="json"), as_json)
     raise typer.Exit(verdict.outcome.exit_code)

@@ -8,7 +8,8 @@ from robustdeploy.cli.options import RUNS, JsonOption, RunArgument, RunsOption
 def verify(run: RunArgument = None, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
     """Re-hash everything a run holds and check the ledger's chain; any difference is named and exits with 2."""
     from robustdeploy.cli.result import refuse, show
-    from robustdeploy.core.run import Run, verify_run
+    from robustdeploy.core.run import Run
+    from robustdeploy.core.verify import verify_run
     from robustdeploy.errors import ArtifactError
 
     root = Run.find(run, runs)

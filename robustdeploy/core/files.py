@@ -34,6 +34,14 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def hash_or_reason(path: Path) -> str:
+    """Return the SHA-256 of a file's content, or why it cannot be read, which is no file's hash."""
+    try:
+        return sha256_of_file(path)
+    except OSError as error:
+        return f"unknown ({error.strerror})"
+
+
 def _free_space(path: Path) -> str:
     there = next((p for p in (path, *path.parents) if p.exists()), Path())
     return f"{shutil.disk_usage(there).free / 2**20:,.1f} MiB free there"

@@ -36,6 +36,14 @@ class Record(Noun):
     previous: str
     hash: str
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the hash is that of the content; content that could not have been written has none."""
+        try:
+            return self.computed_hash() == self.hash
+        except (ValueError, RecursionError):
+            return False
+
     def computed_hash(self) -> str:
         """Return the hash that this record's content has."""
         return sha256_of_text(canonical_json(self.model_dump(exclude={"hash"})))
@@ -86,7 +94,7 @@ class Ledger:
             record = self._record(number, line)
             if record.n != len(records) or record.previous != previous:
                 raise self._broken(number, "does not follow from the line before")
-            if record.computed_hash() != record.hash:
+            if not record.is_whole:
                 raise self._broken(number, "was changed after it was written")
             previous = record.hash
             records.append(record)
@@ -97,13 +105,19 @@ class Ledger:
         self.records()
 
     def _complete_lines(self) -> list[bytes]:
-        content = self.path.read_bytes() if self.path.exists() else b""
-        return content.split(b"\n")[:-1]
+        if not self.path.exists():
+            return []
+        if not self.path.is_file():
+            raise ArtifactError(f"{self.path} is no file, so the ledger of this run cannot be read; put it back")
+        try:
+            return self.path.read_bytes().split(b"\n")[:-1]
+        except OSError as error:
+            raise ArtifactError(f"{self.path} cannot be read ({error.strerror}); make it readable") from error
 
     def _record(self, number: int, line: bytes) -> Record:
         try:
             return Record.model_validate(json.loads(line))
-        except (ValueError, ValidationError) as error:
+        except (ValueError, ValidationError, RecursionError) as error:
             raise self._broken(number, "is not a ledger's line") from error
 
     def _broken(self, number: int, what: str) -> ArtifactError:

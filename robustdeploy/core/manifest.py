@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
+from robustdeploy.core.files import canonical_json, hash_or_reason, sha256_of_file, sha256_of_text
 from robustdeploy.core.model import Noun
 from robustdeploy.errors import ArtifactError
 
@@ -72,7 +72,7 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate(json.loads(path.read_bytes()))
     except FileNotFoundError as error:
         raise ArtifactError(f"{folder} holds no {FILE_NAME}: the stage did not finish; run it again") from error
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError, ValidationError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a manifest ({type(error).__name__}); run the stage again") from error
 
 
@@ -90,6 +90,6 @@ def changed_outputs(folder: Path, manifest: Manifest) -> list[str]:
             found.append(f"{path} lies outside the stage's folder")
         elif not path.is_file():
             found.append(f"{path} is missing (its manifest has SHA-256 {expected[:12]})")
-        elif (actual := sha256_of_file(path)) != expected:
+        elif (actual := hash_or_reason(path)) != expected:
             found.append(f"{path} was changed: SHA-256 is {actual[:12]}, its manifest has {expected[:12]}")
     return found

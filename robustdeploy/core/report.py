@@ -45,6 +45,25 @@ class Diagnostic(Noun):
     """Metrics that the check speaks of; none means the whole evaluation."""
 
 
+class Override(Noun):
+    """A setting in which an evaluation differs from the run's own recipe."""
+
+    field: str
+    """Where it stands in a recipe, e.g. ``evaluate.limit``."""
+    recipe: Any
+    used: Any
+
+    def __str__(self) -> str:
+        return f"{self.field} is {_short(self.used)}, in the recipe {_short(self.recipe)}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        named = (each.get("name") if isinstance(each, dict) else each for each in value)
+        return ", ".join(map(str, named)) or "empty"
+    return "unset" if value is None else str(value)
+
+
 class Omission(Noun):
     """A check that the evaluation did not make."""
 
@@ -117,6 +136,10 @@ class Report(Noun):
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str
     target: str
+    evaluation: str = ""
+    """The evaluation it is about: the target's name, with a label behind ``@`` where settings were overridden."""
+    overrides: tuple[Override, ...] = ()
+    """Settings that are not those of the run's own recipe; none in the report that the gate judges."""
     created: str
     """UTC, ISO 8601."""
     producer: str

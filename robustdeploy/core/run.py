@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +18,17 @@ from robustdeploy.core.files import (
     sha256_of_text,
     storage_errors,
 )
-from robustdeploy.core.ledger import Ledger, Record
+from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.load import load_recipe, resolved_yaml
 from robustdeploy.core.manifest import FILE_NAME, Manifest, read_manifest
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.stage import Stage, seal_problems, sealed_manifests
+from robustdeploy.core.verify import LEDGER, RECIPE, held_by
+from robustdeploy.core.verify import verify_run as verify_run  # whoever opens runs checks them
 from robustdeploy.errors import ArtifactError, RecipeError, StorageError, UsageError
 
-RECIPE, LEDGER, LOCK, LATEST = "recipe.yaml", "ledger.jsonl", ".lock", "latest"
+LOCK, LATEST = ".lock", "latest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -64,10 +66,10 @@ class Run:
         return Ledger(self.root / LEDGER)
 
     @classmethod
-    def for_recipe(cls, runs: Path, recipe: Recipe, name: str | None = None) -> Run:
+    def for_recipe(cls, runs: Path, recipe: Recipe, name: str | None = None, *, anew: bool = False) -> Run:
         """Open the run of ``recipe`` below ``runs``, made when it is new; a name taken by another is a UsageError.
 
-        Evaluation and gate may change from call to call: they are rewritten, and the ledger says so.
+        Once its net is trained a run keeps its recipe, evaluation and gate too, unless all is made ``anew``.
         """
         mark = training_fingerprint(recipe)
         run = cls(cls.folder_for(runs, recipe, name), recipe)
@@ -79,7 +81,10 @@ class Run:
                     f"{run.root} holds another recipe ('{held.name}', fingerprint {other[:8]}; asked for "
                     f"'{recipe.name}', {mark[:8]}); choose another run name or remove that folder"
                 )
-        run._write_recipe()
+            if (run.root / "train" / FILE_NAME).exists() and not anew:
+                run = cls(run.root, held)
+        if run.recipe is recipe:
+            run._write_recipe()
         _point_latest_at(run.root)
         return run
 
@@ -123,6 +128,10 @@ class Run:
     def stage(self, name: str, folder: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> Stage:
         """Return the stage ``name`` in ``folder``, given the hashes of its inputs and its part of the recipe."""
         return Stage(self.root, name, folder, dict(inputs), plain(parameters), self.recipe.seed, self.ledger)
+
+    def manifests(self) -> dict[str, Manifest]:
+        """Return the manifests of all finished stages by folder; one that cannot be read is left out."""
+        return dict(held_by(self.root).made) if self.ledger.records() else {}
 
     def sealed(self, place: str) -> Manifest:
         """Return the manifest of the finished stage in ``place``; any file that is not as written, an ArtifactError."""
@@ -196,38 +205,3 @@ def _point_latest_at(root: Path) -> None:
         beside.unlink(missing_ok=True)
         beside.symlink_to(root.name)
         beside.replace(link)
-
-
-def verify_run(root: Path) -> list[str]:
-    """Check the ledger's chain, every manifest and every output of a run; return one sentence per problem."""
-    ledger = Ledger(root / LEDGER)
-    try:
-        records = ledger.records()
-    except ArtifactError as error:
-        return [str(error)]
-    if not records:
-        return [f"{ledger.path} is missing or empty"]
-    problems = []
-    recipes = [r.data.get("sha256") for r in records if r.event == "recipe"]
-    if not (root / RECIPE).is_file():
-        problems.append(f"{root / RECIPE} is missing")
-    elif sha256_of_file(root / RECIPE) not in recipes[-1:]:
-        problems.append(f"{root / RECIPE} was changed after it was entered in the ledger")
-    problems += written_problems(root, records)
-    sealed = sealed_manifests(records)
-    found = {path.parent.relative_to(root).as_posix() for path in root.rglob(FILE_NAME)}
-    for place in sorted(found | set(sealed)):
-        problems += seal_problems(root / place, sealed.get(place))
-    return problems
-
-
-def written_problems(root: Path, records: Sequence[Record]) -> list[str]:
-    """Compare the report and its renderings with the ledger; one that was removed is no problem."""
-    written: dict[str, str] = {}
-    for record in records:
-        written |= record.data["files"] if record.event == "written" else {}
-    return [
-        f"{root / name} was changed: SHA-256 is {actual[:12]}, the ledger has {expected[:12]}"
-        for name, expected in written.items()
-        if (root / name).is_file() and (actual := sha256_of_file(root / name)) != expected
-    ]

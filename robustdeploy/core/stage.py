@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from robustdeploy.core.files import atomic_write_text, sha256_of_file, sha256_of_text, storage_errors, sync_file
+from robustdeploy.core.files import atomic_write_text, hash_or_reason, sha256_of_text, storage_errors, sync_file
 from robustdeploy.core.ledger import Ledger, Record, utc_now
 from robustdeploy.core.manifest import (
     FILE_NAME,
@@ -28,8 +28,8 @@ from robustdeploy.errors import ArtifactError, UsageError
 
 def sealed_manifests(records: Sequence[Record]) -> dict[str, str]:
     """Return the SHA-256 of the manifest of every folder that is sealed, by the ledger."""
-    last = {str(r.data["folder"]): r for r in records if r.event in ("sealed", "unsealed")}
-    return {place: str(r.data["manifest"]) for place, r in last.items() if r.event == "sealed"}
+    last = {str(r.data.get("folder")): r for r in records if r.event in ("sealed", "unsealed")}
+    return {place: str(r.data.get("manifest")) for place, r in last.items() if r.event == "sealed"}
 
 
 def seal_problems(folder: Path, expected: str | None) -> list[str]:
@@ -40,7 +40,7 @@ def seal_problems(folder: Path, expected: str | None) -> list[str]:
     if expected is None:
         return [f"{path} is not in the ledger: the manifest or ledger.jsonl was edited, cut or replaced"]
     problems = []
-    if (actual := sha256_of_file(path)) != expected:
+    if (actual := hash_or_reason(path)) != expected:
         problems.append(f"{path} was changed: SHA-256 is {actual[:12]}, the ledger has {expected[:12]}")
     try:
         return problems + changed_outputs(folder, read_manifest(folder))

@@ -16,6 +16,7 @@ from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.report import BudgetLine, ChannelCount, Figures, Measurement, Report
+from robustdeploy.core.settings import overrides
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.evidence import EvaluationRows
 from robustdeploy.report.collapse import collapse_diagnostics
@@ -33,12 +34,16 @@ def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Seal
     costs = (*_cost_rows(budget), *nonzero_rows(zeros, budget))
     removes_channels = "nonzero_macs" not in train.manifest.facts
     measurements = (*rows.measurements, *(_with_limit(row, recipe.budget, budget, removes_channels) for row in costs))
-    omissions = tuple(omissions_of(recipe, train.manifest.facts, evaluation.manifest.parameters, measurements))
+    used = evaluation.manifest.parameters
+    changed = overrides(recipe.evaluate, used.get("evaluate", {}))
+    omissions = tuple(omissions_of(recipe, train.manifest.facts, used, measurements, changed))
     measurements = (*measurements, skipped_row(omissions))
     diagnostics = (*rows.diagnostics, *collapse_diagnostics(train.manifest.facts))
     return Report(
         name=name,
         target=target,
+        evaluation=evaluation.folder.name,
+        overrides=changed,
         created=utc_now().isoformat(timespec="seconds"),
         producer=producer(),
         data={**train.manifest.facts["data"], "test": evaluation.manifest.facts["n"]},
@@ -100,6 +105,7 @@ def _subject(recipe: Recipe, train: Sealed, export: Sealed, evaluation: Sealed) 
         "agent": export.artifact("agent.pyz").sha256,
         "outcomes": evaluation.artifact("outcomes.npz").sha256,
         "training manifest": sha256_of_file(train.folder / "manifest.json"),
+        "export manifest": sha256_of_file(export.folder / "manifest.json"),
         "evaluation manifest": sha256_of_file(evaluation.folder / "manifest.json"),
     }
 

@@ -27,6 +27,11 @@ def judge_report(report: Report, rules: Sequence[Rule] | None = None) -> Verdict
     return judge(report.measurements, report.diagnostics, chosen, report.omissions)
 
 
+def judged_by(report: Report, rules: Sequence[Rule]) -> Report:
+    """Return a report as it would be with other rules."""
+    return report.model_copy(update={"rules": tuple(rules), "verdict": judge_report(report, rules)})
+
+
 def judge(
     rows: Sequence[Measurement],
     diagnostics: Sequence[Diagnostic],

@@ -7,16 +7,23 @@ from typing import Any
 
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.report import Measurement, Omission
+from robustdeploy.core.report import Measurement, Omission, Override
 
 
 def omissions_of(
-    recipe: Recipe, training: Mapping[str, Any], evaluation: Mapping[str, Any], rows: Sequence[Measurement]
+    recipe: Recipe,
+    training: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    rows: Sequence[Measurement],
+    overrides: Sequence[Override] = (),
 ) -> Iterator[Omission]:
     """Say what was left out of an evaluation, by what it was given and by the rows it has.
 
-    ``training`` holds the facts of the trained net's manifest, ``evaluation`` the parameters of the evaluation's.
+    ``training`` holds the facts of the trained net's manifest, ``evaluation`` the parameters of the evaluation's, and
+    ``overrides`` those of these that are not the recipe's.
     """
+    if overrides:
+        yield _of("settings", f"this is not the recipe's own evaluation: {'; '.join(map(str, overrides))}")
     target, settings = evaluation.get("target", {}), evaluation.get("evaluate", {})
     kinds = {row.kind for row in rows if row.metric == "robust_accuracy" and row.where == "board"}
     metrics = {row.metric for row in rows}

@@ -25,8 +25,10 @@ class Format(Protocol):
         ...
 
 
-def render(report: Report, formats: Sequence[str], folder: Path) -> list[Path]:
+def render(report: Report, formats: Sequence[str], folder: Path, suffix: str = "") -> list[Path]:
     """Write ``report`` into ``folder`` in every format named, and return the paths in that order.
+
+    ``suffix`` goes between the name and the ending of each file.
 
     A rendering that lies there already is written too, lest it tell of an older report. All are made before the first
     is written. An unknown format is a RecipeError, and nothing is written.
@@ -34,11 +36,13 @@ def render(report: Report, formats: Sequence[str], folder: Path) -> list[Path]:
     texts: dict[Path, str] = {}
     for name in dict.fromkeys((*formats, *FORMATS.names())):
         made: Format = FORMATS.build(name, {})
-        if name not in formats and not (folder / made.filename).is_file():
+        plain = Path(made.filename)
+        path = folder / f"{plain.stem}{suffix}{plain.suffix}"
+        if name not in formats and not path.is_file():
             continue
         if Path(made.filename).name != made.filename:
             raise UsageError(f"the report format '{name}' would write '{made.filename}', which is no plain file name")
-        texts[folder / made.filename] = made(report)
+        texts[path] = made(report)
     for path, text in texts.items():
         atomic_write_text(path, text)
     return list(texts)

@@ -102,8 +102,12 @@ def test_rules_decide_the_exit_code_of_gate(desk, command):
             command(desk, "gate", "--rules=rules.yaml", "--json"),
         )
         assert plain.code == as_json.code
-        assert plain.out.splitlines()[0] == as_json.document["outcome"]
-        return plain.code, plain.out.splitlines()[0]
+        outcome = as_json.document["outcome"]
+        # Few images, a short window and no rule on latency: the verdict is never told without these.
+        assert plain.out.startswith(f"{outcome}")
+        assert "things were not checked\n" in plain.out
+        assert {"warnings", "unchecked"} <= as_json.document.keys()
+        return plain.code, outcome
 
     assert gate("metric: clean_accuracy, at_least: 0.01") == (0, "PASS")
     assert gate("metric: clean_accuracy, at_least: 0.9999, on: value") == (1, "FAIL")
@@ -132,7 +136,7 @@ def test_a_verdict_that_is_not_pass_is_the_exit_code_of_run(desk, command):
     words = ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml", "--set", "gate=[]"]
     done = command(desk, *words)
     assert done.code == 3
-    assert "INCONCLUSIVE" in done.out.splitlines()
+    assert "\nINCONCLUSIVE" in done.out
 
 
 def test_the_report_meets_its_schema(chain):

@@ -1,0 +1,111 @@
+"""Lineage: whether each stage of a run, and its report, was made from what the stages before it hold now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from robustdeploy.core.manifest import FILE_NAME, Manifest
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.report import Report
+from robustdeploy.core.settings import DEVICE, as_options, overrides, target_of
+
+Manifests = Mapping[str, Manifest]
+"""The manifests of the finished stages by their folders in the run, e.g. ``export/host-cpu``."""
+
+
+def sources_of(place: str) -> dict[str, tuple[str, str]]:
+    """Return what a stage reads of other stages: by the input's name, the folder and the output in it."""
+    kind, _, name = place.partition("/")
+    if kind == "export":
+        return {output: ("train", output) for output in ("model.safetensors", "net.json", "held_out.npz")}
+    if kind == DEVICE:
+        export = f"export/{target_of(name)}"
+        return {
+            "net": ("train", "model.safetensors"),
+            "dense": ("dense", "model.safetensors"),
+            "onnx": (export, "model.onnx"),
+            "agent": (export, "agent.pyz"),
+        }
+    return {}
+
+
+def behind(evaluation: str) -> tuple[str, ...]:
+    """Return the folders that an evaluation, by its name, and its report rest on, in the order they are made in."""
+    return ("dense", "train", f"export/{target_of(evaluation)}", f"{DEVICE}/{evaluation}")
+
+
+def stale(root: Path, place: str, made: Manifests, recipe: Recipe) -> list[str]:
+    """Compare what the stage in ``place`` read with what is there now; one sentence says what to do, or none."""
+    manifest, kind = made[place], place.partition("/")[0]
+    found = []
+    for name, (source, output) in sources_of(place).items():
+        if name not in manifest.inputs:
+            continue
+        if source not in made:
+            found.append(f"{source}/{output}, whose stage is not finished any more")
+        elif made[source].outputs.get(output) != manifest.inputs[name]:
+            found.append(f"another {source}/{output} than is there now")
+    if kind == DEVICE and (export := f"export/{target_of(place.partition('/')[2])}") in made:
+        ours, theirs = (each.parameters.get("target") for each in (manifest, made[export]))
+        if ours is not None and theirs is not None and ours != theirs:
+            found.append(f"another definition of its target than {export}")
+    if not found:
+        return []
+    return [f"{root / place} is out of date: it was made from {'; '.join(found)}; {_again(root, place, made, recipe)}"]
+
+
+def _again(root: Path, place: str, made: Manifests, recipe: Recipe) -> str:
+    kind, _, name = place.partition("/")
+    target = target_of(name)
+    command = f"robustdeploy {'export' if kind == 'export' else 'evaluate'} {root} --target {target}"
+    export = f"export/{target}"
+    if kind == DEVICE:
+        command += as_options(overrides(recipe.evaluate, made[place].parameters.get("evaluate", {})))
+        if export not in made or (export in made and stale(root, export, made, recipe)):
+            command = f"robustdeploy export {root} --target {target}` and `{command}"
+    return f"`{command}` makes it again"
+
+
+def report_problems(
+    root: Path, report: Report, made: Manifests, recipes: Collection[str], files: Mapping[str, str]
+) -> list[str]:
+    """Compare what a report says that it is about with what is there now.
+
+    ``recipes`` holds the SHA-256 that the run's recipe may have in it, ``files`` those of files by path.
+    """
+    evaluation = report.evaluation or report.target
+    _, train, export, device = behind(evaluation)
+    missing = [place for place in (train, export, device) if place not in made]
+    again = f"`robustdeploy report {root} --target {evaluation}` writes it again"
+    if missing:
+        return [f"the report on {evaluation} is out of date: {root / missing[0]} is not finished any more; {again}"]
+    found = {
+        "net": made[train].outputs.get("model.safetensors"),
+        "onnx": made[export].outputs.get("model.onnx"),
+        "bundle": made[export].outputs.get("bundle.zip"),
+        "agent": made[export].outputs.get("agent.pyz"),
+        "engine": made[device].facts.get("engine"),
+        "outcomes": made[device].outputs.get("outcomes.npz"),
+        "training manifest": files.get(f"{train}/{FILE_NAME}"),
+        "export manifest": files.get(f"{export}/{FILE_NAME}"),
+        "evaluation manifest": files.get(f"{device}/{FILE_NAME}"),
+    }
+    other = [name for name, now in found.items() if name in report.subject and report.subject[name] != now]
+    other += ["recipe"] if recipes and report.subject.get("recipe", next(iter(recipes))) not in recipes else []
+    if not other:
+        return []
+    return [
+        f"the report on {evaluation} is out of date: it is about another {', '.join(other)} than is there now; {again}"
+    ]
+
+
+def chain_problems(root: Path, places: Sequence[str], made: Manifests, recipe: Recipe) -> Iterator[str]:
+    """Say of every one of ``places`` that is finished whether it is out of date, and how to mend it."""
+    for place in places:
+        if place in made:
+            yield from stale(root, place, made, recipe)
+    if {"dense", "train"} <= made.keys():
+        ours, theirs = (made[place].inputs.get("images") for place in ("train", "dense"))
+        if ours != theirs:
+            yield f"{root / 'dense'} is out of date: train has other images; run `robustdeploy prune`"

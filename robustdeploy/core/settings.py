@@ -1,0 +1,60 @@
+"""Settings of an evaluation: the recipe's own, or others, whose results stand beside these under a label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from robustdeploy.core.files import canonical_json, sha256_of_text
+from robustdeploy.core.plain import plain
+from robustdeploy.core.recipe import Evaluate
+from robustdeploy.core.report import Override
+
+DEVICE = "device"
+_MARK = "@"
+
+
+def label_of(own: Evaluate, used: Evaluate) -> str:
+    """Return what marks results of other settings than the recipe's own, e.g. ``3fa9c2d1``; nothing marks those."""
+    text = canonical_json(plain(used))
+    return "" if text == canonical_json(plain(own)) else sha256_of_text(text)[:8]
+
+
+def evaluation_name(target: str, label: str) -> str:
+    """Return the name of an evaluation: ``host-cpu``, or ``host-cpu@3fa9c2d1`` under other settings."""
+    return f"{target}{_MARK}{label}" if label else target
+
+
+def target_of(evaluation: str) -> str:
+    """Return the target of an evaluation by its name; no target's name holds the mark."""
+    return evaluation.partition(_MARK)[0]
+
+
+def is_own(evaluation: str) -> bool:
+    """Whether an evaluation has the recipe's own settings, by its name."""
+    return _MARK not in evaluation
+
+
+def report_suffix(evaluation: str) -> str:
+    """Return what the names of a report's files end in: nothing for the recipe's own evaluation."""
+    return "" if is_own(evaluation) else f"-{evaluation}"
+
+
+def differences(own: Mapping[str, Any], used: Mapping[str, Any], prefix: str = "") -> Iterator[Override]:
+    """Name the fields of which both have a value and not the same; one that an older version lacks is no difference."""
+    for key in (key for key in own if key in used):
+        mine, theirs = own[key], used[key]
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            yield from differences(mine, theirs, f"{prefix}{key}.")
+        elif mine != theirs:
+            yield Override(field=f"{prefix}{key}", recipe=mine, used=theirs)
+
+
+def overrides(own: Evaluate, used: Mapping[str, Any]) -> tuple[Override, ...]:
+    """Return which of the recipe's settings an evaluation with the settings ``used`` did not have."""
+    return tuple(differences({"evaluate": plain(own)}, {"evaluate": used}))
+
+
+def as_options(changed: tuple[Override, ...]) -> str:
+    """Write overrides as the options that ask for them again."""
+    return "".join(f" --set '{each.field}={canonical_json(each.used)}'" for each in changed)
