@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeploy.attacks.protocol import box, cross_entropy, input_gradient, margin, to_grey_levels
+from robustdeploy.core.bounds import Count, Step
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
 
@@ -22,11 +23,11 @@ from robustdeploy.onboard.types import Threat
 class Pgd:
     """Signed gradient steps of size ``alpha``, projected into the box after each."""
 
-    steps: int = 10
+    steps: Count = 10
     """Gradient steps per restart."""
-    restarts: int = 1
+    restarts: Count = 1
     """Random starts; later ones attack only the images that still stand."""
-    alpha: float | None = None
+    alpha: Step | None = None
     """Step in pixels of [0, 1]; unset means eps / 4, which is 2/255 at eps 8/255."""
     loss: Literal["cross-entropy", "margin"] = "cross-entropy"
     """What the steps climb; ``margin`` often finds what cross-entropy leaves, and the other way round."""

@@ -65,7 +65,7 @@ def guard() -> tuple[Stream, Stream]:
     codecs.register_error("robustdeploy", _spelt)
     guarded = []
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or Path(os.devnull).open("w", encoding="utf-8")
+        stream = getattr(sys, name) or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="robustdeploy")
         guarded.append(Stream(stream))

@@ -18,6 +18,7 @@ Place = tuple[str | int, ...]
 """Keys and list indices from the root to a value."""
 
 _BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
+_PIXELS = ("eps", "alpha")
 _KINDS = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -107,6 +108,16 @@ def _limits(kind: Any, error: ErrorDetails) -> str:
     return " and ".join(f"{word} {found[name]:.6g}" for name, word in _BOUNDS if name in found)
 
 
+def _in_grey_levels(error: ErrorDetails) -> str:
+    """Ask whether a step or radius above 1, which is of pixels in [0, 1], was meant in the 256 levels of an image."""
+    try:
+        number = float(error["input"])
+    except (TypeError, ValueError):
+        return ""
+    name = next((step for step in reversed(error["loc"]) if isinstance(step, str) and step in _PIXELS), None)
+    return f"; did you mean {number:g}/255?" if name and 1 < number <= 255 else ""
+
+
 def complaint(error: ErrorDetails, kind: Any = None) -> str:
     """Return the sentence for one pydantic error of the model or dataclass ``kind``, without its place."""
     what, value = error["type"], shown(error["input"])
@@ -116,7 +127,7 @@ def complaint(error: ErrorDetails, kind: Any = None) -> str:
     if what in ("missing", "missing_argument"):
         return "is required and missing"
     if what in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        return f"must be {_limits(kind, error)}, not {value}"
+        return f"must be {_limits(kind, error)}, not {value}{_in_grey_levels(error)}"
     if what == "finite_number" and (limits := _limits(kind, error)):
         return f"must be a finite number {limits}, not {value}"
     if what in ("literal_error", "enum"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -60,15 +60,20 @@ def load_recipe(
     registries: Registries | None = REGISTRIES,
     *,
     foresee: bool = False,
+    before: Callable[[Recipe], object] | None = None,
 ) -> Recipe:
     """Load a recipe and apply overrides such as ``budget.ops=0.3``; without ``registries`` plug-ins go unchecked.
 
-    With ``foresee``, a rule that no evaluation of the recipe can meet is a problem too.
+    With ``foresee``, a rule that no evaluation of the recipe can meet is a problem too. ``before`` gets the recipe when
+    all is checked that needs no torch, and may refuse it by an error of its own.
     """
     source = _source("recipes", name_or_path)
     for override in overrides:
         apply_override(source, override)
-    return _validated(Recipe, source, registries, foresee)
+    quick = _validated(Recipe, source, registries, quick=True)
+    if before is not None:
+        before(quick)
+    return quick if registries is None else _validated(Recipe, source, registries, foresee=foresee)
 
 
 def load_target(name_or_path: str | Path, registries: Registries | None = REGISTRIES) -> Target:
@@ -114,7 +119,10 @@ def resolved_yaml(noun: Recipe | Target) -> str:
     return text_from_value(plain(noun))
 
 
-def _validated(kind: type[N], source: Source, registries: Registries | None, foresee: bool = False) -> N:
+def _validated(
+    kind: type[N], source: Source, registries: Registries | None, *, quick: bool = False, foresee: bool = False
+) -> N:
+    """Return what ``source`` holds, or raise all that is wrong with it; ``quick`` leaves out what needs torch."""
     problems, noun = list(source.problems), None
     found: list[tuple[Place, str]] = []
     try:
@@ -123,7 +131,7 @@ def _validated(kind: type[N], source: Source, registries: Registries | None, for
     except ValidationError as error:
         found += [(e["loc"], complaint(e, kind)) for e in error.errors()]
     if registries is not None:
-        found += _plugin_problems(kind, source.data, registries)
+        found += _plugin_problems(kind, source.data, registries, quick)
         if kind is Recipe:
             found += rule_problems(source.data, ("gate",))
         if isinstance(noun, Recipe):
@@ -185,7 +193,7 @@ def _plugin_places(kind: type[N], data: Any) -> Iterator[tuple[Place, tuple[str,
         yield ("evaluate", "attacks", index), ("attacks", "query-attacks")
 
 
-def _plugin_problems(kind: type[N], data: Any, registries: Registries) -> Iterator[tuple[Place, str]]:
+def _plugin_problems(kind: type[N], data: Any, registries: Registries, quick: bool) -> Iterator[tuple[Place, str]]:
     defaults = kind(name="x")
     if kind is Recipe:
         name = value_at(data, ("data", "name"), value_at(defaults, ("data", "name")))
@@ -200,7 +208,7 @@ def _plugin_problems(kind: type[N], data: Any, registries: Registries) -> Iterat
         among = [registries[k] for k in kinds]
         registry = next((r for r in among if choice.name in r), among[0])
         others = [name for r in among if r is not registry for name in r.names()]
-        for inner, text in registry.problems(choice.name, choice.options, others):
+        for inner, text in registry.problems(choice.name, choice.options, others, quick=quick):
             yield _place_in_choice(raw, place, inner), text
 
 

@@ -19,16 +19,16 @@ from pydantic.dataclasses import dataclass
 from robustdeploy.core.model import Number
 
 
-def _numbers_accept_fractions(hint: Any) -> Any:
+def numbers_accept_fractions(hint: Any) -> Any:
     """Replace ``float`` anywhere in a type by ``Number``, so that ``8/255`` is read wherever a number is."""
     if hint is float:
         return Number
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return Annotated[_numbers_accept_fractions(arguments[0]), *arguments[1:]]
+        return Annotated[numbers_accept_fractions(arguments[0]), *arguments[1:]]
     if origin is typing.Literal or not arguments:
         return hint
-    changed = tuple(_numbers_accept_fractions(argument) for argument in arguments)
+    changed = tuple(numbers_accept_fractions(argument) for argument in arguments)
     if origin in (typing.Union, types.UnionType):
         return typing.Union[changed]  # noqa: UP007 - built from a tuple
     return origin[changed] if origin is not None else hint
@@ -71,10 +71,15 @@ def _options_type(plugin: Any) -> type[Any]:
     for f in dataclasses.fields(plugin):
         if f.init:
             about = Field(description=described.get(f.name))
-            hint: Any = _annotated(_numbers_accept_fractions(hints[f.name]), about)
+            hint: Any = _annotated(numbers_accept_fractions(hints[f.name]), about)
             default: Any = {"default": f.default, "default_factory": f.default_factory}
             fields.append((f.name, hint, dataclasses.field(**default, kw_only=True)))
-    plain = dataclasses.make_dataclass(plugin.__name__, fields, frozen=True)
-    plain.__doc__ = plugin.__doc__
+    return checked_type(plugin.__name__, fields, plugin.__doc__)
+
+
+def checked_type(name: str, fields: list[tuple[str, Any, Any]], doc: str | None) -> type[Any]:
+    """Return a dataclass of ``fields`` (name, type, ``dataclasses.field``) that refuses keys it does not know."""
+    plain = dataclasses.make_dataclass(name, fields, frozen=True)
+    plain.__doc__ = doc
     config = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=False)
     return dataclass(frozen=True, config=config)(plain)

@@ -20,7 +20,9 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean, is_dataclass_type
+from robustdeploy.core.declared import declared_options
 from robustdeploy.core.options import options_type
+from robustdeploy.core.torchvision_names import classifiers
 from robustdeploy.errors import RecipeError
 from robustdeploy.onboard.types import Backend, QueryAttack
 
@@ -58,6 +60,10 @@ class Registry(Generic[T]):
     """Accepts names that are resolved elsewhere; asked only for a name that is not found here."""
     elsewhere: str = field(default="", compare=False)
     """What those other names are, for the sentence about an unknown one."""
+    others: Callable[[], Iterable[str]] = field(default=tuple, compare=False)
+    """Those of them that can be listed, in which the nearest to an unknown one is looked for."""
+    heavy: bool = False
+    """Its plug-ins load torch when they are imported, which takes seconds."""
 
     @cached_property
     def _files(self) -> Mapping[str, Path]:
@@ -87,7 +93,7 @@ class Registry(Generic[T]):
         known = sorted({*self.names(), *others})
         words = ", ".join([*known, *([f"or {self.elsewhere}"] if self.elsewhere else [])])
         listed = f" (known: {words})" if words else " (none is installed)"
-        return f"unknown {self.kind} '{name}'{did_you_mean(name, known)}{listed}"
+        return f"unknown {self.kind} '{name}'{did_you_mean(name, [*known, *self.others()])}{listed}"
 
     def get(self, name: str) -> type[T]:
         """Import the plug-in ``name``; an unknown, ambiguous or malformed one is a RecipeError."""
@@ -120,29 +126,32 @@ class Registry(Generic[T]):
             raise RecipeError("\n".join(line.replace(": : ", ": ") for line in lines))
         return built
 
-    def problems(self, name: str, options: Mapping[str, Any], others: Iterable[str] = ()) -> list[tuple[Place, str]]:
+    def problems(
+        self, name: str, options: Mapping[str, Any], others: Iterable[str] = (), *, quick: bool = False
+    ) -> list[tuple[Place, str]]:
         """Return what is wrong with a choice: the place inside it and one sentence.
 
-        An unknown name is at ``("name",)``; ``others`` are names of other kinds that would do in its place too.
+        An unknown name is at ``("name",)``; ``others`` are names of other kinds that would do in its place too. With
+        ``quick`` a plug-in that is heavy is not imported, and its options are checked by what its file declares.
         """
         if name not in self:
             return [] if self.accepts(name) else [(("name",), self.unknown(name, others))]
         try:
+            if quick and self.heavy:
+                entry = None if name in self._files else self._entries[name]
+                declared = declared_options(self.origin(name), entry.attr if entry else "plugin")
+                return [] if declared is None else _checked(declared, options)[1]
             return self._attempt(name, options)[1]
         except RecipeError as error:
             return [(("name",), str(error))]
 
     def _attempt(self, name: str, options: Mapping[str, Any]) -> tuple[T | None, list[tuple[Place, str]]]:
         plugin = self.get(name)
-        checked = options_type(plugin)
+        values, problems = _checked(options_type(plugin), options)
+        if problems:
+            return None, problems
         try:
-            values: Any = TypeAdapter(checked).validate_python(dict(options))
-            if lost := booleans_lost(options, values):
-                return None, lost
-            fields = dataclasses.fields(values)
-            return plugin(**{f.name: getattr(values, f.name) for f in fields}), []
-        except ValidationError as error:
-            return None, [(e["loc"], complaint(e, checked)) for e in error.errors()]
+            return plugin(**{f.name: getattr(values, f.name) for f in dataclasses.fields(values)}), []
         except (ValueError, TypeError) as error:  # the plug-in's own check, in __post_init__
             return None, [((), str(error))]
 
@@ -169,12 +178,20 @@ class Registry(Generic[T]):
         return TypeAdapter(options_type(self.get(name))).json_schema(ref_template=ref_template)
 
 
+def _checked(kind: type[Any], options: Mapping[str, Any]) -> tuple[Any, list[tuple[Place, str]]]:
+    """Make ``kind`` of ``options``, or say what is wrong with them."""
+    try:
+        values = TypeAdapter(kind).validate_python(dict(options))
+    except ValidationError as error:
+        return None, [(e["loc"], complaint(e, kind)) for e in error.errors()]
+    return values, booleans_lost(options, values)
+
+
 def _resolved_by_nets(name: str) -> bool:
     """Accept ``package.module:factory`` and torchvision's classifiers, which `robustdeploy.nets` knows how to build."""
     if ":" in name:
         return True
-    models = importlib.import_module("torchvision.models")
-    return name in models.list_models(module=models)
+    return name in classifiers()
 
 
 NETS: Registry[Any] = Registry(
@@ -183,15 +200,16 @@ NETS: Registry[Any] = Registry(
     "robustdeploy.nets",
     _resolved_by_nets,
     "a classifier of torchvision, or package.module:factory",
+    classifiers,
 )
 DATA: Registry[Any] = Registry("data set", "robustdeploy.data", "robustdeploy.data")
-ATTACKS: Registry[Any] = Registry("attack", "robustdeploy.attacks", "robustdeploy.attacks")
+ATTACKS: Registry[Any] = Registry("attack", "robustdeploy.attacks", "robustdeploy.attacks", heavy=True)
 QUERY_ATTACKS: Registry[QueryAttack] = Registry(
     "query attack", "robustdeploy.onboard.attacks", "robustdeploy.query-attacks"
 )
 BACKENDS: Registry[Backend] = Registry("backend", "robustdeploy.onboard.backends", "robustdeploy.backends")
-PRUNERS: Registry[Any] = Registry("pruner", "robustdeploy.prune", "robustdeploy.pruners")
-TASKS: Registry[Any] = Registry("training task", "robustdeploy.train.tasks", "robustdeploy.tasks")
+PRUNERS: Registry[Any] = Registry("pruner", "robustdeploy.prune", "robustdeploy.pruners", heavy=True)
+TASKS: Registry[Any] = Registry("training task", "robustdeploy.train.tasks", "robustdeploy.tasks", heavy=True)
 LINKS: Registry[Any] = Registry("link", "robustdeploy.devices", "robustdeploy.links")
 FORMATS: Registry[Any] = Registry("report format", "robustdeploy.report.formats", "robustdeploy.formats")
 

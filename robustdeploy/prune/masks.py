@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from robustdeploy.core.bounds import Rate, Share
 from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.module import evaluating
 from robustdeploy.errors import BudgetError, TrainingError
@@ -53,14 +54,14 @@ NARROW = 128
 class Masks:
     """Channel masks round(½·tanh(M) + shift), learnt while training."""
 
-    lr: float = 0.01
+    lr: Rate = 0.01
     """Step of a mask's M; its inverse is also the number of steps over which M averages its gradient, and a group its
     information."""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """Share of the training before the first channel is masked."""
-    freeze: float = 0.35
+    freeze: Share = 0.35
     """Share of the training after which the budget is solved exactly and the masks stay."""
-    floor: float = 0.1
+    floor: Share = 0.1
     """Least share of each group that is kept; lowered by itself where the budget needs it."""
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.core.bounds import Count, Rate, Share
 from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.sparse import PATTERNED
 from robustdeploy.errors import BudgetError
@@ -27,15 +28,15 @@ from robustdeploy.prune.weight_masks import Course, WeightMaskedNet
 class NM:
     """At most n of every m consecutive input channels, at each output and filter position."""
 
-    n: int = 2
+    n: Count = 2
     """Weights that stay of each group."""
-    m: int = 4
+    m: Count = 4
     """Consecutive inputs that make a group."""
-    lr: float = 0.01
+    lr: Rate = 0.01
     """Step of a mask's M; its inverse is also the number of steps over which M averages its gradient."""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """Share of the training before the first layer takes the pattern."""
-    freeze: float = 0.65
+    freeze: Share = 0.65
     """Share of the training after which all chosen layers have the pattern and the masks stay."""
 
     needs_budget: ClassVar[bool] = False

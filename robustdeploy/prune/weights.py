@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.core.bounds import Rate, Share
 from robustdeploy.core.recipe import Budget
 from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.prune.weight_budget import Limit, layer_weights, priced, weight_costs, weight_limits
@@ -29,13 +30,13 @@ BINS = 4096
 class Weights:
     """A mask for every weight of every convolution and linear layer; the net keeps its shape and gains zeros."""
 
-    lr: float = 0.01
+    lr: Rate = 0.01
     """Step of a mask's M; its inverse is also the number of steps over which M averages its gradient."""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """Share of the training before the first weight is masked."""
-    freeze: float = 0.65
+    freeze: Share = 0.65
     """Share of the training after which the budget is met exactly and the masks stay."""
-    floor: float = 0.1
+    floor: Share = 0.1
     """Least share of a layer's weights that is kept, in units of the share that the budget leaves of all weights."""
 
     removes_channels: ClassVar[bool] = False

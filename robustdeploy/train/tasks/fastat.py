@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from robustdeploy.core.bounds import Share, Step
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train.mixing import check_share, mixed
@@ -20,9 +21,9 @@ class FastAt:
 
     single_step: ClassVar[bool] = True
 
-    alpha: float | None = None
+    alpha: Step | None = None
     """Step in pixels of [0, 1]; unset means 1.25 · eps, the paper's 10/255 at eps 8/255."""
-    clean: float = 0.0
+    clean: Share = 0.0
     """Share of the loss, in [0, 1), that the images have as they are (Wang et al. 2018)."""
 
     def __post_init__(self) -> None:

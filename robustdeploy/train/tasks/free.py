@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.core.bounds import Count, Share
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train.mixing import check_share, mixed
@@ -25,9 +26,9 @@ class Free:
 
     single_step: ClassVar[bool] = True
 
-    replays: int = 8
+    replays: Count = 8
     """Optimiser steps on each batch, the paper's m."""
-    clean: float = 0.0
+    clean: Share = 0.0
     """Share of the loss, in [0, 1), that the images have as they are (Wang et al. 2018)."""
 
     def __post_init__(self) -> None:

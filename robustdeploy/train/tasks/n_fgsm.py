@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from robustdeploy.core.bounds import NotNegative, Share, Step
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train.mixing import check_share, mixed
@@ -25,11 +26,11 @@ class NFgsm:
 
     single_step: ClassVar[bool] = True
 
-    noise: float = 2.0
+    noise: NotNegative = 2.0
     """The noise is uniform in ± noise · eps; 2 is the paper's."""
-    alpha: float | None = None
+    alpha: Step | None = None
     """Step in pixels of [0, 1]; unset means eps, the paper's."""
-    clean: float = 0.0
+    clean: Share = 0.0
     """Share of the loss, in [0, 1), that the images have as they are (Wang et al. 2018)."""
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from robustdeploy.core.bounds import Count, Share, Step
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train.mixing import check_share, mixed
@@ -17,11 +18,11 @@ from robustdeploy.train.tasks.ascent import ball, check_count, check_step, insid
 class PgdAt:
     """Train on the images that ``steps`` steps from a random start reach; all passes run in training mode."""
 
-    steps: int = 7
+    steps: Count = 7
     """Gradient steps per batch; each costs a pass forward and back."""
-    alpha: float | None = None
+    alpha: Step | None = None
     """Step in pixels of [0, 1]; unset means eps / 4, the paper's 2/255 at eps 8/255."""
-    clean: float = 0.0
+    clean: Share = 0.0
     """Share of the loss, in [0, 1), that the images have as they are (Wang et al. 2018)."""
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeploy.cost.module import evaluating
+from robustdeploy.core.bounds import Count, Positive, Step
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train.mixing import accuracy, both
@@ -28,11 +29,11 @@ class Trades:
     paper's normal one, and clean and attacked images are scored as one batch, for the reasons given in ``mixing``.
     """
 
-    beta: float = 6.0
+    beta: Positive = 6.0
     """Weight of the KL; the paper's 1/λ."""
-    steps: int = 10
+    steps: Count = 10
     """Gradient steps per batch; each costs a pass forward and back."""
-    alpha: float | None = None
+    alpha: Step | None = None
     """Step in pixels of [0, 1]; unset means eps / 4 (the paper's 0.007 at eps 0.031 is eps / 4.4)."""
 
     def __post_init__(self) -> None:
