@@ -61,6 +61,7 @@ def evaluate(
     """
     from robustdeploy.cli.result import show
     from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.given import is_stored_net
     from robustdeploy.core.load import load_recipe, load_target
     from robustdeploy.core.plain import plain
     from robustdeploy.core.run import Run
@@ -69,7 +70,6 @@ def evaluate(
     from robustdeploy.errors import UsageError
     from robustdeploy.pipeline import adopt, export
     from robustdeploy.pipeline import evaluate as evaluated
-    from robustdeploy.train.adopt import is_stored_net
 
     given = overrides(set_)
     used = [each for each in given if _is_of("evaluate", each)]

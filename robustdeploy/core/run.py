@@ -18,6 +18,7 @@ from robustdeploy.core.files import (
     sha256_of_text,
     storage_errors,
 )
+from robustdeploy.core.given import no_latest, no_run
 from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.load import load_recipe, resolved_yaml
 from robustdeploy.core.manifest import FILE_NAME, Manifest, read_manifest
@@ -71,18 +72,11 @@ class Run:
 
         Once its net is trained a run keeps its recipe, evaluation and gate too, unless all is made ``anew``.
         """
-        mark = training_fingerprint(recipe)
         run = cls(cls.folder_for(runs, recipe, name), recipe)
         _make_folder(run.root)
-        if (run.root / RECIPE).exists():
-            held = _recipe_in(run.root)
-            if (other := training_fingerprint(held)) != mark:
-                raise UsageError(
-                    f"{run.root} holds another recipe ('{held.name}', fingerprint {other[:8]}; asked for "
-                    f"'{recipe.name}', {mark[:8]}); choose another run name or remove that folder"
-                )
-            if (run.root / "train" / FILE_NAME).exists() and not anew:
-                run = cls(run.root, held)
+        held = check_same_training(run.root, recipe)
+        if held is not None and (run.root / "train" / FILE_NAME).exists() and not anew:
+            run = cls(run.root, held)
         if run.recipe is recipe:
             run._write_recipe()
         _point_latest_at(run.root)
@@ -118,10 +112,9 @@ class Run:
         if path is not None and not path.exists() and (runs / path / RECIPE).is_file():
             root = runs / path
         if path is None and not root.exists():
-            raise UsageError(f"there is no run in {runs} yet; `robustdeploy run` makes one, or name a run folder")
+            raise UsageError(no_latest(runs))
         if not (root / RECIPE).is_file():
-            found = "is no run folder" if root.is_dir() else "does not exist"
-            raise UsageError(f"{root} {found}: a run folder holds {RECIPE} and {LEDGER}")
+            raise UsageError(no_run(root, runs))
         # The link may move to another run while this one is in use.
         return root.parent / root.resolve().name if path is None else root
 
@@ -157,10 +150,7 @@ class Run:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
-                raise StorageError(
-                    f"{self.root} is in use by process {holder}; wait for it to end, or choose another run name"
-                ) from error
+                raise in_use(self.root, _named_in(handle)) from error
             os.ftruncate(handle, 0)
             os.pwrite(handle, str(os.getpid()).encode(), 0)
             yield
@@ -175,6 +165,45 @@ class Run:
             return
         self.ledger.append("recipe", sha256=mark, training=training_fingerprint(self.recipe), new=not known)
         atomic_write_text(path, text)
+
+
+def check_same_training(root: Path, recipe: Recipe) -> Recipe | None:
+    """Return the recipe of the run at ``root``, None where there is none; another training than this is a UsageError."""
+    if not (root / RECIPE).exists():
+        return None
+    held, mark = _recipe_in(root), training_fingerprint(recipe)
+    if (other := training_fingerprint(held)) != mark:
+        raise UsageError(
+            f"{root} holds another recipe ('{held.name}', fingerprint {other[:8]}; asked for "
+            f"'{recipe.name}', {mark[:8]}); choose another run name or remove that folder"
+        )
+    return held
+
+
+def holder(root: Path) -> str | None:
+    """Return the number of the process that works in the run at ``root``, or None; nothing is changed by asking."""
+    try:
+        handle = os.open(root / LOCK, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _named_in(handle)
+    except OSError:  # a file system without locks
+        return None
+    finally:
+        os.close(handle)
+    return None
+
+
+def in_use(root: Path, process: str) -> StorageError:
+    """Return the error for a run that another process works in."""
+    return StorageError(f"{root} is in use by process {process}; wait for it to end, or choose another run name")
+
+
+def _named_in(handle: int) -> str:
+    return os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
 
 
 def _make_folder(root: Path) -> None:

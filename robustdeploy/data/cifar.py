@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from robustdeploy.data.decode import resized
 from robustdeploy.data.images import Images, Progress, Source, numbered
@@ -105,6 +104,8 @@ def _images(
     size: int | None,
     progress: Progress | None,
 ) -> Images:
+    import torch
+
     if progress is not None:
         progress(len(labels), len(labels))
     return numbered(resized(torch.from_numpy(np.ascontiguousarray(pixels)), size), torch.tensor(labels))

@@ -6,16 +6,17 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
-from torch.nn import functional as F
 
 from robustdeploy.data.images import Progress
 from robustdeploy.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"})
 _GREY = frozenset({"1", "L", "LA"})
@@ -32,6 +33,8 @@ def probe(path: Path) -> tuple[int, int, int]:
 
 def decode(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool, progress: Progress | None) -> Tensor:
     """Return the images as uint8 N×C×H×W of ``shape``; another size is a DataError unless ``resize``."""
+    import torch
+
     try:
         images = np.empty((len(paths), *shape), np.uint8)
     except MemoryError as error:
@@ -57,6 +60,9 @@ def resized(images: Tensor, size: int | None) -> Tensor:
     """Return uint8 images N×C×H×W as ``size``×``size``, with antialiasing; None leaves them as they are."""
     if size is None or tuple(images.shape[-2:]) == (size, size):
         return images
+    import torch
+    from torch.nn import functional as F
+
     parts = []
     for part in torch.split(images, 1024):  # in parts, since the floats take four times the memory
         scaled = F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from robustdeploy.data.decode import SUFFIXES, decode, probe
 from robustdeploy.data.images import Images, Progress, Source, numbered
 from robustdeploy.errors import DataError
@@ -45,6 +43,8 @@ def _read(
     shape: tuple[int, int, int],
     resize: bool,
 ) -> Images:
+    import torch
+
     paths, labels = [], []
     for label, name in enumerate(classes):
         files = _files(folder / name)

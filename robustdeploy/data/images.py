@@ -1,16 +1,20 @@
-"""Images with labels and ids, and the Source that reads them."""
+"""Images with labels and ids, and the Source that reads them.
+
+A source is found without torch, so that a wrong folder is told at once; reading its images loads it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from robustdeploy.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Progress = Callable[[int, int], None]
 """Called with the images done and all there are, from one thread."""
@@ -36,6 +40,8 @@ class Images:
 
     def first(self, n: int) -> Images:
         """Return the first ``n`` images, or all if there are fewer."""
+        import torch
+
         return self.select(torch.arange(min(n, len(self)), device=self.labels.device))
 
     def to(self, device: torch.device) -> Images:
@@ -46,6 +52,8 @@ class Images:
 
 def numbered(images: Tensor, labels: Tensor, groups: Tensor | None = None) -> Images:
     """Return whole sets as Images with ids 0, 1, 2 …"""
+    import torch
+
     if not len(images):
         raise DataError("the data set is empty")
     return Images(images.contiguous(), labels.to(torch.int64), torch.arange(len(labels)), groups)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustdeploy.core.recipe import Data
-from robustdeploy.core.registry import DATA
+from robustdeploy.data.find import find_source
 from robustdeploy.data.images import Images, Progress, Source
 from robustdeploy.data.order import epoch_order
 from robustdeploy.data.split import repeated, split
@@ -81,13 +81,6 @@ def load_test(spec: Data, classes_expected: Sequence[str], progress: Progress | 
             "evaluate on the data set that the net was trained on"
         )
     return source.test(progress)
-
-
-def find_source(spec: Data) -> Source:
-    """Return the data set of ``spec`` without reading its images."""
-    path = spec.path.expanduser() if spec.path is not None else None
-    source: Source = DATA.build(spec.name, {})(path, spec.size)
-    return source
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

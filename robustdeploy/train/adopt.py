@@ -16,11 +16,6 @@ from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, 
 from robustdeploy.train.facts import channel_facts, cost_facts, dense_cost_facts, held_out_file, target_facts
 
 
-def is_stored_net(folder: Path) -> bool:
-    """Whether ``folder`` holds the two files of a net at its top; a run keeps them in its ``train`` folder."""
-    return all((folder / name).is_file() for name in (NET_FILE, WEIGHTS_FILE))
-
-
 def adopted_files(folder: Path) -> dict[str, str]:
     """SHA-256 of the files that are taken over."""
     return {name: sha256_of_file(folder / name) for name in (NET_FILE, WEIGHTS_FILE)}

@@ -1,0 +1,109 @@
+"""Given: what a path turns out to be that a user gave for a run, and how to get from there to one.
+
+Nothing here opens a file of another tool: a name and the files beside it tell enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustdeploy.core.complaint import did_you_mean
+
+RUN_FILES = ("recipe.yaml", "ledger.jsonl")
+NET_FILES = ("net.json", "model.safetensors")
+ACCEPTED = "accepted are a run (by folder or name) and a folder that holds net.json and model.safetensors"
+_SAVE = "save the net with robustdeploy.nets.store.save_net (docs/commands.md), then evaluate that folder"
+_AN_ENGINE = "an engine, built for one device; evaluate builds the engine itself, on the board"
+_KINDS = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".tar"), "a file of PyTorch"),
+    ".safetensors": "weights without the net that they belong to",
+    ".onnx": "an ONNX file, and gradient attacks need the net in PyTorch",
+    **dict.fromkeys((".engine", ".trt", ".plan", ".hef", ".rknn", ".blob"), _AN_ENGINE),
+    **dict.fromkeys((".tflite", ".pb", ".h5", ".keras", ".mlmodel", ".mlpackage", ".xml", ".param"), "a net of another tool"),
+}  # fmt: skip
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (folder / RUN_FILES[0]).is_file() and (folder / RUN_FILES[1]).is_file()
+
+
+def is_stored_net(folder: Path) -> bool:
+    """Whether a folder holds the two files of a net at its top; a run keeps them in its ``train`` folder."""
+    return all((folder / name).is_file() for name in NET_FILES)
+
+
+def runs_below(runs: Path) -> list[Path]:
+    """Return the runs in ``runs``, the one with the newest entry in its ledger first."""
+    try:
+        found = [path for path in runs.iterdir() if not path.is_symlink() and is_run(path)]
+    except OSError:
+        return []
+    return sorted(found, key=lambda path: ((path / RUN_FILES[1]).stat().st_mtime, path.name), reverse=True)
+
+
+def newest(found: Sequence[Path], most: int = 5) -> str:
+    """Return the names of the first of some runs, for a sentence."""
+    names = [path.name for path in found[:most]]
+    return ", ".join(names) + (f" and {len(found) - most} older" if len(found) > most else "")
+
+
+def no_latest(runs: Path) -> str:
+    """Return why there is no latest run in ``runs``, and which could be named instead."""
+    if not (found := runs_below(runs)):
+        where = f"{runs} holds no run yet" if runs.is_dir() else f"there is no folder {runs}, so no run yet"
+        return f"there is no run to take: {where}; `robustdeploy run` makes one, or name a run folder"
+    link = runs / "latest"
+    gone = f"{link} points to '{link.readlink()}', which is gone" if link.is_symlink() else f"{link} is missing"
+    return f"{gone}; name one of the {len(found)} runs in {runs}, newest first: {newest(found)}"
+
+
+def no_run(path: Path, runs: Path) -> str:
+    """Return what ``path`` is, since it is no run, and how to get from there to one."""
+    if (around := next((each for each in path.absolute().parents if is_run(each)), None)) and path.exists():
+        return f"{path} is a part of a run; give the run itself: {_relative(around)}"
+    if path.is_dir():
+        return f"{path} is no run folder: {_of_folder(path)}"
+    kind = _KINDS.get(path.suffix.lower())
+    if kind is not None:
+        if path.is_file() and is_stored_net(path.parent):
+            return f"{path} is one of the two files of a net; give their folder: {path.parent}"
+        missing = "" if path.exists() else f"{path} does not exist, and it would be no run: "
+        return f"{missing}{path.name} is {kind}; {ACCEPTED}; to get there, {_SAVE}"
+    if not path.exists():
+        found = runs_below(runs)
+        near = did_you_mean(path.name, [each.name for each in found])
+        listed = f"runs in {runs}: {newest(found)}" if found else f"there is no run in {runs} yet"
+        return f"{path} does not exist, and is no run in {runs}{near} ({listed}); {ACCEPTED}"
+    return f"{path} is a file and no run: {_of_file(path)}"
+
+
+def _of_file(path: Path) -> str:
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return f"a recipe becomes one with `robustdeploy run {path}`; {ACCEPTED}"
+    if path.suffix.lower() == ".json":
+        return f"a report is read by `robustdeploy gate` and `robustdeploy compare`; {ACCEPTED}"
+    if path.suffix.lower() in (".zip", ".tgz", ".gz", ".tar", ".xz", ".7z"):
+        return f"unpack it and give the folder; {ACCEPTED}"
+    return ACCEPTED
+
+
+def _of_folder(folder: Path) -> str:
+    if inside := runs_below(folder):
+        return f"it holds {len(inside)} runs ({newest(inside)}); name one of them"
+    there = [name for name in (*RUN_FILES, *NET_FILES) if (folder / name).exists()]
+    if there:
+        missing = [name for name in (NET_FILES if set(there) & set(NET_FILES) else RUN_FILES) if name not in there]
+        return f"it holds {' and '.join(there)}, but no {' and no '.join(missing)}; {ACCEPTED}"
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    foreign = next((path for path in files if path.suffix.lower() in _KINDS), None)
+    if foreign is not None:
+        return f"{foreign.name} in it is {_KINDS[foreign.suffix.lower()]}; {ACCEPTED}; to get there, {_SAVE}"
+    if {"train", "test"} <= {path.name for path in files} or {"train", "val"} <= {path.name for path in files}:
+        return f"it looks like a data set, which is given with --data; {ACCEPTED}"
+    return f"it is empty; {ACCEPTED}" if not files else f"a run folder holds {' and '.join(RUN_FILES)}; {ACCEPTED}"
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

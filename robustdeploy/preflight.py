@@ -1,0 +1,67 @@
+"""Preflight: what is wrong with a command that its own words and a look at the disk tell, before torch is loaded."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from robustdeploy.core.complaint import did_you_mean
+from robustdeploy.core.files import storage_errors
+from robustdeploy.core.given import NET_FILES, no_run
+from robustdeploy.core.recipe import Data, Recipe
+from robustdeploy.core.run import Run, check_same_training, holder, in_use
+from robustdeploy.data.find import find_source
+from robustdeploy.errors import UsageError
+
+_DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla")
+
+
+def check_training(recipe: Recipe, runs: Path, name: str | None) -> None:
+    """Refuse a run that cannot be trained: its name, its folder, its data, what it starts from, its device."""
+    check_run_folder(Run.folder_for(runs, recipe, name), recipe)
+    check_device(recipe.train.device)
+    check_attacks(recipe)
+    if recipe.train.start is not None:
+        check_start(recipe.train.start, runs)
+    check_data(recipe.data)
+
+
+def check_run_folder(root: Path, recipe: Recipe) -> None:
+    """Refuse a folder that holds another run, is in use, or cannot be made or written."""
+    there = next(path for path in (root, *root.absolute().parents) if path.exists() or path.is_symlink())
+    if not there.is_dir():
+        raise UsageError(f"{root} cannot be a run folder: {there} is a file; choose another folder with --runs")
+    check_same_training(root, recipe)
+    if process := holder(root):
+        raise in_use(root, process)
+    with storage_errors(root), tempfile.TemporaryDirectory(prefix=".robustdeploy-", dir=there):
+        pass
+
+
+def check_start(start: Path, runs: Path) -> None:
+    """Refuse a start that is neither a stored net nor a run that has trained one."""
+    if any((place / NET_FILES[0]).is_file() for place in (start, start / "train")):
+        return
+    if (start / "recipe.yaml").is_file():
+        raise UsageError(f"train.start: the run {start} has no trained net yet; finish it first: `robustdeploy prune`")
+    raise UsageError(f"train.start: {no_run(start, runs)}")
+
+
+def check_device(device: str) -> None:
+    """Refuse a device whose name is none of torch's; whether a real one is there is known only to torch."""
+    kind = device.partition(":")[0]
+    if kind not in _DEVICES:
+        near = "; did you mean 'cuda'?" if kind.lower() in ("gpu", "nvidia") else did_you_mean(kind, _DEVICES)
+        raise UsageError(f"train.device is '{device}', which is no device{near} (say auto, cpu, cuda or cuda:0)")
+
+
+def check_attacks(recipe: Recipe) -> None:
+    """Refuse an attack that stands twice with the same options."""
+    attacks = recipe.evaluate.attacks
+    if twice := next((each for index, each in enumerate(attacks) if each in attacks[:index]), None):
+        raise UsageError(f"evaluate.attacks: {twice.name} stands there twice with the same options; keep one")
+
+
+def check_data(data: Data) -> None:
+    """Refuse a data set that is not where it should be."""
+    find_source(data)
