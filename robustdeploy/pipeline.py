@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from robustdeploy.core.manifest import FILE_NAME, Manifest
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Evaluate, Recipe
+from robustdeploy.core.registry import FORMATS as REPORT_FORMATS
 from robustdeploy.core.report import Measurement, Report
 from robustdeploy.core.run import Run, training_content
 from robustdeploy.core.settings import (
@@ -32,6 +33,7 @@ from robustdeploy.core.settings import (
 from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
 from robustdeploy.errors import ArtifactError, RecipeError, UsageError
+from robustdeploy.preflight import check_evaluable, check_finished
 from robustdeploy.report.assemble import assemble
 from robustdeploy.report.render import render
 from robustdeploy.report.stored import evaluation_named
@@ -69,11 +71,22 @@ SILENCE = Silence()
 
 
 def recipe_for(
-    name: str | Path, ops: float | None = None, target: Target | None = None, overrides: Sequence[str] = ()
+    name: str | Path,
+    ops: float | None = None,
+    target: Target | None = None,
+    overrides: Sequence[str] = (),
+    before: Callable[[Recipe], object] | None = None,
 ) -> Recipe:
-    """Load a recipe, with the operation budget and the target's channel multiple put in."""
+    """Load a recipe, with the operation budget and the target's channel multiple put in.
+
+    ``before`` gets it as soon as it is checked as far as that goes without torch.
+    """
     more = [] if ops is None else [f"budget.ops={ops!r}"]
-    recipe = load_recipe(name, (*overrides, *more))
+    check = None if before is None else lambda recipe: before(_for_target(recipe, target))
+    return _for_target(load_recipe(name, (*overrides, *more), before=check), target)
+
+
+def _for_target(recipe: Recipe, target: Target | None) -> Recipe:
     multiple = max(recipe.budget.channel_multiple, target.channel_multiple if target else 1)
     if multiple == recipe.budget.channel_multiple:
         return recipe
@@ -151,7 +164,7 @@ def kept_settings(run: Run, asked: Recipe) -> Iterator[str]:
 
 def check_rules(recipe: Recipe, target: Target | None = None) -> None:
     """Raise a RecipeError that names every rule of the recipe's gate that its evaluation could never meet."""
-    from robustdeploy.data.load import find_source
+    from robustdeploy.data.find import find_source
 
     asks = any(METRICS[rule.metric].support in ("images", "curve") for rule in recipe.gate if rule.metric in METRICS)
     images = find_source(recipe.data).test_images if asks else None
@@ -252,11 +265,9 @@ def _trained(manifest: Manifest) -> str:
 
 def _sealed(run: Run, place: str, how: str) -> Sealed:
     """Return a finished stage after checking every file it made."""
-    folder = run.root / place
-    if not (folder / "manifest.json").exists():
-        raise UsageError(f"{run.root} has no finished {place} stage yet: run `{how}` first")
+    check_finished(run.root, place, how)
     try:
-        return Sealed(folder, run.sealed(place))
+        return Sealed(run.root / place, run.sealed(place))
     except ArtifactError as error:
         lines = (f"{line}; `{how} --force` makes it again" for line in str(error).splitlines())
         raise ArtifactError("\n".join(lines)) from None
@@ -264,10 +275,11 @@ def _sealed(run: Run, place: str, how: str) -> Sealed:
 
 def export(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = SILENCE) -> Artifact:
     """Export the run's net for ``target``; return the bundle, sealed with its past."""
+    goal = load_target(target) if isinstance(target, str) else target
+    check_finished(run.root, "train", "robustdeploy prune")
     from robustdeploy.export.stage import export as export_net
     from robustdeploy.export.stage import export_inputs
 
-    goal = load_target(target) if isinstance(target, str) else target
     with _working(run):
         train = _sealed(run, "train", "robustdeploy prune")
         parameters = {"target": plain(goal), "threat": plain(run.recipe.threat), "recipe": run.recipe.name}
@@ -314,6 +326,8 @@ def evaluate(
     ``settings`` other than those of the run's recipe leave theirs alone: the outcomes stand beside, in a folder of
     their own. ``data`` is the folder of the data set where that is not the recipe's any more.
     """
+    goal = load_target(target) if isinstance(target, str) else target
+    check_evaluable(run, goal.name, data)
     from robustdeploy.data.load import load_test
     from robustdeploy.evaluate.stage import Request, evaluation_inputs
     from robustdeploy.evaluate.stage import evaluate as evaluate_on_board
@@ -321,7 +335,6 @@ def evaluate(
     from robustdeploy.nets.store import load_info
     from robustdeploy.train.setup import device_from, is_pruned
 
-    goal = load_target(target) if isinstance(target, str) else target
     used = run.recipe.evaluate if settings is None else settings
     name = evaluation_name(goal.name, label_of(run.recipe.evaluate, used))
     with _working(run):
@@ -411,6 +424,9 @@ def report(run: Run, target: str | None = None, *, formats: Sequence[str] = FORM
     ``target`` names it: a target, or ``TARGET@LABEL`` for an evaluation under other settings, whose files stand beside
     those of the recipe's own. Left out, it is the newest of the recipe's own.
     """
+    for each in formats:
+        if each not in REPORT_FORMATS:
+            raise UsageError(REPORT_FORMATS.unknown(each))
     name = evaluation_named(run, target)
     goal = target_of(name)
     with _working(run):

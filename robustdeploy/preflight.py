@@ -6,12 +6,12 @@ import tempfile
 from pathlib import Path
 
 from robustdeploy.core.complaint import did_you_mean
-from robustdeploy.core.files import storage_errors
 from robustdeploy.core.given import NET_FILES, no_run
+from robustdeploy.core.manifest import FILE_NAME
 from robustdeploy.core.recipe import Data, Recipe
 from robustdeploy.core.run import Run, check_same_training, holder, in_use
 from robustdeploy.data.find import find_source
-from robustdeploy.errors import UsageError
+from robustdeploy.errors import StorageError, UsageError
 
 _DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla")
 
@@ -34,8 +34,11 @@ def check_run_folder(root: Path, recipe: Recipe) -> None:
     check_same_training(root, recipe)
     if process := holder(root):
         raise in_use(root, process)
-    with storage_errors(root), tempfile.TemporaryDirectory(prefix=".robustdeploy-", dir=there):
-        pass
+    try:
+        tempfile.TemporaryDirectory(prefix=".robustdeploy-", dir=there).cleanup()
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise StorageError(f"cannot write {root}: {why}; choose another folder with --runs, or make room") from error
 
 
 def check_start(start: Path, runs: Path) -> None:
@@ -60,6 +63,19 @@ def check_attacks(recipe: Recipe) -> None:
     attacks = recipe.evaluate.attacks
     if twice := next((each for index, each in enumerate(attacks) if each in attacks[:index]), None):
         raise UsageError(f"evaluate.attacks: {twice.name} stands there twice with the same options; keep one")
+
+
+def check_evaluable(run: Run, target: str, data: Path | None) -> None:
+    """Refuse to evaluate what has not been trained and exported, or without its data set; ``data`` is where that is."""
+    check_finished(run.root, "train", "robustdeploy prune")
+    check_finished(run.root, f"export/{target}", f"robustdeploy export --target {target}")
+    check_data(run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data}))
+
+
+def check_finished(root: Path, place: str, how: str) -> None:
+    """Refuse to go on where the stage in ``place`` was not finished; ``how`` is the command that makes it."""
+    if not (root / place / FILE_NAME).exists():
+        raise UsageError(f"{root} has no finished {place} stage yet: run `{how}` first")
 
 
 def check_data(data: Data) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from robustdeploy.cli.options import (
@@ -50,12 +51,15 @@ def prune(
     from robustdeploy.core.manifest import read_manifest
     from robustdeploy.pipeline import follow, recipe_for
     from robustdeploy.pipeline import prune as pruned
+    from robustdeploy.preflight import check_training
     from robustdeploy.train.launch import follows
 
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target) if target else None
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start)
-        loaded = recipe_for(recipe, target=goal, overrides=more)
+        # Of several processes one has the run's folder already.
+        check = None if follows() else partial(check_training, runs=runs, name=name)
+        loaded = recipe_for(recipe, target=goal, overrides=more, before=check)
         if follows():
             follow(loaded)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import typer
 
@@ -51,13 +52,16 @@ def run(
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.load import load_target
     from robustdeploy.core.plain import plain
+    from robustdeploy.preflight import check_training
     from robustdeploy.report.judge import judged_by
     from robustdeploy.train.launch import follows
 
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target)
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start)
-        loaded = pipeline.recipe_for(recipe, target=goal, overrides=more)
+        # Of several processes one has the run's folder already.
+        check = None if follows() else partial(check_training, runs=runs, name=name)
+        loaded = pipeline.recipe_for(recipe, target=goal, overrides=more, before=check)
         if follows():
             pipeline.follow(loaded)
             return

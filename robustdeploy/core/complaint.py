@@ -105,7 +105,12 @@ def _limits(kind: Any, error: ErrorDetails) -> str:
         # ``Annotated[Number, Field(…)]`` nests its bounds one level down.
         for bound in (mark, *getattr(mark, "metadata", ())):
             found |= {name: getattr(bound, name) for name, _ in _BOUNDS if getattr(bound, name, None) is not None}
-    return " and ".join(f"{word} {found[name]:.6g}" for name, word in _BOUNDS if name in found)
+    return " and ".join(f"{word} {_limit(found[name])}" for name, word in _BOUNDS if name in found)
+
+
+def _limit(value: float) -> str:
+    """A limit as a user would write it: one grey level is 1/255."""
+    return "1/255" if value == 1 / 255 else f"{value:.6g}"
 
 
 def _in_grey_levels(error: ErrorDetails) -> str:
@@ -122,8 +127,10 @@ def complaint(error: ErrorDetails, kind: Any = None) -> str:
     """Return the sentence for one pydantic error of the model or dataclass ``kind``, without its place."""
     what, value = error["type"], shown(error["input"])
     if what in ("extra_forbidden", "unexpected_keyword_argument"):
-        near = did_you_mean(str(error["loc"][-1]), keys_at(kind, error["loc"][:-1]))
-        return f"unknown key (value {value}){near}"
+        known = keys_at(kind, error["loc"][:-1])
+        near = did_you_mean(str(error["loc"][-1]), known)
+        listed = f"; known: {', '.join(known)}" if known and not near else ""
+        return f"unknown key (value {value}){near}{listed}"
     if what in ("missing", "missing_argument"):
         return "is required and missing"
     if what in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):

@@ -80,7 +80,9 @@ def _fields(node: ast.ClassDef, known: Mapping[str, Any]) -> Iterator[tuple[str,
             init = getattr(given.get("init"), "value", True) is not False
             default = bool(given.keys() & {"default", "default_factory"})
         if init and kind is not ClassVar:
-            stand_in: Any = dataclasses.field(default=None, kw_only=True) if default else dataclasses.field(kw_only=True)
+            stand_in: Any = (
+                dataclasses.field(default=None, kw_only=True) if default else dataclasses.field(kw_only=True)
+            )
             yield line.target.id, numbers_accept_fractions(kind), stand_in
 
 

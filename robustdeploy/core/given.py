@@ -20,8 +20,8 @@ _KINDS = {
     ".safetensors": "weights without the net that they belong to",
     ".onnx": "an ONNX file, and gradient attacks need the net in PyTorch",
     **dict.fromkeys((".engine", ".trt", ".plan", ".hef", ".rknn", ".blob"), _AN_ENGINE),
-    **dict.fromkeys((".tflite", ".pb", ".h5", ".keras", ".mlmodel", ".mlpackage", ".xml", ".param"), "a net of another tool"),
-}  # fmt: skip
+    **dict.fromkeys((".tflite", ".pb", ".h5", ".keras", ".mlmodel", ".mlpackage", ".xml"), "a net of another tool"),
+}
 
 
 def is_run(folder: Path) -> bool:
@@ -52,8 +52,7 @@ def newest(found: Sequence[Path], most: int = 5) -> str:
 def no_latest(runs: Path) -> str:
     """Return why there is no latest run in ``runs``, and which could be named instead."""
     if not (found := runs_below(runs)):
-        where = f"{runs} holds no run yet" if runs.is_dir() else f"there is no folder {runs}, so no run yet"
-        return f"there is no run to take: {where}; `robustdeploy run` makes one, or name a run folder"
+        return f"there is no run in {runs} yet; `robustdeploy run` makes one, or name a run folder"
     link = runs / "latest"
     gone = f"{link} points to '{link.readlink()}', which is gone" if link.is_symlink() else f"{link} is missing"
     return f"{gone}; name one of the {len(found)} runs in {runs}, newest first: {newest(found)}"

@@ -21,7 +21,7 @@ def classifiers() -> frozenset[str]:
 
 
 def _registered(text: str) -> Iterator[str]:
-    """Names under which functions of a module are registered: their own, or the one that ``register_model`` is given."""
+    """Names under which a module registers functions: their own, or the one that ``register_model`` is given."""
     if "@register_model(" not in text:
         return
     for node in ast.parse(text).body:

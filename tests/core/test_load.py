@@ -9,6 +9,8 @@ from robustdeploy.core.recipe import Budget, Choice, Data, Evaluate, Recipe, Thr
 from robustdeploy.core.target import Target
 from robustdeploy.errors import RecipeError
 
+OPTIONS = "alpha, steps, queries, restarts, loss, pair, mode, weights"
+
 
 def _complaints(path, registries, overrides=()):
     with pytest.raises(RecipeError) as caught:
@@ -53,10 +55,10 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line(write, registries)
         "x.yaml:8:3: train.task: unknown task 'fastatt'; did you mean 'fastat'? (known: fastat, pgd-at)",
         "x.yaml:13:7: evaluate.attacks[1].stepz: unknown key (value 3); did you mean 'steps'?",
         "x.yaml:14:7: evaluate.attacks[2]: unknown attack 'squaer'; did you mean 'square'? (known: fgsm, pgd, square)",
-        "x.yaml:15:22: prune.foo: unknown key (value 1)",
+        f"x.yaml:15:22: prune.foo: unknown key (value 1); known: {OPTIONS}",
         "x.yaml:16:8: data.name: unknown data 'digitz'; did you mean 'digits'? (known: digits, fashion-mnist)",
         "x.yaml:18:5: gate[0]: rule RD-A-1 needs exactly one of at_least and at_most",
-        "x.yaml:19:1: wat: unknown key (value 'no')",
+        f"x.yaml:19:1: wat: unknown key (value 'no'); known: {', '.join(Recipe.model_fields)}",
         "x.yaml:20:1: wat: stands here a second time (first in line 19); keep one",
     ]
 
@@ -64,15 +66,17 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line(write, registries)
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ("nan", "must be a finite number at least 0.00392157 and at most 1, not 'nan'"),
-        (".nan", "must be a finite number at least 0.00392157 and at most 1, not nan"),
-        ("0", "must be at least 0.00392157 and at most 1, not 0"),
-        ("1.5", "must be at least 0.00392157 and at most 1, not 1.5"),
+        ("nan", "must be a finite number at least 1/255 and at most 1, not 'nan'"),
+        (".nan", "must be a finite number at least 1/255 and at most 1, not nan"),
+        ("0", "must be at least 1/255 and at most 1, not 0"),
+        ("1.5", "must be at least 1/255 and at most 1, not 1.5; did you mean 1.5/255?"),
         ("-8/255", "must be a number, not '-8/255'"),
         ("half", "must be a number, not 'half'"),
         ("true", "must be a number, not true"),
         ("[0.5]", "must be a number, not a list of 1"),
-        ("3/2", "must be at least 0.00392157 and at most 1, not 1.5"),
+        ("3/2", "must be at least 1/255 and at most 1, not 1.5; did you mean 1.5/255?"),
+        ("8", "must be at least 1/255 and at most 1, not 8; did you mean 8/255?"),
+        ("300", "must be at least 1/255 and at most 1, not 300"),
     ],
 )
 def test_an_override_out_of_range_is_one_sentence_about_the_override(write, registries, value, sentence):
@@ -188,7 +192,7 @@ def test_backend_options_are_checked_too(write, registries):
         load_target(path, registries)
     assert str(caught.value).replace(str(path), "x").splitlines() == [
         "x:2:11: backend.name: unknown backend 'onnxruntim'; did you mean 'onnxruntime'? (known: null, onnxruntime)",
-        "x:3:19: link.hst: unknown key (value 1)",
+        f"x:3:19: link.hst: unknown key (value 1); known: {OPTIONS}",
     ]
     path = write("name: m\nbackend: {name: onnxruntime, options: {alpa: 1}}")
     with pytest.raises(RecipeError, match=r"backend\.options\.alpa: unknown key"):

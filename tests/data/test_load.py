@@ -9,7 +9,8 @@ from PIL import Image
 
 from robustdeploy.core.recipe import Data
 from robustdeploy.core.registry import DATA
-from robustdeploy.data.load import channel_statistics, find_source, load_data, load_test
+from robustdeploy.data.find import find_source
+from robustdeploy.data.load import channel_statistics, load_data, load_test
 from robustdeploy.data.split import shared
 from robustdeploy.errors import DataError
 

@@ -14,7 +14,8 @@ from torchvision import datasets
 
 from robustdeploy.core.recipe import Data
 from robustdeploy.core.registry import DATA
-from robustdeploy.data.load import find_source, load_data, load_test
+from robustdeploy.data.find import find_source
+from robustdeploy.data.load import load_data, load_test
 from robustdeploy.errors import DataError
 
 RNG = np.random.default_rng(0)

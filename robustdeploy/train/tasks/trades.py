@@ -9,8 +9,8 @@ from math import isfinite, sqrt
 import torch
 from torch import Tensor, nn
 
-from robustdeploy.cost.module import evaluating
 from robustdeploy.core.bounds import Count, Positive, Step
+from robustdeploy.cost.module import evaluating
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train.mixing import accuracy, both
