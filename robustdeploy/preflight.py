@@ -8,7 +8,7 @@ from pathlib import Path
 from robustdeploy.core.complaint import did_you_mean
 from robustdeploy.core.given import NET_FILES, no_run
 from robustdeploy.core.manifest import FILE_NAME
-from robustdeploy.core.recipe import Data, Recipe
+from robustdeploy.core.recipe import Budget, Data, Recipe
 from robustdeploy.core.run import Run, check_same_training, holder, in_use
 from robustdeploy.data.find import find_source
 from robustdeploy.errors import StorageError, UsageError
@@ -20,6 +20,7 @@ def check_training(recipe: Recipe, runs: Path, name: str | None) -> None:
     """Refuse a run that cannot be trained: its name, its folder, its data, what it starts from, its device."""
     check_run_folder(Run.folder_for(runs, recipe, name), recipe)
     check_device(recipe.train.device)
+    check_budget(recipe.budget)
     check_attacks(recipe)
     if recipe.train.start is not None:
         check_start(recipe.train.start, runs)
@@ -56,6 +57,16 @@ def check_device(device: str) -> None:
     if kind not in _DEVICES:
         near = "; did you mean 'cuda'?" if kind.lower() in ("gpu", "nvidia") else did_you_mean(kind, _DEVICES)
         raise UsageError(f"train.device is '{device}', which is no device{near} (say auto, cpu, cuda or cuda:0)")
+
+
+def check_budget(budget: Budget) -> None:
+    """Refuse a limit that no net can meet, since a percentage was meant."""
+    for name, amount in budget.amounts.items():
+        if 1 < amount <= 100:
+            raise UsageError(
+                f"budget.{name} is {amount:g}, which would be {amount:g} in all, not a share; did you mean "
+                f"{amount / 100:g}, or {amount:g}%?"
+            )
 
 
 def check_attacks(recipe: Recipe) -> None:

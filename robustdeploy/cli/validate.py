@@ -10,7 +10,9 @@ import typer
 
 from robustdeploy.cli.options import JsonOption
 
-FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Recipe, target or gate files.")]
+FilesArgument = Annotated[
+    list[Path], typer.Argument(metavar="FILE…", help="Recipe, target or gate files, or folders of them.")
+]
 
 
 def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
@@ -19,7 +21,7 @@ def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
     from robustdeploy.errors import RecipeError, UsageError
 
     problems: dict[str, list[str]] = {}
-    for file in files:
+    for file in _all(files):
         try:
             _check(file)
             problems[str(file)] = []
@@ -30,10 +32,29 @@ def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
     show("\n".join(f"{file}: ok" for file in problems), problems, as_json)
 
 
+def _all(files: list[Path]) -> list[Path]:
+    """Return the files themselves, and of a folder each YAML file in it."""
+    from robustdeploy.core.load import yaml_files
+    from robustdeploy.errors import UsageError
+
+    found = []
+    for path in files:
+        inside = yaml_files(path) if path.is_dir() else [path]
+        if not inside:
+            raise UsageError(f"there is no YAML file in the folder {path}")
+        found += inside
+    return found
+
+
 def _check(file: Path) -> None:
     from robustdeploy.core.load import kind_of_file, load_recipe, load_target
-    from robustdeploy.report.load import load_rules
+    from robustdeploy.report.load import load_report, load_rules
 
     recipe = partial(load_recipe, foresee=True)
-    load: Any = {"recipe": recipe, "target": load_target, "gate": load_rules}[kind_of_file(file)]
-    load(file)
+    loaders: dict[str, Any] = {
+        "recipe": recipe,
+        "target": load_target,
+        "gate file": load_rules,
+        "report": load_report,
+    }
+    loaders[kind_of_file(file)](file)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
-from robustdeploy.core.complaint import shown
+from robustdeploy.core.complaint import decimal_comma, shown
 from robustdeploy.core.model import number_from_text
 
 _SCALE = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
@@ -22,6 +22,7 @@ _BYTES_SAYS = "0.3, 30% or 64KiB"
 def _refusal(examples: str, value: Any) -> ValueError:
     return ValueError(
         f"must be a fraction above 0 and at most 1, or a whole number above 1, such as {examples}, not {shown(value)}"
+        f"{decimal_comma(value)}"
     )
 
 

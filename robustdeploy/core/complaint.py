@@ -123,6 +123,22 @@ def _in_grey_levels(error: ErrorDetails) -> str:
     return f"; did you mean {number:g}/255?" if name and 1 < number <= 255 else ""
 
 
+def decimal_comma(value: Any) -> str:
+    """Ask whether ``0,3`` was meant as a number."""
+    comma = isinstance(value, str) and re.fullmatch(r"\s*-?\d+,\d+\s*", value)
+    return f"; did you mean {value.strip().replace(',', '.')}?" if comma else ""
+
+
+def _meant(error: ErrorDetails, kind: Any) -> str:
+    """What a value of the wrong kind was probably meant to be."""
+    wanted, value = _KINDS[error["type"]], error["input"]
+    if wanted == "a list" and isinstance(value, str):
+        return f"; write [{value}]"
+    if wanted == _KINDS["dict_type"] and (known := keys_at(kind, error["loc"])):
+        return f"; known: {', '.join(known)}"
+    return decimal_comma(value)
+
+
 def complaint(error: ErrorDetails, kind: Any = None) -> str:
     """Return the sentence for one pydantic error of the model or dataclass ``kind``, without its place."""
     what, value = error["type"], shown(error["input"])
@@ -144,7 +160,7 @@ def complaint(error: ErrorDetails, kind: Any = None) -> str:
     if what == "string_pattern_mismatch":
         return f"must match {error['ctx']['pattern']}, which {value} does not"
     if what in _KINDS:
-        return f"must be {_KINDS[what]}, not {value}"
+        return f"must be {_KINDS[what]}, not {value}{_meant(error, kind)}"
     return error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
 
 

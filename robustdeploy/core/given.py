@@ -12,12 +12,15 @@ from robustdeploy.core.complaint import did_you_mean
 
 RUN_FILES = ("recipe.yaml", "ledger.jsonl")
 NET_FILES = ("net.json", "model.safetensors")
-ACCEPTED = "accepted are a run (by folder or name) and a folder that holds net.json and model.safetensors"
-_SAVE = "save the net with robustdeploy.nets.store.save_net (docs/commands.md), then evaluate that folder"
-_AN_ENGINE = "an engine, built for one device; evaluate builds the engine itself, on the board"
+ACCEPTED = "Accepted are a run, by folder or name, and a folder that holds net.json and model.safetensors."
+_SAVE = "Save the net with robustdeploy.nets.store.save_net (docs/commands.md), then evaluate that folder."
+_AN_ENGINE = "an engine for one device, and evaluate builds its engine itself, on the board"
+_PICKLED = "a file of PyTorch, which is never unpickled here"
 _KINDS = {
-    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".tar"), "a file of PyTorch"),
-    ".safetensors": "weights without the net that they belong to",
+    **dict.fromkeys(
+        (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".tar"), "a file of PyTorch, which is never unpickled here"
+    ),
+    ".safetensors": "a file of weights alone, without the net that they belong to",
     ".onnx": "an ONNX file, and gradient attacks need the net in PyTorch",
     **dict.fromkeys((".engine", ".trt", ".plan", ".hef", ".rknn", ".blob"), _AN_ENGINE),
     **dict.fromkeys((".tflite", ".pb", ".h5", ".keras", ".mlmodel", ".mlpackage", ".xml"), "a net of another tool"),
@@ -55,7 +58,7 @@ def no_latest(runs: Path) -> str:
         return f"there is no run in {runs} yet; `robustdeploy run` makes one, or name a run folder"
     link = runs / "latest"
     gone = f"{link} points to '{link.readlink()}', which is gone" if link.is_symlink() else f"{link} is missing"
-    return f"{gone}; name one of the {len(found)} runs in {runs}, newest first: {newest(found)}"
+    return f"{gone}. Name one of the runs in {runs}, newest first: {newest(found)}"
 
 
 def no_run(path: Path, runs: Path) -> str:
@@ -68,40 +71,40 @@ def no_run(path: Path, runs: Path) -> str:
     if kind is not None:
         if path.is_file() and is_stored_net(path.parent):
             return f"{path} is one of the two files of a net; give their folder: {path.parent}"
-        missing = "" if path.exists() else f"{path} does not exist, and it would be no run: "
-        return f"{missing}{path.name} is {kind}; {ACCEPTED}; to get there, {_SAVE}"
+        missing = "" if path.exists() else f"{path} does not exist, and it would be no run. "
+        return f"{missing}{path.name} is {kind}. {ACCEPTED} {_SAVE}"
     if not path.exists():
         found = runs_below(runs)
         near = did_you_mean(path.name, [each.name for each in found])
         listed = f"runs in {runs}: {newest(found)}" if found else f"there is no run in {runs} yet"
-        return f"{path} does not exist, and is no run in {runs}{near} ({listed}); {ACCEPTED}"
-    return f"{path} is a file and no run: {_of_file(path)}"
+        return f"{path} does not exist, and is no run in {runs}{near} ({listed}). {ACCEPTED}"
+    return f"{path} is a file and no run{_of_file(path)}"
 
 
 def _of_file(path: Path) -> str:
     if path.suffix.lower() in (".yaml", ".yml"):
-        return f"a recipe becomes one with `robustdeploy run {path}`; {ACCEPTED}"
+        return f". A recipe becomes one with `robustdeploy run {path}`. {ACCEPTED}"
     if path.suffix.lower() == ".json":
-        return f"a report is read by `robustdeploy gate` and `robustdeploy compare`; {ACCEPTED}"
+        return f". A report is read by `robustdeploy gate` and `robustdeploy compare`. {ACCEPTED}"
     if path.suffix.lower() in (".zip", ".tgz", ".gz", ".tar", ".xz", ".7z"):
-        return f"unpack it and give the folder; {ACCEPTED}"
-    return ACCEPTED
+        return f". Unpack it and give the folder. {ACCEPTED}"
+    return f". {ACCEPTED}"
 
 
 def _of_folder(folder: Path) -> str:
     if inside := runs_below(folder):
-        return f"it holds {len(inside)} runs ({newest(inside)}); name one of them"
+        return f"it holds runs ({newest(inside)}). Name one of them."
     there = [name for name in (*RUN_FILES, *NET_FILES) if (folder / name).exists()]
     if there:
         missing = [name for name in (NET_FILES if set(there) & set(NET_FILES) else RUN_FILES) if name not in there]
-        return f"it holds {' and '.join(there)}, but no {' and no '.join(missing)}; {ACCEPTED}"
+        return f"it holds {' and '.join(there)}, but no {' and no '.join(missing)}. {ACCEPTED}"
     files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     foreign = next((path for path in files if path.suffix.lower() in _KINDS), None)
     if foreign is not None:
-        return f"{foreign.name} in it is {_KINDS[foreign.suffix.lower()]}; {ACCEPTED}; to get there, {_SAVE}"
+        return f"{foreign.name} in it is {_KINDS[foreign.suffix.lower()]}. {ACCEPTED} {_SAVE}"
     if {"train", "test"} <= {path.name for path in files} or {"train", "val"} <= {path.name for path in files}:
-        return f"it looks like a data set, which is given with --data; {ACCEPTED}"
-    return f"it is empty; {ACCEPTED}" if not files else f"a run folder holds {' and '.join(RUN_FILES)}; {ACCEPTED}"
+        return f"it looks like a data set, which is given with --data. {ACCEPTED}"
+    return f"it is empty. {ACCEPTED}" if not files else f"a run folder holds {' and '.join(RUN_FILES)}. {ACCEPTED}"
 
 
 def _relative(path: Path) -> Path:

@@ -22,36 +22,91 @@ from robustdeploy.errors import RecipeError
 
 N = TypeVar("N", Recipe, Target)
 Registries = Mapping[str, Registry[Any]]
+ShippedKind = Literal["recipes", "targets"]
+Kind = Literal["recipe", "target", "gate file", "report"]
+_PLACES = {
+    "recipe": "a recipe is the first word of run and prune: robustdeploy run {}",
+    "target": "a target is given with --target {}",
+    "gate file": "its rules are judged by: robustdeploy gate --rules {}",
+    "report": "a report is read by: robustdeploy gate {}",
+}
+"""Where a file of each kind belongs on the command line."""
 _CHOICE: TypeAdapter[Choice] = TypeAdapter(PlugIn)
 
 
-def shipped_folder(kind: Literal["recipes", "targets"]) -> Path:
+def shipped_folder(kind: ShippedKind) -> Path:
     """Return the folder of shipped files: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / f"_{kind}"
     return inside if inside.is_dir() else package.parent / kind
 
 
-def shipped_names(kind: Literal["recipes", "targets"]) -> tuple[str, ...]:
+def shipped_names(kind: ShippedKind) -> tuple[str, ...]:
     """Return the names that `load_recipe` or `load_target` knows without a path."""
     return tuple(sorted(path.stem for path in shipped_folder(kind).glob("*.yaml")))
 
 
-def _source(kind: Literal["recipes", "targets"], wanted: str | Path) -> Source:
+def _source(kind: ShippedKind, wanted: str | Path) -> Source:
     path = Path(wanted)
-    if isinstance(wanted, Path) or path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
+    if isinstance(wanted, Path) or path.suffix in (".yaml", ".yml") or len(path.parts) != 1 or path.is_file():
         if not path.is_file():
-            near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.y*ml")))
-            raise RecipeError(f"{path}: no such file{near}")
-        return source_from_file(path, str(path))
-    names = shipped_names(kind)
-    if wanted not in names:
-        noun = kind.removesuffix("s")
-        raise RecipeError(
-            f"unknown {noun} '{wanted}'{did_you_mean(str(wanted), names)} "
-            f"(known: {', '.join(names) or 'none'}; or give the path of a .yaml file)"
-        )
+            raise RecipeError(_no_file(kind, path))
+        source = source_from_file(path, str(path))
+        return of_kind("recipe" if kind == "recipes" else "target", source)
+    if wanted not in shipped_names(kind):
+        raise RecipeError(_no_name(kind, str(wanted)))
     return source_from_file(shipped_folder(kind) / f"{wanted}.yaml", f"{kind}/{wanted}.yaml")
+
+
+def _no_file(kind: ShippedKind, path: Path) -> str:
+    """Say what is where a YAML file should be, or which was meant."""
+    if path.is_dir():
+        inside = [str(each) for each in yaml_files(path)[:5]]
+        return f"{path} is a folder" + (f"; give one file: {', '.join(inside)}" if inside else " without a YAML file")
+    if path.stem in shipped_names(kind):
+        return f"{path}: no such file; the shipped {kind.removesuffix('s')} is '{path.stem}', without a suffix"
+    near = did_you_mean(path.name, (each.name for each in path.parent.glob("*.y*ml")))
+    return f"{path}: no such file{near}"
+
+
+def _no_name(kind: ShippedKind, wanted: str) -> str:
+    """Say that nothing of this name is shipped, and what of it is there of another kind."""
+    noun, other = ("recipe", "target") if kind == "recipes" else ("target", "recipe")
+    if wanted in shipped_names("targets" if kind == "recipes" else "recipes"):
+        return f"'{wanted}' is a {other}, not a {noun}; {_PLACES[other].format(wanted)}"
+    if Path(wanted).is_dir():
+        return _no_file(kind, Path(wanted))
+    names = shipped_names(kind)
+    near = did_you_mean(wanted, names) or did_you_mean(wanted, (path.name for path in yaml_files(Path())))
+    listed = f"(known: {', '.join(names) or 'none'}; or give the path of a .yaml file)"
+    return f"unknown {noun} '{wanted}'{near} {listed}"
+
+
+def yaml_files(folder: Path) -> list[Path]:
+    """Return the YAML files in a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
+
+
+def of_kind(kind: Kind, source: Source) -> Source:
+    """Return ``source``, or refuse it where its keys are those of another kind of file."""
+    found = _kind_of(source.data)
+    if found not in (kind, ""):
+        raise RecipeError(f"{source.label} is a {found}, not a {kind}; {_PLACES[found].format(source.label)}")
+    return source
+
+
+def _kind_of(data: dict[str, Any]) -> Kind | Literal[""]:
+    """Say what the keys of a file make it; nothing where they are those of several kinds, or of none."""
+    keys = set(data)
+    if {"measurements", "verdict"} <= keys:
+        return "report"
+    if "rules" in keys:
+        return "gate file"
+    ours, theirs = set(Recipe.model_fields), {*Target.model_fields, "extends"}
+    recipe, target = keys & (ours - theirs), keys & (theirs - ours)
+    if bool(recipe) == bool(target):
+        return ""
+    return "recipe" if recipe else "target"
 
 
 def load_recipe(
@@ -228,9 +283,6 @@ def _place_in_choice(raw: Any, place: Place, inner: Place) -> Place:
     return (*place, "options", *inner) if nested else (*place, *inner)
 
 
-def kind_of_file(path: Path) -> Literal["recipe", "target", "gate"]:
-    """Say what a YAML file is meant to be, by the keys that only one kind has."""
-    keys = set(source_from_file(path, str(path)).data)
-    if "rules" in keys:
-        return "gate"
-    return "target" if keys & (set(Target.model_fields) - set(Recipe.model_fields) | {"extends"}) else "recipe"
+def kind_of_file(path: Path) -> Kind:
+    """Say what a YAML file is meant to be, by the keys that only one kind has; a recipe where none tells."""
+    return _kind_of(source_from_file(path, str(path)).data) or "recipe"

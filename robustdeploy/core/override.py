@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from robustdeploy.core.complaint import Place, shown
+from robustdeploy.core.complaint import Place, keys_at, shown
 from robustdeploy.core.plain import plain, value_at
 from robustdeploy.core.recipe import Choice, Recipe
 from robustdeploy.core.yaml_source import Mark, Problem, Source, value_from_text
 from robustdeploy.errors import RecipeError
+
+_INDEX = re.compile(r"\[(\d+)\]")
+"""``attacks[1]``, as messages write it, for ``attacks.1``."""
 
 
 def apply_override(source: Source, override: str) -> None:
     """Lay ``a.b=c`` over the values; what is wrong with it is noted under ``--set a.b=c``."""
     mark = Mark(f"--set {override}")
     path, equals, text = override.partition("=")
-    steps = path.strip().split(".")
+    steps = _INDEX.sub(r".\1", path.strip()).split(".")
     if not equals or not all(steps):
         source.problems.append(Problem(mark, (), "must look like budget.ops=0.3"))
+        return
+    if steps[0] not in Recipe.model_fields and (home := _home(steps[0])):
+        source.problems.append(Problem(mark, (steps[0],), f"unknown key; did you mean {home}={text}?"))
         return
     try:
         value = value_from_text(text, mark.label)
@@ -36,6 +43,12 @@ def apply_override(source: Source, override: str) -> None:
         _remark(source, place, value, mark)
 
 
+def _home(key: str) -> str:
+    """Where a key stands that was given without the way to it, as ``epochs`` for ``train.epochs``."""
+    homes = [name for name in Recipe.model_fields if key in keys_at(Recipe, (name,))]
+    return f"{homes[0]}.{key}" if len(homes) == 1 else ""
+
+
 def _step(source: Source, holder: Any, place: Place, step: str, mark: Mark) -> Place:
     """One step further down, or nothing, with a note, where there is no such way."""
     if isinstance(holder, dict):
@@ -43,7 +56,8 @@ def _step(source: Source, holder: Any, place: Place, step: str, mark: Mark) -> P
     if not isinstance(holder, list):
         source.problems.append(Problem(mark, place, f"is {shown(holder)}, which has no keys"))
     elif not (step.isdecimal() and int(step) < len(holder)):
-        source.problems.append(Problem(mark, place, f"there is no item {step}"))
+        there = f"it has {len(holder)}, counted from 0"
+        source.problems.append(Problem(mark, place, f"there is no item {step}; {there}"))
     else:
         return (*place, int(step))
     return ()

@@ -5,6 +5,7 @@ Scalars follow YAML 1.2, where ``on`` and ``no`` are words and ``1e-3`` is a num
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -222,11 +223,14 @@ def value_from_text(text: str, label: str) -> Source:
 def source_from_file(path: Path, label: str) -> Source:
     """Read a YAML file whose root is a mapping; anything else is a RecipeError that says what was found."""
     if not path.is_file():
-        raise RecipeError(f"{label}: no such file")
+        raise RecipeError(f"{label}: " + ("is a folder; give a file" if path.is_dir() else "no such file"))
     if (size := path.stat().st_size) > MAX_BYTES:
         raise RecipeError(f"{label}: {size / 2**20:.1f} MiB is too large; such a file has at most 1 MiB")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise RecipeError(f"{label}: is UTF-16 text ('Unicode' in Windows editors); save it as UTF-8")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{label}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except OSError as error:

@@ -110,6 +110,9 @@ def needed(path: Path | None, name: str, layout: str) -> Path:
     """Return ``path`` if it is a folder; else say which ``layout`` the data set ``name`` expects there."""
     if path is None:
         raise DataError(f"data set '{name}' needs data.path: {layout}")
+    if not path.exists():
+        raise DataError(f"data set '{name}': {path.absolute()} does not exist; expected {layout}")
     if not path.is_dir():
-        raise DataError(f"data set '{name}': {path.absolute()} is not a folder; expected {layout}")
+        packed = ": unpack it and" if path.suffix in (".gz", ".tgz", ".zip", ".tar", ".xz") else ":"
+        raise DataError(f"data set '{name}': {path.absolute()} is a file, not a folder{packed} give {layout}")
     return path

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from robustdeploy.core.complaint import complaint
 from robustdeploy.core.gate import Gate, Rule, Verdict
-from robustdeploy.core.load import rule_problems
+from robustdeploy.core.load import of_kind, rule_problems
 from robustdeploy.core.report import SCHEMA_VERSION, Report
 from robustdeploy.core.rules import contradictions
 from robustdeploy.core.yaml_source import Problem, source_from_file
@@ -24,7 +24,7 @@ _AGAIN = "write it again with 'robustdeploy evaluate'"
 
 def load_rules(path: Path) -> tuple[Rule, ...]:
     """Load the ``rules:`` of a gate file; all its problems, each with line and column, are one RecipeError."""
-    source = source_from_file(path, str(path))
+    source = of_kind("gate file", source_from_file(path, str(path)))
     problems, found = list(source.problems), None
     try:
         found = Gate.model_validate(source.data)
@@ -67,6 +67,9 @@ def _outcomes(verdict: Verdict) -> Sequence[object]:
 def _text(path: Path) -> str:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; {_AGAIN}")
+    if path.suffix.lower() != ".json":
+        rules = "; rules are given with --rules" if path.suffix in (".yaml", ".yml") else ""
+        raise ArtifactError(f"{path} is no report: a run is read here, by folder or name, or a report.json{rules}")
     if (size := path.stat().st_size) > _MOST_BYTES:
         raise ArtifactError(f"{path}: {size / 2**20:,.0f} MiB is more than any report holds; is this another file?")
     try:

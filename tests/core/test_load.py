@@ -92,7 +92,7 @@ def test_an_override_out_of_range_is_one_sentence_about_the_override(write, regi
         ("a..b=1", "must look like budget.ops=0.3"),
         ("name.x=1", "name: is 'tiny', which has no keys"),
         ("seed.x=1", "seed: is 3, which has no keys"),
-        ("evaluate.attacks.9=fgsm", "evaluate.attacks: there is no item 9"),
+        ("evaluate.attacks.9=fgsm", "evaluate.attacks: there is no item 9; it has 5, counted from 0"),
         ("train.task=[", "not valid YAML: expected the node content, but found '<stream end>'"),
         ("train.lr=8/0", "train.lr: 8/0 divides by zero"),
         ("train.task.alfa=0.1", "train.task.alfa: unknown key (value 0.1); did you mean 'alpha'?"),

@@ -57,7 +57,7 @@ def test_another_nets_classes_are_named() -> None:
 def test_every_other_set_says_what_it_expects_where(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"'{name}' needs data.path: a folder"):
         find_source(Data(name=name))
-    with pytest.raises(DataError, match="is not a folder; expected"):
+    with pytest.raises(DataError, match="does not exist; expected"):
         find_source(Data(name=name, path=tmp_path / "gone"))
     with pytest.raises(DataError, match=f"(?s){tmp_path}.*folder"):
         find_source(Data(name=name, path=tmp_path))
