@@ -168,7 +168,7 @@ class Run:
 
 
 def check_same_training(root: Path, recipe: Recipe) -> Recipe | None:
-    """Return the recipe of the run at ``root``, None where there is none; another training than this is a UsageError."""
+    """Return the recipe of the run at ``root``, None where there is none; another training is a UsageError."""
     if not (root / RECIPE).exists():
         return None
     held, mark = _recipe_in(root), training_fingerprint(recipe)
