@@ -3,60 +3,64 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 import robustdeploy
-from robustdeploy import errors
+from robustdeploy.devices import answers
+from robustdeploy.devices.answers import Answer, answer_of, array_of, impossible, no_other
 from robustdeploy.devices.channel import Channel
 from robustdeploy.devices.link import Link, Pipe
-from robustdeploy.errors import BoardError, RobustdeployError, UsageError, WireError
+from robustdeploy.devices.patience import FIRST_QUERY_S, Patience, pace
+from robustdeploy.devices.window import Window, window_from
+from robustdeploy.errors import (
+    ArtifactError,
+    BoardError,
+    RobustdeployError,
+    StorageError,
+    ToolchainError,
+    UsageError,
+    WireError,
+)
 from robustdeploy.onboard.store import sha256_of
-from robustdeploy.onboard.timing import Timings, timings_from_head
+from robustdeploy.onboard.timing import CHECKED, Plan
 from robustdeploy.onboard.types import Bytes, Labels, Probe, Scores, Threat
 from robustdeploy.onboard.wire import VERSION, Array, Message, read_message, write_message
 
 _PIECE = 8 << 20
 _START_S = 60.0
 _LATENCY_MARGIN_S = 60.0
+_MOST_QUERIES = 1_000_000
+"""Queries per image of an attack that states no budget, at most."""
+_ERRORS = (UsageError, ArtifactError, ToolchainError, BoardError, WireError, StorageError)
+"""What may go wrong on a board; everything else it may name is a BoardError."""
 
 Facts = Mapping[str, Any]
 Progress = Callable[[int], None]
+A = TypeVar("A", bound=Answer)
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """An engine on the board."""
+class Said(Generic[A]):
+    """One answer: its head, its arrays, and how long it took on the host's clock."""
 
-    engine: str
-    """SHA-256 of its content; `Board.open_engine` takes it."""
-    size: int
-    """Bytes."""
-    seconds: float
-    """Time the toolchain took."""
-
-
-@dataclass(frozen=True)
-class Timed:
-    """What timing on the board gave, with the sensors around it."""
-
-    timings: Timings
-    before: Facts
-    after: Facts
-    throttled: tuple[str, ...]
-    """Why the clocks cannot be trusted; empty where nothing speaks against them."""
-    same_scores: bool
-    """Whether the engine scored the timed images the same before and after."""
+    head: A
+    arrays: dict[str, Array]
+    took_s: float
 
 
 @dataclass
 class Board:
-    """Talks to one agent over ``pipe``. ``deadline_s`` is the longest silence that is borne before a call gives up."""
+    """Talks to one agent over ``pipe``. ``deadline_s`` is the longest silence that is borne before a call gives up.
+
+    Nothing an agent says is believed: what cannot be true is a BoardError that names the field.
+    """
 
     pipe: Pipe
     deadline_s: float = 60.0
@@ -65,55 +69,82 @@ class Board:
     facts: Facts = field(default_factory=dict, init=False)
     """What `hello` answered last."""
     queries_total: int = field(default=0, init=False)
-    """How many images the agent says the engine has scored since it started."""
+    """How many images the engine has scored since the agent started: what was asked for, and the agent agrees."""
     _channel: Channel = field(init=False, repr=False)
     _broken: str = field(default="", init=False, repr=False)
     _names: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    _classes: int | None = field(default=None, init=False, repr=False)
+    _query_s: float = field(default=0.0, init=False, repr=False)
+    _asked: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._channel = Channel(self.pipe, self.clock)
 
     def hello(self) -> Facts:
         """Return what the board says of itself; BoardError where its agent is of another version."""
-        facts = self._ask("hello", {}, deadline_s=max(self.deadline_s, _START_S)).head
-        theirs = (facts.get("agent"), facts.get("protocol"))
+        answer = self._call("hello", {}, deadline_s=max(self.deadline_s, _START_S))
+        head = answer.head
+        theirs = (head.get("agent"), head.get("protocol"))
         if theirs != (ours := (robustdeploy.__version__, VERSION)):
             raise BoardError(
-                f"{self.pipe.where}: the agent is version {theirs[0]} with protocol {theirs[1]}, this host is "
-                f"{ours[0]} with protocol {ours[1]}; build the bundle again with this version"
+                f"{self.pipe.where}: the agent is version {str(theirs[0])[:60]} with protocol {str(theirs[1])[:60]}, "
+                f"this host is {ours[0]} with protocol {ours[1]}; build the bundle again with this version"
             )
-        self.facts = facts
-        return facts
+        with self._doubting():
+            no_other(answer.arrays, (), "hello")
+            self.facts = answer_of(answers.Hello, head, "hello").model_dump()
+        return self.facts
 
     def probe(self, backend: str, options: Facts | None = None) -> Probe:
         """Ask whether the toolchain ``backend`` works on the board, and in which version."""
-        head = self._ask("probe", {"backend": backend, "options": dict(options or {})}).head
-        usable, details = _of(head, "usable", bool), _of(head, "details", dict)
-        return Probe(usable, _of(head, "version", str), _of(head, "fix", str), details)
+        head = self._ask(answers.Probed, "probe", {"backend": backend, "options": dict(options or {})}).head
+        return Probe(head.usable, head.version, head.fix, head.details)
 
     def put(self, path: Path) -> str:
         """Send a file unless the board has it already, and return its hash."""
         sha256, total, offset = sha256_of(path), path.stat().st_size, 0
         self._names[sha256] = path.name
-        if _of(self._ask("have", {"sha256": sha256}).head, "have", bool):
+        if self._ask(answers.Have, "have", {"sha256": sha256}).head.have:
             return sha256
         with path.open("rb") as file:
             while True:
                 piece = np.frombuffer(file.read(_PIECE), np.uint8)
                 head = {"name": path.name, "sha256": sha256, "offset": offset, "total": total}
-                offset = _of(self._ask("put", head, {"data": piece}).head, "held", int)
+                held = self._ask(answers.Held, "put", head, {"data": piece}).head.held
+                offset += len(piece)
+                if held != offset:
+                    raise self._impossible("put", "held", f"must be {offset:,} bytes, not {held:,}")
                 if offset >= total or len(piece) == 0:
                     return sha256
 
-    def compile(self, backend: str, onnx: str, options: Facts | None = None, deadline_s: float = 3600.0) -> Compiled:
+    def compile(
+        self, backend: str, onnx: str, options: Facts | None = None, deadline_s: float = 3600.0
+    ) -> answers.Compiled:
         """Compile the ONNX file with hash ``onnx``; the toolchain says nothing meanwhile, hence the longer deadline."""
         request = {"backend": backend, "onnx": onnx, "options": dict(options or {})}
-        head = self._ask("compile", request, deadline_s=deadline_s).head
-        return Compiled(_of(head, "engine", str), _of(head, "bytes", int), float(_of(head, "seconds", (int, float))))
+        said = self._ask(answers.Compiled, "compile", request, deadline_s=deadline_s)
+        if said.head.seconds > said.took_s * 1.01:
+            found = f"is {said.head.seconds:.4g} s, but the whole call took {said.took_s:.4g} s here"
+            raise self._impossible("compile", "seconds", found)
+        return said.head
 
-    def open_engine(self, backend: str, engine: str, options: Facts | None = None, deadline_s: float = 600.0) -> None:
-        """Load the engine with hash ``engine``, in place of the one that was open."""
-        self._ask("open", {"backend": backend, "engine": engine, "options": dict(options or {})}, deadline_s=deadline_s)
+    def open_engine(
+        self,
+        backend: str,
+        engine: str,
+        options: Facts | None = None,
+        deadline_s: float = 600.0,
+        classes: int | None = None,
+    ) -> None:
+        """Load the engine with hash ``engine`` anew, in place of the one that was open.
+
+        ``classes`` is how many scores it must give per image; None accepts what it gives first.
+        """
+        request = {"backend": backend, "engine": engine, "options": dict(options or {})}
+        opened = self._ask(answers.Open, "open", request, deadline_s=deadline_s).head.open
+        if opened != engine:
+            raise self._impossible("open", "open", f"is the engine {opened[:16]}…, and {engine[:16]}… was to be opened")
+        self._classes = classes
 
     def score(self, images: Bytes, batch: int | None = None) -> Scores:
         """Return one row of scores per 8-bit image; the board turns them into pixels as the host would.
@@ -123,9 +154,13 @@ class Board:
         """
         head, parts = {} if batch is None else {"batch": batch}, []
         for part in self._batches(images):
-            scores = _array(self._ask("score", head, {"images": images[part]}), "scores", "float32")
-            if scores.ndim != 2 or len(scores) != len(images[part]) or not np.isfinite(scores).all():
-                raise BoardError(f"{self.pipe.where}: the board answered scores of shape {scores.shape} or not finite")
+            count = len(images[part])
+            said = self._ask(answers.Queried, "score", head, {"images": images[part]}, ("scores",), queries=count)
+            with self._doubting():
+                scores = array_of(said.arrays, "scores", "float32", (count, self._classes), "score")
+            self._classes = scores.shape[1]
+            self._count("score", said.head, count, count)
+            self._query_s = max(self._query_s, pace(said.took_s, count))
             parts.append(scores)
         return np.concatenate(parts)
 
@@ -139,43 +174,55 @@ class Board:
         labels: Labels,
         ids: Labels,
         progress: Progress | None = None,
+        budget: int | None = None,
     ) -> tuple[Bytes, Labels]:
         """Attack the open engine on the board; return the images found and the queries spent on each (−1: unknown).
 
-        ``progress`` hears the agent's running total of queries about once a second.
+        ``budget`` is the most queries that the attack may spend on an image. ``progress`` hears the agent's running
+        total of queries about once a second.
         """
         head = {"name": name, "options": dict(options), "threat": {"norm": threat.norm, "eps": threat.eps}, "key": key}
+        most = _MOST_QUERIES if budget is None else budget
         found, spent = [], []
         for part in self._batches(images):
-            arrays: dict[str, Array] = {"images": images[part]}
+            sent = images[part]
+            arrays: dict[str, Array] = {"images": sent}
             arrays |= {"labels": labels[part].astype(np.int64), "ids": ids[part].astype(np.int64)}
-            answer = self._ask("attack", head, arrays, progress=progress)
-            found.append(_array(answer, "images", "uint8"))
-            spent.append(_array(answer, "queries", "int64"))
-            if found[-1].shape != images[part].shape or spent[-1].shape != labels[part].shape:
-                raise BoardError(f"{self.pipe.where}: the attack {name} answered images of another shape than was sent")
+            wanted, all_queries = ("images", "queries"), len(sent) * most
+            said = self._ask(answers.Queried, "attack", head, arrays, wanted, queries=all_queries, progress=progress)
+            with self._doubting():
+                found.append(array_of(said.arrays, "images", "uint8", sent.shape, "attack"))
+                spent.append(array_of(said.arrays, "queries", "int64", (len(sent),), "attack"))
+                _check_queries(spent[-1], most, (found[-1] != sent).reshape(len(sent), -1).any(1))
+            known = bool((spent[-1] >= 0).all())
+            least = int(spent[-1].sum()) if known else 0
+            self._count("attack", said.head, least, least if known else all_queries)
         return np.concatenate(found), np.concatenate(spent)
 
-    def time(self, plan: Facts, images: Bytes) -> Timed:
-        """Time the open engine by ``plan`` (batch, warmup_s, min_s, max_s, min_samples) on ``images``, used in turn."""
-        planned = float(plan.get("max_s", 60)) + float(plan.get("warmup_s", 0))
-        longest = planned + max(self.deadline_s, _LATENCY_MARGIN_S)
+    def time(self, plan: Facts, images: Bytes) -> Window:
+        """Time the open engine in one window by ``plan``, see `Plan`, on ``images``, used in turn."""
+        asked = _plan_from(plan)
+        longest = asked.max_s + asked.warmup_s + max(self.deadline_s, _LATENCY_MARGIN_S)
         part = next(self._batches(images))
-        answer = self._ask("time", {"plan": dict(plan)}, {"images": images[part]}, deadline_s=longest)
-        head = answer.head
-        timings = timings_from_head(_of(head, "timings", dict), _array(answer, "samples_ns", "int64"))
-        before, after, same = _of(head, "before", dict), _of(head, "after", dict), _of(head, "same_scores", bool)
-        return Timed(timings, before, after, tuple(str(reason) for reason in _of(head, "throttled", list)), same)
+        wanted = ("samples_ns", "empty_ns", "scores_before", "scores_after")
+        sent = {"images": images[part]}
+        said = self._ask(answers.Window, "time", {"plan": asdict(asked)}, sent, wanted, deadline_s=longest)
+        checked = min(CHECKED, len(images[part]) // asked.batch) * asked.batch
+        with self._doubting():
+            window = window_from(said.head, said.arrays, asked, said.took_s, (checked, self._classes))
+        queries = 2 * checked + (window.warmup_runs + len(window.samples_ns)) * asked.batch
+        self._count("time", said.head, queries, queries)
+        return window
 
     def sensors(self) -> Facts:
         """Return the board's clocks, temperatures and throttle counters as they are now."""
-        return self._ask("sensors", {}).head
+        return self._ask(answers.Sensors, "sensors", {}).head.model_dump()
 
     def close(self) -> None:
         """Let the agent end; nothing is said where it is gone already."""
         if not self._broken:
             with suppress(RobustdeployError):
-                self._ask("close", {}, deadline_s=min(self.deadline_s, 5.0))
+                self._call("close", {}, deadline_s=min(self.deadline_s, 5.0))
             self._broken = "the board was closed"
 
     def __enter__(self) -> Board:
@@ -193,21 +240,45 @@ class Board:
 
     def _ask(
         self,
+        form: type[A],
+        op: str,
+        head: Facts,
+        arrays: Mapping[str, Array] | None = None,
+        wanted: Sequence[str] = (),
+        deadline_s: float | None = None,
+        queries: int = 0,
+        progress: Progress | None = None,
+    ) -> Said[A]:
+        """Ask and hold the answer against its ``form`` and the arrays ``wanted``."""
+        began = self.clock()
+        answer = self._call(op, head, arrays, deadline_s, queries, progress)
+        took_s = self.clock() - began
+        with self._doubting():
+            no_other(answer.arrays, wanted, op)
+            return Said(answer_of(form, answer.head, op), answer.arrays, took_s)
+
+    def _call(
+        self,
         op: str,
         head: Facts,
         arrays: Mapping[str, Array] | None = None,
         deadline_s: float | None = None,
+        queries: int = 0,
         progress: Progress | None = None,
     ) -> Message:
         """Send one request and return its answer; after a failure of the pipe itself every later call fails too."""
         if self._broken:
             raise BoardError(f"{self.pipe.where}: {op} cannot be asked: {self._broken}")
-        allowed = self.deadline_s if deadline_s is None else deadline_s
+        self._asked += 1
+        silence = self.deadline_s if deadline_s is None else deadline_s
+        patience = Patience(op, self.clock(), silence, queries, self._query_s or FIRST_QUERY_S)
         try:
-            self._channel.allow(allowed)
-            write_message(self._channel, {"op": op, **head}, arrays)
-            answer = self._answer(allowed, progress)
+            self._channel.allow(silence)
+            write_message(self._channel, {"op": op, "id": self._asked, **head}, arrays)
+            answer = self._answer(patience, progress)
         except BoardError as error:
+            if self._broken:  # what the agent said was impossible; the pipe is sound
+                raise
             self._broken = "the pipe to the agent failed before"
             raise self._explained(op, error) from None
         except BaseException:
@@ -215,21 +286,52 @@ class Board:
             raise
         if "error" in answer.head:
             raise _error_from(answer.head["error"], self.pipe.where, self._names)
-        if type(total := answer.head.get("queries_total")) is int:
-            self.queries_total = total
         return answer
 
-    def _answer(self, allowed: float, progress: Progress | None) -> Message:
-        """Wait for the answer; each sign of progress starts the deadline anew."""
+    def _answer(self, patience: Patience, progress: Progress | None) -> Message:
+        """Wait for the answer to the request that was just sent."""
         while True:
-            self._channel.allow(allowed)
+            self._channel.allow(*patience.left(self.clock()))
             message = read_message(self._channel)
             if message is None:
                 raise BoardError(f"{self.pipe.where}: the agent is gone: {self.pipe.failure()}")
+            number = message.head.pop("id", None)
+            # An agent of another version may number nothing; `hello` says that better.
+            ours = patience.op != "hello" or message.head.get("protocol") == VERSION
+            if ours and number != self._asked and "error" not in message.head:
+                found = f"must be {self._asked}, the request's, not {repr(number)[:60]}"
+                raise self._impossible(patience.op, "id", found)
             if "progress" not in message.head:
                 return message
-            if progress is not None and type(queries := message.head["progress"]) is int:
-                progress(queries)
+            with self._doubting():
+                patience.heard(message.head["progress"], self.queries_total)
+            if progress is not None:
+                progress(self.queries_total + patience.done)
+
+    def _count(self, op: str, head: answers.Queried | answers.Window, least: int, most: int) -> None:
+        """Hold what the agent says it has scored against what this request can have cost."""
+        rise = head.queries_total - self.queries_total
+        told = head.queries if isinstance(head, answers.Queried) else rise
+        if not least <= told <= most:
+            allowed = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+            raise self._impossible(op, "queries", f"must be {allowed}, not {told:,}")
+        if rise != told:
+            expected = self.queries_total + told
+            raise self._impossible(op, "queries_total", f"must be {expected:,}, not {head.queries_total:,}")
+        self.queries_total = head.queries_total
+
+    def _impossible(self, op: str, field: str, why: str) -> BoardError:
+        self._broken = "its answer before was impossible"
+        return BoardError(f"{self.pipe.where}: {impossible(op, field, why)}")
+
+    @contextmanager
+    def _doubting(self) -> Iterator[None]:
+        """Say of an answer that cannot be whose it is, and ask that board nothing more."""
+        try:
+            yield
+        except BoardError as error:
+            self._broken = "its answer before was impossible"
+            raise BoardError(f"{self.pipe.where}: {error}") from None
 
     def _explained(self, op: str, error: BoardError) -> BoardError:
         if isinstance(error, WireError):
@@ -248,23 +350,27 @@ def board_from(link: Link, agent: Path, deadline_s: float = 60.0) -> Iterator[Bo
 def _error_from(said: Any, where: str, names: Mapping[str, str]) -> RobustdeployError:
     """Turn the agent's error into the exception of the same name; hashes of files sent are told by their names."""
     kind, message = (said.get("kind"), said.get("message")) if isinstance(said, dict) else (None, said)
-    found = getattr(errors, kind, None) if isinstance(kind, str) else None
-    known = isinstance(found, type) and issubclass(found, RobustdeployError) and found is not errors.Interrupted
+    found = next((each for each in _ERRORS if each.__name__ == kind), BoardError)
     text = str(message)[:4000]
     for sha256, name in names.items():
         text = text.replace(sha256, name)
-    made: RobustdeployError = (found if known and found is not None else BoardError)(f"{where}: {text}")
-    return made
+    return found(f"{where}: {text}")
 
 
-def _of(head: Facts, name: str, kind: Any) -> Any:
-    if not isinstance(value := head.get(name), kind):
-        raise BoardError(f"the board's answer lacks a sound {name!r}; use equal versions of robustdeploy")
-    return value
+def _check_queries(spent: Labels, most: int, changed: npt.NDArray[np.bool_]) -> None:
+    """Raise BoardError for queries per image that an attack of ``most`` per image cannot have spent."""
+    if (spent == -1).all():
+        return
+    if (spent < 0).any():
+        raise impossible("attack", "queries", f"must be 0 or more for every image, not {int(spent.min()):,}")
+    if (highest := int(spent.max())) > most:
+        raise impossible("attack", "queries", f"must be at most {most:,} per image, not {highest:,}")
+    if free := int((changed & (spent == 0)).sum()):
+        raise impossible("attack", "queries", f"is 0 for {free:,} images that were changed")
 
 
-def _array(answer: Message, name: str, dtype: str) -> Array:
-    array = answer.arrays.get(name)
-    if array is None or array.dtype != dtype:
-        raise BoardError(f"the board's answer lacks the {dtype} array {name!r}; use equal versions of robustdeploy")
-    return array
+def _plan_from(plan: Facts) -> Plan:
+    try:
+        return Plan(**plan)
+    except TypeError as error:
+        raise UsageError(f"the latency plan is refused: {error}") from None

@@ -21,14 +21,14 @@ class Channel:
     pipe: Pipe
     clock: Callable[[], float] = time.monotonic
     until: float = 0.0
-    allowed_s: float = 0.0
+    reason: str = ""
 
     def __post_init__(self) -> None:
         os.set_blocking(self.pipe.writer.fileno(), False)
 
-    def allow(self, seconds: float) -> None:
-        """Give the next reads and writes ``seconds`` from now."""
-        self.allowed_s = seconds
+    def allow(self, seconds: float, reason: str = "") -> None:
+        """Give the next reads and writes ``seconds`` from now; ``reason`` is what to say where they do not suffice."""
+        self.reason = reason or f"no answer for {seconds:g} s; the board hangs or the link is down"
         self.until = self.clock() + seconds
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -57,5 +57,4 @@ class Channel:
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, event)
             if not selector.select(max(0.0, self.until - self.clock())):
-                waited = f"no answer for {self.allowed_s:g} s"
-                raise BoardError(f"{self.pipe.where}: {waited}; the board hangs or the link is down")
+                raise BoardError(f"{self.pipe.where}: {self.reason}")

@@ -47,6 +47,12 @@ class Adversary:
         options = {name: value for name, value in vars(built).items() if value is not None}
         return {"attack": self.choice.name, **options}
 
+    @property
+    def budget(self) -> int | None:
+        """Most queries that a query attack spends on an image: its field ``queries``; None where it has none."""
+        queries = getattr(self.query, "queries", None)
+        return queries if type(queries) is int else None
+
 
 def adversary_from(choice: Choice) -> Adversary:
     """Find and build the attack that a recipe names."""
@@ -111,9 +117,8 @@ def attack_board(adversary: Adversary, bench: Bench, host: HostNet, board: Board
             found = host.attack(adversary.gradient, block.images, block.labels, bench.threat, noise_key, block.ids)
         else:
             name, options = adversary.choice.name, _numbers(adversary)
-            found, queries = board.attack(
-                name, options, bench.threat, noise_key, block.images, block.labels, block.ids, progress=asked
-            )
+            arguments = (name, options, bench.threat, noise_key, block.images, block.labels, block.ids)
+            found, queries = board.attack(*arguments, progress=asked, budget=adversary.budget)
         found = _made_valid(block.images, found, bench.threat)
         judged = judge(board, found, bench.batch)
         return {

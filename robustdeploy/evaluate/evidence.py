@@ -11,7 +11,7 @@ from PIL import Image
 
 from robustdeploy.core.model import Noun
 from robustdeploy.core.report import Diagnostic, Figures, Histogram, Measurement, Sample
-from robustdeploy.devices.board import Timed
+from robustdeploy.evaluate.latency import Latency
 from robustdeploy.evaluate.outcomes import Outcomes
 from robustdeploy.onboard.types import Bytes, Threat
 
@@ -26,11 +26,11 @@ class EvaluationRows(Noun):
     figures: Figures
 
 
-def figures_from(outcomes: Outcomes, threat: Threat, classes: tuple[str, ...], timed: Timed | None) -> Figures:
+def figures_from(outcomes: Outcomes, threat: Threat, classes: tuple[str, ...], latency: Latency | None) -> Figures:
     """Collect what the page draws of the board: the latency histogram and sample images."""
     histogram = None
-    if timed is not None and not timed.throttled and timed.same_scores:
-        histogram = _histogram(timed.timings.samples_ns * 1e-6)
+    if latency is not None and not latency.flaws:
+        histogram = _histogram(latency.samples_ms)
     return Figures(latency=histogram, samples=tuple(_samples(outcomes, threat, classes)))
 
 

@@ -2,96 +2,199 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.report import Diagnostic, Measurement
-from robustdeploy.core.target import Target
-from robustdeploy.devices.board import Board, Timed
+from robustdeploy.core.target import LatencyPlan, Target
+from robustdeploy.devices.board import Board
+from robustdeploy.devices.window import Window
 from robustdeploy.evaluate.attack import Progress
-from robustdeploy.onboard.timing import Timings
+from robustdeploy.evaluate.opening import Opened
+from robustdeploy.evaluate.timings import STEADY_CV, STEADY_DRIFT, Figure, Timings, timings_from
+from robustdeploy.onboard.sensors import throttled
 from robustdeploy.onboard.types import Bytes
 
-
-def time_engine(board: Board, target: Target, images: Bytes, progress: Progress) -> Timed | None:
-    """Time the engine on real images; an emulated board's latency says nothing and is not taken."""
-    if target.emulated:
-        return None
-    stop_if_interrupted()
-    progress("latency", 0, 1)
-    timed = board.time(target.latency.model_dump(), images)
-    progress("latency", 1, 1)
-    return timed
+_MS = 1e-6
 
 
-def measured_latency(timed: Timed | None, target: Target) -> tuple[Measurement, ...]:
+@dataclass
+class Stopwatch:
+    """Takes the windows of a latency plan one by one, so that they spread over whatever else the board does.
+
+    Neighbouring windows share their noise: a window that follows another at once says little that is new.
+    """
+
+    board: Board
+    target: Target
+    opened: Opened
+    images: Bytes
+    progress: Progress
+    sleep: Callable[[float], None] = time.sleep
+    windows: list[Window] = field(default_factory=list, init=False)
+
+    def take(self) -> None:
+        """Load the engine anew and time it in one window, unless all are taken or the board is emulated."""
+        plan, toolchain = self.target.latency, self.target.backend
+        if self.target.emulated or len(self.windows) == plan.windows:
+            return
+        stop_if_interrupted()
+        self.progress("latency", len(self.windows), plan.windows)
+        self.board.open_engine(toolchain.name, self.opened.engine, toolchain.options, classes=self.opened.classes)
+        self.windows.append(self.board.time(window_plan(plan), self.images))
+        self.progress("latency", len(self.windows), plan.windows)
+
+    def finish(self) -> Latency | None:
+        """Take the windows that are left, with pauses as long as a window; None where the board is emulated."""
+        plan = self.target.latency
+        while not self.target.emulated and len(self.windows) < plan.windows:
+            self.sleep(plan.min_s / plan.windows)
+            self.take()
+        return Latency(tuple(self.windows)) if self.windows else None
+
+
+def window_plan(plan: LatencyPlan) -> Mapping[str, Any]:
+    """Return the share of ``plan`` that one window has, as a board takes it."""
+    return {
+        "batch": plan.batch,
+        "warmup_s": plan.warmup_s,
+        "min_s": plan.min_s / plan.windows,
+        "max_s": plan.max_s / plan.windows,
+        "min_samples": -(-plan.min_samples // plan.windows),
+    }
+
+
+@dataclass(frozen=True)
+class Latency:
+    """All windows of one engine, and what follows from them."""
+
+    windows: tuple[Window, ...]
+
+    @property
+    def timings(self) -> Timings:
+        """Statistics of the samples."""
+        return timings_from([window.samples_ns for window in self.windows])
+
+    @property
+    def flaws(self) -> list[str]:
+        """Why nothing can be judged by the samples; empty where nothing speaks against them."""
+        found = [reason for window in self.windows for reason in throttled(window.before, window.after)]
+        scores = [each for window in self.windows for each in (window.scores_before, window.scores_after)]
+        if not all(np.array_equal(each, scores[0]) for each in scores):
+            found.append("the engine's scores changed while it was timed")
+        return list(dict.fromkeys(found))
+
+    @property
+    def samples_ms(self) -> np.ndarray[Any, Any]:
+        """All samples in the order they were taken."""
+        return np.concatenate([window.samples_ns for window in self.windows]) * _MS
+
+    @property
+    def empty_ms(self) -> float:
+        """Median time of an empty call in the same harness."""
+        return float(np.median(np.concatenate([window.empty_ns for window in self.windows]))) * _MS
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds in which samples were taken."""
+        return sum(window.duration_ns for window in self.windows) * 1e-9
+
+
+def measured_latency(latency: Latency | None, target: Target) -> tuple[Measurement, ...]:
     """Rows of latency, unless the board throttled or answered differently: then there is nothing to judge."""
-    if timed is None or _flaws(timed):
+    if latency is None or latency.flaws:
         return ()
-    timings = timed.timings
+    timings = latency.timings
     conditions = {
         "batch": target.latency.batch,
-        "duration_s": round(timings.duration_s, 2),
-        "cv": round(timings.cv, 4),
+        "windows": len(latency.windows),
+        "steady": timings.steady,
+        "interval": _INTERVALS[timings.steady],
+        "duration_s": round(latency.duration_s, 2),
+        "cv": round(timings.cv.value or 0.0, 4),
         "drift": None if timings.drift is None else round(timings.drift, 4),
-        "harness_overhead_ms": round(timings.overhead_ms, 6),
+        "harness_overhead_ms": round(latency.empty_ms, 6),
         "clocks": target.clocks,
     }
     return tuple(_rows(timings, conditions))
 
 
+_INTERVALS = {
+    True: "order statistics of the samples and of the windows, 95 %",
+    False: "from the quietest window to the most disturbed, at least 95 %",
+}
+
+
 def _rows(timings: Timings, conditions: Mapping[str, Any]) -> Iterator[Measurement]:
     """Return the percentiles that the samples support, their mean and their coefficient of variation."""
-    n = len(timings.samples_ns)
-    for percentile in timings.percentiles:
-        if percentile.value is None:
-            continue
-        yield Measurement(
-            metric=f"latency_ms.{percentile.name}",
-            where="board",
-            value=percentile.value,
-            unit="ms",
-            n=n,
-            low=percentile.low,
-            high=percentile.high,
-            conditions={"interval": "order statistics, 95 %", **conditions},
-        )
-    for name, value, unit in (("mean", timings.mean_ms, "ms"), ("cv", timings.cv, "fraction")):
-        yield Measurement(
-            metric=f"latency_ms.{name}", where="board", value=value, unit=unit, n=n, conditions=dict(conditions)
-        )
+    for figure in (*timings.percentiles, timings.mean, timings.cv):
+        if figure.value is not None:
+            yield Measurement(
+                metric=f"latency_ms.{figure.name}",
+                where="board",
+                value=figure.value,
+                unit="fraction" if figure is timings.cv else "ms",
+                n=timings.n,
+                low=figure.low,
+                high=figure.high,
+                conditions=dict(conditions),
+            )
 
 
-def latency_diagnostic(timed: Timed | None) -> Diagnostic:
+def latency_diagnostic(latency: Latency | None) -> Diagnostic:
     """Say whether the latency can be trusted, and if not, why."""
-    if timed is None:
+    if latency is None:
         text = "the board is emulated, so its latency says nothing and was not taken"
         return Diagnostic(id="latency-valid", level="warn", text=text)
-    if reasons := _flaws(timed):
+    if reasons := latency.flaws:
         return Diagnostic(id="latency-valid", level="warn", text=f"latency was discarded: {'; '.join(reasons)}")
-    timings = timed.timings
-    drift = timings.drift or 0.0
-    text = f"no throttling was seen; latency drifted by {drift:+.1%} and varied by {timings.cv:.1%} over the window"
-    level: Any = "warn" if abs(drift) > 0.01 or timings.cv > 0.03 else "ok"
-    return Diagnostic(id="latency-valid", level=level, text=text, value=timings.cv, threshold=0.03)
+    timings = latency.timings
+    drift, cv = timings.drift or 0.0, timings.cv.value or 0.0
+    found = f"the samples of {len(latency.windows)} windows varied by {cv:.1%} and drifted by {drift:+.1%}"
+    limits = f"(limits {STEADY_CV:.0%} and {STEADY_DRIFT:.0%})"
+    if timings.steady:
+        text = f"latency was steady: {found} {limits}, and no throttling was seen"
+    else:
+        text = f"noise disturbed the latency: {found} {limits}. {_meaning(timings)}"
+    level: Any = "ok" if timings.steady else "warn"
+    return Diagnostic(id="latency-valid", level=level, text=text, value=cv, threshold=0.03)
 
 
-def _flaws(timed: Timed) -> list[str]:
-    return [*timed.throttled, *([] if timed.same_scores else ["the engine's scores changed while it was timed"])]
+def _meaning(timings: Timings) -> str:
+    """Say what noise does to a verdict, with the figures of the highest percentile that a rule is likely to name."""
+    told = [figure for figure in timings.percentiles if figure.value is not None and figure.name != "p99.9"]
+    spread = f" ({told[-1].name}: {_span(told[-1])})" if told else ""
+    return (
+        f"A limit is met only where the most disturbed window meets it, and missed only where the quietest one misses "
+        f"it{spread}; anything between is INCONCLUSIVE. Stop what else runs on the board and measure again"
+    )
 
 
-def timings_record(timed: Timed | None) -> dict[str, Any]:
-    """Return what ``timings.json`` holds: every sample, and the sensors around them."""
-    if timed is None:
+def _span(figure: Figure) -> str:
+    return f"{figure.low:.3g} to {figure.high:.3g} ms"
+
+
+def timings_record(latency: Latency | None) -> dict[str, Any]:
+    """Return what ``timings.json`` holds: every sample of every window, and the sensors around them."""
+    if latency is None:
         return {"taken": False, "reason": "the board is emulated"}
     return {
         "taken": True,
-        "samples_ns": timed.timings.samples_ns.tolist(),
-        "before": dict(timed.before),
-        "after": dict(timed.after),
-        "throttled": list(timed.throttled),
-        "same_scores": timed.same_scores,
-        "warmup_runs": timed.timings.warmup_runs,
-        "overhead_ms": timed.timings.overhead_ms,
+        "flaws": latency.flaws,
+        "windows": [
+            {
+                "samples_ns": window.samples_ns.tolist(),
+                "empty_ns": window.empty_ns.tolist(),
+                "before": dict(window.before),
+                "after": dict(window.after),
+                "warmup_runs": window.warmup_runs,
+                "duration_ns": window.duration_ns,
+            }
+            for window in latency.windows
+        ],
     }

@@ -33,7 +33,7 @@ from robustdeploy.evaluate.diagnostics import HostFindings, diagnose
 from robustdeploy.evaluate.evidence import EvaluationRows, figures_from
 from robustdeploy.evaluate.host import HostNet, load_host_net
 from robustdeploy.evaluate.judge import Judged, joined, judge
-from robustdeploy.evaluate.latency import latency_diagnostic, measured_latency, time_engine, timings_record
+from robustdeploy.evaluate.latency import Stopwatch, latency_diagnostic, measured_latency, timings_record
 from robustdeploy.evaluate.opening import golden_diagnostic, open_on
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.parts import Parts
@@ -78,10 +78,12 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
         # A number belongs to one exact engine: parts that another build of it made are not used.
         parts = Parts(folder, sha256_of_text(f"{stage.fingerprint} {opened.engine}"), request.run.ledger)
         bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress, target.latency.batch)
+        stopwatch = Stopwatch(board, target, opened, request.golden["images"], progress)
         clean = _judged_clean(bench, board)
-        outcomes = _attacked(bench, adversaries, host, board, clean, request)
+        stopwatch.take()
+        outcomes = _attacked(bench, adversaries, host, board, clean, request, stopwatch)
         curve = curve_rows(bench, host, board, recipe)
-        timed = time_engine(board, target, request.golden["images"], progress)
+        latency = stopwatch.finish()
     on_board = [row for row in curve if row.where == "board"]
     settings = {adversary.label: adversary.settings for adversary in adversaries}
     classes = len(request.classes)
@@ -90,18 +92,18 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
             *accuracy_rows(outcomes, settings),
             *curve,
             *request.extra_rows,
-            *measured_latency(timed, target),
+            *measured_latency(latency, target),
         ),
         diagnostics=(
             *diagnose(outcomes, recipe.threat, clean.scores, _gradients(host, request.test), on_board, classes),
             golden_diagnostic(opened),
-            latency_diagnostic(timed),
+            latency_diagnostic(latency),
         ),
-        figures=figures_from(outcomes, recipe.threat, request.classes, timed),
+        figures=figures_from(outcomes, recipe.threat, request.classes, latency),
     )
     outcomes.save(folder / "outcomes.npz")
     atomic_write_json(folder / "facts.json", opened.facts)
-    atomic_write_json(folder / "timings.json", timings_record(timed))
+    atomic_write_json(folder / "timings.json", timings_record(latency))
     atomic_write_json(folder / "rows.json", rows.model_dump(mode="json"))
     outputs = [folder / name for name in ("outcomes.npz", "facts.json", "timings.json", "rows.json")]
     stage.seal(outputs, {"engine": opened.engine, "n": len(request.test.ids)})
@@ -137,8 +139,12 @@ def _attacked(
     board: Board,
     clean: Judged,
     request: Request,
+    stopwatch: Stopwatch,
 ) -> Outcomes:
-    attacks = tuple(attack_board(adversary, bench, host, board) for adversary in adversaries)
+    attacks = []
+    for adversary in adversaries:
+        attacks.append(attack_board(adversary, bench, host, board))
+        stopwatch.take()
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
     if request.dense is not None:
@@ -151,7 +157,7 @@ def _attacked(
         labels=bench.images.labels,
         board_clean=clean.labels,
         host_clean=host.score(bench.images.images).argmax(1),
-        attacks=attacks,
+        attacks=tuple(attacks),
         dense_clean=dense_clean,
         dense_attacks=dense_attacks,
         moved=int(clean.moved.sum()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -9,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import robustdeploy
+from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.core.registry import BACKENDS, QUERY_ATTACKS, Registry
 from robustdeploy.errors import UsageError
-from robustdeploy.onboard.store import sha256_of
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MAIN = '''"""Start the agent."""
@@ -51,11 +53,13 @@ def build_agent(path: Path, extra: Mapping[str, Path] | None = None) -> str:
         entries[name] = file.read_bytes()
         if not re.search(rb"^plugin\b[^=\n]*=(?!=)", entries[name], re.MULTILINE):
             raise UsageError(f"{file} cannot join the agent: a plug-in that runs on boards ends with 'plugin = …'")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(entries):
             archive.writestr(_entry(name), entries[name])
-    return sha256_of(path)
+    content = buffer.getvalue()
+    atomic_write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _own_files() -> Iterator[tuple[str, bytes]]:

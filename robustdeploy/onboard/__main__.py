@@ -30,10 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     reader, writer = _take_pipe()
     try:
         work = _work_folder(sys.argv[1:] if arguments is None else arguments)
+        folder = work or Path(tempfile.mkdtemp(prefix="robustdeploy-"))
     except (UsageError, OSError) as error:
         print(f"robustdeploy agent: {error}", file=sys.stderr)
         return 2
-    folder = work or Path(tempfile.mkdtemp(prefix="robustdeploy-"))
     remove = None if work else folder
     threading.Thread(target=_end_with_host, args=(reader.fileno(), remove), daemon=True).start()
     try:
@@ -86,8 +86,10 @@ def _serve(reader: FileIO, writer: FileIO, folder: Path) -> int:
         print(f"robustdeploy agent: {error}; python3 -m pip install numpy", file=sys.stderr)
         return 4
 
+    number: object = None
+
     def progress(queries: int) -> None:
-        write_message(writer, {"progress": queries})
+        write_message(writer, {"progress": queries, "id": number})
 
     service = Service(Store(folder), progress)
     while True:
@@ -98,7 +100,9 @@ def _serve(reader: FileIO, writer: FileIO, folder: Path) -> int:
             return 4
         if request is None:
             return 0
-        _reply(writer, service.answer(request), Message)
+        number = request.head.get("id")
+        reply = service.answer(request)
+        _reply(writer, Message({**reply.head, "id": number}, reply.arrays), Message)
         if request.head.get("op") == "close":
             return 0
 
@@ -110,7 +114,8 @@ def _reply(writer: FileIO, reply: Message, kind: type[Message]) -> None:
     try:
         write_message(writer, reply.head, reply.arrays)
     except RobustdeployError as error:
-        problem = kind({"error": {"kind": type(error).__name__, "message": str(error)}}, {})
+        said = {"kind": type(error).__name__, "message": str(error)}
+        problem = kind({"error": said, "id": reply.head.get("id")}, {})
         write_message(writer, problem.head, problem.arrays)
 
 

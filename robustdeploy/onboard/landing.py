@@ -169,7 +169,8 @@ def main(arguments: list[str]) -> int:
         if take(6) == b"bytes\n":
             store(folder, digest, int(size))
     except (EOFError, OSError, ValueError) as error:
-        sys.stderr.write("the agent could not be stored: %s\n" % error)
+        fix = "; make room in %s or set the link's folder" % folder if isinstance(error, OSError) else ""
+        sys.stderr.write("the agent could not be stored: %s%s\n" % (error, fix))
         return 1
     say("robustdeploy-ready")
     return stay(agent_path(folder, digest), float(lifetime_s), float(grace_s))

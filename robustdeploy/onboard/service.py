@@ -16,15 +16,14 @@ from ..errors import ArtifactError, BoardError, RobustdeployError, UsageError
 from .draws import Draws
 from .find import build_plugin, plugin_names
 from .queries import Counted
-from .sensors import read_sensors, throttled
-from .store import Store
-from .timing import Plan, measure, timings_head
+from .sensors import read_sensors
+from .store import Store, is_full
+from .timing import CHECKED, Plan, measure
 from .types import Backend, Bytes, Model, Pixels, Scores, Threat, pixels_from_bytes
 from .wire import VERSION, Array, Message
 
 Progress = Callable[[int], None]
 _PROGRESS_S = 1.0
-_CHECKED = 16
 _CHUNK = 256
 _CHUNK_BYTES = 64 << 20
 
@@ -65,6 +64,8 @@ class Service:
         except RobustdeployError as error:
             return _error(type(error).__name__, str(error))
         except Exception as error:
+            if isinstance(error, OSError) and is_full(error):
+                return _error("StorageError", f"{name}: {self._store.full(error)}")
             sys.excepthook(type(error), error, error.__traceback__)
             return _error("BoardError", f"{name} failed on the board: {type(error).__name__}: {error}")
 
@@ -103,18 +104,22 @@ class Service:
     def _compile(self, request: Message) -> Message:
         backend, onnx = _backend(request.head), self._store.path(_need(request.head, "onnx"))
         engine = self._store.folder / "engine.part"
-        engine.unlink(missing_ok=True)
-        began = time.monotonic()
-        backend.compile(onnx, engine, request.head.get("options", {}))
-        seconds = time.monotonic() - began
-        size = engine.stat().st_size
-        return Message({"engine": self._store.adopt(engine), "bytes": size, "seconds": seconds}, {})
+        try:
+            engine.unlink(missing_ok=True)
+            began = time.monotonic()
+            backend.compile(onnx, engine, request.head.get("options", {}))
+            seconds = time.monotonic() - began
+            size = engine.stat().st_size
+            return Message({"engine": self._store.adopt(engine), "bytes": size, "seconds": seconds}, {})
+        finally:
+            for left in self._store.folder.glob("engine.part*"):  # half an engine, where the toolchain gave up
+                left.unlink(missing_ok=True)
 
     def _open(self, request: Message) -> Message:
         self._shut()
         backend, engine = _backend(request.head), self._store.path(_need(request.head, "engine"))
         self._model = self._opened.enter_context(backend.open(engine))
-        return Message({"open": True}, {})
+        return Message({"open": request.head["engine"]}, {})
 
     def _score(self, request: Message) -> Message:
         """Score images in batches of the size asked for; the last one is smaller where the number does not divide."""
@@ -122,7 +127,7 @@ class Service:
         if type(batch) is not int or batch < 1:
             raise UsageError(f"images are scored in batches of at least 1, not {str(batch)[:60]}")
         step = max(1, min(batch, _CHUNK_BYTES // max(1, 4 * images[:1].nbytes)))
-        parts = [self._ask(pixels_from_bytes(images[at : at + step])) for at in range(0, max(1, len(images)), step)]
+        parts = [self._told(pixels_from_bytes(images[at : at + step])) for at in range(0, max(1, len(images)), step)]
         scores = np.concatenate(parts)
         return Message({"queries": len(images), "queries_total": self._asked}, {"scores": scores})
 
@@ -133,7 +138,7 @@ class Service:
             raise UsageError(f"an attack came with {len(images)} images, {len(labels)} labels and {len(ids)} ids")
         name = _need(head, "name")
         attack = build_plugin("attacks", name, head.get("options", {}))
-        counted = Counted(self._ask, len(images))
+        counted = Counted(self._told, len(images))
         found = attack(counted, images, labels, _threat(_need(head, "threat")), Draws(_key(head), ids))
         if found.dtype != np.uint8 or found.shape != images.shape:
             got = f"{found.dtype} of shape {found.shape}"
@@ -147,22 +152,23 @@ class Service:
         batches = [pixels_from_bytes(images[start : start + plan.batch]) for start in starts]
         if not batches:
             raise UsageError(f"timing a batch of {plan.batch} needs as many images; {len(images)} came")
-        checked = batches[:_CHECKED]
-        expected = [self._ask(batch) for batch in checked]
+        checked = batches[:CHECKED]
+        scores_before = np.concatenate([self._ask(batch) for batch in checked])
         turn = _Turn(model, batches)
         before = read_sensors()
-        timings = measure(turn, plan)
+        taken = measure(turn, plan)
         after = read_sensors()
         self._asked += turn.runs * plan.batch
+        scores_after = np.concatenate([self._ask(batch) for batch in checked])
         head = {
-            "timings": timings_head(timings),
+            "warmup_runs": taken.warmup_runs,
+            "duration_ns": taken.duration_ns,
             "before": before,
             "after": after,
-            "throttled": throttled(before, after),
-            "same_scores": all(np.array_equal(self._ask(b), s) for b, s in zip(checked, expected, strict=True)),
             "queries_total": self._asked,
         }
-        return Message(head, {"samples_ns": timings.samples_ns})
+        arrays = {"samples_ns": taken.samples_ns, "empty_ns": taken.empty_ns}
+        return Message(head, {**arrays, "scores_before": scores_before, "scores_after": scores_after})
 
     def _sensors(self, request: Message) -> Message:
         return Message(read_sensors(), {})
@@ -189,6 +195,11 @@ class Service:
         if not np.isfinite(scores).all():
             broken = int((~np.isfinite(scores)).any(1).sum())
             raise ArtifactError(f"the engine's scores are not finite for {broken} of {len(images)} images")
+        return scores
+
+    def _told(self, images: Pixels) -> Scores:
+        """Score, and tell the host about once a second how many images were scored since the start."""
+        scores = self._ask(images)
         if time.monotonic() - self._reported > _PROGRESS_S:
             self._reported = time.monotonic()
             self._progress(self._asked)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,12 @@ _SHA = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MOST_BYTES = 8 << 30
 _PIECE = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def is_full(error: OSError) -> bool:
+    """Say whether a disk that takes no more caused ``error``."""
+    return error.errno in _FULL
 
 
 def sha256_of(path: Path) -> str:
@@ -59,8 +67,12 @@ class Store:
         here = part.stat().st_size if offset and part.exists() else 0
         if here != offset:
             raise BoardError(f"a piece of {name} for byte {offset} came, the board holds {here} bytes; send it from 0")
-        with part.open("ab" if offset else "wb") as file:
-            file.write(data)
+        try:
+            with part.open("ab" if offset else "wb") as file:
+                file.write(data)
+        except OSError:
+            part.unlink(missing_ok=True)  # half a file is of no use, and takes the room that is short
+            raise
         if offset + len(data) == total:
             self._finish(part, name, str(sha256))
         return len(data) + int(offset)
@@ -70,6 +82,12 @@ class Store:
         sha256 = sha256_of(path)
         path.replace(self.folder / sha256)
         return sha256
+
+    def full(self, error: OSError) -> str:
+        """Say that the disk takes no more, and what to do."""
+        free = shutil.disk_usage(self.folder).free >> 20
+        reason = (error.strerror or str(error)).lower()
+        return f"{reason} in {self.folder} ({free} MiB free there); make room or set the link's folder"
 
     def _finish(self, part: Path, name: str, sha256: str) -> None:
         if (found := sha256_of(part)) != sha256:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from ..errors import WireError
 
-VERSION = 1
+VERSION = 2
 _MAGIC = b"RDep"
 _PREFIX = struct.Struct("<4sHHI")
 _CHECK = struct.Struct("<I")
@@ -177,7 +177,7 @@ def _head_length(prefix: bytes, limits: Limits) -> int:
 
 def _parse_head(text: bytes, limits: Limits) -> tuple[dict[str, Any], list[_Spec]]:
     try:
-        document = json.loads(text, parse_constant=_no_constant)
+        document = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise WireError(f"the head of a message is not JSON: {str(error)[:200]}") from None
     if not isinstance(document, dict) or set(document) != {"head", "arrays"} or not isinstance(document["head"], dict):
@@ -187,6 +187,13 @@ def _parse_head(text: bytes, limits: Limits) -> tuple[dict[str, Any], list[_Spec
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    """JSON allows 1e999, which Python reads as infinity."""
+    if math.isfinite(number := float(text)):
+        return number
+    raise ValueError(f"{text[:30]} is not a finite number")
 
 
 def _specs_from_json(listed: Any, limits: Limits) -> list[_Spec]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from robustdeploy.errors import WireError
-from robustdeploy.onboard.wire import Limits, read_message, write_message
+from robustdeploy.onboard.wire import VERSION, Limits, read_message, write_message
 
 DTYPES = ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
 JSON = st.recursive(
@@ -36,7 +36,7 @@ def framed(head, arrays=None):
 def frame_of(document, body=b""):
     """A frame with any head, its checksum right, as a hostile peer would make it."""
     text = document if isinstance(document, bytes) else json.dumps(document).encode()
-    start = struct.pack("<4sHHI", b"RDep", 1, 0, len(text)) + text
+    start = struct.pack("<4sHHI", b"RDep", VERSION, 0, len(text)) + text
     return start + body + struct.pack("<I", zlib.crc32(start + body))
 
 
@@ -86,7 +86,7 @@ def test_any_flipped_bit_is_told():
 @settings(max_examples=200, deadline=None)
 @given(st.binary(min_size=1, max_size=200), st.booleans())
 def test_garbage_is_told(data, behind_a_prefix):
-    start = struct.pack("<4sHHI", b"RDep", 1, 0, max(2, len(data) // 2)) if behind_a_prefix else b""
+    start = struct.pack("<4sHHI", b"RDep", VERSION, 0, max(2, len(data) // 2)) if behind_a_prefix else b""
     with pytest.raises(WireError):
         read_message(io.BytesIO(start + data))
 
@@ -142,7 +142,7 @@ def test_a_hostile_array_is_refused_before_memory_is_taken(change, words):
         (frame_of({"head": {}, "arrays": {}}), "list its arrays"),
         (frame_of({"head": {}, "arrays": [GOOD] * 65}), "at most 64"),
         (frame_of({"head": {}, "arrays": [GOOD, GOOD]}), "of one name"),
-        (struct.pack("<4sHHI", b"RDep", 1, 0, 1 << 31), "head of 2147483648 bytes"),
+        (struct.pack("<4sHHI", b"RDep", VERSION, 0, 1 << 31), "head of 2147483648 bytes"),
         (struct.pack("<4sHHI", b"RDep", 9, 0, 2), "wire version 9"),
         (b"Welcome to Ubuntu 22.04\n", "login script"),
     ],

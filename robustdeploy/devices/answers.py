@@ -1,0 +1,164 @@
+"""The form of every answer a board may give. A board is not believed: what is not of this form is refused.
+
+What only the host can know (how many samples were asked for, how long the call took) is checked in `board`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from pydantic import ConfigDict, Field, ValidationError
+
+from robustdeploy.core.complaint import complaint
+from robustdeploy.core.model import Noun
+from robustdeploy.errors import BoardError
+from robustdeploy.onboard.wire import Array
+
+Name = Annotated[str, Field(max_length=400)]
+Text = Annotated[str, Field(max_length=4000)]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Answer(Noun):
+    """The head of an answer. A field that is missing, unknown or of another kind is an error."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Sensors(Answer):
+    """What `robustdeploy.onboard.sensors` reads."""
+
+    boot_id: Name
+    cpu_model: Name
+    board_model: Name
+    load_1m: Annotated[float, Field(ge=0)] | None
+    clocks_khz: dict[Name, dict[Name, int]]
+    governors: dict[Name, Name]
+    gpu_clocks_hz: dict[Name, int]
+    thermal: dict[Name, dict[Name, float]]
+    cooling: dict[Name, int]
+    throttle_counts: dict[Name, Count]
+    overcurrent_counts: dict[Name, Count]
+
+
+class Hello(Answer):
+    """What a board says of itself."""
+
+    agent: Name
+    protocol: int
+    python: Name
+    numpy: Name
+    machine: Name
+    system: Name
+    backends: list[Name]
+    attacks: list[Name]
+    boot_id: Name
+    cpu_model: Name
+    board_model: Name
+
+
+class Probed(Answer):
+    """Whether a toolchain works there."""
+
+    usable: bool
+    version: Name
+    fix: Text
+    details: dict[Name, Any]
+
+
+class Have(Answer):
+    """Whether a file is there."""
+
+    have: bool
+
+
+class Held(Answer):
+    """How much of a file is there."""
+
+    held: Count
+
+
+class Compiled(Answer):
+    """An engine on the board."""
+
+    engine: Sha256
+    """SHA-256 of its content; `Board.open_engine` takes it."""
+    bytes: Annotated[int, Field(ge=1, le=8 << 30)]
+    seconds: Annotated[float, Field(ge=0)]
+    """Time the toolchain took."""
+
+
+class Open(Answer):
+    """Which engine answers now."""
+
+    open: Sha256
+
+
+class Queried(Answer):
+    """How many images the engine scored: for this request, and since the agent started."""
+
+    queries: Count
+    queries_total: Count
+
+
+class Window(Answer):
+    """One window of timing; the samples and scores are in its arrays."""
+
+    warmup_runs: Annotated[int, Field(ge=1, lt=1 << 63)]
+    duration_ns: Annotated[int, Field(ge=1, lt=1 << 63)]
+    before: Sensors
+    after: Sensors
+    queries_total: Count
+
+
+class Closed(Answer):
+    """The agent's last words."""
+
+    queries_total: Count
+
+
+A = TypeVar("A", bound=Answer)
+
+
+def answer_of(form: type[A], head: dict[str, Any], op: str) -> A:
+    """Read ``head`` as ``form``; BoardError naming the first field that is not of its kind."""
+    try:
+        return form.model_validate(head)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "head"
+        why = "is unknown" if first["type"] == "extra_forbidden" else complaint(first, form)
+        raise impossible(op, field, why) from None
+
+
+def array_of(arrays: dict[str, Array], name: str, dtype: str, shape: tuple[int | None, ...], op: str) -> Array:
+    """Return the array ``name`` where it is of ``dtype`` and ``shape`` (None: any size); else BoardError."""
+    array = arrays.get(name)
+    if array is None:
+        raise impossible(op, name, "is required and missing")
+    fits = array.ndim == len(shape) and all(w is None or w == n for w, n in zip(shape, array.shape, strict=True))
+    if array.dtype != dtype or not fits:
+        wanted, found = _sizes(shape), _sizes(array.shape)
+        raise impossible(op, name, f"must be {dtype} of shape {wanted}, not {array.dtype} of shape {found}")
+    if not np.isfinite(array).all():
+        raise impossible(op, name, f"must be finite, and {int((~np.isfinite(array)).sum())} of its values are not")
+    return array
+
+
+def no_other(arrays: dict[str, Array], wanted: Sequence[str], op: str) -> None:
+    """Raise BoardError for an array that nobody asked for."""
+    if extra := sorted(set(arrays) - set(wanted)):
+        raise impossible(op, extra[0], "is unknown")
+
+
+def _sizes(shape: tuple[int | None, ...]) -> str:
+    return "×".join("N" if size is None else str(size) for size in shape) or "none"
+
+
+def impossible(op: str, field: str, why: str) -> BoardError:
+    """Say which field of which answer cannot be true, and what to do."""
+    told = f"the board's answer to '{op}' cannot be right: '{field[:100]}' {why}"
+    return BoardError(f"{told}; see what runs there, then repeat the command")

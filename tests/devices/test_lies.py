@@ -1,0 +1,105 @@
+"""A board is not believed: each lie of `lies.py`, told by a real agent, ends in one sentence that names the field."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lies import FORMS, FORMS_TOLD, LIES
+
+from robustdeploy.devices.board import Board, board_from
+from robustdeploy.devices.local import Local
+from robustdeploy.errors import BoardError
+from robustdeploy.onboard.types import Threat
+
+PLAN = {"batch": 1, "warmup_s": 0.01, "min_s": 0.02, "max_s": 1, "min_samples": 50}
+
+
+@pytest.fixture
+def liar(tmp_path):
+    """A link to an agent that tells one lie."""
+
+    def link(name):
+        path = tmp_path / "python"
+        script = Path(__file__).with_name("lies.py")
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -E "{script}" "{name}" "$@"\n')
+        path.chmod(0o755)
+        return Local(python=str(path))
+
+    return link
+
+
+def session(board, net, images):
+    """Everything an evaluation asks of a board."""
+    assert board.probe("null").usable
+    engine = board.compile("null", board.put(net)).engine
+    board.open_engine("null", engine, classes=10)
+    labels = board.score(images).argmax(1)
+    options, ids = {"queries": 10}, np.arange(len(images))
+    board.attack("square", options, Threat(), 1, images, labels, ids, budget=options["queries"])
+    board.time(PLAN, images)
+    return board.sensors()
+
+
+def told(error, lie):
+    """The sentence for a lie, after all that any such sentence must be."""
+    said = str(error.value)
+    assert error.value.exit_code == 4
+    assert lie.words in said
+    assert not lie.field or f"answer to '{lie.op}' cannot be right: '{lie.field}" in said
+    assert said.startswith("this machine: ")
+    assert "\n" not in said
+    assert len(said) < 500
+
+
+def test_no_field_of_another_form_is_believed(liar, agent, net, images):
+    """One agent tells them all; a new board listens to each, as the one before asks it nothing more."""
+    with liar(FORMS_TOLD).open(agent) as pipe:
+        board = Board(pipe, 20)
+        session(board, net, images)
+        (tmp := net.with_name("new.bin")).write_bytes(b"new")
+        engine, ids = board.compile("null", board.put(net)).engine, np.arange(len(images))
+        asks = {
+            "hello": lambda b: b.hello(),
+            "probe": lambda b: b.probe("null"),
+            "have": lambda b: b.put(net),
+            "put": lambda b: b.put(tmp),
+            "compile": lambda b: b.compile("null", b.put(net)),
+            "open": lambda b: b.open_engine("null", engine),
+            "score": lambda b: b.score(images),
+            "attack": lambda b: b.attack("square", {"queries": 2}, Threat(), 1, images, ids % 10, ids, budget=2),
+            "time": lambda b: b.time(PLAN, images),
+            "sensors": lambda b: b.sensors(),
+        }
+        for number, lie in enumerate(FORMS):
+            tmp.write_bytes(b"new %d" % number)
+            board = Board(pipe, 20)
+            with pytest.raises(BoardError) as error:
+                asks[lie.op](board)
+            told(error, lie)
+            with pytest.raises(BoardError, match="cannot be asked"):
+                board.sensors()
+        assert Board(pipe, 20).sensors()["boot_id"], "nothing is left to lie about"
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_lie_is_found_named_and_ends_the_session(name, liar, agent, net, images):
+    lie, began = LIES[name], time.monotonic()
+    patience_s = 1.5 if lie.words in ("no answer for", "feigns progress") else 20
+    with board_from(liar(name), agent, patience_s) as board:
+        with pytest.raises(BoardError) as error:
+            session(board, net, images)
+        told(error, lie)
+        with pytest.raises(BoardError, match="cannot be asked"):
+            board.sensors()
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("name", ["honest", "flood"])
+def test_an_honest_agent_is_believed_however_much_it_prints(name, liar, agent, net, images):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with board_from(liar(name), agent, 20) as board:
+        assert session(board, net, images)["boot_id"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
