@@ -115,7 +115,7 @@ _ALL = (
     _latency("p90", "90th percentile, where the samples support it"),
     _latency("p99", "99th percentile, where the samples support it"),
     _latency("p99.9", "99.9th percentile, where the samples support it"),
-    Metric("latency_ms.mean", "ms", "mean of the samples", False, support="samples", bounded=False),
+    _latency("mean", "mean of the samples of all windows"),
     Metric(
         "latency_ms.cv",
         _SHARE,

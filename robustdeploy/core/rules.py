@@ -10,9 +10,9 @@ from robustdeploy.core.amount import absolute
 from robustdeploy.core.complaint import Place, did_you_mean
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.metrics import METRICS, Metric
+from robustdeploy.core.percentiles import samples_needed
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.target import Target
-from robustdeploy.onboard.timing import samples_needed
 
 Problem = tuple[Place, str]
 """The place inside a rule, and one sentence."""

@@ -113,10 +113,8 @@ def measured_latency(latency: Latency | None, target: Target) -> tuple[Measureme
     conditions = {
         "batch": target.latency.batch,
         "windows": len(latency.windows),
-        "steady": timings.steady,
-        "interval": _INTERVALS[timings.steady],
         "duration_s": round(latency.duration_s, 2),
-        "cv": round(timings.cv.value or 0.0, 4),
+        "cv": round(timings.cv, 4),
         "drift": None if timings.drift is None else round(timings.drift, 4),
         "harness_overhead_ms": round(latency.empty_ms, 6),
         "clocks": target.clocks,
@@ -132,18 +130,27 @@ _INTERVALS = {
 
 def _rows(timings: Timings, conditions: Mapping[str, Any]) -> Iterator[Measurement]:
     """Return the percentiles that the samples support, their mean and their coefficient of variation."""
-    for figure in (*timings.percentiles, timings.mean, timings.cv):
+    for figure in (*timings.percentiles, timings.mean):
         if figure.value is not None:
             yield Measurement(
                 metric=f"latency_ms.{figure.name}",
                 where="board",
                 value=figure.value,
-                unit="fraction" if figure is timings.cv else "ms",
+                unit="ms",
                 n=timings.n,
                 low=figure.low,
                 high=figure.high,
-                conditions=dict(conditions),
+                conditions={"interval": _INTERVALS[timings.steady], "steady": timings.steady, **conditions},
             )
+    # It is the noise itself, and has no interval: no noise is beside it that could decide.
+    yield Measurement(
+        metric="latency_ms.cv",
+        where="board",
+        value=timings.cv,
+        unit="fraction",
+        n=timings.n,
+        conditions=dict(conditions),
+    )
 
 
 def latency_diagnostic(latency: Latency | None) -> Diagnostic:
@@ -154,7 +161,7 @@ def latency_diagnostic(latency: Latency | None) -> Diagnostic:
     if reasons := latency.flaws:
         return Diagnostic(id="latency-valid", level="warn", text=f"latency was discarded: {'; '.join(reasons)}")
     timings = latency.timings
-    drift, cv = timings.drift or 0.0, timings.cv.value or 0.0
+    drift, cv = timings.drift or 0.0, timings.cv
     found = f"the samples of {len(latency.windows)} windows varied by {cv:.1%} and drifted by {drift:+.1%}"
     limits = f"(limits {STEADY_CV:.0%} and {STEADY_DRIFT:.0%})"
     if timings.steady:
@@ -170,8 +177,8 @@ def _meaning(timings: Timings) -> str:
     told = [figure for figure in timings.percentiles if figure.value is not None and figure.name != "p99.9"]
     spread = f" ({told[-1].name}: {_span(told[-1])})" if told else ""
     return (
-        f"A limit is met only where the most disturbed window meets it, and missed only where the quietest one misses "
-        f"it{spread}; anything between is INCONCLUSIVE. Stop what else runs on the board and measure again"
+        f"A limit is met only where the most disturbed window meets it. It is missed only where the quietest one misses "
+        f"it{spread}. Anything between is INCONCLUSIVE. Stop what else runs on the board and measure again"
     )
 
 

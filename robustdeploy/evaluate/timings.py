@@ -20,12 +20,12 @@ from functools import partial
 import numpy as np
 from scipy.stats import binom
 
+from robustdeploy.core.percentiles import CONFIDENCE, samples_needed
 from robustdeploy.onboard.timing import Nanoseconds
 
 STEADY_CV = 0.03
 """The threshold of the diagnostic ``latency-valid``, too."""
 STEADY_DRIFT = 0.01
-_CONFIDENCE = 0.99
 _TAIL = 0.025
 _PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 _MS = 1e-6
@@ -51,7 +51,7 @@ class Timings:
     n: int
     percentiles: tuple[Figure, ...]
     mean: Figure
-    cv: Figure
+    cv: float
     """Standard deviation over mean."""
     drift: float | None
     """Median of the last third of the samples over that of the first, less 1; None below 30 samples."""
@@ -66,8 +66,8 @@ class Timings:
 def timings_from(windows: Sequence[Nanoseconds]) -> Timings:
     """Work out the statistics of ``windows``, each with at least one sample (ns, in the order they were taken)."""
     every = np.concatenate(windows)
-    drift = _drift(every)
-    steady = _cv(every) <= STEADY_CV and abs(drift or 0.0) <= STEADY_DRIFT
+    cv, drift = _cv(every), _drift(every)
+    steady = cv <= STEADY_CV and abs(drift or 0.0) <= STEADY_DRIFT
     ordered = np.sort(every)
     return Timings(
         n=len(every),
@@ -76,7 +76,7 @@ def timings_from(windows: Sequence[Nanoseconds]) -> Timings:
             for p in _PERCENTILES
         ),
         mean=_widened(Figure("mean", float(every.mean()) * _MS), windows, _mean_ms, steady),
-        cv=_widened(Figure("cv", _cv(every)), windows, _cv, steady),
+        cv=cv,
         drift=drift,
         steady=steady,
     )
@@ -94,17 +94,6 @@ def percentile_of(ordered: Nanoseconds, percent: float) -> Figure:
     value = float(np.median(ordered)) * _MS if percent == 50 else bound
     low, high = _around(count, percent / 100)
     return Figure(name, value, float(ordered[low]) * _MS, max(value, float(ordered[min(high, count - 1)]) * _MS))
-
-
-def samples_needed(percent: float) -> int:
-    """Fewest samples that support a percentile at 99 % confidence."""
-    low, high = 1, 1
-    while _may_exceed(high, 1 - percent / 100) < 1:
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _may_exceed(middle, 1 - percent / 100) >= 1 else (middle, high)
-    return high
 
 
 def _widened(
@@ -147,8 +136,8 @@ def _drift(samples: Nanoseconds) -> float | None:
 
 def _may_exceed(count: int, share: float) -> int:
     """Largest t for which t or fewer of ``count`` samples in the upper ``share`` has a probability of 1 % at most."""
-    least = int(binom.ppf(1 - _CONFIDENCE, count, share))
-    return least if binom.cdf(least, count, share) <= 1 - _CONFIDENCE else least - 1
+    least = int(binom.ppf(1 - CONFIDENCE, count, share))
+    return least if binom.cdf(least, count, share) <= 1 - CONFIDENCE else least - 1
 
 
 def _around(count: int, quantile: float) -> tuple[int, int]:

@@ -18,6 +18,10 @@ from robustdeploy.report.quantity import SHARES, apart, confidence, interval, qu
 _WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
 _COUNTED = SHARES | {"count", "counts", "macs", "params", "bytes", "queries", "channels", "checks"}
 _USUAL = {"robust_accuracy": "robust accuracy", "clean_accuracy": "clean accuracy", "latency_ms.": "latency"}
+_NOISE_DECIDES = (
+    "noise decides: the quietest window meets the limit and the most disturbed one does not; stop what else runs on "
+    "the board and evaluate again"
+)
 NO_RULES = "no rule was given, so there is nothing that could pass"
 
 
@@ -179,7 +183,8 @@ def _judge_row(rule: Rule, row: Measurement) -> tuple[Outcome, str]:
     limit = _limit(rule, row)
     if limit is None:
         return Outcome.INCONCLUSIVE, f"{_subject(rule, row)} {_demand(rule)}: no budget limits it"
-    by_value = rule.on == "value" or _is_exact(row)
+    noisy = row.conditions.get("steady") is False  # then the value alone is what the noise made it
+    by_value = (rule.on == "value" and not noisy) or _is_exact(row)
     near, far = (row.value, row.value) if by_value else (row.low, row.high) if floor else (row.high, row.low)
     reason = _unfit(rule, row)
     if reason:
@@ -188,6 +193,8 @@ def _judge_row(rule: Rule, row: Measurement) -> tuple[Outcome, str]:
         outcome, why = Outcome.PASS, _because(rule, by_value, "meets", near, limit, row.unit)
     elif far is not None and not _meets(far, limit, floor):
         outcome, why = Outcome.FAIL, _because(rule, by_value, "misses", far, limit, row.unit)
+    elif noisy:
+        outcome, why = Outcome.INCONCLUSIVE, _NOISE_DECIDES
     else:
         outcome, why = Outcome.INCONCLUSIVE, f"the limit lies inside the interval; {_more(row, limit)}"
     shown = apart(row.value, limit, row.unit)

@@ -38,7 +38,7 @@ def rule(**fields):
         ({"metric": "top1_agreement", "attack": "worst", "at_least": 0.9}, "no row under 'worst'"),
         ({"metric": "dense_clean_accuracy", "at_least": 0.5}, "never on the board; say `where: host`"),
         ({"metric": "latency_ms.p99", "where": "host", "at_most": 5}, "never on the host; say `where: board`"),
-        ({"metric": "latency_ms.mean", "at_most": 5}, "no interval .*; say `on: value`"),
+        ({"metric": "latency_ms.cv", "at_most": 0.1}, "no interval .*; say `on: value`"),
         ({"metric": "ops_fraction", "at_most": 0.3, "n_at_least": 300}, "n is 1; remove n_at_least"),
         ({"metric": "latency_ms.p99", "at_most": "budget"}, "no budget limits latency_ms.p99; give a number"),
     ],

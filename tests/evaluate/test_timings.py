@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from robustdeploy.evaluate.timings import percentile_of, samples_needed, timings_from
+from robustdeploy.core.percentiles import samples_needed
+from robustdeploy.evaluate.timings import percentile_of, timings_from
 
 
 def test_samples_that_support_a_percentile_are_those_of_mlperf():
