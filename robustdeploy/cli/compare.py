@@ -78,6 +78,7 @@ def _key(row: Measurement) -> tuple[str, ...]:
         row.attack or "",
         str(row.conditions.get("multiple", "")),
         str(row.conditions.get("images", "")),
+        str(row.conditions.get("class", "")) if row.metric.startswith("class_") else "",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,8 @@ class Rule(Noun):
     """Metric of the row, e.g. ``robust_accuracy`` or ``latency_ms.p99``; ``robustdeploy ls metrics`` lists all."""
     attack: str | None = None
     """Attack label of the row, e.g. ``pgd-50-10``; ``worst`` is the worst case over all attacks."""
+    class_name: Annotated[str, Field(coerce_numbers_to_str=True)] | None = None
+    """Class of the row, for metrics that are measured class by class; unset: every class must meet the rule."""
     where: Literal["host", "board"] = "board"
     at_least: Limit | None = None
     at_most: LimitOrBudget | None = None

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 Where = Literal["host", "board"]
 _BOTH: Final[tuple[Where, ...]] = ("host", "board")
+_BOARD: Final[tuple[Where, ...]] = ("board",)
 _SHARE = "fraction"
 
 
@@ -65,6 +66,13 @@ def _latency(percentile: str, meaning: str) -> Metric:
 _ALL = (
     _accuracy("clean_accuracy", "share of test images labelled right"),
     _robust("robust_accuracy", "share right as they are and under `attack`; `worst` is per image over all attacks"),
+    _accuracy("balanced_clean_accuracy", "mean of the classes' clean accuracies, each class counting alike", _BOARD),
+    _robust("balanced_robust_accuracy", "mean of the classes' robust accuracies under `worst`", _BOARD),
+    Metric("majority_baseline", _SHARE, "share of the largest class, which a constant answer reaches", high=1),
+    _accuracy(
+        "class_clean_accuracy", "clean accuracy of a class; without `class_name` a rule asks all", _BOARD
+    ),
+    _robust("class_robust_accuracy", "robust accuracy of one class under `worst`, in the same way", _BOARD),
     _accuracy("dense_clean_accuracy", "`clean_accuracy` of the dense net", ("host",)),
     _robust("dense_robust_accuracy", "`robust_accuracy` of the dense net, attacked in the same way", ("host",)),
     # No side is the better one: it should be high at the threat's own radius and vanish at several times that.

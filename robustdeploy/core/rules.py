@@ -34,6 +34,9 @@ def meaning_problems(rule: Rule) -> Iterator[Problem]:
     if rule.where not in metric.where:
         there = metric.where[0]
         yield ("where",), f"{metric.name} is measured on the {there}, never on the {rule.where}; say `where: {there}`"
+    if rule.class_name is not None and not metric.name.startswith("class_"):
+        told = [name for name in METRICS if name.startswith("class_")]
+        yield ("class_name",), f"{metric.name} is not measured class by class; {' and '.join(told)} are"
     yield from _attack_problems(rule, metric)
     yield from _limit_problems(rule, metric)
     if rule.on == "bound" and not metric.bounded:
@@ -81,6 +84,8 @@ def contradictions(rules: Sequence[Rule]) -> Iterator[tuple[int, str]]:
     """Find pairs of rules on one row of which only one can hold; the place is the second one's."""
     for (_, one), (index, other) in combinations(enumerate(rules), 2):
         if (one.metric, one.where, one.attack) != (other.metric, other.where, other.attack):
+            continue
+        if None not in (one.class_name, other.class_name) and one.class_name != other.class_name:
             continue
         floors = [float(rule.at_least) for rule in (one, other) if rule.at_least is not None]
         tops = [float(rule.at_most) for rule in (one, other) if isinstance(rule.at_most, float)]

@@ -18,6 +18,7 @@ from robustdeploy.evaluate.box import violations
 from robustdeploy.evaluate.intervals import clopper_pearson_lower
 from robustdeploy.evaluate.judge import other_batch
 from robustdeploy.evaluate.outcomes import Bits, Outcomes
+from robustdeploy.evaluate.strength import CURVE_REACH, ROBUST_METRICS
 from robustdeploy.onboard.types import Scores, Threat
 
 CONFIDENCE = 0.99
@@ -33,6 +34,8 @@ class HostFindings:
     """Images at which the cross-entropy has none in float32."""
     n: int
     """Images looked at."""
+    faithful: float = 1.0
+    """How often the gradient foretold whether a step in a random direction brings a wrong label nearer."""
     unsteady: str | None = None
     """Why an image's scores are not its own, with the layer at fault."""
 
@@ -53,6 +56,7 @@ def diagnose(
     yield _query_beats_transfer(outcomes)
     yield _zero_gradient(host)
     yield _lost_gradient(host)
+    yield _faithful_gradient(host)
     yield _iterative_beats_single_step(outcomes)
     yield _suspicious_gain(outcomes)
     yield _agreement(outcomes)
@@ -123,6 +127,29 @@ def _lost_gradient(host: HostFindings) -> Diagnostic:
     return Diagnostic(
         id="lost-gradient", level=_level(share > 0.1, share > 0.01), text=text, value=share, threshold=0.1
     )
+
+
+def _faithful_gradient(host: HostFindings) -> Diagnostic:
+    """A gradient that is not the net's own leads attacks astray however many steps they take."""
+    share = host.faithful
+    meaning = "it describes the net" if share >= 0.9 else "attacks that follow it are led astray"
+    text = (
+        f"the gradient foretold in {share:.1%} of the trials whether a small step along a random direction brings a "
+        f"wrong label nearer (limit 80 %; chance is 50 %): {meaning}"
+    )
+    level = _level(share < 0.8, share < 0.9)
+    return Diagnostic(
+        id="faithful-gradient", level=level, text=text, value=share, threshold=0.8, metrics=ROBUST_METRICS
+    )
+
+
+def scores_respond(unmoved: int, n: int) -> Diagnostic:
+    """Query attacks climb scores; hard or rounded ones tell them nothing until the label changes."""
+    share = unmoved / n
+    meaning = "query attacks have nothing to climb there" if share > 0.01 else "query attacks can climb them"
+    text = f"the margin stayed exactly as it was at {unmoved} of {n} images moved by eps ({share:.1%}): {meaning}"
+    level = _level(share > 0.1, share > 0.01)
+    return Diagnostic(id="scores-respond", level=level, text=text, value=share, threshold=0.1, metrics=ROBUST_METRICS)
 
 
 def _iterative_beats_single_step(outcomes: Outcomes) -> Diagnostic:
@@ -197,7 +224,8 @@ def _falls_with_eps(curve: Sequence[Measurement], classes: int) -> Diagnostic:
         after.value - before.value > 2 * (before.value * (1 - before.value) / before.n) ** 0.5
         for before, after in pairwise(curve)
     )
-    last = curve[-1]
+    # So far from an image that any net fails, a wrong gradient would not show.
+    last = ([row for row in curve if float(row.conditions.get("multiple", 0)) <= CURVE_REACH[1]] or curve)[-1]
     limit = 1 / classes + 0.02
     eps = float(last.conditions["eps"])
     blocked = rises or (last.low or 0.0) > limit

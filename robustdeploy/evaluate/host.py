@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from robustdeploy.attacks.protocol import GradientAttack, input_gradient
+from robustdeploy.attacks.protocol import GradientAttack, box, input_gradient, margin, to_grey_levels
 from robustdeploy.data.noise import Noise
 from robustdeploy.nets.folded import folded
 from robustdeploy.nets.steady import unsteadiness
 from robustdeploy.nets.store import load_info, load_net
 from robustdeploy.onboard.types import Bytes, Labels, Pixels, Scores, Threat
+
+DIRECTIONS = 8
+"""Random directions in which each image's gradient is tried."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,30 @@ class HostNet:
         """Count images at which the cross-entropy has no gradient in the precision that attacks follow it in."""
         gradient, _ = input_gradient(self.followed, self._pixels(images), torch.from_numpy(labels).to(self.device))
         return int((gradient.flatten(1).abs().amax(1) == 0).sum())
+
+    def faithful_gradients(self, images: Bytes, labels: Labels, threat: Threat, key: int) -> float:
+        """Return how often the gradient foretells whether the margin rises or falls along a random direction.
+
+        It is asked at random places in the box, for steps from one grey level to eps both ways, and the best of the
+        step sizes counts: a net that rounds, and passes gradients straight through, is told well by larger steps.
+        The scores come without a gradient being kept, so that a net cannot know that it is being looked at.
+        """
+        labelled = torch.from_numpy(labels).to(self.device)
+        noise = Noise(key, torch.arange(len(labels), device=self.device))
+        low, high = box(self._pixels(images), threat)
+        places = to_grey_levels(low + (high - low) * noise.uniform(0, tuple(low.shape[1:])))
+        gradient, _ = input_gradient(self.followed, places, labelled, margin)
+        sizes = sorted({1, max(1, threat.levels // 2), threat.levels})
+        right = dict.fromkeys(sizes, 0)
+        for number in range(DIRECTIONS):
+            direction = noise.uniform(1 + number, tuple(low.shape[1:])).round() * 2 - 1
+            for size in sizes:
+                ahead, behind = ((places + way * size / 255 * direction).clamp(0, 1) for way in (1, -1))
+                foretold = (gradient * (ahead - behind)).flatten(1).sum(1).sign()
+                with torch.no_grad():
+                    change = margin(self.net(ahead), labelled) - margin(self.net(behind), labelled)
+                right[size] += int(((change.sign() == foretold) & (foretold != 0)).sum())
+        return max(right.values()) / (DIRECTIONS * len(labels))
 
     def unsteadiness(self, images: Bytes) -> str | None:
         """Say why an image's scores are not its own, naming the layer at fault; None where they are."""

@@ -7,7 +7,7 @@ attack may always find more.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,21 @@ def clopper_pearson_lower(successes: int, n: int, confidence: float = 0.95) -> f
     """Return the one-sided exact lower bound of a proportion."""
     _check(successes, n, confidence)
     return _lower(successes, n, 1 - confidence)
+
+
+def balanced_share(
+    successes: Sequence[int], counts: Sequence[int], confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Return the mean of several groups' proportions, each counting alike, and its two-sided interval.
+
+    The interval of each group (Clopper-Pearson) is combined as in Zou and Donner, "Construction of confidence limits
+    about effect measures: a general approach", Statistics in Medicine 27 (2008), which asks for no normality.
+    """
+    shares = np.array([s / n for s, n in zip(successes, counts, strict=True)])
+    bounds = np.array([clopper_pearson(s, n, confidence) for s, n in zip(successes, counts, strict=True)])
+    below, above = (math.sqrt(float(((shares - bounds[:, side]) ** 2).sum())) / len(shares) for side in (0, 1))
+    mean = float(shares.mean())
+    return mean, max(0.0, mean - below), min(1.0, mean + above)
 
 
 def paired_difference(

@@ -28,8 +28,9 @@ from robustdeploy.evaluate.attack import (
     attack_board,
     attack_dense,
 )
+from robustdeploy.evaluate.classes import class_rows, one_class_diagnostic
 from robustdeploy.evaluate.curve import curve_rows
-from robustdeploy.evaluate.diagnostics import HostFindings, diagnose
+from robustdeploy.evaluate.diagnostics import HostFindings, diagnose, scores_respond
 from robustdeploy.evaluate.evidence import EvaluationRows, figures_from
 from robustdeploy.evaluate.host import HostNet, load_host_net
 from robustdeploy.evaluate.judge import Judged, joined, judge
@@ -38,10 +39,13 @@ from robustdeploy.evaluate.opening import golden_diagnostic, open_on
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.rows import accuracy_rows
-from robustdeploy.onboard.types import Labels
+from robustdeploy.evaluate.strength import strength_diagnostic
+from robustdeploy.onboard.attacks.square import margin_of
+from robustdeploy.onboard.draws import Draws, key
+from robustdeploy.onboard.types import Labels, Scores
 
-GRADIENT_IMAGES = 256
-"""Test images at which the host looks for missing gradients."""
+LOOKED_AT = 256
+"""Test images at which gradients and scores are looked at: whether they are there, and tell of the net."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
         clean = _judged_clean(bench, board)
         stopwatch.take()
         outcomes = _attacked(bench, adversaries, host, board, clean, request, stopwatch)
+        unmoved = _unmoved_margins(bench, board, clean.scores)
         curve = curve_rows(bench, host, board, recipe)
         latency = stopwatch.finish()
     on_board = [row for row in curve if row.where == "board"]
@@ -90,12 +95,16 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
     rows = EvaluationRows(
         measurements=(
             *accuracy_rows(outcomes, settings),
+            *class_rows(outcomes, request.classes),
             *curve,
             *request.extra_rows,
             *measured_latency(latency, target),
         ),
         diagnostics=(
-            *diagnose(outcomes, recipe.threat, clean.scores, _gradients(host, request.test), on_board, classes),
+            strength_diagnostic(adversaries, recipe.threat, len(request.test.ids), on_board),
+            *diagnose(outcomes, recipe.threat, clean.scores, _findings(host, bench), on_board, classes),
+            one_class_diagnostic(outcomes, request.classes),
+            scores_respond(unmoved, len(request.test.ids[:LOOKED_AT])),
             golden_diagnostic(opened),
             latency_diagnostic(latency),
         ),
@@ -111,9 +120,23 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
     return rows
 
 
-def _gradients(host: HostNet, test: Images) -> HostFindings:
-    images, labels = test.images[:GRADIENT_IMAGES], test.labels[:GRADIENT_IMAGES]
+def _unmoved_margins(bench: Bench, board: Board, scores: Scores) -> int:
+    """Count images whose margin stays exactly as it was when they are moved to a random corner of the box."""
+    test = bench.images
+    images, labels = test.images[:LOOKED_AT], test.labels[:LOOKED_AT]
+    low, high = bench.threat.box(images)
+    up = (
+        Draws(key(bench.seed, "scores-respond"), test.ids[:LOOKED_AT]).uniform(0, images[0].size).reshape(images.shape)
+        < 0.5
+    )
+    moved = board.score(np.where(up, high, low))
+    return int((margin_of(moved, labels) == margin_of(scores[:LOOKED_AT], labels)).sum())
+
+
+def _findings(host: HostNet, bench: Bench) -> HostFindings:
+    images, labels = bench.images.images[:LOOKED_AT], bench.images.labels[:LOOKED_AT]
     return HostFindings(
+        faithful=host.faithful_gradients(images, labels, bench.threat, key(bench.seed, "faithful-gradient")),
         without=host.zero_gradients(images, labels),
         lost=host.lost_gradients(images, labels),
         n=len(labels),

@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from robustdeploy.core.complaint import did_you_mean
 from robustdeploy.core.gate import Outcome, Rule, RuleVerdict, Verdict
 from robustdeploy.core.report import Diagnostic, Measurement, Omission, Report
 from robustdeploy.evaluate.intervals import samples_needed
@@ -99,6 +100,7 @@ def _rule_verdict(rule: Rule, rows: Sequence[Measurement]) -> RuleVerdict:
 def _matching(rule: Rule, rows: Sequence[Measurement]) -> list[Measurement]:
     """Rows a rule speaks of. Without an attack that is the clean row, or every row where there is no clean one."""
     here = [row for row in rows if row.metric == rule.metric and row.where == rule.where]
+    here = [row for row in here if rule.class_name in (None, row.conditions.get("class"))]
     if rule.by_budget:
         return _budgeted(rule, rows) or here
     exact = [row for row in here if row.attack == rule.attack]
@@ -128,7 +130,9 @@ def _merit(rule: Rule, row: Measurement) -> float:
 def _subject(rule: Rule, row: Measurement | None = None) -> str:
     attack = row.attack if row else rule.attack
     metric = row.metric if row else rule.metric
-    return f"{metric}{f' under {attack}' if attack else ''} on the {rule.where}"
+    name = row.conditions.get("class") if row else rule.class_name
+    of_class = f" of class {name}" if name and metric.startswith("class_") else ""
+    return f"{metric}{of_class}{f' under {attack}' if attack else ''} on the {rule.where}"
 
 
 def _demand(rule: Rule, limit: str | None = None) -> str:
@@ -141,7 +145,11 @@ def _demand(rule: Rule, limit: str | None = None) -> str:
 def _absence(rule: Rule, rows: Sequence[Measurement]) -> str:
     """Say what is there instead of the row that was asked for."""
     same = [row for row in rows if row.metric == rule.metric]
-    if here := [row for row in same if row.where == rule.where]:
+    here = [row for row in same if row.where == rule.where]
+    names = [str(row.conditions.get("class")) for row in here if "class" in row.conditions]
+    if rule.class_name is not None and rule.class_name not in names:
+        return f"there is no such class among the test images{did_you_mean(rule.class_name, names)}"
+    if here:
         return f"not measured under that attack, only under {_listed(str(row.attack or 'none') for row in here)}"
     if same:
         return f"measured on the {same[0].where} only, which the rule does not ask for"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from robustdeploy.core.gate import Outcome, RuleVerdict
-from robustdeploy.core.report import Report
+from robustdeploy.core.gate import Outcome, Rule, RuleVerdict
+from robustdeploy.core.report import Diagnostic, Report
 
 # What XML 1.0 cannot hold even when escaped.
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -21,7 +21,7 @@ class Junit:
     filename: str = "junit.xml"
 
     def __call__(self, report: Report) -> str:
-        """Return the XML: FAIL is a failure, INCONCLUSIVE an error, and so is every diagnostic that blocks."""
+        """Return the XML: FAIL is a failure, INCONCLUSIVE an error, and so is every diagnostic that blocks a rule."""
         suite = ElementTree.Element("testsuite", name=_legal(f"robustdeploy.{report.name}"))
         suite.set("timestamp", _legal(report.created.removesuffix("Z")))
         suite.append(_properties(report))
@@ -29,7 +29,7 @@ class Junit:
         for line in report.verdict.rules:
             suite.append(_rule_case(line, f"gate.{report.target}.{metrics.get(line.rule, 'rule')}"))
         for diagnostic in report.diagnostics:
-            if diagnostic.level == "block":
+            if diagnostic.level == "block" and _concerns(diagnostic, report.rules):
                 suite.append(_case(diagnostic.id, f"diagnostic.{report.target}", "error", diagnostic.text))
         _account_for_verdict(suite, report)
         _count(suite)
@@ -38,6 +38,11 @@ class Junit:
         suites.append(suite)
         ElementTree.indent(suites)
         return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
+
+
+def _concerns(diagnostic: Diagnostic, rules: Sequence[Rule]) -> bool:
+    """Whether a check that blocks touches this gate: one that names metrics touches the rules on these alone."""
+    return not diagnostic.metrics or any(rule.metric in diagnostic.metrics for rule in rules)
 
 
 def _legal(text: str) -> str:

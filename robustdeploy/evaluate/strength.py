@@ -1,0 +1,104 @@
+"""Strength: the least that must have been tried before a robust accuracy is evidence. All of it is stated here.
+
+An attack that is too weak leaves a high number standing, and no interval shows it. So below this floor a rule on
+robustness is INCONCLUSIVE, whatever was measured. The numbers follow the checklist of Carlini et al., "On evaluating
+adversarial robustness" (2019), and the flags of AutoAttack (Croce and Hein, ICML 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.report import Diagnostic, Measurement
+from robustdeploy.evaluate.attack import Adversary
+from robustdeploy.onboard.types import Threat
+
+ROBUST_METRICS = tuple(name for name in METRICS if "robust" in name)
+"""What a weak attack flatters."""
+
+IMAGES = 100
+"""Test images attacked."""
+STEPS = 20
+"""Gradient steps from each start."""
+REACH = 2.0
+"""Steps × step size over eps: from one side of the box to the other."""
+RESTARTS = 5
+"""Random starts, over all gradient attacks that take enough steps."""
+LOSSES = ("cross-entropy", "margin")
+"""Each must be climbed: scores that blind one leave the other its gradient."""
+QUERIES = 500
+"""Queries per image of one query attack."""
+CURVE_IMAGES = 50
+"""Images of the curve of robustness over eps."""
+CURVE_REACH = 1.5, 8.0
+"""The curve has a radius between these multiples of eps; beyond, where no net sees anything, all nets fail."""
+
+
+def strength_diagnostic(
+    adversaries: Sequence[Adversary], threat: Threat, images: int, curve: Sequence[Measurement]
+) -> Diagnostic:
+    """Say what an evaluation lacks for a verdict on robustness; ``curve`` holds the board's rows over eps."""
+    lacking = [*_lacking_attacks(adversaries, threat), *_lacking_images(images, curve)]
+    text = (
+        "this evaluation is below the least strength for a verdict on robustness: " + "; ".join(lacking)
+        if lacking
+        else "attacks, images and curve reach the least strength for a verdict on robustness"
+    )
+    return Diagnostic(
+        id="least-strength",
+        level="block" if lacking else "ok",
+        text=text,
+        value=len(lacking),
+        threshold=0,
+        metrics=ROBUST_METRICS,
+    )
+
+
+def _lacking_attacks(adversaries: Sequence[Adversary], threat: Threat) -> Iterator[str]:
+    eps = threat.levels / 255
+    found = [_gradient_flaw(adversary.gradient, eps) for adversary in adversaries if adversary.gradient]
+    serious: list[Any] = [a.gradient for a in adversaries if a.gradient and not _gradient_flaw(a.gradient, eps)]
+    if not serious:
+        iterative = [flaw for flaw in found if flaw and not flaw.startswith("it takes no")]
+        told = f" ({iterative[0]})" if iterative else ""
+        yield f"no gradient attack takes {STEPS} steps that can cross the box{told}"
+    else:
+        for loss in LOSSES:
+            if loss not in {getattr(attack, "loss", LOSSES[0]) for attack in serious}:
+                yield f"no gradient attack of {STEPS} steps climbs the {loss} (pgd with `loss: {loss}`)"
+        if (starts := sum(getattr(attack, "restarts", 1) for attack in serious)) < RESTARTS:
+            yield f"its gradient attacks start {starts} times in all ({RESTARTS} needed)"
+    most = max((getattr(a.query, "queries", 0) for a in adversaries if a.query), default=0)
+    if most < QUERIES:
+        yield f"no query attack may ask {QUERIES} times per image" + (f" (the most is {most})" if most else "")
+
+
+def _gradient_flaw(attack: Any, eps: float) -> str | None:
+    """Say why a gradient attack does not count, or None if it does."""
+    steps = getattr(attack, "steps", None)
+    if steps is None:
+        return "it takes no steps"
+    alpha = getattr(attack, "alpha", None)
+    size = max(alpha if alpha is not None else eps / 4, 1 / 255)
+    if steps < STEPS:
+        return f"{attack.label} takes {steps}"
+    if size > eps + 1e-9:
+        return f"one step of {attack.label} is {size / eps:.3g} times eps"
+    if steps * size < REACH * eps - 1e-9:
+        return f"all steps of {attack.label} together are {steps * size / eps:.2g} times eps, and {REACH:g} are needed"
+    return None
+
+
+def _lacking_images(images: int, curve: Sequence[Measurement]) -> Iterator[str]:
+    if images < IMAGES:
+        yield f"only {images} test images were attacked ({IMAGES} needed)"
+    near, far = CURVE_REACH
+    if not curve:
+        yield "robustness was not measured over eps (evaluate.eps_curve is empty)"
+        return
+    if not any(near <= float(row.conditions.get("multiple", 0)) <= far for row in curve):
+        yield f"evaluate.eps_curve has no radius between {near:g} and {far:g} times eps"
+    if (n := min(row.n for row in curve)) < CURVE_IMAGES:
+        yield f"the curve over eps rests on {n} images ({CURVE_IMAGES} needed)"
