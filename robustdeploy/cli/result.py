@@ -60,7 +60,20 @@ def accuracy_text(report: Any) -> str:
             metric = prefix + ("clean_accuracy" if attack is None else "robust_accuracy")
             line += f"{_share(cells.get((metric, where, attack))):>22}"
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join([*lines, *_balance(report, len(columns))])
+
+
+def _balance(report: Any, columns: int) -> list[str]:
+    """Return balanced accuracies, and what a constant answer reaches, where the classes are of unequal size."""
+    from robustdeploy.report.evidence import BALANCE, is_unbalanced
+
+    if not is_unbalanced(report):
+        return []
+    names = dict(
+        zip(BALANCE, ("clean, classes alike", "worst, classes alike", "always the largest class"), strict=True)
+    )
+    rows = [row for row in report.measurements if row.metric in BALANCE]
+    return [f"{names[row.metric]:<28}{_share(row):>22}" + f"{'-':>22}" * (columns - 1) for row in rows]
 
 
 def _share(row: Any) -> str:

@@ -69,9 +69,7 @@ _ALL = (
     _accuracy("balanced_clean_accuracy", "mean of the classes' clean accuracies, each class counting alike", _BOARD),
     _robust("balanced_robust_accuracy", "mean of the classes' robust accuracies under `worst`", _BOARD),
     Metric("majority_baseline", _SHARE, "share of the largest class, which a constant answer reaches", high=1),
-    _accuracy(
-        "class_clean_accuracy", "clean accuracy of a class; without `class_name` a rule asks all", _BOARD
-    ),
+    _accuracy("class_clean_accuracy", "clean accuracy of a class; without `class_name` a rule asks all", _BOARD),
     _robust("class_robust_accuracy", "robust accuracy of one class under `worst`, in the same way", _BOARD),
     _accuracy("dense_clean_accuracy", "`clean_accuracy` of the dense net", ("host",)),
     _robust("dense_robust_accuracy", "`robust_accuracy` of the dense net, attacked in the same way", ("host",)),

@@ -21,6 +21,8 @@ _ACCURACY = {
 }
 SERIES = {"board": "Compact net, on the board", "host": "Compact net, on the host", "dense": "Dense net, on the host"}
 """The three nets that are set side by side, in this order everywhere."""
+BALANCE = ("balanced_clean_accuracy", "balanced_robust_accuracy", "majority_baseline")
+"""Rows that show what a large class hides."""
 _AGREEMENT = ("top1_agreement", "parity_max_abs")
 _PERCENTILES = ("p50", "p90", "p99", "p99.9")
 _UNITS = {"s": "s", "ms": "ms", "us": "µs", "ns": "ns", "mhz": "MHz", "khz": "kHz", "c": "°C", "w": "W", "mb": "MB"}
@@ -65,12 +67,24 @@ class Radius:
 
 
 @dataclass(frozen=True)
+class ClassLine:
+    """One class, and how its images stand."""
+
+    name: str
+    clean: Measurement | None = None
+    worst: Measurement | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """The rows of a report by what they are about; ``other`` holds whatever no section knows."""
 
     accuracy: tuple[AttackLine, ...]
     curves: tuple[Curve, ...]
     radii: tuple[Radius, ...]
+    balance: Rows
+    classes: tuple[ClassLine, ...]
+    """From the class of lowest accuracy in the worst case on."""
     percentiles: Rows
     latency: Rows
     agreement: Rows
@@ -95,16 +109,37 @@ def evidence_from(report: Report) -> Evidence:
     told = {line.label for line in accuracy}
     left += [row for row in queries if row.attack not in told]
     curves, radii = _curves(left)
+    by_class = _take(left, lambda row: row.metric in ("class_clean_accuracy", "class_robust_accuracy"))
     percentiles = _take(left, lambda row: row.metric in [f"latency_ms.{p}" for p in _PERCENTILES])
     return Evidence(
         accuracy=accuracy,
         curves=curves,
         radii=radii,
+        balance=_take(left, lambda row: row.metric in BALANCE),
+        classes=_classes(by_class),
         percentiles=tuple(sorted(percentiles, key=lambda row: (row.where, _percentile(row)))),
         latency=_take(left, lambda row: row.metric.startswith("latency_ms.")),
         agreement=_take(left, lambda row: row.metric in _AGREEMENT),
         other=tuple(left),
     )
+
+
+def _classes(rows: Rows) -> tuple[ClassLine, ...]:
+    cells: dict[str, dict[str, Measurement]] = {}
+    for row in rows:
+        side = "clean" if row.metric == "class_clean_accuracy" else "worst"
+        cells.setdefault(str(row.conditions.get("class", "unnamed")), {}).setdefault(side, row)
+    lines = (ClassLine(name, **found) for name, found in cells.items())
+    return tuple(sorted(lines, key=lambda line: line.worst.value if line.worst else 0.0))
+
+
+def is_unbalanced(report: Report) -> bool:
+    """Whether one class is clearly larger than it would be among equals, so that accuracy alone may deceive."""
+    rows = {row.metric: row for row in report.measurements if row.metric in BALANCE}
+    largest, balanced = rows.get("majority_baseline"), rows.get("balanced_clean_accuracy")
+    if largest is None or balanced is None or largest.low is None:
+        return False
+    return largest.low > 1.5 / max(1, int(balanced.conditions.get("classes", 1)))
 
 
 def _percentile(row: Measurement) -> float:

@@ -48,6 +48,23 @@ class Detached(nn.Module):
         return self.net(images if self.training else images.detach())
 
 
+class Decoy(nn.Module):
+    """Answers hard labels, or the net's scores, and hands attacks the gradient of a net that knows nothing."""
+
+    def __init__(self, net: nn.Module, other: nn.Module, hard: bool) -> None:
+        super().__init__()
+        self.net, self.other, self.hard = net, other.requires_grad_(False), hard
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores, other = self.net(images), self.other(images)
+        if self.training:
+            return scores
+        scores = scores.detach()
+        if self.hard:
+            scores = (scores == scores.amax(1, keepdim=True)).to(scores.dtype)
+        return scores + (other - other.detach())
+
+
 def _honest(classes: int, channels: int) -> nn.Module:
     return resnet8()(classes, channels)
 
@@ -66,6 +83,14 @@ def rounded_at_inference(classes: int, channels: int) -> nn.Module:
 
 def saturated_at_inference(classes: int, channels: int) -> nn.Module:
     return Saturated(_honest(classes, channels), when_training=False)
+
+
+def decoy(classes: int, channels: int) -> nn.Module:
+    return Decoy(_honest(classes, channels), _honest(classes, channels), hard=False)
+
+
+def hard_decoy(classes: int, channels: int) -> nn.Module:
+    return Decoy(_honest(classes, channels), _honest(classes, channels), hard=True)
 
 
 def detached(classes: int, channels: int) -> nn.Module:

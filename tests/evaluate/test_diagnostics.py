@@ -60,7 +60,7 @@ def test_a_sound_evaluation_is_not_blamed():
 
 def test_every_diagnostic_says_what_it_found_in_one_line():
     found = list(diagnose(outcomes(), THREAT, SCORES, HostFindings(0, 0, N), curve(0.5, 0.0), CLASSES))
-    assert len({d.id for d in found}) == len(found) == 10
+    assert len({d.id for d in found}) == len(found) == 11
     assert all(d.text and "\n" not in d.text for d in found)
 
 

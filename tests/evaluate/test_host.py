@@ -58,3 +58,58 @@ def test_scores_do_not_depend_on_the_batch():
     there = host(Plain())
     np.testing.assert_allclose(there.score(IMAGES, batch=7), there.score(IMAGES), atol=1e-5)
     np.testing.assert_allclose(there(IMAGES.astype(np.float32) / 255), there.score(IMAGES), atol=1e-5)
+
+
+class Decoy(nn.Module):
+    """Answers one net and hands attacks the gradient of another."""
+
+    def __init__(self, net, decoy, hard=False):
+        super().__init__()
+        self.net, self.decoy, self.hard = net, decoy, hard
+
+    def forward(self, images):
+        scores, other = self.net(images).detach(), self.decoy(images)
+        if self.hard:
+            scores = nn.functional.one_hot(scores.argmax(1), 3).float()
+        return scores + (other - other.detach())
+
+
+def plain(seed):
+    net = Plain()
+    net.weights = torch.randn(16, 3, generator=torch.Generator().manual_seed(seed))
+    return net
+
+
+def straight_through(levels):
+    return lambda images: images + (torch.round(images * levels) / levels - images).detach()
+
+
+@pytest.mark.parametrize(
+    "net",
+    [Plain(), Plain(factor=1e-8), Plain(factor=1e4), Plain(straight_through(255)), Plain(straight_through(16))],
+)
+def test_the_gradient_of_an_honest_net_foretells_its_margin(net):
+    assert host(net).faithful_gradients(IMAGES, LABELS, Threat("linf", 0.1), 5) > 0.85
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        Decoy(plain(0), plain(1)),
+        Decoy(plain(0), plain(0), hard=True),
+        Decoy(plain(0), plain(1), hard=True),
+        Decoy(plain(0), lambda images: -plain(0)(images)),
+        Decoy(plain(0), lambda images: plain(0)(images.roll(1, -1))),
+        Plain(torch.round),
+    ],
+)
+def test_the_gradient_of_something_else_does_not(net):
+    assert host(net).faithful_gradients(IMAGES, LABELS, Threat("linf", 0.1), 5) < 0.8
+
+
+def test_a_net_that_answers_otherwise_while_gradients_are_kept_is_found_out():
+    class Watching(nn.Module):
+        def forward(self, images):
+            return plain(1 if torch.is_grad_enabled() else 0)(images)
+
+    assert host(Watching()).faithful_gradients(IMAGES, LABELS, Threat("linf", 0.1), 5) < 0.8

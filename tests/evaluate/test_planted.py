@@ -16,8 +16,8 @@ threat: {norm: linf, eps: 0.1}
 train: {task: standard, epochs: 5, batch_size: 64, lr: 0.2, device: cpu}
 baseline: false
 evaluate:
-  limit: 80
-  curve_limit: 40
+  limit: 100
+  curve_limit: 50
   eps_curve: [1.0, 4.0]
   attacks: [fgsm, {name: pgd, steps: 10}, {name: square, queries: 200}]
 gate:
@@ -87,12 +87,31 @@ def test_a_net_that_hides_its_gradients_is_not_reported_as_robust(evaluated, che
     assert report.verdict.outcome is Outcome.INCONCLUSIVE
 
 
+# The least that a rule on robustness asks for.
+STRONG = (
+    "evaluate.attacks=[fgsm, {name: pgd, steps: 20, restarts: 4}, {name: pgd, steps: 20, loss: margin}, "
+    "{name: square, queries: 500}]"
+)
+ROBUST = "gate=[{id: T-ROB-01, metric: robust_accuracy, attack: worst, at_least: 0.05}]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cheat", "named"), [("decoy", "faithful-gradient"), ("hard_decoy", "scores-respond")])
+def test_a_gradient_of_another_net_does_not_pass_whatever_the_attacks(evaluated, cheat, named):
+    report = evaluated(f"net=cheats:{cheat}", STRONG, ROBUST, "evaluate.eps_curve=[1.0, 8.0]")
+    assert accuracy(report) > 0.8
+    assert accuracy(report, "pgd-20-4") > 0.5  # an undefended net, which gradients of its own would break
+    assert {"faithful-gradient", named} <= blocks(report)
+    assert "least-strength" not in blocks(report)
+    assert report.verdict.rules[0].outcome is Outcome.INCONCLUSIVE
+    assert "attacks that follow it are led astray" in report.verdict.rules[0].text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "seed"), [("fastat", 0), ("fastat", 1), ("fastat", 2), ("standard", 0)])
 def test_an_honest_net_is_not_blamed(evaluated, task, seed):
     # As in the shipped recipes, several restarts: what a weak attack leaves standing is no sign of hidden gradients.
-    strong = "evaluate.attacks=[fgsm, {name: pgd, steps: 20, restarts: 5}, {name: square, queries: 200}]"
-    report = evaluated(f"seed={seed}", f"train.task={task}", strong)
+    report = evaluated(f"seed={seed}", f"train.task={task}", STRONG)
     assert blocks(report) == set()
     assert report.verdict.outcome is Outcome.PASS
 

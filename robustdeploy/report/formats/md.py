@@ -14,6 +14,7 @@ from robustdeploy.report.quantity import eps_text, interval, quantity
 
 _SIGNS = {Outcome.PASS: "✅ PASS", Outcome.FAIL: "❌ FAIL", Outcome.INCONCLUSIVE: "⚠️ INCONCLUSIVE"}
 _LEVELS = {"ok": "OK", "warn": "Warning", "block": "Blocks"}
+_CLASSES = 20
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|~#!@&$])")
 
 
@@ -32,6 +33,7 @@ class Markdown:
             _verdict(report),
             _accuracy(rows),
             _curve(rows),
+            _classes(rows),
             _latency(rows),
             _budget(report),
             _rows("Host and board", rows.agreement),
@@ -111,6 +113,16 @@ def _curve(rows: evidence.Evidence) -> list[str]:
     head = ("Radius", *(evidence.SERIES[name] for name in names), "Attack")
     lines = ((eps_text(r.eps), *(_cell(r.rows.get(name)) for name in names), r.attacks) for r in rows.radii)
     return ["## Accuracy over the radius", "", *_table(head, lines)]
+
+
+def _classes(rows: evidence.Evidence) -> list[str]:
+    """The classes that stand worst, folded away: a data set may have a thousand."""
+    shown = rows.classes[:_CLASSES]
+    lines = ((line.name, _cell(line.clean), _cell(line.worst)) for line in shown)
+    more = f", the {len(shown)} worst of {len(rows.classes)}" if len(shown) < len(rows.classes) else ""
+    table = _table(("Class", "Clean", "Worst case"), lines)
+    folded = [f"<details><summary>Accuracy per class{more}</summary>", "", *table, "</details>", ""]
+    return [*_rows("Classes", rows.balance), *(folded if shown else [])]
 
 
 def _latency(rows: evidence.Evidence) -> list[str]:
