@@ -125,10 +125,8 @@ def _unmoved_margins(bench: Bench, board: Board, scores: Scores) -> int:
     test = bench.images
     images, labels = test.images[:LOOKED_AT], test.labels[:LOOKED_AT]
     low, high = bench.threat.box(images)
-    up = (
-        Draws(key(bench.seed, "scores-respond"), test.ids[:LOOKED_AT]).uniform(0, images[0].size).reshape(images.shape)
-        < 0.5
-    )
+    draws = Draws(key(bench.seed, "scores-respond"), test.ids[:LOOKED_AT])
+    up = draws.uniform(0, images[0].size).reshape(images.shape) < 0.5
     moved = board.score(np.where(up, high, low))
     return int((margin_of(moved, labels) == margin_of(scores[:LOOKED_AT], labels)).sum())
 
