@@ -130,6 +130,18 @@ def agent(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 64 KiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no small disk can be mounted here; that needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
 @pytest.fixture(scope="session")
 def weights():
     """The one matrix of ``net``."""

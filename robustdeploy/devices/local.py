@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import os
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from robustdeploy.devices.link import Pipe
-from robustdeploy.errors import BoardError
+from robustdeploy.errors import BoardError, StorageError
 
 _GRACE_S = 2.0
 _TAIL_BYTES = 8192
@@ -35,7 +34,7 @@ class Local:
     @contextmanager
     def open(self, agent: Path) -> Iterator[Pipe]:
         """Start ``agent`` and give the pipe to it; the whole group is killed on the way out."""
-        with tempfile.TemporaryDirectory(prefix="robustdeploy-") as folder:
+        with _work_folder() as folder:
             work = ["--work", str(Path(self.workdir).resolve())] if self.workdir else []
             process = _start([self.python or sys.executable, str(agent.resolve()), *work], folder)
             stdin, stdout, stderr = (cast(BinaryIO, end) for end in (process.stdin, process.stdout, process.stderr))
@@ -49,19 +48,29 @@ class Local:
                 stdout.close()
 
 
+def _work_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="robustdeploy-")
+    except OSError as error:  # a full disk shows as "no usable temporary directory", too
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(
+            f"the agent has no folder to work in: {reason}; make room there or set TMPDIR to another folder"
+        ) from error
+
+
 class Tail:
     """Reads a stream to its end in the background and keeps the last of it."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._kept: collections.deque[int] = collections.deque(maxlen=_TAIL_BYTES)
+        self._kept = b""
         self._thread = threading.Thread(target=self._drain, daemon=True)
         self._thread.start()
 
     def text(self) -> str:
         """Return what was kept, as text; a stream that has just ended is read to its end first."""
         self._thread.join(0.2)
-        return bytes(self._kept.copy()).decode("utf-8", "replace").strip()
+        return self._kept.decode("utf-8", "replace").strip()
 
     def finish(self, seconds: float = 1.0) -> None:
         """Wait a little for the end of the stream and close it; the thread ends with it."""
@@ -71,7 +80,7 @@ class Tail:
 
     def _drain(self) -> None:
         while piece := os.read(self._stream.fileno(), 65536):
-            self._kept.extend(piece)
+            self._kept = (self._kept + piece)[-_TAIL_BYTES:]
 
 
 def _start(command: list[str], folder: str) -> subprocess.Popen[bytes]:

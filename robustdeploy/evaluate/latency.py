@@ -177,8 +177,8 @@ def _meaning(timings: Timings) -> str:
     told = [figure for figure in timings.percentiles if figure.value is not None and figure.name != "p99.9"]
     spread = f" ({told[-1].name}: {_span(told[-1])})" if told else ""
     return (
-        f"A limit is met only where the most disturbed window meets it. It is missed only where the quietest one misses "
-        f"it{spread}. Anything between is INCONCLUSIVE. Stop what else runs on the board and measure again"
+        "A limit is met only where the most disturbed window meets it. It is missed only where the quietest one "
+        f"misses it{spread}. Anything between is INCONCLUSIVE. Stop what else runs on the board and measure again"
     )
 
 

@@ -13,7 +13,7 @@ from robustdeploy import errors
 from robustdeploy.devices.board import Board, board_from
 from robustdeploy.devices.link import Pipe
 from robustdeploy.devices.local import Local
-from robustdeploy.errors import ArtifactError, BoardError, UsageError, WireError
+from robustdeploy.errors import ArtifactError, BoardError, StorageError, UsageError, WireError
 from robustdeploy.onboard.attacks.square import Square
 from robustdeploy.onboard.draws import Draws
 from robustdeploy.onboard.types import Threat, pixels_from_bytes
@@ -153,6 +153,23 @@ def test_an_engine_that_was_changed_on_the_board_is_not_loaded(agent, net, tmp_p
             board.open_engine("null", engine)
         with pytest.raises(UsageError, match="no engine is open"):
             board.score(images)
+
+
+def test_a_full_board_is_told_with_the_fix_and_keeps_nothing_half(agent, net, small_disk, tmp_path):
+    (tmp_path / "large.onnx").write_bytes(bytes(100_000))
+    with board_from(Local(workdir=str(small_disk)), agent) as board:
+        with pytest.raises(StorageError, match=r"put: no space left .*\(0 MiB free there\); make room") as caught:
+            board.put(tmp_path / "large.onnx")
+        assert "\n" not in str(caught.value)
+        assert caught.value.exit_code == 4
+        assert list(small_disk.iterdir()) == []
+        onnx = board.put(net)
+        (small_disk / "filler").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096))
+        with pytest.raises(StorageError, match="compile: no space left"):
+            board.compile("null", onnx)
+        assert sorted(path.name for path in small_disk.iterdir()) == sorted([onnx, "filler"])
+        (small_disk / "filler").unlink()
+        assert board.compile("null", onnx).engine
 
 
 def long_attack(board, images):

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from robustdeploy.devices.board import board_from
 from robustdeploy.devices.local import Local, Tail, said
-from robustdeploy.errors import BoardError
+from robustdeploy.errors import BoardError, StorageError
 
 
 def alive(pid):
@@ -154,3 +155,10 @@ def test_when_the_host_is_killed_its_agent_ends(agent, net, idle, tmp_path):
     host.stdout.close()
     assert gone(int(children[0]))
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
+
+
+def test_no_room_for_the_agents_folder_is_told_with_the_fix(agent, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    words = r"no folder to work in: .*; make room there or set TMPDIR"
+    with pytest.raises(StorageError, match=words), Local().open(agent):
+        pass

@@ -11,7 +11,7 @@ import pytest
 import robustdeploy
 from robustdeploy.devices.board import board_from
 from robustdeploy.devices.local import Local
-from robustdeploy.errors import UsageError
+from robustdeploy.errors import StorageError, UsageError
 from robustdeploy.export.agent import build_agent
 from robustdeploy.onboard.store import sha256_of
 from robustdeploy.onboard.types import Threat
@@ -113,3 +113,14 @@ def test_the_agent_runs_where_only_numpy_and_onnxruntime_are_installed(tmp_path,
         labels = expected.argmax(1)
         found, _ = board.attack("square", {"queries": 20}, Threat(), 1, images, labels, labels)
         assert np.abs(found.astype(int) - images).max() <= 8
+
+
+def test_a_full_disk_leaves_no_half_agent(small_disk):
+    with pytest.raises(StorageError, match=r"cannot write .*agent\.pyz: no space left .*; make room") as caught:
+        build_agent(small_disk / "agent.pyz")
+    assert caught.value.exit_code == 4
+    assert list(small_disk.iterdir()) == []
+    (small_disk / "agent.pyz").write_bytes(b"the agent before")
+    with pytest.raises(StorageError):
+        build_agent(small_disk / "agent.pyz")
+    assert (small_disk / "agent.pyz").read_bytes() == b"the agent before"

@@ -28,10 +28,10 @@ def land(tmp_path):
     """Start landing as a board's Python would; whatever was started is gone at the end."""
     started = []
 
-    def start(payload, grace=0.2, lifetime=60, size=None, python_source=SOURCE):
+    def start(payload, grace=0.2, lifetime=60, size=None, python_source=SOURCE, folder=tmp_path / "a" / "b"):
         digest = hashlib.sha256(payload).hexdigest()
         numbers = [str(len(payload) if size is None else size), str(lifetime), str(grace)]
-        command = [sys.executable, "-c", python_source, str(tmp_path / "a" / "b"), digest, *numbers]
+        command = [sys.executable, "-c", python_source, str(folder), digest, *numbers]
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0))
         return started[-1]
@@ -110,6 +110,18 @@ def test_a_damaged_agent_is_not_stored(land, tmp_path):
     assert process.wait(5) == 1
     assert b"could not be stored: the agent arrived damaged" in process.stderr.read()
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["lock"]
+
+
+def test_an_agent_that_a_full_board_cannot_take_is_told_with_the_fix(land, small_disk):
+    process = land(large := ECHO + b"#" * 100_000, folder=small_disk)
+    facts(process)
+    process.stdin.write(b"bytes\n" + large)
+    assert process.wait(5) == 1
+    said = process.stderr.read().decode()
+    assert "could not be stored: [Errno 28] No space left on device" in said
+    assert f"make room in {small_disk} or set the link's folder" in said
+    assert len(said.splitlines()) == 1
+    assert [path.name for path in small_disk.iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize("sent", [b"", b"by", b"bytes\n", b"bytes\n" + ECHO[:10]])

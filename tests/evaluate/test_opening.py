@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from robustdeploy.core.load import load_target
+from robustdeploy.core.target import Toolchain
+from robustdeploy.devices.board import board_from
+from robustdeploy.devices.local import Local
+from robustdeploy.errors import BoardError
+from robustdeploy.evaluate.opening import golden_diagnostic, open_on
+from robustdeploy.onboard.types import pixels_from_bytes
+
+
+@pytest.fixture
+def export(net, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(net.read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def golden(images, weights):
+    return {"images": images, "scores": pixels_from_bytes(images).reshape(len(images), -1) @ weights}
+
+
+def opened(agent, export, golden, backend="onnxruntime", options=None):
+    target = load_target("host-cpu").model_copy(update={"backend": Toolchain(name=backend, options=options or {})})
+    with board_from(Local(), agent) as board:
+        return open_on(board, target, export, golden)
+
+
+def test_the_net_itself_is_recognised(agent, export, golden):
+    found = opened(agent, export, golden)
+    assert found.classes == 5
+    assert found.golden_gap < 1e-4
+    assert golden_diagnostic(found).level == "ok"
+    coarse = opened(agent, export, {**golden, "scores": golden["scores"] + np.float32(0.1)})
+    assert golden_diagnostic(coarse).level == "warn"
+
+
+@pytest.mark.parametrize("change", [lambda s: s[:, ::-1], lambda s: s + 5, lambda s: 2 * s, lambda s: -s])
+def test_another_net_on_the_board_ends_the_evaluation(agent, export, golden, change):
+    with pytest.raises(BoardError, match=r"'score' cannot be right: 'scores' differs by up to .*another net answers"):
+        opened(agent, export, {**golden, "scores": change(golden["scores"])})
+
+
+def test_another_number_of_classes_ends_the_evaluation(agent, export, golden):
+    with pytest.raises(BoardError, match=r"'scores' must be float32 of shape 30×4, not float32 of shape 30×5"):
+        opened(agent, export, {**golden, "scores": golden["scores"][:, :4]})
+
+
+def test_a_backend_that_does_not_compute_the_net_passes_nothing(agent, export, golden):
+    found = golden_diagnostic(opened(agent, export, golden, "null", {"classes": 5}))
+    assert found.level == "block"
+    assert "does not compute the net" in found.text
