@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustdeploy.cli.options import RUNS, JsonOption, RunsOption, complete_run
 
 if TYPE_CHECKING:
-    from robustdeploy.core.report import Measurement, Report
+    from robustdeploy.core.recipe import Recipe
+    from robustdeploy.core.report import Report
+    from robustdeploy.report.compare import Row
 
 FirstArgument = Annotated[
     Path, typer.Argument(metavar="BEFORE", help="Run or report.json.", autocompletion=complete_run)
@@ -21,76 +23,67 @@ SecondArgument = Annotated[
 
 
 def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
-    """Show the rows of two reports side by side, and say where their conditions differ."""
-    from robustdeploy.cli.result import show
+    """Show two reports side by side, with what was made or measured differently."""
+    from dataclasses import asdict
 
-    reports = [_read(path, runs) for path in (before, after)]
-    differences = _differences(*reports)
-    rows = list(_rows(*reports))
-    lines = [f"not alike: {difference}" for difference in differences]
-    lines.append(f"{'':<44} {'before':>12} {'after':>12} {'change':>10}")
-    lines += [_line(row) for row in rows]
-    show("\n".join(lines), {"differences": differences, "rows": rows}, as_json)
+    from robustdeploy.cli.result import show, table
+    from robustdeploy.report.compare import compared
+
+    (first, first_recipe), (second, second_recipe) = (_read(path, runs) for path in (before, after))
+    found = compared(first, second, (first_recipe, second_recipe))
+    names = _names(first, second, before, after)
+    lines = [f"{side}: {report.name} on {report.target}, {report.verdict.headline}" for side, report in names.items()]
+    lines += [f"not alike: {each}" for each in found.not_alike]
+    lines += [f"differs: {each}" for each in found.differs]
+    cells = [["", *names, "change", "unit", ""], *(_cells(row, *names) for row in found.rows)]
+    lines += ["", table(cells, right=range(1, 4))]
+    document = {
+        "runs": [
+            {"shown_as": side, "name": r.name, "target": r.target, "outcome": r.verdict.outcome}
+            for side, r in names.items()
+        ],
+        "differences": found.not_alike,
+        "made_differently": found.differs,
+        "rows": [{"row": row.label, **asdict(row), "change": row.change} for row in found.rows],
+    }
+    show("\n".join(lines), document, as_json)
 
 
-def _read(path: Path, runs: Path) -> Report:
+def _read(path: Path, runs: Path) -> tuple[Report, Recipe | None]:
+    """Return a report and the recipe of its run, where that is at hand."""
+    from robustdeploy.core.given import is_run
     from robustdeploy.core.run import Run
     from robustdeploy.pipeline import read_report
-    from robustdeploy.report.load import load_report
+    from robustdeploy.report.stored import believed
 
-    return load_report(path) if path.is_file() else read_report(Run.open(path, runs))
-
-
-def _differences(before: Report, after: Report) -> list[str]:
-    """Say what makes two sets of numbers incomparable: other images, another threat, another board."""
-    pairs = {
-        "threat": (f"eps {before.threat.eps:g}", f"eps {after.threat.eps:g}"),
-        "data": (before.data.get("name"), after.data.get("name")),
-        "test images": (before.data.get("test"), after.data.get("test")),
-        "split": (before.data.get("split_sha256"), after.data.get("split_sha256")),
-        "target": (before.target, after.target),
-    }
-    return [f"{name}: {a} against {b}" for name, (a, b) in pairs.items() if a != b]
+    if path.is_file():
+        return believed(path), Run.open(path.parent, runs).recipe if is_run(path.parent) else None
+    run = Run.open(path, runs)
+    return read_report(run), run.recipe
 
 
-def _rows(before: Report, after: Report) -> Any:
-    theirs = {_key(row): row for row in after.measurements}
-    for row in before.measurements:
-        if (other := theirs.get(_key(row))) is None:
-            continue
-        conditions = {
-            k: (v, other.conditions.get(k)) for k, v in row.conditions.items() if other.conditions.get(k) != v
-        }
-        yield {
-            "row": " ".join(part for part in _key(row) if part),
-            "before": row.value,
-            "after": other.value,
-            "unit": row.unit,
-            "apart": _apart(row, other),
-            "other_conditions": sorted(conditions),
-        }
+def _names(first: Report, second: Report, before: Path, after: Path) -> dict[str, Report]:
+    """Name the two columns: by run, with the target or the place in the command where that is the same."""
+    for one, other in (
+        (first.name, second.name),
+        (f"{first.name} on {first.target}", f"{second.name} on {second.target}"),
+        (str(before), str(after)),
+    ):
+        if one != other:
+            return {one: first, other: second}
+    return {"before": first, "after": second}
 
 
-def _key(row: Measurement) -> tuple[str, ...]:
-    return (
-        row.metric,
-        row.where,
-        row.attack or "",
-        str(row.conditions.get("multiple", "")),
-        str(row.conditions.get("images", "")),
-        str(row.conditions.get("class", "")) if row.metric.startswith("class_") else "",
-    )
+def _cells(row: Row, before: str, after: str) -> list[str]:
+    share = row.unit == "fraction"
 
+    def number(value: float | None, sign: str = "") -> str:
+        if value is None:
+            return "-"
+        whole = row.unit in ("MACs", "params", "bytes")
+        return f"{100 * value:{sign}.2f}" if share else f"{value:{sign},.0f}" if whole else f"{value:{sign}.4g}"
 
-def _apart(row: Measurement, other: Measurement) -> bool | None:
-    """Whether the two intervals do not even touch; None where there are none."""
-    if row.low is None or row.high is None or other.low is None or other.high is None:
-        return None
-    return row.high < other.low or other.high < row.low
-
-
-def _line(row: dict[str, Any]) -> str:
-    scale, form = (100, ".2f") if row["unit"] == "fraction" else (1, ".4g")
-    mark = "" if not row["apart"] else "  intervals apart"
-    numbers = (row["before"] * scale, row["after"] * scale, (row["after"] - row["before"]) * scale)
-    return f"{row['row']:<44} {numbers[0]:>12{form}} {numbers[1]:>12{form}} {numbers[2]:>+10{form}}{mark}"
+    note = "intervals apart" if row.apart else ""
+    if row.change is None:
+        note = f"only in {before if row.after is None else after}"
+    return [row.label, number(row.before), number(row.after), number(row.change, "+"), "%" if share else row.unit, note]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from robustdeploy.cli.options import JsonOption
+from robustdeploy.cli.options import RUNS, JsonOption, RunsOption
 
 if TYPE_CHECKING:
     from robustdeploy.core.recipe import Recipe
     from robustdeploy.core.target import Target
 
+RUNS_KIND = "runs"
 _KINDS = (
     "recipes",
     "targets",
@@ -31,20 +34,24 @@ KindArgument = Annotated[
     str,
     typer.Argument(
         metavar="KIND",
-        help=f"One of {', '.join(_KINDS)}; everything when left out.",
-        autocompletion=lambda incomplete: [kind for kind in _KINDS if kind.startswith(incomplete)],
+        help=f"One of {', '.join(_KINDS)}, or runs; everything but runs when left out.",
+        autocompletion=lambda incomplete: [kind for kind in (*_KINDS, RUNS_KIND) if kind.startswith(incomplete)],
     ),
 ]
 
 
-def ls(kind: KindArgument = "", as_json: JsonOption = False) -> None:
-    """List recipes, targets and plug-ins with what they are and the file they come from."""
+def ls(kind: KindArgument = "", runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
+    """List what there is: recipes, targets and plug-ins, or runs with their verdicts."""
     from robustdeploy.cli.result import show
     from robustdeploy.core.complaint import did_you_mean
     from robustdeploy.errors import UsageError
 
+    if kind == RUNS_KIND:
+        _show_runs(runs, as_json)
+        return
     if kind and kind not in _KINDS:
-        raise UsageError(f"there is no list of '{kind}'{did_you_mean(kind, _KINDS)} (lists: {', '.join(_KINDS)})")
+        known = (*_KINDS, RUNS_KIND)
+        raise UsageError(f"there is no list of '{kind}'{did_you_mean(kind, known)} (lists: {', '.join(known)})")
     found = {each: _listed(each) for each in ([kind] if kind else _KINDS)}
     lines = []
     for each, entries in found.items():
@@ -52,6 +59,29 @@ def ls(kind: KindArgument = "", as_json: JsonOption = False) -> None:
         width = max((len(entry["name"]) for entry in entries), default=0)
         lines += [f"{'' if kind else '  '}{entry['name']:<{width}}  {entry['summary']}" for entry in entries]
     show("\n".join(lines), found[kind] if kind else found, as_json)
+
+
+def _show_runs(runs: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from robustdeploy.cli.result import show, table
+    from robustdeploy.core.ledger import utc_now
+    from robustdeploy.core.overview import age_text, overviews
+
+    found, now = overviews(runs), utc_now()
+    rows = [["run", "state", "verdict", "clean %", "worst %", "ops %", "p99 ms", "target", "age"]]
+    for each in found:
+        state = each.state + (f" ({each.detail})" if each.detail else "")
+        state += f", in use by process {each.process}" if each.process else ""
+        warned = f" ({each.warnings} warning{'' if each.warnings == 1 else 's'})" if each.warnings else ""
+        shares = ["-" if value is None else f"{100 * value:.1f}" for value in (each.clean, each.worst, each.ops)]
+        latency = "-" if each.p99_ms is None else f"{each.p99_ms:.3g}"
+        age = age_text(each.age_s(now))
+        rows.append([each.name, state, (each.verdict or "-") + warned, *shares, latency, each.target or "-", age])
+    if not found:
+        print(f"there is no run in {runs} yet; `robustdeploy run` makes one", file=sys.stderr)
+    document = [{**asdict(each), "age_s": each.age_s(now)} for each in found]
+    show(table(rows, right=range(3, 7)) if found else "", document, as_json)
 
 
 def _listed(kind: str) -> list[dict[str, str]]:

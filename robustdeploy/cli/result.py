@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 import typer
@@ -20,6 +21,19 @@ def show(text: str, document: Any, as_json: bool) -> None:
         print(json.dumps(document, indent=2, default=str, ensure_ascii=plain, allow_nan=False))
     elif text:
         print(text)
+
+
+def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Return rows of cells as lines with columns of one width; those in ``right`` are aligned at their right side."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            f"{cell:>{w}}" if i in right else f"{cell:<{w}}"
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def refuse(error: RobustdeployError, document: Any, as_json: bool) -> NoReturn:

@@ -38,12 +38,18 @@ def is_stored_net(folder: Path) -> bool:
 
 
 def runs_below(runs: Path) -> list[Path]:
-    """Return the runs in ``runs``, the one with the newest entry in its ledger first."""
+    """Return the runs in ``runs``, damaged ones too, the one with the newest entry in its ledger first."""
+
+    def changed(folder: Path) -> tuple[float, str]:
+        marks = [(folder / name).stat().st_mtime for name in reversed(RUN_FILES) if (folder / name).is_file()]
+        return (marks[0] if marks else -1.0, folder.name)
+
     try:
-        found = [path for path in runs.iterdir() if not path.is_symlink() and is_run(path)]
+        folders = [path for path in runs.iterdir() if path.is_dir() and not path.is_symlink()]
     except OSError:
         return []
-    return sorted(found, key=lambda path: ((path / RUN_FILES[1]).stat().st_mtime, path.name), reverse=True)
+    found = {path: changed(path) for path in folders}
+    return sorted((path for path in found if found[path][0] >= 0), key=lambda path: found[path], reverse=True)
 
 
 def newest(found: Sequence[Path], most: int = 5) -> str:

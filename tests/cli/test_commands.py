@@ -278,3 +278,49 @@ def test_the_completion_script_can_be_shown(tmp_path):
 def test_version(tmp_path, command):
     done = command(tmp_path, "--version")
     assert (done.code, done.out.split()[0]) == (0, "robustdeploy")
+
+
+def test_runs_are_listed_with_state_verdict_and_figures(desk, command):
+    done = command(desk, "ls", "runs")
+    head, line = done.out.splitlines()
+    assert head.split() == [
+        "run",
+        "state",
+        "verdict",
+        "clean",
+        "%",
+        "worst",
+        "%",
+        "ops",
+        "%",
+        "p99",
+        "ms",
+        "target",
+        "age",
+    ]
+    assert line.split()[:2] == ["tiny", "reported"]
+    assert "PASS" in line
+    (listed,) = command(desk, "ls", "runs", "--json").document
+    assert (listed["name"], listed["state"], listed["verdict"], listed["latest"]) == ("tiny", "reported", "PASS", True)
+    assert listed["age_s"] >= 0
+    nothing = command(desk, "ls", "runs", "--runs", "elsewhere")
+    assert (nothing.code, nothing.out) == (0, "")
+    assert "there is no run in elsewhere yet" in nothing.err
+
+
+def test_compare_names_the_runs_and_shows_what_one_of_them_lacks(desk, command):
+    report = json.loads((desk / "runs/tiny/report.json").read_text())
+    report["name"] = "other"
+    report["measurements"] = [row for row in report["measurements"] if row["metric"] != "params"]
+    (desk / "other.json").write_text(json.dumps(report))
+    done = command(desk, "compare", "tiny", "other.json")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].startswith("tiny: tiny on quick, ")
+    assert lines[1].startswith("other: other on quick, ")
+    (head,) = [line for line in lines if line.endswith("unit") and "change" in line]
+    assert head.split() == ["tiny", "other", "change", "unit"]
+    (lacking,) = [line for line in lines if line.startswith("params (board)")]
+    assert "only in tiny" in lacking
+    (clean,) = [line for line in lines if line.startswith("clean_accuracy (board)")]
+    assert clean.split()[-2:] == ["+0.00", "%"]

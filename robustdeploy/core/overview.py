@@ -1,0 +1,174 @@
+"""Overview: where each run stands, read from its ledger and a few small files, so that hundreds are listed at once.
+
+Files are compared with the ledger where that is cheap: manifests and the report. ``robustdeploy verify`` hashes all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from robustdeploy.core.files import sha256_of_file
+from robustdeploy.core.given import runs_below
+from robustdeploy.core.ledger import Ledger, Record
+from robustdeploy.core.manifest import FILE_NAME
+from robustdeploy.core.run import LATEST, holder
+from robustdeploy.core.stage import sealed_manifests
+from robustdeploy.core.verify import LEDGER, RECIPE
+from robustdeploy.core.yaml_source import source_from_file
+from robustdeploy.errors import ArtifactError, RecipeError
+
+REPORT = "report.json"
+_LOG = "metrics.jsonl"
+_FIGURES = {
+    "clean": ("clean_accuracy", None),
+    "worst": ("robust_accuracy", "worst"),
+    "ops": ("ops_fraction", None),
+    "p99_ms": ("latency_ms.p99", None),
+}
+"""What is shown of a report: metric and attack, on the board."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """One run at a glance."""
+
+    name: str
+    folder: str
+    state: str
+    """``begun``, ``training``, ``interrupted``, ``trained``, ``exported``, ``evaluated``, ``reported``, ``damaged``."""
+    detail: str
+    """The epoch reached, what is damaged, or what uses the run."""
+    process: str | None
+    """Number of the process that works in it."""
+    latest: bool
+    target: str | None
+    verdict: str | None
+    warnings: int
+    clean: float | None
+    worst: float | None
+    ops: float | None
+    p99_ms: float | None
+    updated: str | None
+    """UTC, ISO 8601: the last entry of its ledger."""
+
+    def age_s(self, now: datetime) -> float | None:
+        """Return the seconds since the last entry of the ledger."""
+        return None if self.updated is None else (now - datetime.fromisoformat(self.updated)).total_seconds()
+
+
+def overviews(runs: Path) -> list[Overview]:
+    """Return all runs in ``runs``, the newest first."""
+    latest = (runs / LATEST).resolve()
+    return [overview(root, latest=root.resolve() == latest) for root in runs_below(runs)]
+
+
+def overview(root: Path, *, latest: bool = False) -> Overview:
+    """Return where the run at ``root`` stands."""
+    process = holder(root)
+    report: Mapping[str, Any] = {}
+    updated = None
+    try:
+        records = Ledger(root / LEDGER).records()
+        updated = records[-1].time if records else None
+        problem = "" if process else _damage(root, records)
+        state, detail = ("damaged", problem) if problem else _state(root, records, process is not None)
+        report = _report(root) if state == "reported" else {}
+    except (ArtifactError, RecipeError) as error:
+        state, detail = "damaged", str(error)
+    except OSError as error:
+        state, detail = "damaged", f"cannot be read: {error.strerror}"
+    return Overview(
+        name=root.name,
+        folder=str(root),
+        state=state,
+        detail=detail,
+        process=process,
+        latest=latest,
+        target=report.get("target"),
+        verdict=report.get("verdict", {}).get("outcome"),
+        warnings=len(report.get("verdict", {}).get("warnings", ())),
+        updated=updated,
+        **_figures(report.get("measurements", ())),
+    )
+
+
+def _damage(root: Path, records: Sequence[Record]) -> str:
+    """Say which small file is not as the ledger has it; nothing where all are."""
+    if not records:
+        return f"{LEDGER} is missing or empty"
+    if not (root / RECIPE).is_file():
+        return f"{RECIPE} is missing"
+    recipes = [r.data.get("sha256") for r in records if r.event == "recipe"]
+    if sha256_of_file(root / RECIPE) not in recipes[-1:]:
+        return f"{RECIPE} was changed"
+    for place, mark in sealed_manifests(records).items():
+        manifest = root / place / FILE_NAME
+        if not manifest.is_file():
+            return f"{place}/{FILE_NAME} is missing"
+        if sha256_of_file(manifest) != mark:
+            return f"{place}/{FILE_NAME} was changed"
+    written = _written(records)
+    if (root / REPORT).is_file() and written != sha256_of_file(root / REPORT):
+        return f"{REPORT} was changed" if written else f"{REPORT} is not in the ledger"
+    return ""
+
+
+def _written(records: Sequence[Record]) -> str | None:
+    marks = [r.data["files"].get(REPORT) for r in records if r.event == "written"]
+    return next((mark for mark in reversed(marks) if mark), None)
+
+
+def _state(root: Path, records: Sequence[Record], busy: bool) -> tuple[str, str]:
+    """Return how far a run has come, by what is sealed, and the epoch where it is still being trained."""
+    sealed = sealed_manifests(records)
+    if "train" not in sealed:
+        epoch = _epoch(root, "train" if (root / "train" / _LOG).is_file() else "dense", sealed)
+        if busy:
+            return "training", epoch
+        return ("interrupted", epoch) if epoch else ("begun", "")
+    kinds = {place.partition("/")[0] for place in sealed}
+    if "device" in kinds:
+        last = max(record.n for record in records if record.event == "sealed")
+        if any(r.n > last for r in records if r.event == "written" and REPORT in r.data["files"]):
+            return ("reported", "") if (root / REPORT).is_file() else ("evaluated", "the report was removed")
+        return "evaluated", "since the report" if _written(records) else ""
+    if "export" in kinds:
+        begun = any(record.event == "part" for record in records)
+        return ("interrupted", "in the evaluation") if begun and not busy else ("exported", "")
+    return "trained", ""
+
+
+def _epoch(root: Path, place: str, sealed: Mapping[str, str]) -> str:
+    """Return ``epoch 3 of 30``, with the net's name where it is the dense one; nothing where no epoch has begun."""
+    path = root / place / _LOG
+    if place in sealed or not path.is_file():
+        return "the dense net is trained" if place in sealed else ""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    total = source_from_file(root / RECIPE, RECIPE).data.get("train", {}).get("epochs", "?")
+    return f"epoch {len(lines)} of {total}" + (" of the dense net" if place == "dense" else "")
+
+
+def _report(root: Path) -> Mapping[str, Any]:
+    """Return the report's plain values; its hash is that of the ledger, so it is well formed."""
+    found: dict[str, Any] = json.loads((root / REPORT).read_text(encoding="utf-8"))
+    return found
+
+
+def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    cells = {(row.get("metric"), row.get("attack")): row.get("value") for row in rows if row.get("where") == "board"}
+    return {name: cells.get(row) for name, row in _FIGURES.items()}
+
+
+def age_text(seconds: float | None) -> str:
+    """Return an age as people say it: ``5 min``, ``3 h``, ``2 d``."""
+    if seconds is None:
+        return "-"
+    for unit, size, until in (("s", 1, 60), ("min", 60, 60), ("h", 3600, 48)):
+        if seconds < size * until:
+            return f"{max(0, int(seconds / size))} {unit}"
+    return f"{int(seconds / 86400)} d"

@@ -1,0 +1,186 @@
+"""Compare: two reports row by row, what was done differently, and what keeps their numbers from being compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.plain import plain
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.report import Measurement, Report
+
+Key = tuple[str, str, str, str, str, str]
+"""Metric, place, attack, multiple of eps, images, class: what makes two rows the same one."""
+_OF_THE_NUMBERS = ("data.", "threat.norm", "evaluate.")
+"""Parts of a recipe that decide what is measured, not on what."""
+_TOLD_BY_THE_REPORT = ("threat.eps", "budget.ops", "budget.params", "budget.memory", "data.name")
+_NO_DIFFERENCE = ("name", "description", "gate", "train.device", "train.checkpoint_every_s", *_TOLD_BY_THE_REPORT)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of both reports; a side that lacks it has None."""
+
+    label: str
+    metric: str
+    where: str
+    attack: str | None
+    unit: str
+    before: float | None
+    after: float | None
+    n: tuple[int | None, int | None]
+    apart: bool | None
+    """Whether the two intervals do not even touch; None where one is missing."""
+    other_conditions: list[str]
+    """Conditions that the two rows do not share."""
+
+    @property
+    def change(self) -> float | None:
+        """After less before, where both are there."""
+        return None if self.before is None or self.after is None else self.after - self.before
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two reports say together."""
+
+    not_alike: list[str]
+    """What was measured differently, so that the numbers do not compare."""
+    differs: list[str]
+    """What was made differently: the reason to compare."""
+    rows: list[Row]
+
+
+def compared(before: Report, after: Report, recipes: tuple[Recipe | None, Recipe | None] = (None, None)) -> Comparison:
+    """Compare two reports; the recipes of their runs, where they are at hand, tell what was made differently."""
+    fields = _recipe_differences(*recipes)
+    measured = [text for name, text in fields.items() if name.startswith(_OF_THE_NUMBERS)]
+    made = [text for name, text in fields.items() if not name.startswith(_OF_THE_NUMBERS)]
+    return Comparison(
+        not_alike=[*_unequal(_measured(before), _measured(after)), *measured],
+        differs=[*_unequal(_made(before), _made(after)), *made],
+        rows=_rows(before, after),
+    )
+
+
+def _measured(report: Report) -> dict[str, Any]:
+    """What makes two sets of numbers incomparable: other images, another threat, other attacks, another board."""
+    worst = [row for row in report.measurements if row.metric == "robust_accuracy" and row.attack == "worst"]
+    counted = {row.n for row in report.measurements if row.metric == "clean_accuracy"}
+    return {
+        "threat": f"eps {report.threat.eps:g}",
+        "data": report.data.get("name"),
+        "test images": ", ".join(f"{n:,}" for n in sorted(counted)),
+        "split": str(report.data.get("split_sha256", ""))[:12],
+        "attacks behind worst": ", ".join(worst[-1].conditions.get("attacks", ())) if worst else None,
+        "target": report.target,
+        "processor": report.board.get("cpu_model"),
+        "toolchain": report.board.get("toolchain"),
+    }
+
+
+def _made(report: Report) -> dict[str, Any]:
+    """What a report alone tells of how its net was made."""
+    budget = report.budget
+    limits = {"ops": budget.ops_target, "params": budget.params_target, "memory": budget.memory_target}
+    return {
+        "budget": ", ".join(f"{name} {limit:.4g}" for name, limit in limits.items() if limit < 1),
+        "dense MACs": f"{budget.dense_macs:,}",
+        "tool": report.producer,
+    }
+
+
+def _unequal(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}: {_shown(before[name])} against {_shown(after[name])}"
+        for name in before
+        if before[name] != after[name]
+    ]
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value in (None, "", ()) else str(value)
+
+
+def _recipe_differences(before: Recipe | None, after: Recipe | None) -> dict[str, str]:
+    """Return a sentence for each field in which two recipes differ, by its dotted name; gates judge and are no part."""
+    if before is None or after is None:
+        return {}
+    sides = [dict(_flat(plain(recipe))) for recipe in (before, after)]
+    names = [name for name in dict.fromkeys([*sides[0], *sides[1]]) if not name.startswith(_NO_DIFFERENCE)]
+    return {
+        name: f"{name}: {_shown(sides[0].get(name))} against {_shown(sides[1].get(name))}"
+        for name in names
+        if sides[0].get(name) != sides[1].get(name)
+    }
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            # A plug-in with options is still called by its name: ``net: resnet8`` and ``net.width: 24``.
+            its_name = key == "name" and name not in ("", "data")
+            yield from _flat(inner, name if its_name else f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        for index, inner in enumerate(value):
+            yield from _flat(inner, f"{name}[{index}]")
+    else:
+        yield name, value
+
+
+def _rows(before: Report, after: Report) -> list[Row]:
+    """Return every row that either has, ordered as metrics are listed, the board before the host."""
+    sides = [{_key(row): row for row in report.measurements} for report in (before, after)]
+    order = {name: index for index, name in enumerate(METRICS)}
+    placed = {key: index for index, key in enumerate(dict.fromkeys([*sides[0], *sides[1]]))}
+
+    def place(key: Key) -> tuple[int, str, bool, bool, int]:
+        # Attacks and multiples of eps keep the report's own order, but for ``worst``, which sums them up.
+        return (order.get(key[0], len(order)), key[0], key[1] != "board", key[2] == "worst", placed[key])
+
+    keys = sorted(placed, key=place)
+    return [_row(key, sides[0].get(key), sides[1].get(key)) for key in keys]
+
+
+def _key(row: Measurement) -> Key:
+    multiple, images = row.conditions.get("multiple", ""), row.conditions.get("images", "")
+    of_class = row.conditions.get("class", "") if row.metric.startswith("class_") else ""
+    return (row.metric, row.where, row.attack or "", str(multiple), str(images), str(of_class))
+
+
+def _row(key: Key, before: Measurement | None, after: Measurement | None) -> Row:
+    metric, where, attack, multiple, images, of_class = key
+    one = before or after
+    assert one is not None
+    words = (
+        metric,
+        attack,
+        f"eps × {float(multiple):g}" if multiple else "",
+        images and f"on {images} images",
+        f"({where})",
+    )
+    conditions = [] if before is None or after is None else sorted(_other(before.conditions, after.conditions))
+    return Row(
+        label=" ".join(word for word in words if word),
+        metric=metric,
+        where=where,
+        attack=attack or None,
+        unit=one.unit,
+        before=None if before is None else before.value,
+        after=None if after is None else after.value,
+        n=(None if before is None else before.n, None if after is None else after.n),
+        apart=None if before is None or after is None else _apart(before, after),
+        other_conditions=conditions,
+    )
+
+
+def _other(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    return (name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def _apart(row: Measurement, other: Measurement) -> bool | None:
+    if row.low is None or row.high is None or other.low is None or other.high is None:
+        return None
+    return row.high < other.low or other.high < row.low

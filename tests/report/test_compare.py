@@ -1,0 +1,66 @@
+"""Two reports side by side: what both have, what one lacks, and what makes their numbers incomparable."""
+
+import pytest
+
+from robustdeploy.core.load import load_recipe
+from robustdeploy.report.compare import compared
+
+
+def test_a_report_is_like_itself(report):
+    found = compared(report, report)
+    assert (found.not_alike, found.differs) == ([], [])
+    assert len(found.rows) == len(report.measurements)
+    assert all(row.change == 0 and row.other_conditions == [] for row in found.rows)
+
+
+def test_rows_that_one_side_lacks_are_shown_as_such(report):
+    left_out = [row for row in report.measurements if row.attack == "worst"]
+    assert left_out
+    fewer = report.model_copy(update={"measurements": tuple(r for r in report.measurements if r.attack != "worst")})
+    missing = [row for row in compared(report, fewer).rows if row.after is None]
+    assert {(row.metric, row.where) for row in missing} == {(row.metric, row.where) for row in left_out}
+    assert all(row.change is None and row.before is not None for row in missing)
+    assert len([row for row in compared(fewer, report).rows if row.before is None]) == len(left_out)
+
+
+def test_the_worst_case_comes_after_the_attacks_behind_it_and_the_board_before_the_host(report):
+    rows = compared(report, report.model_copy(update={"measurements": report.measurements[::-1]})).rows
+    robust = [(row.where, row.attack) for row in rows if row.metric == "robust_accuracy"]
+    where = [place for place, _ in robust]
+    assert where == sorted(where)  # board, host
+    assert [attack for place, attack in robust if place == "board"][-1] == "worst"
+    assert rows[0].metric == "clean_accuracy"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"target": "elsewhere"}, "target: "),
+        ({"data": {"name": "other"}}, "data: "),
+        ({"board": {"cpu_model": "Another"}}, "processor: "),
+    ],
+)
+def test_what_was_measured_differently_is_not_alike(report, change, told):
+    assert any(each.startswith(told) for each in compared(report, report.model_copy(update=change)).not_alike)
+
+
+def test_fewer_images_and_other_attacks_behind_the_worst_case_are_not_alike(report):
+    def fewer(row):
+        if row.attack == "worst":
+            return row.model_copy(update={"conditions": {**row.conditions, "attacks": ["fgsm"]}})
+        return row.model_copy(update={"n": 7}) if row.metric == "clean_accuracy" else row
+
+    other = report.model_copy(update={"measurements": tuple(map(fewer, report.measurements))})
+    told = compared(report, other).not_alike
+    assert any(each.startswith("test images: ") and each.endswith(" against 7") for each in told)
+    assert any(each.startswith("attacks behind worst: ") and each.endswith(" against fgsm") for each in told)
+
+
+def test_the_recipes_tell_what_was_made_differently(report):
+    first = load_recipe("digits-resnet8")
+    second = load_recipe("digits-resnet8", ["train.epochs=3", "seed=5", "net=lenet", "evaluate.attacks.1.steps=3"])
+    found = compared(report, report, (first, second))
+    for told in (f"train.epochs: {first.train.epochs} against 3", "seed: 0 against 5", "net: resnet8 against lenet"):
+        assert told in found.differs
+    assert "evaluate.attacks[1].steps: 10 against 3" in found.not_alike
+    assert compared(report, report, (first, None)).differs == []
