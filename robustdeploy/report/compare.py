@@ -154,13 +154,8 @@ def _row(key: Key, before: Measurement | None, after: Measurement | None) -> Row
     metric, where, attack, multiple, images, of_class = key
     one = before or after
     assert one is not None
-    words = (
-        metric,
-        attack,
-        f"eps × {float(multiple):g}" if multiple else "",
-        images and f"on {images} images",
-        f"({where})",
-    )
+    on = f"on {images} images" if images else ""
+    words = (metric, of_class, attack, radius, on, f"({where})")
     conditions = [] if before is None or after is None else sorted(_other(before.conditions, after.conditions))
     return Row(
         label=" ".join(word for word in words if word),
