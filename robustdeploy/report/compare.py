@@ -154,6 +154,7 @@ def _row(key: Key, before: Measurement | None, after: Measurement | None) -> Row
     metric, where, attack, multiple, images, of_class = key
     one = before or after
     assert one is not None
+    radius = f"eps × {float(multiple):g}" if multiple else ""
     on = f"on {images} images" if images else ""
     words = (metric, of_class, attack, radius, on, f"({where})")
     conditions = [] if before is None or after is None else sorted(_other(before.conditions, after.conditions))
