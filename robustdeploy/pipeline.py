@@ -167,8 +167,14 @@ def check_rules(recipe: Recipe, target: Target | None = None) -> None:
     from robustdeploy.data.find import find_source
 
     asks = any(METRICS[rule.metric].support in ("images", "curve") for rule in recipe.gate if rule.metric in METRICS)
-    images = find_source(recipe.data).test_images if asks else None
-    prospect = replace(prospect_of(recipe), target=target, test_images=images, dense=partial(_dense_costs, recipe))
+    source = find_source(recipe.data)
+    prospect = replace(
+        prospect_of(recipe),
+        target=target,
+        test_images=source.test_images if asks else None,
+        classes=source.classes,
+        dense=partial(_dense_costs, recipe),
+    )
     if problems := [text for _, text in gate_problems(prospect)]:
         raise RecipeError("\n".join(f"gate: {text}" for text in problems))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 Where = Literal["host", "board"]
@@ -28,6 +28,10 @@ class Metric:
     """Whether its rows name an attack: ``maybe`` has rows with and rows without."""
     worst: bool = False
     """Whether there is a row under ``worst``, the worst case over all attacks."""
+    by_attack: bool = True
+    """Whether there is a row for each attack by itself, beside that under ``worst``."""
+    by_class: bool = False
+    """Whether there is a row for each class."""
     low: float = 0.0
     high: float = math.inf
     limited_by: Literal["ops", "params", "memory"] | None = None
@@ -51,6 +55,10 @@ def _robust(name: str, meaning: str, where: tuple[Where, ...] = _BOTH) -> Metric
     return Metric(name, _SHARE, meaning, True, where, "always", worst=True, high=1)
 
 
+def _worst(name: str, meaning: str) -> Metric:
+    return replace(_robust(name, meaning, _BOARD), by_attack=False)
+
+
 def _cost(name: str, unit: str, meaning: str, limited_by: Literal["ops", "params", "memory"]) -> Metric:
     return Metric(name, unit, meaning, higher_is_better=False, low=1, limited_by=limited_by, support="count")
 
@@ -67,10 +75,15 @@ _ALL = (
     _accuracy("clean_accuracy", "share of test images labelled right"),
     _robust("robust_accuracy", "share right as they are and under `attack`; `worst` is per image over all attacks"),
     _accuracy("balanced_clean_accuracy", "mean of the classes' clean accuracies, each class counting alike", _BOARD),
-    _robust("balanced_robust_accuracy", "mean of the classes' robust accuracies under `worst`", _BOARD),
+    _worst("balanced_robust_accuracy", "mean of the classes' robust accuracies under `worst`"),
     Metric("majority_baseline", _SHARE, "share of the largest class, which a constant answer reaches", high=1),
-    _accuracy("class_clean_accuracy", "clean accuracy of a class; without `class_name` a rule asks all", _BOARD),
-    _robust("class_robust_accuracy", "robust accuracy of one class under `worst`, in the same way", _BOARD),
+    replace(
+        _accuracy("class_clean_accuracy", "clean accuracy of a class; without `class_name` a rule asks all", _BOARD),
+        by_class=True,
+    ),
+    replace(
+        _worst("class_robust_accuracy", "robust accuracy of one class under `worst`, in the same way"), by_class=True
+    ),
     _accuracy("dense_clean_accuracy", "`clean_accuracy` of the dense net", ("host",)),
     _robust("dense_robust_accuracy", "`robust_accuracy` of the dense net, attacked in the same way", ("host",)),
     # No side is the better one: it should be high at the threat's own radius and vanish at several times that.

@@ -20,6 +20,7 @@ Problem = tuple[Place, str]
 BUDGET_WINDOW = 0.97
 """Pruned channels use more than this share of their budget; a limit at or below it cannot be met."""
 CURVE_ATTACK = "pgd-10"
+_ROW = ("metric", "where", "attack")
 _TAIL = 0.025
 _MOST_SAMPLES = 1_000_000
 
@@ -34,7 +35,7 @@ def meaning_problems(rule: Rule) -> Iterator[Problem]:
     if rule.where not in metric.where:
         there = metric.where[0]
         yield ("where",), f"{metric.name} is measured on the {there}, never on the {rule.where}; say `where: {there}`"
-    if rule.class_name is not None and not metric.name.startswith("class_"):
+    if rule.class_name is not None and not metric.by_class:
         told = [name for name in METRICS if name.startswith("class_")]
         yield ("class_name",), f"{metric.name} is not measured class by class; {' and '.join(told)} are"
     yield from _attack_problems(rule, metric)
@@ -54,6 +55,8 @@ def _attack_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
         yield ("attack",), f"{metric.name} is measured without an attack; {other}?".replace("attack?", "attack")
     elif rule.attack == "worst" and not metric.worst:
         yield ("attack",), f"{metric.name} has no row under 'worst'; name one of the recipe's attacks"
+    elif rule.attack != "worst" and not metric.by_attack:
+        yield ("attack",), f"{metric.name} is measured under 'worst' alone; say `attack: worst`"
 
 
 def _limit_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
@@ -83,7 +86,7 @@ def _limit_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
 def contradictions(rules: Sequence[Rule]) -> Iterator[tuple[int, str]]:
     """Find pairs of rules on one row of which only one can hold; the place is the second one's."""
     for (_, one), (index, other) in combinations(enumerate(rules), 2):
-        if (one.metric, one.where, one.attack) != (other.metric, other.where, other.attack):
+        if any(getattr(one, field) != getattr(other, field) for field in _ROW):
             continue
         if None not in (one.class_name, other.class_name) and one.class_name != other.class_name:
             continue
@@ -106,6 +109,8 @@ class Prospect:
     pruned: bool = True
     target: Target | None = None
     test_images: int | None = None
+    classes: tuple[str, ...] = ()
+    """Names of the data set's classes, where they are known."""
     dense: Callable[[], Mapping[str, float]] | None = None
     """Costs of the dense net by the names of Budget, worked out where they are needed."""
 
@@ -139,6 +144,9 @@ def _missing_rows(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Pr
         able = [label for label, is_query in attacks.items() if is_query or metric.name != "attack_queries"]
         if not able and not metric.worst:
             yield place, f"{metric.name} is never measured: evaluate.attacks holds no query attack"
+    if rule.class_name is not None and prospect.classes and rule.class_name not in prospect.classes:
+        near = did_you_mean(rule.class_name, prospect.classes)
+        yield ("class_name",), f"the data set has no class '{rule.class_name}'{near}"
     if rule.attack in (None, "worst"):
         return
     labels = [CURVE_ATTACK] if metric.support == "curve" else [*attacks, *(["worst"] if metric.worst else [])]

@@ -12,13 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from robustdeploy.core.complaint import did_you_mean
 from robustdeploy.core.gate import Outcome, Rule, RuleVerdict, Verdict
+from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.report import Diagnostic, Measurement, Omission, Report
 from robustdeploy.evaluate.intervals import samples_needed
 from robustdeploy.report.quantity import SHARES, apart, confidence, interval, quantity, samples
 
 _WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
 _COUNTED = SHARES | {"count", "counts", "macs", "params", "bytes", "queries", "channels", "checks"}
-_USUAL = {"robust_accuracy": "robust accuracy", "clean_accuracy": "clean accuracy", "latency_ms.": "latency"}
+_USUAL = {
+    "robust accuracy": ("robust_accuracy", "balanced_robust_accuracy", "class_robust_accuracy"),
+    "clean accuracy": ("clean_accuracy", "balanced_clean_accuracy", "class_clean_accuracy"),
+    "latency": tuple(name for name in METRICS if name.startswith("latency_ms.")),
+}
 _NOISE_DECIDES = (
     "noise decides: the quietest window meets the limit and the most disturbed one does not; stop what else runs on "
     "the board and evaluate again"
@@ -72,8 +77,8 @@ def _warnings(diagnostics: Sequence[Diagnostic], rules: Sequence[Rule]) -> Itera
 
 def _unasked(rules: Sequence[Rule]) -> Iterator[str]:
     """What a net is held to everywhere, and these rules do not ask for."""
-    for stem, name in _USUAL.items():
-        if rules and not any(rule.metric.startswith(stem) for rule in rules):
+    for name, metrics in _USUAL.items():
+        if rules and not any(rule.metric in metrics for rule in rules):
             yield f"no rule asks for {name}"
 
 
