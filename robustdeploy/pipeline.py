@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Evaluate, Recipe
 from robustdeploy.core.registry import FORMATS as REPORT_FORMATS
-from robustdeploy.core.report import Measurement, Report
+from robustdeploy.core.report import Report
 from robustdeploy.core.run import Run, training_content
 from robustdeploy.core.settings import (
     DEVICE,
@@ -32,6 +32,7 @@ from robustdeploy.core.settings import (
 )
 from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
+from robustdeploy.core.trust import Trust, check_trusted, remember
 from robustdeploy.errors import ArtifactError, RecipeError, UsageError
 from robustdeploy.preflight import check_evaluable, check_finished
 from robustdeploy.report.assemble import assemble
@@ -125,11 +126,12 @@ def prune(
 
     loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops))
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
-    data = load_data(loaded.data, lambda done, total: talk.progress("reading images", done, total))
+    data = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
     if force or not (Run.folder_for(runs, loaded, name) / "train" / FILE_NAME).exists():
         check_rules(loaded, target)
     if not Run.folder_for(runs, loaded, name).exists():
         check_trainable(loaded, data)
+    remember(loaded.net)  # who trains with a factory need not vouch for it again
     run = Run.for_recipe(runs, loaded, name, anew=force)
     for note in kept_settings(run, loaded):
         talk.say(note)
@@ -200,11 +202,13 @@ def adopt(
     runs: Path = DEFAULT_RUNS,
     name: str | None = None,
     force: bool = False,
+    trust: Trust = False,
     talk: Talk = SILENCE,
 ) -> Run:
     """Make a run of a net that is trained already, ``net.json`` and ``model.safetensors`` in ``folder``.
 
-    ``recipe`` says what it is attacked with and held against; left out, it is the ``recipe.yaml`` beside the net.
+    ``recipe`` says what it is attacked with and held against; left out, it is the ``recipe.yaml`` beside the net. A
+    factory is called if ``recipe`` or the override ``net=`` names it, or ``trust`` does, as for ``load_net``.
     """
     from robustdeploy.data.load import load_data
     from robustdeploy.nets.store import load_info
@@ -215,15 +219,20 @@ def adopt(
     info = load_info(origin)
     more = [*overrides, *([] if data is None else [f"data.path={data}"])]
     loaded = recipe if isinstance(recipe, Recipe) else recipe_for(_recipe_beside(origin, recipe), overrides=more)
+    named = recipe is not None or any(each.replace(" ", "").startswith("net=") for each in overrides)
+    trust = trust or ([loaded.net] if named else False)
+    check_trusted(info.net, origin, trust)
     # Neither the dense net beside it nor another net's name belongs to what is taken over.
     loaded = loaded.model_copy(update={"net": info.net, "baseline": False})
-    images = load_data(loaded.data, lambda done, total: talk.progress("reading images", done, total))
+    images = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
     check_fits(info, images)
     run = Run.for_recipe(runs, loaded, name or origin.resolve().name, anew=force)
     with _working(run):
         stage = run.stage("adopt", "train", {"images": images.digest, **adopted_files(origin)}, plain(loaded.budget))
         if _fresh(stage, force, talk):
-            manifest = adopt_net(loaded, info, images, origin, stage)
+            manifest = adopt_net(loaded, info, images, origin, stage, trust)
+            if named:
+                remember(info.net)
             talk.say(f"adopt: {_trained(manifest)}, from {origin}")
     return run
 
@@ -279,8 +288,15 @@ def _sealed(run: Run, place: str, how: str) -> Sealed:
         raise ArtifactError("\n".join(lines)) from None
 
 
-def export(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = False, talk: Talk = SILENCE) -> Artifact:
-    """Export the run's net for ``target``; return the bundle, sealed with its past."""
+def export(
+    run: Run,
+    target: str | Target = DEFAULT_TARGET,
+    *,
+    force: bool = False,
+    trust: Trust = False,
+    talk: Talk = SILENCE,
+) -> Artifact:
+    """Export the run's net for ``target``; return the bundle, sealed with its past. ``trust``: as for ``load_net``."""
     goal = load_target(target) if isinstance(target, str) else target
     check_finished(run.root, "train", "robustdeploy prune")
     from robustdeploy.export.stage import export as export_net
@@ -294,7 +310,7 @@ def export(run: Run, target: str | Target = DEFAULT_TARGET, *, force: bool = Fal
             _same_target(run, goal)
         if _fresh(stage, force, talk):
             talk.progress("exporting", 0, 1)
-            manifest = export_net(run.recipe, goal, train.folder, train.manifest.facts, stage)
+            manifest = export_net(run.recipe, goal, train.folder, train.manifest.facts, stage, trust)
             talk.progress("exporting", 1, 1)
             parity = manifest.facts["parity"]
             talk.say(
@@ -324,55 +340,69 @@ def evaluate(
     *,
     settings: Evaluate | None = None,
     data: Path | None = None,
+    skip_unreadable: bool = False,
     force: bool = False,
+    trust: Trust = False,
     talk: Talk = SILENCE,
 ) -> Artifact:
     """Attack and time what runs on ``target``; return the outcomes. Sealed parts are never redone.
 
     ``settings`` other than those of the run's recipe leave theirs alone: the outcomes stand beside, in a folder of
-    their own. ``data`` is the folder of the data set where that is not the recipe's any more.
+    their own. ``data`` is the folder of the data set where that is not the recipe's any more, ``skip_unreadable``
+    leaves files out as the recipe's own ``data.skip_unreadable`` does, and ``trust`` is as for ``load_net``.
     """
     goal = load_target(target) if isinstance(target, str) else target
     check_evaluable(run, goal.name, data)
-    from robustdeploy.data.load import load_test
-    from robustdeploy.evaluate.stage import Request, evaluation_inputs
-    from robustdeploy.evaluate.stage import evaluate as evaluate_on_board
+    from robustdeploy.evaluate import stage as evaluation
+    from robustdeploy.evaluate.attack import chosen
+    from robustdeploy.export.agent import own_agent
     from robustdeploy.export.bundle import GOLDEN, golden_from, read_bundle
+    from robustdeploy.export.parity import parity_rows
     from robustdeploy.nets.store import load_info
     from robustdeploy.train.setup import device_from, is_pruned
 
     used = run.recipe.evaluate if settings is None else settings
     name = evaluation_name(goal.name, label_of(run.recipe.evaluate, used))
-    with _working(run):
+    with _working(run), ExitStack() as stack:
         train = _sealed(run, "train", "robustdeploy prune")
         exported = _sealed(run, f"export/{goal.name}", f"robustdeploy export --target {goal.name}")
         _same_target(run, goal)
         _up_to_date(run, f"export/{goal.name}")
-        has_dense = run.recipe.baseline and is_pruned(run.recipe)
-        dense = _sealed(run, "dense", "robustdeploy prune") if has_dense else None
+        compared = run.recipe.baseline and is_pruned(run.recipe)
         info = load_info(train.folder)
-        where = run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data})
-        images = load_test(where, info.classes, lambda done, total: talk.progress("reading images", done, total))
-        request = Request(
+        images = _test_images(run, info.classes, data, skip_unreadable, talk)
+        agent = stack.enter_context(own_agent(exported.folder / "agent.pyz", talk.say))
+        request = evaluation.Request(
             run=replace(run, recipe=run.recipe.model_copy(update={"evaluate": used})),
             target=goal,
-            test=_chosen(images, used.limit),
+            test=chosen(images, used.limit),
             classes=info.classes,
             net=train.folder,
-            dense=dense.folder if dense else None,
+            dense=_sealed(run, "dense", "robustdeploy prune").folder if compared else None,
             export=exported.folder,
-            golden=golden_from(read_bundle(exported.folder / "bundle.zip")[GOLDEN]),
-            extra_rows=_parity_rows(exported.manifest),
+            agent=agent,
+            golden=golden_from(read_bundle(exported.folder / "bundle.zip")[GOLDEN], info),
+            extra_rows=parity_rows(exported.manifest.facts),
             device=str(device_from(run.recipe.train.device)),
+            trust=trust,
+            reading=images.reading,
         )
         parameters = {"evaluate": plain(used), "threat": plain(run.recipe.threat), "target": plain(goal)}
-        stage = run.stage("evaluate", f"{DEVICE}/{name}", evaluation_inputs(request), parameters)
+        stage = run.stage("evaluate", f"{DEVICE}/{name}", evaluation.evaluation_inputs(request), parameters)
         if not force:
             _same_images(run, stage)
         if _fresh(stage, force, talk):
-            evaluate_on_board(request, stage, talk.progress)
+            evaluation.evaluate(request, stage, talk.progress)
             talk.say(f"evaluate: {len(request.test.ids)} test images, outcomes in {stage.folder}")
         return _sealed(run, stage.place, f"robustdeploy evaluate --target {goal.name}").artifact("outcomes.npz")
+
+
+def _test_images(run: Run, classes: Sequence[str], data: Path | None, skip_unreadable: bool, talk: Talk) -> Any:
+    from robustdeploy.data.load import load_test
+
+    where = run.recipe.data.model_copy(update={} if data is None else {"path": data})
+    where = where.model_copy(update={"skip_unreadable": where.skip_unreadable or skip_unreadable})
+    return load_test(where, classes, partial(talk.progress, "reading images"), talk.say)
 
 
 def _up_to_date(run: Run, *places: str) -> None:
@@ -390,30 +420,6 @@ def _same_images(run: Run, stage: Stage) -> None:
             f"the test images are not those that {stage.folder} was evaluated on; name the folder of those with "
             "--data, or replace that evaluation with --force"
         )
-
-
-def _chosen(images: Any, limit: int | None) -> Any:
-    """Take the first images of a fixed shuffle; in that order, the first few of them stand for all."""
-    from robustdeploy.data.order import epoch_order
-    from robustdeploy.evaluate.attack import Images
-
-    order = epoch_order(0, 0, len(images))[:limit].numpy()
-    return Images(images.ids.numpy()[order], images.images.numpy()[order], images.labels.numpy()[order])
-
-
-def _parity_rows(exported: Manifest) -> tuple[Measurement, ...]:
-    parity = exported.facts["parity"]
-    return tuple(
-        Measurement(
-            metric="parity_max_abs",
-            where="host",
-            value=parity[f"max_abs_{images}"],
-            unit="logits",
-            n=parity["n"],
-            conditions={"images": images, "between": f"torch and {parity['runtime']}"},
-        )
-        for images in ("clean", "adversarial")
-    )
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,12 @@ QUICK = """
 MAIN = "from robustdeploy.cli import main; main()"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory):
+    """Keep what robustdeploy remembers of its user away from who runs these tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @dataclass(frozen=True)
 class Done:
     """What a command printed and how it ended."""

@@ -145,6 +145,8 @@ def test_nothing_in_the_package_loads_or_runs_what_it_should_not(what):
     calls = {}
     for path in MODULES:
         code = code_without_docstrings(path)
+        if relative(path) == "robustdeploy/core/factories.py":  # names packages in order to refuse them
+            code = code.partition("_NEVER = ")[0] + code.partition("_NEVER = ")[2].partition("})")[2]
         if found := pattern.search(code):
             calls[relative(path)] = found.group(0)
     assert calls == {}

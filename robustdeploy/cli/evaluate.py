@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -15,7 +16,9 @@ from robustdeploy.cli.options import (
     QuietOption,
     RunsOption,
     SetOption,
+    SkipOption,
     TargetOption,
+    TrustOption,
     complete_run,
     overrides,
 )
@@ -49,9 +52,11 @@ def evaluate(
     limit: LimitOption = None,
     recipe: RecipeOption = None,
     data: DataOption = None,
+    skip_unreadable: SkipOption = False,
     set_: SetOption = None,
     runs: RunsOption = RUNS,
     force: ForceOption = False,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -59,13 +64,11 @@ def evaluate(
 
     A net that is trained already, in a folder with net.json and model.safetensors, becomes a run of its own first.
     """
-    from robustdeploy.cli.result import show
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.given import is_stored_net
     from robustdeploy.core.load import load_recipe, load_target
     from robustdeploy.core.plain import plain
     from robustdeploy.core.run import Run
-    from robustdeploy.core.settings import is_own
     from robustdeploy.core.settings import overrides as core_overrides
     from robustdeploy.errors import UsageError
     from robustdeploy.pipeline import adopt, export
@@ -79,28 +82,49 @@ def evaluate(
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target)
         if run is not None and is_stored_net(run):
-            opened = adopt(run, recipe, data=data, overrides=other, runs=runs, force=force, talk=talk)
-            export(opened, goal, force=force, talk=talk)
+            other += ["data.skip_unreadable=true"] if skip_unreadable else []
+            opened = adopt(run, recipe, data=data, overrides=other, runs=runs, force=force, trust=trust, talk=talk)
+            word = trust or [opened.recipe.net]  # adopt has found the user's word for it
+            export(opened, goal, force=force, trust=word, talk=talk)
         elif recipe is not None:
             raise UsageError("--recipe is for a folder that holds a net alone; a run has its own recipe")
         else:
+            nets, other = _named_nets(other)
+            word = trust or nets
             _refuse(other)
             opened = Run.open(run, runs)
         talk.say(f"run {opened.root}, target {goal.name}")
         settings = load_recipe(opened.root / "recipe.yaml", used).evaluate if used else None
-        folder = evaluated(opened, goal, settings=settings, data=data, force=force, talk=talk).path.parent
+        its: dict[str, Any] = {"settings": settings, "data": data, "skip_unreadable": skip_unreadable}
+        folder = evaluated(opened, goal, **its, force=force, trust=word, talk=talk).path.parent
+    changed = [] if settings is None else core_overrides(opened.recipe.evaluate, plain(settings))
+    _show(opened.root, target, folder, changed, as_json)
+
+
+def _show(root: Path, target: str, folder: Path, changed: Sequence[Any], as_json: bool) -> None:
+    from robustdeploy.cli.result import show
+    from robustdeploy.core.settings import is_own
+
     rows = _rows(folder)
     text = "\n".join(_line(row) for row in rows["measurements"] if row["where"] == "board")
     named = target if is_own(folder.name) else folder.name
-    text += f"\n{folder / 'outcomes.npz'} is written; next: robustdeploy report {opened.root} --target {named}"
-    changed = [] if settings is None else core_overrides(opened.recipe.evaluate, plain(settings))
+    text += f"\n{folder / 'outcomes.npz'} is written; next: robustdeploy report {root} --target {named}"
     text += "".join(f"\nnot the recipe's own evaluation: {change}" for change in changed)
     document = {"overrides": [change.model_dump() for change in changed]}
-    show(text, {"run": str(opened.root), "folder": str(folder), **document, **rows}, as_json)
+    show(text, {"run": str(root), "folder": str(folder), **document, **rows}, as_json)
 
 
 def _is_of(part: str, override: str) -> bool:
     return override.lstrip().startswith((f"{part}.", f"{part}="))
+
+
+def _named_nets(given: list[str]) -> tuple[list[Any], list[str]]:
+    """Take ``--set net=…`` out: of a run it changes nothing, but names whose code may be called."""
+    from robustdeploy.core.load import load_recipe
+
+    words = [each for each in given if each.replace(" ", "").startswith("net=")]
+    nets = [load_recipe("digits-resnet8", [word]).net for word in words]
+    return nets, [each for each in given if each not in words]
 
 
 def _refuse(others: list[str]) -> None:

@@ -10,6 +10,7 @@ from robustdeploy.cli.options import (
     RunArgument,
     RunsOption,
     TargetOption,
+    TrustOption,
 )
 
 
@@ -18,6 +19,7 @@ def export(
     target: TargetOption = "host-cpu",
     runs: RunsOption = RUNS,
     force: ForceOption = False,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -34,7 +36,7 @@ def export(
     with TerminalTalk(quiet or as_json) as talk:
         opened = Run.open(run, runs)
         talk.say(f"run {opened.root}, target {target}")
-        bundle = exported(opened, target, force=force, talk=talk)
+        bundle = exported(opened, target, force=force, trust=trust, talk=talk)
     manifest = read_manifest(bundle.path.parent)
     text = f"{bundle.path} is written; next: robustdeploy evaluate {opened.root} --target {target}"
     show(text, {"run": str(opened.root), "bundle": str(bundle.path), **manifest.model_dump(mode="json")}, as_json)

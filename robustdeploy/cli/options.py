@@ -64,6 +64,10 @@ DataOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--data", help="Folder of the data set (data.path)."),
 ]
+SkipOption = Annotated[
+    bool,
+    typer.Option("--skip-unreadable", help="Leave image files out that cannot be read (data.skip_unreadable)."),
+]
 StartOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--start", help="Trained dense net to begin with, by folder or run (train.start)."),
@@ -96,6 +100,9 @@ NameOption = Annotated[
     typer.Option("--name", help="Name of the run; made from the recipe when left out."),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Do the stage again even if it is done.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Call the net's own code (package.module:factory) that a file names.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document; the exit code stays the same.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]
 
@@ -110,6 +117,7 @@ def overrides(
     params: str | None = None,
     memory: str | None = None,
     start: Path | None = None,
+    skip: bool = False,
 ) -> list[str]:
     """Turn the options into overrides of recipe fields; an option wins over ``--set``."""
     budget = {"ops": ops, "params": params, "memory": memory}
@@ -118,4 +126,5 @@ def overrides(
             raise UsageError(f"--{name}-target (budget.{name}) is empty; give a fraction such as 0.3, or a number")
     limits = {f"budget.{name}": amount for name, amount in budget.items()}
     given = {**limits, "seed": seed, "data.path": data, "train.start": start}
+    given["data.skip_unreadable"] = "true" if skip else None
     return [*(set_ or []), *(f"{field}={value}" for field, value in given.items() if value is not None)]

@@ -20,6 +20,7 @@ from robustdeploy.cli.options import (
     RunsOption,
     SeedOption,
     SetOption,
+    SkipOption,
     StartOption,
     overrides,
 )
@@ -32,6 +33,7 @@ def prune(
     memory_target: MemoryOption = None,
     target: OptionalTarget = None,
     data: DataOption = None,
+    skip_unreadable: SkipOption = False,
     start: StartOption = None,
     seed: SeedOption = None,
     set_: SetOption = None,
@@ -56,7 +58,7 @@ def prune(
 
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target) if target else None
-        more = overrides(set_, ops_target, seed, data, params_target, memory_target, start)
+        more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         # Of several processes one has the run's folder already.
         check = None if follows() else partial(check_training, runs=runs, name=name)
         loaded = recipe_for(recipe, target=goal, overrides=more, before=check)

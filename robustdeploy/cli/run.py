@@ -21,6 +21,7 @@ from robustdeploy.cli.options import (
     RunsOption,
     SeedOption,
     SetOption,
+    SkipOption,
     StartOption,
     TargetOption,
     overrides,
@@ -34,6 +35,7 @@ def run(
     params_target: ParamsOption = None,
     memory_target: MemoryOption = None,
     data: DataOption = None,
+    skip_unreadable: SkipOption = False,
     start: StartOption = None,
     seed: SeedOption = None,
     set_: SetOption = None,
@@ -58,7 +60,7 @@ def run(
 
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target)
-        more = overrides(set_, ops_target, seed, data, params_target, memory_target, start)
+        more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         # Of several processes one has the run's folder already.
         check = None if follows() else partial(check_training, runs=runs, name=name)
         loaded = pipeline.recipe_for(recipe, target=goal, overrides=more, before=check)
@@ -67,8 +69,8 @@ def run(
             return
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
         made = pipeline.prune(loaded, target=goal, runs=runs, name=name, force=force, talk=talk)
-        pipeline.export(made, goal, force=force, talk=talk)
-        outcomes = pipeline.evaluate(made, goal, settings=loaded.evaluate, force=force, talk=talk)
+        pipeline.export(made, goal, force=force, trust=[loaded.net], talk=talk)
+        outcomes = pipeline.evaluate(made, goal, settings=loaded.evaluate, force=force, trust=[loaded.net], talk=talk)
         written = pipeline.report(made, outcomes.path.parent.name, talk=talk)
         if plain(loaded.gate) != plain(made.recipe.gate):
             # The run keeps its own gate; what was asked for here decides here.

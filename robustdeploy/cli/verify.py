@@ -6,15 +6,22 @@ from robustdeploy.cli.options import RUNS, JsonOption, RunArgument, RunsOption
 
 
 def verify(run: RunArgument = None, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
-    """Re-hash everything a run holds and check the ledger's chain; any difference is named and exits with 2."""
+    """Re-hash everything a run holds and check the ledger's chain; any difference is named and exits with 2.
+
+    An agent that is not the installed package's is named too: it is never started.
+    """
     from robustdeploy.cli.result import refuse, show
     from robustdeploy.core.run import Run
     from robustdeploy.core.verify import verify_run
     from robustdeploy.errors import ArtifactError
+    from robustdeploy.export.agent import agents_in
 
     root = Run.find(run, runs)
-    problems = verify_run(root)
-    document = {"run": str(root), "problems": problems}
+    changed, notes = agents_in(root)
+    problems = [*verify_run(root), *changed]
+    document = {"run": str(root), "problems": problems, "notes": notes}
     if problems:
         refuse(ArtifactError("\n".join(problems)), document, as_json)
-    show(f"{root}: the ledger, every manifest and every output are as they were written", document, as_json)
+    text = "".join(f"{note}\n" for note in notes)
+    text += f"{root}: the ledger, every manifest and every output are as they were written"
+    show(text, document, as_json)

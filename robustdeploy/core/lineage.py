@@ -25,7 +25,6 @@ def sources_of(place: str) -> dict[str, tuple[str, str]]:
             "net": ("train", "model.safetensors"),
             "dense": ("dense", "model.safetensors"),
             "onnx": (export, "model.onnx"),
-            "agent": (export, "agent.pyz"),
         }
     return {}
 
@@ -84,7 +83,7 @@ def report_problems(
         "net": made[train].outputs.get("model.safetensors"),
         "onnx": made[export].outputs.get("model.onnx"),
         "bundle": made[export].outputs.get("bundle.zip"),
-        "agent": made[export].outputs.get("agent.pyz"),
+        "agent": made[device].inputs.get("agent"),  # built anew for each evaluation, of what is installed then
         "engine": made[device].facts.get("engine"),
         "outcomes": made[device].outputs.get("outcomes.npz"),
         "training manifest": files.get(f"{train}/{FILE_NAME}"),

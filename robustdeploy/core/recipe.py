@@ -48,6 +48,8 @@ class Data(Noun):
     """Folder that holds the data set; the embedded default needs none."""
     size: int | None = Field(default=None, ge=4, le=1024)
     """Side in pixels that images of an image folder are resized to; needed only where they differ in size."""
+    skip_unreadable: bool = False
+    """Leave image files out that cannot be read, and say how many; otherwise one of them ends the work."""
     validation: Number = Field(default=0.1, gt=0, lt=0.5)
     """Share of the training set held out for validation."""
     augment: bool = True

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
-import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean, is_dataclass_type
 from robustdeploy.core.declared import declared_options
+from robustdeploy.core.factories import TORCHVISION, check_factory_name, is_factory, source_of
 from robustdeploy.core.options import options_type
 from robustdeploy.core.torchvision_names import classifiers
 from robustdeploy.errors import RecipeError
@@ -28,22 +28,6 @@ from robustdeploy.onboard.types import Backend, QueryAttack
 
 T = TypeVar("T")
 _PLUGIN_LINE = re.compile(r"^plugin\b[^=\n]*=(?!=)", re.MULTILINE)
-
-
-def _source_of(module: str) -> Path | None:
-    """Path of a module's file or package's folder, found without importing any of its parents."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None:
-        return None
-    if not rest:
-        return Path(spec.origin) if spec.origin else None
-    for base in spec.submodule_search_locations or ():
-        folder = Path(base, *rest)
-        for path in (folder.with_suffix(".py"), folder):
-            if path.exists():
-                return path
-    return None
 
 
 @dataclass(frozen=True)
@@ -67,7 +51,7 @@ class Registry(Generic[T]):
 
     @cached_property
     def _files(self) -> Mapping[str, Path]:
-        folder = _source_of(self.package)
+        folder = source_of(self.package)
         files = sorted(folder.glob("*.py")) if folder and folder.is_dir() else []
         return {
             path.stem.replace("_", "-"): path for path in files if _PLUGIN_LINE.search(path.read_text(encoding="utf-8"))
@@ -134,9 +118,9 @@ class Registry(Generic[T]):
         An unknown name is at ``("name",)``; ``others`` are names of other kinds that would do in its place too. With
         ``quick`` a plug-in that is heavy is not imported, and its options are checked by what its file declares.
         """
-        if name not in self:
-            return [] if self.accepts(name) else [(("name",), self.unknown(name, others))]
         try:
+            if name not in self:
+                return [] if self.accepts(name) else [(("name",), self.unknown(name, others))]
             if quick and self.heavy:
                 entry = None if name in self._files else self._entries[name]
                 declared = declared_options(self.origin(name), entry.attr if entry else "plugin")
@@ -159,7 +143,7 @@ class Registry(Generic[T]):
         """Return the file that defines ``name``, without importing it."""
         path = self._files.get(name)
         if path is None and name in self._entries:
-            path = _source_of(self._entries[name].module)
+            path = source_of(self._entries[name].module)
         if path is None:
             raise RecipeError(self.unknown(name))
         return path / "__init__.py" if path.is_dir() else path
@@ -189,9 +173,10 @@ def _checked(kind: type[Any], options: Mapping[str, Any]) -> tuple[Any, list[tup
 
 def _resolved_by_nets(name: str) -> bool:
     """Accept ``package.module:factory`` and torchvision's classifiers, which `robustdeploy.nets` knows how to build."""
-    if ":" in name:
+    if is_factory(name):
+        check_factory_name(name)
         return True
-    return name in classifiers()
+    return name.removeprefix(TORCHVISION) in classifiers()
 
 
 NETS: Registry[Any] = Registry(

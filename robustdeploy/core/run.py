@@ -43,6 +43,8 @@ def training_content(recipe: Recipe) -> dict[str, Any]:
     content: dict[str, Any] = plain(recipe)
     for left_out in ("description", "evaluate", "gate"):
         del content[left_out]
+    if not recipe.data.skip_unreadable:  # as it was before there was this choice
+        del content["data"]["skip_unreadable"]
     fresh = ("start",) if recipe.train.start is None else ()
     for left_out in ("checkpoint_every_s", "device", *fresh):
         del content["train"][left_out]

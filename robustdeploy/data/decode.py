@@ -1,59 +1,151 @@
-"""Decode image files into one tensor, on several threads."""
+"""Decode image files into one tensor, on several threads; what cannot be used is listed, all of it.
+
+What becomes of each kind of file is in the table of ``docs/data.md``.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from robustdeploy.data.images import Progress
+from robustdeploy.core.foreign import one_line
+from robustdeploy.core.reading import no_file
+from robustdeploy.data.images import Images, Progress, Reading, numbered
+from robustdeploy.data.room import check_images
 from robustdeploy.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"})
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF")
+"""The only decoders that are ever tried, whatever a file is called: others start programs, as EPS does Ghostscript."""
+MOST_PIXELS = 100_000_000
+"""Pixels of one image; what is above, mostly a few bytes that claim to be a huge image, is not decoded."""
 _GREY = frozenset({"1", "L", "LA"})
 _COLOUR = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"})
+_SIXTEEN_BITS = re.compile(r";16[BLN]")
 _CHUNK = 64
-"""Images per task: small enough to show progress and to stop soon after a bad file."""
+"""Images per task: small enough to show progress and to stop soon after an interruption."""
+_TURNED, _FLATTENED, _GREYS, _CMYK = (
+    "turned as their EXIF orientation says",
+    "with transparent parts laid on black",
+    "in grey given three equal channels",
+    "in CMYK turned into RGB without a colour profile",
+)
+
+
+class _Unreadable(Exception):
+    """A file that holds no image that can be used."""
+
+
+class _Unfit(Exception):
+    """A sound image that does not go with the others of its set; leaving it out would not be honest."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The images that were read, where in the list of paths each stood, and what became of the files."""
+
+    images: Tensor
+    kept: Tensor
+    reading: Reading
 
 
 def probe(path: Path) -> tuple[int, int, int]:
-    """Return channels (1 or 3), height and width of an image file from its head."""
-    with _opened(path) as image:
-        return (1 if image.mode in _GREY else 3, image.height, image.width)
+    """Return channels (1 or 3), height and width of an image file from its head; DataError for what is none."""
+    try:
+        with _warnings_told(), path.open("rb") as stream, _opened(path, stream) as image:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            sides = (image.width, image.height) if turned else (image.height, image.width)
+            return (1 if image.mode in _GREY else 3, *sides)
+    except (_Unreadable, OSError) as error:
+        raise DataError(f"cannot read the image {one_line(path)}: {_why(error)}") from error
 
 
-def decode(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool, progress: Progress | None) -> Tensor:
-    """Return the images as uint8 N×C×H×W of ``shape``; another size is a DataError unless ``resize``."""
+def read_images(
+    paths: Sequence[Path],
+    labels: Sequence[int],
+    shape: tuple[int, int, int],
+    resize: bool,
+    progress: Progress | None,
+    groups: Sequence[int] | None = None,
+) -> Images:
+    """Return the images of ``paths``, uint8 of C×H×W ``shape``, with their labels and the place of each as its id.
+
+    Files that cannot be read are left out and listed in ``Images.reading``, for the caller to refuse or to count.
+    """
     import torch
 
-    try:
-        images = np.empty((len(paths), *shape), np.uint8)
-    except MemoryError as error:
-        need = len(paths) * np.prod(shape, dtype=float) / 2**30
-        raise DataError(f"{len(paths):,} images need {need:.1f} GiB of memory; set a smaller data.size") from error
+    decoded = decode(paths, shape, resize, progress)
+    kept = decoded.kept
+    joined = None if groups is None else torch.tensor(groups)[kept]
+    if not len(kept):
+        raise DataError(unreadable_text(decoded.reading, skippable=False))
+    return numbered(decoded.images, torch.tensor(labels)[kept], joined, kept, decoded.reading)
 
-    def fill(start: int) -> int:
-        for place in range(start, min(start + _CHUNK, len(paths))):
-            images[place] = _pixels(paths[place], shape, resize)
-        return min(start + _CHUNK, len(paths))
 
+def unreadable_text(reading: Reading, skippable: bool = True) -> str:
+    """Return the sentences about all files that could not be read, the first ten by name."""
+    found = reading.unreadable
+    fix = "mend or remove them"
+    if skippable:
+        fix += ", or leave them out with --skip-unreadable (data.skip_unreadable), which says how many they were"
+    one = f"{len(found):,} images cannot be read" if len(found) > 1 else "one image cannot be read"
+    return "\n".join([f"{one}; {fix}:", *_first(found)])
+
+
+def decode(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool, progress: Progress | None) -> Decoded:
+    """Return the images as uint8 N×C×H×W of ``shape``; those of another size are a DataError unless ``resize``.
+
+    Memory is looked at before any image is decoded. Every file is tried, so that all that is wrong is told at once.
+    """
+    import torch
+
+    check_images(len(paths), shape)
+    images = np.empty((len(paths), *shape), np.uint8)
+    unreadable: dict[int, str] = {}
+    unfit: dict[int, str] = {}
+
+    def fill(start: int) -> tuple[int, Counter[str]]:
+        end, changes = min(start + _CHUNK, len(paths)), Counter[str]()
+        for place in range(start, end):
+            try:
+                images[place] = _pixels(paths[place], shape, resize, changes)
+            except _Unfit as error:
+                unfit[place] = f"the image {one_line(paths[place])} is {error}"
+            except Exception as error:  # Pillow answers damage with many kinds of errors
+                unreadable[place] = f"cannot read the image {one_line(paths[place])}: {_why(error)}"
+        return end, changes
+
+    changes = Counter[str]()
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        for done in pool.map(fill, range(0, len(paths), _CHUNK)):
-            if progress is not None:
-                progress(done, len(paths))
+        with _warnings_told():
+            for done, its in pool.map(fill, range(0, len(paths), _CHUNK)):
+                changes.update(its)
+                if progress is not None:
+                    progress(done, len(paths))
     finally:
         pool.shutdown(cancel_futures=True)
-    return torch.from_numpy(images)
+    if unfit:
+        raise DataError("\n".join(_first([unfit[place] for place in sorted(unfit)])))
+    kept = np.array([place for place in range(len(paths)) if place not in unreadable], np.int64)
+    reading = Reading(tuple(unreadable[place] for place in sorted(unreadable)), dict(sorted(changes.items())))
+    whole = images if len(kept) == len(paths) else images[kept]
+    return Decoded(torch.from_numpy(whole), torch.from_numpy(kept), reading)
 
 
 def resized(images: Tensor, size: int | None) -> Tensor:
@@ -63,6 +155,7 @@ def resized(images: Tensor, size: int | None) -> Tensor:
     import torch
     from torch.nn import functional as F
 
+    check_images(len(images), (images.shape[1], size, size))
     parts = []
     for part in torch.split(images, 1024):  # in parts, since the floats take four times the memory
         scaled = F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
@@ -70,31 +163,96 @@ def resized(images: Tensor, size: int | None) -> Tensor:
     return torch.cat(parts)
 
 
-def _opened(path: Path) -> Image.Image:
+def _first(lines: Sequence[str], most: int = 10) -> list[str]:
+    more = len(lines) - most
+    return [*lines[:most], *([f"and {more:,} more"] if more > 0 else [])]
+
+
+@contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Pillow warns of much that is wrong with a file, and goes on; entered in one thread, for all of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"it claims more than {MOST_PIXELS / 1e6:,.0f} megapixels"
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return one_line(str(error) or type(error).__name__)[:200]
+
+
+def _opened(path: Path, stream: IO[bytes]) -> Image.Image:
+    """Open an image, its pixels still to be decoded; what is none of ours, or not of 8 bits, is ``_Unreadable``."""
+    about = os.fstat(stream.fileno())
+    if found := no_file(about.st_mode):
+        raise _Unreadable(f"it is {found}")
+    if not about.st_size:
+        raise _Unreadable("the file is empty")
     try:
-        image = Image.open(path)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read the image {path}: {error}") from error
+        image = Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise _Unreadable(f"it is damaged, or none of {', '.join(FORMATS)}") from error
+    if not 0 < image.width * image.height <= MOST_PIXELS:
+        raise _Unreadable(f"it is {image.height}×{image.width}, outside 1 to {MOST_PIXELS:,} pixels")
     if image.mode not in _GREY | _COLOUR:
-        image.close()
-        raise DataError(f"the image {path} has the pixel format {image.mode}; 8 bits per channel are supported")
+        raise _Unreadable(f"it has the pixel format {image.mode}; save it with 8 bits per channel")
+    if _has_sixteen_bits(image):
+        raise _Unreadable("it has 16 bits per channel; save it with 8, since a cut to 8 is a choice of yours")
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise _Unreadable(f"it holds {getattr(image, 'n_frames', 1)} pictures; save the one that is meant")
     return image
 
 
-def _pixels(path: Path, shape: tuple[int, int, int], resize: bool) -> npt.NDArray[np.uint8]:
+def _has_sixteen_bits(image: Image.Image) -> bool:
+    """Whether Pillow would cut 16 bits to 8 on the way, which its modes for colour do not show."""
+    decoders = [tile[3] for tile in getattr(image, "tile", ())]
+    if image.format == "PPM":
+        return any(isinstance(part, int) and part > 255 for given in decoders for part in given[1:2])
+    return any(_SIXTEEN_BITS.search(str(given)) for given in decoders)
+
+
+def _pixels(path: Path, shape: tuple[int, int, int], resize: bool, changes: Counter[str]) -> npt.NDArray[np.uint8]:
     channels, height, width = shape
-    with _opened(path) as image:
+    if found := no_file(path.stat().st_mode):  # a pipe would be waited for
+        raise _Unreadable(f"it is {found}")
+    with path.open("rb") as stream, _opened(path, stream) as image:
         if channels == 1 and image.mode not in _GREY:
-            raise DataError(f"the image {path} is in colour and others of the data set are grey; convert one of them")
-        if (image.height, image.width) != (height, width) and not resize:
-            raise DataError(
-                f"the image {path} is {image.height}×{image.width} and others are {height}×{width}; "
-                "set data.size to resize all of them"
+            raise _Unfit("in colour and others of the data set are grey; convert one of them")
+        its: list[str] = []
+        plain = _turned(image, its)
+        if (plain.height, plain.width) != (height, width) and not resize:
+            raise _Unfit(
+                f"{plain.height}×{plain.width} and others are {height}×{width}; set data.size to resize all of them"
             )
-        try:
-            plain = image.convert("L" if channels == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow's names for a damaged body
-            raise DataError(f"the image {path} is damaged: {error}") from error
+        plain = _flattened(plain, "L" if channels == 1 else "RGB", its)
     if (plain.height, plain.width) != (height, width):
         plain = plain.resize((width, height), Image.Resampling.BILINEAR)
+    changes.update(its)
     return np.asarray(plain, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _turned(image: Image.Image, changes: list[str]) -> Image.Image:
+    if image.getexif().get(0x0112, 1) in range(2, 9):
+        changes.append(_TURNED)
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _flattened(image: Image.Image, mode: str, changes: list[str]) -> Image.Image:
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        whole = image.convert("RGBA")
+        if min(whole.getchannel("A").tobytes()) < 255:
+            changes.append(_FLATTENED)
+            whole = Image.alpha_composite(Image.new("RGBA", whole.size, (0, 0, 0, 255)), whole)
+        return whole.convert("RGB").convert(mode)
+    if mode == "RGB" and image.mode in _GREY:
+        changes.append(_GREYS)
+    elif image.mode == "CMYK":
+        changes.append(_CMYK)
+    return image.convert(mode)

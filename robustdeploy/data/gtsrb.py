@@ -60,11 +60,9 @@ class Gtsrb:
 def _read(
     root: Path, part: Literal["train", "test"], shape: tuple[int, int, int], progress: Progress | None = None
 ) -> Images:
-    import torch
     from torchvision import datasets
 
-    from robustdeploy.data.decode import decode
-    from robustdeploy.data.images import numbered
+    from robustdeploy.data.decode import read_images
     from robustdeploy.errors import DataError
 
     try:
@@ -72,10 +70,8 @@ def _read(
     except (RuntimeError, OSError, KeyError, ValueError) as error:
         raise DataError(f"cannot read {root / 'gtsrb'}: {error}; expected {_LAYOUT}") from error
     paths = [Path(path) for path, _ in samples]
-    labels = torch.tensor([label for _, label in samples])
-    groups = _tracks(paths) if part == "train" else None
-    images = decode(paths, shape, resize=True, progress=progress)
-    return numbered(images, labels, None if groups is None else torch.tensor(groups))
+    labels = [label for _, label in samples]
+    return read_images(paths, labels, shape, True, progress, _tracks(paths) if part == "train" else None)
 
 
 def _tracks(paths: list[Path]) -> list[int]:

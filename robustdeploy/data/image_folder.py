@@ -2,55 +2,74 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from robustdeploy.data.decode import SUFFIXES, decode, probe
-from robustdeploy.data.images import Images, Progress, Source, numbered
+from robustdeploy.core.foreign import one_line
+from robustdeploy.data.decode import SUFFIXES, probe, read_images
+from robustdeploy.data.images import Images, Progress, Reading, Source
 from robustdeploy.errors import DataError
+
+_NOT_CLASSES = frozenset({"__MACOSX", "@eaDir", "lost+found"})
+"""Folders that other programs leave behind."""
 
 
 def folder_source(path: Path, size: int | None, name: str, mirror: bool) -> Source:
-    """Return the image folder at ``path``; its shape is read from the first image of each class."""
+    """Return the image folder at ``path``; its shape is read from the first sound image of each class."""
     train, test = path / "train", _test_folder(path)
-    classes = _classes(train)
-    if _classes(test) != classes:
-        ours, theirs = set(classes), set(_classes(test))
+    classes, theirs = _classes(train), _classes(test)
+    if set(classes) != set(theirs):
         raise DataError(
-            f"{train} and {test} have different classes: only in the first {sorted(ours - theirs)}, "
-            f"only in the second {sorted(theirs - ours)}"
+            f"{train} and {test} have different classes: only in the first {sorted(set(classes) - set(theirs))}, "
+            f"only in the second {sorted(set(theirs) - set(classes))}"
         )
-    heads = [probe(_files(train / name)[0]) for name in classes]
+    files, test_files = _files_of(train, classes), _files_of(test, theirs)
+    heads = [_head(files[label]) for label in files]
     _, height, width = heads[0]
     shape = (max(head[0] for head in heads), size or height, size or width)
-    read = partial(_read, classes=classes, shape=shape, resize=size is not None)
+    read = partial(_read, shape=shape, resize=size is not None)
     return Source(
         name=name,
-        classes=classes,
+        classes=tuple(files),
         image_shape=shape,
         mirror=mirror,
-        train=partial(read, train),
-        test=partial(read, test),
-        count_test=lambda: sum(len(_files(test / name)) for name in classes),
+        train=partial(read, train, files),
+        test=partial(read, test, {label: test_files[label] for label in files}),
+        count_test=lambda: sum(map(len, test_files.values())),
     )
 
 
 def _read(
     folder: Path,
+    files: Mapping[str, list[Path]],
     progress: Progress | None = None,
     *,
-    classes: tuple[str, ...],
     shape: tuple[int, int, int],
     resize: bool,
 ) -> Images:
-    import torch
+    paths = [path for held in files.values() for path in held]
+    labels = [label for label, held in enumerate(files.values()) for _ in held]
+    images = read_images(paths, labels, shape, resize, progress)
+    if others := _others(folder):
+        told = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in others.most_common(5))
+        passed_over = {f"or other files passed over for their suffix ({told})": others.total()}
+        images = replace(images, reading=Reading(images.reading.unreadable, {**images.reading.changes, **passed_over}))
+    return images
 
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        files = _files(folder / name)
-        paths += files
-        labels += [label] * len(files)
-    return numbered(decode(paths, shape, resize, progress), torch.tensor(labels))
+
+def _head(paths: list[Path]) -> tuple[int, int, int]:
+    """Return what the first sound image of a class says of its shape."""
+    for path in paths[:100]:
+        try:
+            return probe(path)
+        except DataError:
+            continue
+    return probe(paths[0])
 
 
 def _test_folder(path: Path) -> Path:
@@ -60,21 +79,68 @@ def _test_folder(path: Path) -> Path:
     raise DataError(f"there is no test or val folder in {path.absolute()}, found {_names(path)}")
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(names) < 2:
+def _classes(folder: Path) -> dict[str, Path]:
+    """Return the folders of the classes by the classes' names, in the names' order."""
+    found: dict[str, Path] = {}
+    alike: dict[str, str] = {}
+    for entry in sorted(_entries(folder), key=lambda entry: entry.name):
+        if entry.name.startswith(".") or entry.name in _NOT_CLASSES or not entry.is_dir():
+            continue
+        # File systems spell letters with accents in two ways; a class is the same class in both.
+        name = unicodedata.normalize("NFC", entry.name)
+        if one_line(name) != name:
+            raise DataError(f"the class folder {one_line(entry.path)} has a name that cannot be shown; rename it")
+        if (other := alike.setdefault(name.casefold(), entry.name)) != entry.name:
+            raise DataError(
+                f"the class folders '{other}' and '{entry.name}' in {folder.absolute()} have the same name but for "
+                "its case or spelling; join them, or give them different names"
+            )
+        found[name] = Path(entry.path)
+    if len(found) < 2:
         raise DataError(f"{folder.absolute()} must hold one folder per class, at least two; found {_names(folder)}")
-    return tuple(names)
+    return dict(sorted(found.items()))
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return the image files of a class, by name, also from folders inside it."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    if not found:
-        raise DataError(f"there is no image in {folder.absolute()} (looked for {', '.join(sorted(SUFFIXES))})")
-    return found
+def _files_of(folder: Path, classes: Mapping[str, Path]) -> dict[str, list[Path]]:
+    """Return the image files of every class, by name, also from folders inside it."""
+    files = {name: sorted(p for p, hit in _walk(place) if hit) for name, place in classes.items()}
+    if empty := [str(classes[name].absolute()) for name, held in files.items() if not held]:
+        more = f" and {len(empty) - 10} more" if len(empty) > 10 else ""
+        raise DataError(
+            f"there is no image in {', '.join(empty[:10])}{more} (looked for {', '.join(sorted(SUFFIXES))})"
+        )
+    return files
+
+
+def _others(folder: Path) -> Counter[str]:
+    """Count the files in class folders that were passed over, by suffix."""
+    return Counter(
+        one_line(p.suffix.lower())[:10] for place in _classes(folder).values() for p, hit in _walk(place) if not hit
+    )
+
+
+def _walk(folder: Path, within: tuple[str, ...] = ()) -> Iterator[tuple[Path, bool]]:
+    """Files below ``folder``, each with whether its name is an image's; links are followed, though never in circles."""
+    own = os.path.realpath(folder)
+    if own in within:
+        return
+    for entry in _entries(folder):
+        if entry.name.startswith(".") or entry.name in _NOT_CLASSES:
+            continue
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), (*within, own))
+        else:
+            yield Path(entry.path), Path(entry.name).suffix.lower() in SUFFIXES
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {one_line(folder.absolute())}: {error.strerror}") from error
 
 
 def _names(folder: Path) -> str:
-    names = sorted(p.name for p in folder.iterdir())
+    names = sorted(one_line(p.name) for p in folder.iterdir())
     return (", ".join(names[:8]) + (", …" if len(names) > 8 else "")) or "nothing"

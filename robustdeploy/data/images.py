@@ -5,8 +5,8 @@ A source is found without torch, so that a wrong folder is told at once; reading
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,6 +21,16 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What became of the files of a data set on the way into a tensor."""
+
+    unreadable: tuple[str, ...] = ()
+    """One sentence per file that was left out."""
+    changes: Mapping[str, int] = field(default_factory=dict)
+    """How many images were changed in which way, or files passed over, beside being decoded and resized."""
+
+
+@dataclass(frozen=True)
 class Images:
     """Images uint8 N×C×H×W, labels int64, and ids int64: the place of each in the set that it was read from."""
 
@@ -29,6 +39,8 @@ class Images:
     ids: Tensor
     groups: Tensor | None = None
     """Images of one group (frames of one scene) are alike and must not be on two sides of a split; int64."""
+    reading: Reading = Reading()
+    """What became of the files, where images were read from files; a selection of images does not tell."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,20 +62,27 @@ class Images:
         return Images(self.images.to(device), self.labels.to(device), self.ids.to(device), groups)
 
 
-def numbered(images: Tensor, labels: Tensor, groups: Tensor | None = None) -> Images:
-    """Return whole sets as Images with ids 0, 1, 2 …"""
+def numbered(
+    images: Tensor,
+    labels: Tensor,
+    groups: Tensor | None = None,
+    ids: Tensor | None = None,
+    reading: Reading = Reading(),
+) -> Images:
+    """Return whole sets as Images with ids 0, 1, 2 …, or with their own."""
     import torch
 
     if not len(images):
         raise DataError("the data set is empty")
-    return Images(images.contiguous(), labels.to(torch.int64), torch.arange(len(labels)), groups)
+    places = torch.arange(len(labels)) if ids is None else ids
+    return Images(images.contiguous(), labels.to(torch.int64), places, groups, reading)
 
 
 class Read(Protocol):
     """Reads one part of a data set when called."""
 
     def __call__(self, progress: Progress | None = None) -> Images:
-        """Read all images of the part; anything wrong with its files is a DataError."""
+        """Read all images of the part; what is wrong with it is a DataError, or for single files, in ``reading``."""
         ...
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from robustdeploy.core.recipe import Data
+from robustdeploy.data.decode import unreadable_text
 from robustdeploy.data.find import find_source
-from robustdeploy.data.images import Images, Progress, Source
+from robustdeploy.data.images import Images, Progress, Reading, Source
 from robustdeploy.data.order import epoch_order
+from robustdeploy.data.room import check_images
 from robustdeploy.data.split import repeated, split
 from robustdeploy.errors import DataError
+
+Say = Callable[[str], None]
+"""Hears one sentence that a user should know."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Loaded:
     """SHA-256 over the split; the same for the same images in any order."""
     duplicates: int
     """Images of training and validation together that repeat another one; all copies are on one side."""
+    reading: Reading = field(default_factory=Reading)
+    """What became of the files."""
 
     def facts(self) -> dict[str, Any]:
         """Return what a report says of the data."""
@@ -45,13 +52,16 @@ class Loaded:
             "validation": len(self.validation),
             "split_sha256": self.digest,
             "duplicates": self.duplicates,
+            **reading_facts(self.reading),
         }
 
 
-def load_data(spec: Data, progress: Progress | None = None) -> Loaded:
+def load_data(spec: Data, progress: Progress | None = None, say: Say | None = None) -> Loaded:
     """Read the training set of ``spec`` and hold out its validation share; the test set is not touched."""
     source = find_source(spec)
-    images = source.train(progress)
+    if source.count_test is not None:  # one that no memory holds would end the work after the training
+        check_images(source.count_test(), source.image_shape)
+    images = _whole(source.train(progress), spec, say)
     sides = split(images, spec.validation)
     _check_classes(source, sides.train.labels, "training")
     _check_classes(source, sides.held_out.labels, "validation")
@@ -69,10 +79,13 @@ def load_data(spec: Data, progress: Progress | None = None) -> Loaded:
         validation=sides.held_out.select(epoch_order(0, 0, len(sides.held_out))),
         digest=sides.digest,
         duplicates=repeated(images),
+        reading=images.reading,
     )
 
 
-def load_test(spec: Data, classes_expected: Sequence[str], progress: Progress | None = None) -> Images:
+def load_test(
+    spec: Data, classes_expected: Sequence[str], progress: Progress | None = None, say: Say | None = None
+) -> Images:
     """Read the test set of ``spec`` for a net that knows ``classes_expected``; other classes are a DataError."""
     source = find_source(spec)
     if source.classes != tuple(classes_expected):
@@ -80,7 +93,26 @@ def load_test(spec: Data, classes_expected: Sequence[str], progress: Progress | 
             f"the net knows {_listed(classes_expected)}; data set '{source.name}' has {_listed(source.classes)}: "
             "evaluate on the data set that the net was trained on"
         )
-    return source.test(progress)
+    return _whole(source.test(progress), spec, say)
+
+
+def reading_facts(reading: Reading, prefix: str = "") -> dict[str, Any]:
+    """Return what a report says of the files: how many were left out, and how many were changed in which way."""
+    facts: dict[str, Any] = {f"{prefix}unreadable_skipped": len(reading.unreadable)} if reading.unreadable else {}
+    return {**facts, **({f"{prefix}files": dict(reading.changes)} if reading.changes else {})}
+
+
+def _whole(images: Images, spec: Data, say: Say | None) -> Images:
+    """Refuse unreadable files unless they are to be left out, and say what became of the others."""
+    reading = images.reading
+    if reading.unreadable and not spec.skip_unreadable:
+        raise DataError(unreadable_text(reading))
+    if say is not None and reading.unreadable:
+        say(f"{len(reading.unreadable):,} unreadable images are left out, first: {reading.unreadable[0]}")
+    for how, count in reading.changes.items():
+        if say is not None:
+            say(f"{count:,} images {how}")
+    return images
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 
 from robustdeploy.attacks.protocol import GradientAttack
+from robustdeploy.core.archive import Arrays
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import ATTACKS, QUERY_ATTACKS
+from robustdeploy.data import images as data
+from robustdeploy.data.order import epoch_order
 from robustdeploy.devices.board import Board
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.evaluate.box import project, violations
 from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.judge import judge
 from robustdeploy.evaluate.outcomes import AttackOutcome, Kind
-from robustdeploy.evaluate.parts import Arrays, Parts
+from robustdeploy.evaluate.parts import Parts
 from robustdeploy.onboard.draws import Draws, key
 from robustdeploy.onboard.types import Bytes, Labels, QueryAttack, Threat
 
@@ -87,6 +90,12 @@ class Images:
         for start in range(0, len(self.ids), BLOCK):
             part = slice(start, start + BLOCK)
             yield start // BLOCK, Images(self.ids[part], self.images[part], self.labels[part])
+
+
+def chosen(images: data.Images, limit: int | None) -> Images:
+    """Take the first images of a fixed shuffle; in that order, the first few of them stand for all."""
+    order = epoch_order(0, 0, len(images))[:limit].numpy()
+    return Images(images.ids.numpy()[order], images.images.numpy()[order], images.labels.numpy()[order])
 
 
 @dataclass(frozen=True)

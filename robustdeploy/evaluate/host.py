@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from robustdeploy.attacks.protocol import GradientAttack, box, input_gradient, margin, to_grey_levels
+from robustdeploy.core.trust import Trust
 from robustdeploy.data.noise import Noise
 from robustdeploy.nets.folded import folded
 from robustdeploy.nets.steady import unsteadiness
@@ -113,9 +114,9 @@ def _copied_in_double(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net).double()
 
 
-def load_host_net(folder: Path, device: str) -> HostNet:
-    """Load the net saved in ``folder``; its recipe is the user's own, so its factory may be called."""
+def load_host_net(folder: Path, device: str, trust: Trust = False) -> HostNet:
+    """Load the net saved in ``folder``; ``trust`` is as for ``load_net``."""
     on = torch.device(device)
-    net = load_net(folder, allow_factory=True).to(on).eval().requires_grad_(False)
+    net = load_net(folder, trust=trust).to(on).eval().requires_grad_(False)
     example = torch.rand(8, *load_info(folder).image_shape, generator=torch.Generator().manual_seed(0))
     return HostNet(net, on, folded(net, example.to(on)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from robustdeploy.core.report import Measurement
 from robustdeploy.core.run import Run
 from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
+from robustdeploy.core.trust import Trust
+from robustdeploy.data.images import Reading
+from robustdeploy.data.load import reading_facts
 from robustdeploy.devices.board import Board, board_from
 from robustdeploy.evaluate.attack import (
     BLOCK,
@@ -61,13 +64,19 @@ class Request:
     dense: Path | None
     """Folder of the dense net, when one was trained."""
     export: Path
-    """Folder with ``model.onnx``, ``agent.pyz`` and ``bundle.zip``."""
+    """Folder with ``model.onnx`` and ``bundle.zip``."""
+    agent: Path
+    """The agent, built of the installed package: what lies in a run folder is never started."""
     golden: Mapping[str, np.ndarray[Any, Any]]
     """The bundle's own held-out images, with the scores ONNX Runtime gave them on the host."""
     extra_rows: tuple[Measurement, ...]
     """Rows of earlier stages, such as parity."""
     device: str
     """Torch device of the host's nets."""
+    trust: Trust = False
+    """Whose factories may be called to load them."""
+    reading: Reading = field(default_factory=Reading)
+    """What became of the test set's files."""
 
 
 def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRows:
@@ -75,9 +84,9 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
     folder = stage.begin()
     recipe, target = request.run.recipe, request.target
     adversaries = adversaries_from(recipe.evaluate.attacks)
-    host = load_host_net(request.net, request.device)
+    host = load_host_net(request.net, request.device, request.trust)
     link = LINKS.build(target.link.name, target.link.options)
-    with board_from(link, request.export / "agent.pyz") as board:
+    with board_from(link, request.agent) as board:
         opened = open_on(board, target, request.export, request.golden)
         # A number belongs to one exact engine: parts that another build of it made are not used.
         parts = Parts(folder, sha256_of_text(f"{stage.fingerprint} {opened.engine}"), request.run.ledger)
@@ -115,7 +124,10 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
     atomic_write_json(folder / "timings.json", timings_record(latency))
     atomic_write_json(folder / "rows.json", rows.model_dump(mode="json"))
     outputs = [folder / name for name in ("outcomes.npz", "facts.json", "timings.json", "rows.json")]
-    stage.seal(outputs, {"engine": opened.engine, "n": len(request.test.ids)})
+    stage.seal(
+        outputs,
+        {"engine": opened.engine, "n": len(request.test.ids), "reading": reading_facts(request.reading, "test_")},
+    )
     parts.discard()
     return rows
 
@@ -169,7 +181,7 @@ def _attacked(
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
     if request.dense is not None:
-        dense = load_host_net(request.dense, request.device)
+        dense = load_host_net(request.dense, request.device, request.trust)
         dense_clean = dense.score(bench.images.images).argmax(1)
         dense_attacks = tuple(attack_dense(adversary, bench, dense) for adversary in adversaries)
     return Outcomes(
@@ -194,7 +206,7 @@ def evaluation_inputs(request: Request) -> dict[str, str]:
         digest.update(part.tobytes())
     files = {
         "onnx": request.export / "model.onnx",
-        "agent": request.export / "agent.pyz",
+        "agent": request.agent,
         "net": request.net / "model.safetensors",
         **({"dense": request.dense / "model.safetensors"} if request.dense else {}),
     }

@@ -5,23 +5,32 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from robustdeploy.core.archive import Arrays, arrays_from, check_arrays, unpacked
 from robustdeploy.core.files import atomic_write_bytes
+from robustdeploy.core.reading import parse_json, read_bounded
 from robustdeploy.core.target import Target
 from robustdeploy.errors import ArtifactError
+from robustdeploy.nets.store import NetInfo
 from robustdeploy.onboard.types import Bytes, Labels, Scores
+from robustdeploy.train.facts import HELD_OUT
 
 MANIFEST = "bundle.json"
 GOLDEN = "golden.npz"
-# zipfile answers damage with many kinds of errors: RuntimeError for an encryption flag or an unknown method, too.
-_UNSOUND = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, LookupError, TypeError, ValueError)
+CONTENT = ("model.onnx", "agent.pyz", GOLDEN)
+"""What every bundle holds beside its manifest."""
+_MOST_BYTES = 2 * 2**30
+"""An ONNX file is limited to 2 GiB by its own format."""
+_MOST_PLAIN, _MOST_RATIO = 64 * 2**20, 100
+"""Nets and images do not shrink much: what would unpack to far more than the archive's own size is none of ours."""
+_AGAIN = "make it again with `export --force`"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -57,22 +66,37 @@ def write_bundle(path: Path, files: Mapping[str, bytes], target: Target, facts: 
 def read_bundle(path: Path) -> dict[str, bytes]:
     """Return a bundle's files after checking each against the manifest; ArtifactError when anything differs."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            files = {name: archive.read(name) for name in archive.namelist()}
-        expected = dict(json.loads(files[MANIFEST])["files"])
-    except _UNSOUND as problem:
-        raise ArtifactError(
-            f"{path} is not a sound bundle ({problem}); make it again with `export --force`"
-        ) from problem
+        content = read_bounded(path, _MOST_BYTES)
+        files = unpacked(content, str(path), min(_MOST_BYTES, _MOST_PLAIN + _MOST_RATIO * len(content)))
+        expected = _digests(parse_json(files.get(MANIFEST, b""), f"{MANIFEST} in {path}"), path)
+    except ArtifactError as problem:
+        raise ArtifactError(f"{path} is not a sound bundle: {problem}; {_AGAIN}") from problem
     if strange := sorted(set(files) - set(expected) - {MANIFEST}):
-        raise ArtifactError(f"{strange[0]} in {path} is not in its manifest; make it again with `export --force`")
+        raise ArtifactError(f"{strange[0]!r} in {path} is not in its manifest; {_AGAIN}")
+    if missing := [name for name in (*CONTENT, *expected) if name not in files]:
+        raise ArtifactError(f"{missing[0]!r} is missing in {path}; {_AGAIN}")
     for name, digest in expected.items():
-        if hashlib.sha256(files.get(name, b"")).hexdigest() != digest:
-            raise ArtifactError(f"{name} in {path} is not what its manifest says; make it again with `export --force`")
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise ArtifactError(f"{name!r} in {path} is not what its manifest says; {_AGAIN}")
     return files
 
 
-def golden_from(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the arrays ``images``, ``labels`` and ``scores`` of a bundle's golden images."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as held:
-        return dict(held)
+def _digests(manifest: Any, path: Path) -> dict[str, str]:
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+        raise ArtifactError(f"{MANIFEST} in {path} lists no files")
+    return files
+
+
+def golden_from(content: bytes, info: NetInfo) -> Arrays:
+    """Return the arrays ``images``, ``labels`` and ``scores`` of a bundle's golden images, for the net of ``info``."""
+    where = f"{GOLDEN} in the bundle"
+    most = 2**20 + HELD_OUT * (math.prod(info.image_shape) + 8 + 4 * len(info.classes))
+    wanted: dict[str, tuple[str, tuple[int, ...]]] = {"images": ("uint8", info.image_shape), "labels": ("int64", ())}
+    wanted["scores"] = ("float32", (len(info.classes),))
+    try:
+        arrays = arrays_from(content, where, most)
+        check_arrays(arrays, where, wanted)
+    except ArtifactError as problem:
+        raise ArtifactError(f"{problem}; {_AGAIN}") from problem
+    return arrays

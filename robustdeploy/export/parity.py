@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from robustdeploy.core.model import Noun
 from robustdeploy.core.registry import BACKENDS
+from robustdeploy.core.report import Measurement
 from robustdeploy.cost.module import evaluating
 from robustdeploy.errors import ArtifactError
 from robustdeploy.onboard.types import Bytes, Scores, pixels_from_bytes
@@ -30,6 +32,20 @@ class Parity(Noun):
     agreement_adversarial: float
 
 
+def check_finite(net: nn.Module, images: Bytes) -> None:
+    """Raise an ArtifactError for a net whose scores of 8-bit ``images`` are not all finite."""
+    wrong = ~np.isfinite(_torch_scores(net, torch.from_numpy(images))).all(1)
+    if not wrong.any():
+        return
+    torn = [name for name, values in net.named_parameters() if not bool(torch.isfinite(values).all())]
+    why = f"; its weights {torn[0]} are not finite" if torn else "; all of its weights are finite"
+    raise ArtifactError(
+        f"the net gives scores that are not finite (NaN or infinity) for {wrong.sum()} of {len(images)} held-out "
+        f"images, so nothing was exported{why}. Train it again with a lower train.lr, or look in the net for a "
+        "division by 0 or a logarithm of 0"
+    )
+
+
 def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: Bytes) -> tuple[Parity, Scores]:
     """Score both sets with torch and with ONNX Runtime; return the gaps and the runtime's scores of ``clean``.
 
@@ -44,6 +60,11 @@ def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: B
             theirs = np.concatenate([model(pixels[at : at + 1]) for at in range(len(pixels))])
             _check_independent(onnx_file, theirs, model(pixels))
             ours = _torch_scores(net, torch.from_numpy(images))
+            if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
+                who = "torch and ONNX Runtime" if not np.isfinite(ours).all() else "ONNX Runtime alone"
+                raise ArtifactError(
+                    f"{onnx_file.name} gives scores that are not finite (NaN or infinity), by {who}: it was not kept"
+                )
             gaps.append(float(np.abs(theirs - ours).max()))
             agreements.append(float((theirs.argmax(1) == ours.argmax(1)).mean()))
             reference.append(theirs)
@@ -72,6 +93,22 @@ def _check_independent(onnx_file: Path, alone: Scores, together: Scores) -> None
             f"(scores up to {gap:.2g} apart), though the net it was exported from does not; the export is broken and "
             "was not kept"
         )
+
+
+def parity_rows(facts: Mapping[str, Any]) -> tuple[Measurement, ...]:
+    """Return the rows of a report about the parity that an export's facts hold."""
+    parity = facts["parity"]
+    return tuple(
+        Measurement(
+            metric="parity_max_abs",
+            where="host",
+            value=parity[f"max_abs_{images}"],
+            unit="logits",
+            n=parity["n"],
+            conditions={"images": images, "between": f"torch and {parity['runtime']}"},
+        )
+        for images in ("clean", "adversarial")
+    )
 
 
 def _torch_scores(net: nn.Module, images: Tensor) -> Scores:

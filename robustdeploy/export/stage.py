@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from robustdeploy.attacks.fgsm import Fgsm
+from robustdeploy.core.archive import arrays_from, check_arrays
 from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
 from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.plain import plain
+from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.recipe import Recipe, Threat
 from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
+from robustdeploy.core.trust import Trust
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import ArtifactError
@@ -24,23 +27,28 @@ from robustdeploy.export.agent import build_agent, foreign_plugins
 from robustdeploy.export.bundle import GOLDEN, golden_images, write_bundle
 from robustdeploy.export.metadata import OnnxMetadata
 from robustdeploy.export.onnx_file import export_onnx
-from robustdeploy.export.parity import measure_parity
+from robustdeploy.export.parity import check_finite, measure_parity
 from robustdeploy.export.zeros import find_zeros
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.steady import check_steady
 from robustdeploy.nets.store import NetInfo, load_info, load_net
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Bytes, Labels
+from robustdeploy.train.facts import HELD_OUT
 
 
-def export(recipe: Recipe, target: Target, trained: Path, facts: Mapping[str, Any], stage: Stage) -> Manifest:
+def export(
+    recipe: Recipe, target: Target, trained: Path, facts: Mapping[str, Any], stage: Stage, trust: Trust = False
+) -> Manifest:
     """Export the net in ``trained`` for ``target`` and seal the stage.
 
-    ``facts`` are those of the training stage's manifest. Raises ArtifactError when the ONNX file is not the same net.
+    ``facts`` are those of the training stage's manifest, ``trust`` is as for ``load_net``. Raises ArtifactError
+    when the ONNX file is not the same net.
     """
     folder = stage.begin()
-    net, info = load_net(trained, allow_factory=True), load_info(trained)
-    clean, labels = held_out_images(trained)
+    net, info = load_net(trained, trust=trust), load_info(trained)
+    clean, labels = held_out_images(trained, info)
+    check_finite(net, clean)
     check_steady(net, torch.from_numpy(clean) / 255, f"the net in {trained}")
     path = folder / "model.onnx"
     export_onnx(net, info.image_shape, path, target.opset, _metadata(recipe, info, facts), _doc(recipe, facts))
@@ -66,10 +74,18 @@ def export(recipe: Recipe, target: Target, trained: Path, facts: Mapping[str, An
     )
 
 
-def held_out_images(trained: Path) -> tuple[Bytes, Labels]:
+def held_out_images(trained: Path, info: NetInfo) -> tuple[Bytes, Labels]:
     """Return the validation images that the training stage set aside for proofs, parity and the board's self-check."""
-    with np.load(trained / "held_out.npz", allow_pickle=False) as held:
-        return held["images"], held["labels"]
+    path = trained / "held_out.npz"
+    most = 2**20 + HELD_OUT * (math.prod(info.image_shape) + 8)
+    try:
+        held = arrays_from(read_bounded(path, most), str(path), most)
+        check_arrays(held, str(path), {"images": ("uint8", info.image_shape), "labels": ("int64", ())})
+        if not 0 <= int(held["labels"].min()) <= int(held["labels"].max()) < len(info.classes):
+            raise ArtifactError(f"'labels' in {path} are not of the net's {len(info.classes)} classes")
+    except ArtifactError as problem:
+        raise ArtifactError(f"{problem}; `robustdeploy prune --force` makes it again") from problem
+    return held["images"], held["labels"]
 
 
 def export_inputs(trained: Path) -> dict[str, str]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.core.factories import (
+    TORCHVISION,
+    check_factory_name,
+    check_factory_source,
+    is_factory,
+    never_defined_in,
+    origin,
+)
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import NETS
-from robustdeploy.errors import RecipeError
+from robustdeploy.errors import RecipeError, RobustdeployError
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.steady import entered, layer_text
 
@@ -33,10 +40,10 @@ def build_net(
     name = choice.name
     if name in NETS:
         net = NETS.build(name, choice.options)(classes, image_shape[0])
-    elif ":" in name:
+    elif is_factory(name):
         net = _from_factory(name, choice.options, classes, image_shape[0])
-    elif name in _torchvision_names():
-        net = _from_torchvision(name, choice.options, classes, image_shape[0])
+    elif name.removeprefix(TORCHVISION) in _torchvision_names():
+        net = _from_torchvision(name.removeprefix(TORCHVISION), choice.options, classes, image_shape[0])
     else:
         raise RecipeError(f"{NETS.unknown(name)}; torchvision's classifiers and package.module:factory work too")
     if not isinstance(net, nn.Module):
@@ -66,19 +73,35 @@ def _from_torchvision(name: str, options: Mapping[str, Any], classes: int, chann
 
 
 def _from_factory(name: str, options: Mapping[str, Any], classes: int, channels: int) -> Any:
+    check_factory_name(name)
+    if (file := origin(name)) is not None:
+        check_factory_source(name, file)
     module, _, attribute = name.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # a net beside the recipe is found, and shadows nothing that is installed
     try:
         factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (RobustdeployError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # the module is foreign code, which may raise anything or leave
         raise RecipeError(
-            f"net '{name}' cannot be imported: {error}; write package.module:factory and see that the package "
-            "is installed, on PYTHONPATH or in this folder"
+            f"net '{name}' cannot be imported: {type(error).__name__}: {error}; write package.module:factory and see "
+            "that the package is installed, on PYTHONPATH or in this folder"
         ) from error
+    _check_factory(name, factory)
+    return _called(name, factory, {**_sizes(name, factory, classes, channels), **options})
+
+
+def _check_factory(name: str, factory: Any) -> None:
+    """Refuse what was imported under the factory's name but is none: it is looked at before it is called."""
     if not callable(factory):
         raise RecipeError(f"net '{name}' is {type(factory).__name__}; a factory must be callable")
-    return _called(name, factory, {**_sizes(name, factory, classes, channels), **options})
+    made = inspect.unwrap(factory)
+    while isinstance(made, functools.partial):
+        made = inspect.unwrap(made.func)
+    if isinstance(made, type) and not issubclass(made, nn.Module):
+        raise RecipeError(f"net '{name}' is the class {made.__name__}, which is no torch.nn.Module")
+    home = getattr(made, "__module__", None) or type(made).__module__
+    if refused := never_defined_in(home):
+        raise RecipeError(f"net '{name}' is defined in {home}: {refused}; define a factory in a module of your own")
 
 
 def _sizes(name: str, factory: Callable[..., Any], classes: int, channels: int) -> dict[str, int]:

@@ -25,6 +25,7 @@ from robustdeploy.core.files import (
 )
 from robustdeploy.core.model import Noun
 from robustdeploy.core.recipe import Choice
+from robustdeploy.core.trust import Trust, check_trusted
 from robustdeploy.errors import ArtifactError, RecipeError
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.channel_pad import set_gains
@@ -70,19 +71,17 @@ def save_net(folder: Path, net: Normalised, info: NetInfo) -> NetInfo:
     return whole
 
 
-def load_net(folder_or_run: Path | str, *, allow_factory: bool = False) -> Normalised:
+def load_net(folder_or_run: Path | str, *, trust: Trust = False) -> Normalised:
     """Return the net saved in a folder, or in the ``train`` folder of a run: pixels in [0, 1], N×C×H×W, to logits.
 
-    It is on the CPU and in eval mode; torch's global generator is left as it was. A net made by a
-    ``package.module:factory`` is refused unless ``allow_factory``, since loading calls what ``net.json`` names there.
+    It is on the CPU and in eval mode; torch's global generator is left as it was. Loading a net that was made by a
+    ``package.module:factory`` calls what ``net.json`` names there, so this needs the user's word: ``trust`` holds the
+    factories that may be called, or is True for any. One that this user has trained with needs no further word.
     Files that are missing, truncated, edited or of different nets are an ArtifactError.
     """
     folder = net_folder(Path(folder_or_run))
     info = load_info(folder)
-    if ":" in info.net.name and not allow_factory:
-        raise ArtifactError(
-            f"{folder / NET_FILE} calls {info.net.name} to make its net; if you trust it, load with allow_factory=True"
-        )
+    check_trusted(info.net, folder / NET_FILE, trust)
     state = _weights(folder, info)
     net = dense_net(info, origin=folder / NET_FILE)
     try:

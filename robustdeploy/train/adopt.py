@@ -9,6 +9,7 @@ from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
 from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.stage import Stage
+from robustdeploy.core.trust import Trust
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import DataError
@@ -21,13 +22,13 @@ def adopted_files(folder: Path) -> dict[str, str]:
     return {name: sha256_of_file(folder / name) for name in (NET_FILE, WEIGHTS_FILE)}
 
 
-def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, stage: Stage) -> Manifest:
+def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, stage: Stage, trust: Trust = False) -> Manifest:
     """Copy the net of ``folder``, count what it costs, set real images aside beside it, and seal it.
 
     The images are held out of the training set of ``data``; whether this net has seen them is not known here. A
     damaged net is an ArtifactError.
     """
-    net, shape = load_net(folder), info.image_shape
+    net, shape = load_net(folder, trust=trust), info.image_shape
     where = stage.begin()
     for name in (NET_FILE, WEIGHTS_FILE):
         atomic_write_bytes(where / name, (folder / name).read_bytes())

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from robustdeploy.core.files import sha256_of_file
-from robustdeploy.core.recipe import Choice, Recipe
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.trust import told
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import UsageError
 from robustdeploy.nets.build import build_net
@@ -38,7 +39,7 @@ def starting_net(recipe: Recipe, data: Loaded, device: torch.device) -> Normalis
     """
     if recipe.train.start is not None:
         net_info(recipe, data)
-        net = load_net(recipe.train.start, allow_factory=True)  # the recipe names the same factory
+        net = load_net(recipe.train.start, trust=[recipe.net])  # the recipe names the same factory
         set_gains(net, on=True)
         return net.train().to(device)
     with torch.random.fork_rng(devices=[]):
@@ -73,17 +74,11 @@ def start_facts(recipe: Recipe) -> dict[str, str]:
     return {"start": told}
 
 
-def _told(choice: Choice) -> str:
-    """Return a net as a recipe would name it."""
-    parts = ", ".join(f"{name}: {value}" for name, value in {"name": choice.name, **choice.options}.items())
-    return f"{{{parts}}}"
-
-
 def _check_same_net(recipe: Recipe, info: NetInfo, start: Path) -> None:
     if info.net != recipe.net:
         raise UsageError(
-            f"train.start: the net in {start} is {_told(info.net)}, the recipe's {_told(recipe.net)}; give a recipe of "
-            f"that net, or --set 'net={_told(info.net)}'"
+            f"train.start: the net in {start} is {told(info.net)}, the recipe's {told(recipe.net)}; give a recipe of "
+            f"that net, or --set 'net={told(info.net)}'"
         )
     if info.modules:
         raise UsageError(

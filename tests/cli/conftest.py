@@ -1,4 +1,10 @@
+import hashlib
+import json
+
 import pytest
+
+from robustdeploy.core.files import sha256_of_file
+from robustdeploy.core.ledger import Ledger
 
 
 def tree(folder):
@@ -25,5 +31,22 @@ def refused(command):
         assert as_json.code == code
         assert set(as_json.document) == {"error"}
         return done.err[done.err.index("error: ") :].strip()
+
+    return call
+
+
+@pytest.fixture
+def reseal():
+    """Play someone who edits files, their manifest and the ledger so that all hashes agree again."""
+
+    def call(run, place, changed, inputs=None):
+        path = run / place / "manifest.json"
+        manifest = json.loads(path.read_text())
+        for name, content in changed.items():
+            (run / place / name).write_bytes(content)
+            manifest["outputs"][name] = hashlib.sha256(content).hexdigest()
+        manifest["inputs"] |= {name: hashlib.sha256(content).hexdigest() for name, content in (inputs or {}).items()}
+        path.write_text(json.dumps(manifest))
+        Ledger(run / "ledger.jsonl").append("sealed", stage="export", folder=place, manifest=sha256_of_file(path))
 
     return call

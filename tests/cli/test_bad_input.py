@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustdeploy.core.files import sha256_of_file
-from robustdeploy.core.ledger import Ledger
-
 
 @pytest.mark.parametrize("ops", ["0", "1.5", "nan", "-1", "abc", "inf", "", "0/0"])
 def test_an_impossible_ops_target(tmp_path, refused, ops):
@@ -228,17 +225,6 @@ def test_verify_names_the_file_with_a_flipped_byte(desk, command, file):
     assert any(file.rpartition("/")[2] in problem for problem in as_json.document["problems"])
 
 
-def reseal(run, place, changed):
-    """Play someone who edits a file, its manifest and the ledger so that all hashes agree again."""
-    path = run / place / "manifest.json"
-    manifest = json.loads(path.read_text())
-    for name, content in changed.items():
-        (run / place / name).write_bytes(content)
-        manifest["outputs"][name] = hashlib.sha256(content).hexdigest()
-    path.write_text(json.dumps(manifest))
-    Ledger(run / "ledger.jsonl").append("sealed", stage="export", folder=place, manifest=sha256_of_file(path))
-
-
 def with_onnx(bundle, onnx):
     """Return a bundle with another model.onnx and a manifest that agrees."""
     with zipfile.ZipFile(bundle) as archive:
@@ -255,7 +241,7 @@ def with_onnx(bundle, onnx):
 
 
 @pytest.mark.parametrize("content", [b"this is not a net", b"", b"\x08\x09" * 50], ids=["text", "empty", "bytes"])
-def test_an_onnx_file_that_is_not_one(desk, refused, content):
+def test_an_onnx_file_that_is_not_one(desk, refused, reseal, content):
     run = desk / "runs" / "tiny"
     bundle = with_onnx(run / "export/quick/bundle.zip", content)
     reseal(run, "export/quick", {"model.onnx": content, "bundle.zip": bundle})

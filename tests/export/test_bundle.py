@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 
 from robustdeploy.core.load import load_target
+from robustdeploy.core.recipe import Choice
 from robustdeploy.errors import ArtifactError
 from robustdeploy.export.bundle import GOLDEN, MANIFEST, golden_from, golden_images, read_bundle, write_bundle
+from robustdeploy.nets.store import NetInfo
 
+INFO = NetInfo(
+    net=Choice(name="resnet8"), classes=tuple("abcde"), image_shape=(3, 4, 4), mean=(0.5,) * 3, std=(0.5,) * 3
+)
 FILES = {"model.onnx": b"onnx" * 500, "agent.pyz": b"agent" * 100}
 
 
@@ -30,7 +35,7 @@ def test_a_bundle_holds_what_went_in(bundle, images):
     assert about["files"]["model.onnx"] == hashlib.sha256(FILES["model.onnx"]).hexdigest()
     assert about["engine"]["backend"] == "tensorrt"
     assert about["classes"] == ["a", "b"]
-    np.testing.assert_array_equal(golden_from(held[GOLDEN])["images"], images)
+    np.testing.assert_array_equal(golden_from(held[GOLDEN], INFO)["images"], images)
 
 
 def test_equal_content_gives_equal_bytes(bundle, tmp_path):

@@ -150,12 +150,10 @@ def test_files_of_two_nets_do_not_mix(tmp_path: Path) -> None:
         load_net(tmp_path / "a")
 
 
-def test_a_factory_is_called_only_when_allowed(tmp_path: Path) -> None:
+def test_a_classifier_of_torchvision_needs_no_word_of_trust(tmp_path: Path) -> None:
     described = info("torchvision.models:shufflenet_v2_x0_5", (3, 32, 32))
     save_net(tmp_path, dense_net(described), described)
-    with pytest.raises(ArtifactError, match="allow_factory=True"):
-        load_net(tmp_path)
-    assert load_net(tmp_path, allow_factory=True)(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+    assert load_net(tmp_path)(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
 
 
 def test_a_net_with_other_layers_is_not_saved(tmp_path: Path) -> None:

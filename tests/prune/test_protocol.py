@@ -223,7 +223,7 @@ def test_a_compact_net_comes_back_bit_for_bit(pruner, subject, ops, tmp_path):
         std=[0.3] * subject.shape[0],
     )
     save_net(tmp_path, compact, info)
-    again = load_net(tmp_path, allow_factory=True)
+    again = load_net(tmp_path, trust=True)
     state = compact.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
     images = torch.rand(3, *subject.shape)

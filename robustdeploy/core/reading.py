@@ -1,0 +1,82 @@
+"""Read what somebody else may have written: whole regular files of a bounded size, and JSON that cannot do harm."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
+
+from robustdeploy.errors import ArtifactError
+
+MOST_JSON = 256 * 2**20
+"""Bytes of the largest document that a run holds; those with every latency sample are the largest."""
+_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes as people read it."""
+    for unit, bytes_ in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= bytes_:
+            return f"{size / bytes_:,.1f} {unit}"
+    return f"{size} bytes"
+
+
+def no_file(mode: int) -> str:
+    """Return what the thing of ``mode`` is where it is no regular file, or nothing for one."""
+    if stat.S_ISREG(mode):
+        return ""
+    return next((name for is_kind, name in _KINDS if is_kind(mode)), "a device")
+
+
+def read_bounded(path: Path, most: int = MOST_JSON) -> bytes:
+    """Return a file's content; what is missing, no regular file, or above ``most`` bytes is an ArtifactError."""
+    try:
+        # A pipe that nobody writes to would block for ever; what is open cannot be swapped for one any more.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    with os.fdopen(handle, "rb") as stream:
+        about = os.fstat(handle)
+        if found := no_file(about.st_mode):
+            raise ArtifactError(f"cannot read {path}: it is {found}, not a file")
+        if about.st_size > most:
+            raise ArtifactError(
+                f"{path} has {size_text(about.st_size)}, more than the {size_text(most)} that such a file can have, "
+                "and was not read"
+            )
+        content = stream.read(about.st_size + 1)
+    if len(content) != about.st_size:
+        raise ArtifactError(f"{path} changed while it was read")
+    return content
+
+
+def read_json(path: Path, most: int = MOST_JSON) -> Any:
+    """Return what a JSON file holds; anything wrong with it is an ArtifactError that names the file."""
+    return parse_json(read_bounded(path, most), str(path))
+
+
+def parse_json(content: bytes, where: str) -> Any:
+    """Return what JSON in UTF-8 holds; numbers that are not finite, too long or too deep are an ArtifactError too."""
+    try:
+        return json.loads(content, parse_constant=_refused, parse_float=_finite)
+    except RecursionError as error:
+        raise ArtifactError(f"{where} is no sound JSON: it nests too deeply") from error
+    except ValueError as error:
+        why = str(error).partition(";")[0]  # Python goes on to say how its limit of digits is raised
+        raise ArtifactError(f"{where} is no sound JSON: {why}; it was damaged or edited") from error
+
+
+def _refused(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds {text[:20]}, which no number can be")
+    return value

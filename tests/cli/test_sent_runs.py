@@ -1,0 +1,222 @@
+"""A run folder that somebody sent: nothing it names is imported or started, and what is one's own needs no flag."""
+
+import hashlib
+import io
+import json
+import shutil
+import zipfile
+
+import pytest
+import safetensors.torch
+
+from robustdeploy.core.recipe import Choice
+from robustdeploy.nets import store
+
+pytestmark = pytest.mark.slow
+
+MINE = """
+from torch import nn
+{loud}
+
+def small(num_classes, in_channels, width=8):
+    body = nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+"""
+RECIPE = """
+name: own
+net: {name: own_nets:small, width: 6}
+threat: {eps: 0.1}
+train: {task: fastat, epochs: 1, batch_size: 64, device: cpu}
+baseline: false
+evaluate: {limit: 20, curve_limit: 10, eps_curve: [], attacks: [fgsm]}
+"""
+
+
+def renamed(folder, choice):
+    """Put another net's name into a folder's net.json, with digests that agree, as its sender can."""
+    info = store.load_info(folder).model_copy(update={"net": choice, "weights_sha256": ""})
+    state = safetensors.torch.load((folder / store.WEIGHTS_FILE).read_bytes())
+    content = safetensors.torch.save(state, metadata={"net_json": store._digest(info)})
+    info = info.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
+    return {store.NET_FILE: info.model_dump_json().encode(), store.WEIGHTS_FILE: content}
+
+
+def hub_folder(folder, mark):
+    """A folder as ``torch.hub.load(folder, "make", source="local")`` takes it."""
+    folder.mkdir()
+    (folder / "hubconf.py").write_text(f"open({str(mark)!r}, 'w')\ndef make(**_): pass\n")
+    return Choice(name="torch.hub:load", options={"repo_or_dir": str(folder), "model": "make", "source": "local"})
+
+
+@pytest.mark.parametrize("net", ["torch.hub", "a module beside the run"])
+@pytest.mark.parametrize("command_of", ["export", "evaluate"])
+def test_a_net_that_a_sent_run_names_is_not_imported(desk, refused, reseal, net, command_of):
+    run, mark = desk / "runs/tiny", desk / "mark"
+    (desk / "sent_nets.py").write_text(f"open({str(mark)!r}, 'w')\ndef make(num_classes): pass\n")
+    choice = hub_folder(desk / "hub", mark) if net == "torch.hub" else Choice(name="sent_nets:make")
+    changed = renamed(run / "train", choice)
+    reseal(run, "train", changed)
+    reseal(run, "export/quick", {}, inputs=changed)
+    words = [command_of, "--target", "quick.yaml", "--force"]
+    said = refused(desk, *words, writes=True)
+    assert choice.name in said
+    if net == "torch.hub":
+        assert "torch.hub belongs to torch" in said
+        assert "torch.hub belongs to torch" in refused(desk, *words, "--trust", writes=True)
+    else:
+        assert "sent_nets.py; only that file asked for it" in said
+        assert "--trust" in said
+    assert not mark.exists()
+
+
+def repacked(agent, change):
+    with zipfile.ZipFile(agent) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in change(files).items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return buffer.getvalue()
+
+
+def loud(mark):
+    return f"open({str(mark)!r}, 'w')\n".encode()
+
+
+WIRE, ABOUT = "robustdeploy/onboard/wire.py", "robustdeploy/__init__.py"
+CHANGED = {
+    "a line in the start": lambda files, line: {**files, "__main__.py": line + files["__main__.py"]},
+    "a line inside": lambda files, line: {**files, WIRE: files[WIRE] + line},
+    "a module more": lambda files, line: {**files, "numpy.py": line},
+    "a file less": lambda files, line: {name: text for name, text in files.items() if name != WIRE},
+    "another square attack": lambda files, line: {**files, "robustdeploy/onboard/attacks/square.py": line},
+    "no version": lambda files, line: {**files, ABOUT: line},
+}
+OTHERS = {
+    "of robustdeploy 9.9.9": lambda files, line: {
+        **files,
+        ABOUT: files[ABOUT].replace(b'__version__ = "0.', b'__version__ = "9.9.9"\nx = "'),
+        WIRE: line,
+    },
+    "made with other plug-ins (attacks/mine.py)": lambda files, line: {
+        **files,
+        "robustdeploy/onboard/attacks/mine.py": line,
+    },
+}
+
+
+@pytest.mark.parametrize("how", CHANGED)
+def test_an_agent_that_was_changed_is_not_started_and_verify_says_so(desk, refused, command, reseal, how):
+    run, mark = desk / "runs/tiny", desk / "mark"
+    changed = repacked(run / "export/quick/agent.pyz", lambda files: CHANGED[how](files, loud(mark)))
+    reseal(run, "export/quick", {"agent.pyz": changed})
+    said = refused(desk, "evaluate", "--target", "quick.yaml", "--force", writes=True)
+    assert "is not the agent of robustdeploy" in said
+    assert "export --force" in said
+    assert not mark.exists()
+    done = command(desk, "verify")
+    assert done.code == 2
+    assert "is not the agent of robustdeploy" in done.err
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"#!/bin/sh\ntouch mark\n", b"\0" * 5000, None])
+def test_an_agent_that_is_no_archive_is_not_started(desk, refused, reseal, content):
+    run = desk / "runs/tiny"
+    content = (run / "export/quick/agent.pyz").read_bytes()[:-30] if content is None else content
+    reseal(run, "export/quick", {"agent.pyz": content})
+    assert "agent.pyz is damaged" in refused(desk, "evaluate", "--target", "quick.yaml", "--force", writes=True)
+
+
+@pytest.mark.parametrize("how", OTHERS)
+def test_an_agent_of_another_version_or_with_other_plug_ins_is_told_apart_and_the_own_one_is_sent(
+    desk, command, reseal, how
+):
+    run, mark = desk / "runs/tiny", desk / "mark"
+    own = hashlib.sha256((run / "export/quick/agent.pyz").read_bytes()).hexdigest()
+    changed = repacked(run / "export/quick/agent.pyz", lambda files: OTHERS[how](files, loud(mark)))
+    reseal(run, "export/quick", {"agent.pyz": changed})
+    done = command(desk, "evaluate", "--target", "quick.yaml", "--force")
+    assert done.code == 0, done.err
+    assert how in done.err
+    assert "what is sent is the agent of robustdeploy" in done.err
+    assert not mark.exists()
+    report = command(desk, "report", "--json").document
+    assert report["subject"]["agent"] == own
+    verified = command(desk, "verify")
+    assert verified.code == 0
+    assert how in verified.out
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory, command):
+    """A folder with a net of one's own, trained and not exported yet."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_nets.py").write_text(MINE.format(loud=""))
+    (folder / "own.yaml").write_text(RECIPE)
+    (folder / "quick.yaml").write_text(
+        "extends: host-cpu\nname: quick\nlatency: {warmup_s: 0, min_s: 0.05, max_s: 1, min_samples: 70}\n"
+    )
+    done = command(folder, "prune", "own.yaml", "--name", "own")
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def given(own, tmp_path):
+    """The trained net alone, with the recipe that it names, as it would be sent to somebody."""
+    folder = tmp_path / "given"
+    folder.mkdir()
+    for name in ("runs/own/train/net.json", "runs/own/train/model.safetensors"):
+        shutil.copy(own / name, folder)
+    shutil.copy(own / "own.yaml", folder / "recipe.yaml")
+    for name in ("own.yaml", "quick.yaml"):
+        shutil.copy(own / name, tmp_path)
+    return folder
+
+
+def test_ones_own_net_needs_no_flag_from_training_to_evaluation(own, command):
+    for name in ("export", "evaluate"):
+        done = command(own, name, "--target", "quick.yaml")
+        assert done.code == 0, done.err
+    remembered = json.loads(next((own.parent).rglob("state*/robustdeploy/factories/*.json"), None).read_text())
+    assert remembered["name"] == "own_nets:small"
+
+
+def as_somebody_else(monkeypatch, folder):
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "somebody"))
+
+
+@pytest.mark.parametrize("words", [["--recipe", "own.yaml"], ["--trust"]])
+def test_a_stored_net_is_evaluated_with_the_users_word(given, own, command, refused, monkeypatch, words):
+    as_somebody_else(monkeypatch, given)
+    folder = given.parent
+    said = refused(folder, "evaluate", "given", "--target", "quick.yaml")
+    assert "given names the factory {name: own_nets:small, width: 6}" in said
+    done = command(folder, "evaluate", "given", "--target", "quick.yaml", *words)
+    assert done.code == 0, done.err
+    assert (folder / "runs/given/device/quick/outcomes.npz").is_file()
+
+
+def test_a_recipe_that_names_another_factory_or_other_options_is_no_word_for_this_one(given, refused, monkeypatch):
+    as_somebody_else(monkeypatch, given)
+    folder = given.parent
+    other = (folder / "own.yaml").read_text()
+    for text in (other.replace("width: 6", "width: 7"), other.replace("own_nets:small", "own_nets:large"), "name: x"):
+        (folder / "other.yaml").write_text(text)
+        said = refused(folder, "evaluate", "given", "--recipe", "other.yaml", "--target", "quick.yaml")
+        assert "given names the factory" in said
+
+
+def test_a_sent_run_with_a_factory_needs_the_users_word_for_every_step(own, command, refused, monkeypatch, tmp_path):
+    folder = tmp_path / "there"
+    shutil.copytree(own, folder, symlinks=True)
+    as_somebody_else(monkeypatch, tmp_path)
+    export = ["export", "own", "--target", "quick.yaml", "--force"]
+    assert "--trust" in refused(folder, *export, writes=True)
+    assert command(folder, *export, "--trust").code == 0
+    evaluate = ["evaluate", "own", "--target", "quick.yaml", "--force"]
+    assert "--trust" in refused(folder, *evaluate, writes=True)
+    named = command(folder, *evaluate, "--set", "net={name: own_nets:small, width: 6}")
+    assert named.code == 0, named.err
+    for words in (["report", "own"], ["verify", "own"]):  # these call no code of the net's
+        assert command(folder, *words).code == 0
