@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from robustdeploy.core.artifact import Artifact, Sealed
 from robustdeploy.core.files import atomic_write_json, sha256_of_file
@@ -31,6 +31,7 @@ from robustdeploy.core.settings import (
     target_of,
 )
 from robustdeploy.core.stage import Stage
+from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust, check_trusted, remember
 from robustdeploy.errors import ArtifactError, RecipeError, UsageError
@@ -44,31 +45,6 @@ DEFAULT_RECIPE = "digits-resnet8"
 DEFAULT_TARGET = "host-cpu"
 DEFAULT_RUNS = Path("runs")
 FORMATS = ("html", "md", "junit")
-
-
-class Talk(Protocol):
-    """Where a pipeline says what it is doing."""
-
-    def say(self, line: str) -> None:
-        """Say one line."""
-        ...
-
-    def progress(self, what: str, done: int, total: int, **numbers: float) -> None:
-        """Say how far ``what`` is, with its latest numbers."""
-        ...
-
-
-class Silence:
-    """Says nothing; the default of the Python API."""
-
-    def say(self, line: str) -> None:
-        """Say nothing."""
-
-    def progress(self, what: str, done: int, total: int, **numbers: float) -> None:
-        """Say nothing."""
-
-
-SILENCE = Silence()
 
 
 def recipe_for(
@@ -361,7 +337,7 @@ def evaluate(
     from robustdeploy.nets.store import load_info
     from robustdeploy.train.setup import device_from, is_pruned
 
-    used = run.recipe.evaluate if settings is None else settings
+    used = settings or run.recipe.evaluate
     name = evaluation_name(goal.name, label_of(run.recipe.evaluate, used))
     with _working(run), ExitStack() as stack:
         train = _sealed(run, "train", "robustdeploy prune")
@@ -371,7 +347,6 @@ def evaluate(
         compared = run.recipe.baseline and is_pruned(run.recipe)
         info = load_info(train.folder)
         images = _test_images(run, info.classes, data, skip_unreadable, talk)
-        agent = stack.enter_context(own_agent(exported.folder / "agent.pyz", talk.say))
         request = evaluation.Request(
             run=replace(run, recipe=run.recipe.model_copy(update={"evaluate": used})),
             target=goal,
@@ -380,7 +355,7 @@ def evaluate(
             net=train.folder,
             dense=_sealed(run, "dense", "robustdeploy prune").folder if compared else None,
             export=exported.folder,
-            agent=agent,
+            agent=stack.enter_context(own_agent(exported.folder / "agent.pyz", talk.say)),
             golden=golden_from(read_bundle(exported.folder / "bundle.zip")[GOLDEN], info),
             extra_rows=parity_rows(exported.manifest.facts),
             device=str(device_from(run.recipe.train.device)),
