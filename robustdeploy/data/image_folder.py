@@ -56,7 +56,7 @@ def _read(
     labels = [label for label, held in enumerate(files.values()) for _ in held]
     images = read_images(paths, labels, shape, resize, progress)
     if others := _others(folder):
-        told = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in others.most_common(5))
+        told = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in _most(others))
         passed_over = {f"or other files passed over for their suffix ({told})": others.total()}
         images = replace(images, reading=Reading(images.reading.unreadable, {**images.reading.changes, **passed_over}))
     return images
@@ -117,6 +117,10 @@ def _others(folder: Path) -> Counter[str]:
     return Counter(
         one_line(p.suffix.lower())[:10] for place in _classes(folder).values() for p, hit in _walk(place) if not hit
     )
+
+
+def _most(found: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(found.items(), key=lambda item: (-item[1], not item[0], item[0]))[:5]
 
 
 def _walk(folder: Path, within: tuple[str, ...] = ()) -> Iterator[tuple[Path, bool]]:

@@ -60,7 +60,7 @@ def load_data(spec: Data, progress: Progress | None = None, say: Say | None = No
     """Read the training set of ``spec`` and hold out its validation share; the test set is not touched."""
     source = find_source(spec)
     if source.count_test is not None:  # one that no memory holds would end the work after the training
-        check_images(source.count_test(), source.image_shape)
+        check_images(source.count_test(), source.image_shape, "test ")
     images = _whole(source.train(progress), spec, say)
     sides = split(images, spec.validation)
     _check_classes(source, sides.train.labels, "training")

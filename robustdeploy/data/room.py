@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from robustdeploy.core.reading import size_text
@@ -31,12 +31,12 @@ def check_room(what: str, needed: float, fix: str) -> None:
         )
 
 
-def check_images(count: int, shape: tuple[int, int, int]) -> None:
-    """Refuse to read ``count`` images of C×H×W that memory cannot hold."""
+def check_images(count: int, shape: tuple[int, int, int], kind: str = "") -> None:
+    """Refuse to read ``count`` images of C×H×W that memory cannot hold; ``kind`` says which these are."""
     channels, height, width = shape
     pixels = count * channels * height * width
     check_room(
-        f"{count:,} images of {height}×{width} ({size_text(pixels)} of pixels)",
+        f"{count:,} {kind}images of {height}×{width} ({size_text(pixels)} of pixels)",
         LOADED * pixels,
         f"set a data.size below {min(height, width)}, or give fewer images",
     )
@@ -55,15 +55,23 @@ def _of_machine() -> Iterator[int]:
 
 
 def _of_control_group() -> Iterator[int]:
-    """What is left of the limits of this process's control group and of those around it (version 2, then 1)."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return
-    names = dict(line.split(":", 2)[1:] for line in lines if line.count(":") >= 2)
+    yield from left_of_control_groups(_CGROUPS, lines)
+
+
+def left_of_control_groups(root: Path, lines: Sequence[str]) -> Iterator[int]:
+    """What is left of the limits of a process's control group and of those around it (version 2, then 1).
+
+    ``lines`` are those of its ``/proc/self/cgroup``, ``root`` is where the groups' files are.
+    """
+    found = [line.split(":", 2) for line in lines if line.count(":") >= 2]
+    names = {kind: path for _, kinds, path in found for kind in kinds.split(",")}
     for top, name, files in (
-        (_CGROUPS, names.get("", "/"), ("memory.max", "memory.current")),
-        (_CGROUPS / "memory", names.get("memory", "/"), ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+        (root, names.get("", "/"), ("memory.max", "memory.current")),
+        (root / "memory", names.get("memory", "/"), ("memory.limit_in_bytes", "memory.usage_in_bytes")),
     ):
         own = top / name.strip("/")
         for folder in (own, *own.parents):
