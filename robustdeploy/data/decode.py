@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,9 @@ MOST_PIXELS = 100_000_000
 """Pixels of one image; what is above, mostly a few bytes that claim to be a huge image, is not decoded."""
 _GREY = frozenset({"1", "L", "LA"})
 _COLOUR = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"})
+_MODES = _GREY | _COLOUR
 _SIXTEEN_BITS = re.compile(r";16[BLN]")
+_WITHOUT_WAITING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNK = 64
 """Images per task: small enough to show progress and to stop soon after an interruption."""
 _TURNED, _FLATTENED, _GREYS, _CMYK = (
@@ -67,8 +69,9 @@ class Decoded:
 def probe(path: Path) -> tuple[int, int, int]:
     """Return channels (1 or 3), height and width of an image file from its head; DataError for what is none."""
     try:
-        with _warnings_told(), path.open("rb") as stream, _opened(path, stream) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        with _warnings_told(), _stream(path) as stream:
+            image = _opened(stream)
+            turned = _orientation(image) in (5, 6, 7, 8)
             sides = (image.width, image.height) if turned else (image.height, image.width)
             return (1 if image.mode in _GREY else 3, *sides)
     except (_Unreadable, OSError) as error:
@@ -187,7 +190,12 @@ def _why(error: Exception) -> str:
     return one_line(str(error) or type(error).__name__)[:200]
 
 
-def _opened(path: Path, stream: IO[bytes]) -> Image.Image:
+def _stream(path: Path) -> BinaryIO:
+    """Open a file, without waiting for a pipe that nobody writes to."""
+    return open(os.open(path, _WITHOUT_WAITING), "rb")  # noqa: PTH123 - a number of a file, not a path
+
+
+def _opened(stream: BinaryIO) -> Image.Image:
     """Open an image, its pixels still to be decoded; what is none of ours, or not of 8 bits, is ``_Unreadable``."""
     about = os.fstat(stream.fileno())
     if found := no_file(about.st_mode):
@@ -198,15 +206,21 @@ def _opened(path: Path, stream: IO[bytes]) -> Image.Image:
         image = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise _Unreadable(f"it is damaged, or none of {', '.join(FORMATS)}") from error
+    _check(image)
+    return image
+
+
+def _check(image: Image.Image) -> None:
     if not 0 < image.width * image.height <= MOST_PIXELS:
         raise _Unreadable(f"it is {image.height}×{image.width}, outside 1 to {MOST_PIXELS:,} pixels")
-    if image.mode not in _GREY | _COLOUR:
+    if image.mode not in _MODES:
         raise _Unreadable(f"it has the pixel format {image.mode}; save it with 8 bits per channel")
+    if image.format in ("JPEG", "MPO"):  # of 8 bits always; what else an MPO holds are views of the same picture
+        return
     if _has_sixteen_bits(image):
         raise _Unreadable("it has 16 bits per channel; save it with 8, since a cut to 8 is a choice of yours")
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise _Unreadable(f"it holds {getattr(image, 'n_frames', 1)} pictures; save the one that is meant")
-    return image
+    if (pictures := getattr(image, "n_frames", 1)) > 1:
+        raise _Unreadable(f"it holds {pictures} pictures; save the one that is meant")
 
 
 def _has_sixteen_bits(image: Image.Image) -> bool:
@@ -219,9 +233,8 @@ def _has_sixteen_bits(image: Image.Image) -> bool:
 
 def _pixels(path: Path, shape: tuple[int, int, int], resize: bool, changes: Counter[str]) -> npt.NDArray[np.uint8]:
     channels, height, width = shape
-    if found := no_file(path.stat().st_mode):  # a pipe would be waited for
-        raise _Unreadable(f"it is {found}")
-    with path.open("rb") as stream, _opened(path, stream) as image:
+    with _stream(path) as stream:
+        image = _opened(stream)
         if channels == 1 and image.mode not in _GREY:
             raise _Unfit("in colour and others of the data set are grey; convert one of them")
         its: list[str] = []
@@ -233,18 +246,28 @@ def _pixels(path: Path, shape: tuple[int, int, int], resize: bool, changes: Coun
         plain = _flattened(plain, "L" if channels == 1 else "RGB", its)
     if (plain.height, plain.width) != (height, width):
         plain = plain.resize((width, height), Image.Resampling.BILINEAR)
-    changes.update(its)
+    if its:
+        changes.update(its)
     return np.asarray(plain, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
 
+def _orientation(image: Image.Image) -> int:
+    if image.format == "JPEG" and not ("exif" in image.info or "xmp" in image.info):  # spares the search
+        return 1
+    return int(image.getexif().get(0x0112, 1))
+
+
 def _turned(image: Image.Image, changes: list[str]) -> Image.Image:
-    if image.getexif().get(0x0112, 1) in range(2, 9):
+    if _orientation(image) in range(2, 9):
         changes.append(_TURNED)
         return ImageOps.exif_transpose(image)
     return image
 
 
 def _flattened(image: Image.Image, mode: str, changes: list[str]) -> Image.Image:
+    if image.mode == mode and "transparency" not in image.info:
+        image.load()
+        return image
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         whole = image.convert("RGBA")
         if min(whole.getchannel("A").tobytes()) < 255:
