@@ -21,9 +21,8 @@ def available_bytes() -> int | None:
     return max(0, min(found)) if found else None
 
 
-def check_room(what: str, needed: float, fix: str) -> None:
-    """Refuse with a DataError what needs more bytes than there are; ``fix`` says what would need less."""
-    available = available_bytes()
+def check_room(what: str, needed: float, fix: str, available: int | None) -> None:
+    """Refuse with a DataError what needs more bytes than are available; ``fix`` says what would need less."""
     if available is not None and needed > available:
         raise DataError(
             f"{what} would take about {size_text(int(needed))} of memory, and {size_text(available)} are to be had "
@@ -39,6 +38,7 @@ def check_images(count: int, shape: tuple[int, int, int], kind: str = "") -> Non
         f"{count:,} {kind}images of {height}×{width} ({size_text(pixels)} of pixels)",
         LOADED * pixels,
         f"set a data.size below {min(height, width)}, or give fewer images",
+        available_bytes(),
     )
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from robustdeploy.attacks.protocol import GradientAttack, box, input_gradient, margin, to_grey_levels
 from robustdeploy.core.trust import Trust
+from robustdeploy.cost.memory import images_at_once
 from robustdeploy.data.noise import Noise
 from robustdeploy.nets.folded import folded
 from robustdeploy.nets.steady import unsteadiness
@@ -30,6 +31,8 @@ class HostNet:
     device: torch.device
     followed: nn.Module
     """The same function, faster: what gradients are followed through. It proposes images and judges none."""
+    at_once: int = 256
+    """Images that are scored or attacked at a time; fewer than these where they are large."""
 
     def __call__(self, images: Pixels) -> Scores:
         """Score pixels, as a Model for query attacks."""
@@ -39,7 +42,7 @@ class HostNet:
 
     def score(self, images: Bytes, batch: int = 256) -> Scores:
         """Score 8-bit images."""
-        parts = []
+        parts, batch = [], min(batch, self.at_once)
         for start in range(0, len(images), batch):
             with torch.no_grad():
                 parts.append(self.net(self._pixels(images[start : start + batch])).float().cpu().numpy())
@@ -49,6 +52,9 @@ class HostNet:
         self, attack: GradientAttack, images: Bytes, labels: Labels, threat: Threat, key: int, ids: Labels
     ) -> Bytes:
         """Let ``attack`` propose an image for each input; proposals are rounded to 8 bits."""
+        if len(images) > self.at_once:  # an image's result does not depend on the others
+            parts = self._parts(len(images))
+            return np.concatenate([self.attack(attack, images[p], labels[p], threat, key, ids[p]) for p in parts])
         noise = Noise(key, torch.from_numpy(ids).to(self.device))
         found = attack(self.followed, self._pixels(images), torch.from_numpy(labels).to(self.device), threat, noise)
         return torch.round(found * 255).clamp(0, 255).to(torch.uint8).cpu().numpy()
@@ -58,6 +64,8 @@ class HostNet:
 
         A net that computes in float32 whatever it is given is asked in that.
         """
+        if len(images) > self.at_once:
+            return sum(self.zero_gradients(images[p], labels[p]) for p in self._parts(len(images)))
         pixels = self._pixels(images)
         try:
             pixels = pixels.double().requires_grad_()
@@ -75,6 +83,8 @@ class HostNet:
 
     def lost_gradients(self, images: Bytes, labels: Labels) -> int:
         """Count images at which the cross-entropy has no gradient in the precision that attacks follow it in."""
+        if len(images) > self.at_once:
+            return sum(self.lost_gradients(images[p], labels[p]) for p in self._parts(len(images)))
         gradient, _ = input_gradient(self.followed, self._pixels(images), torch.from_numpy(labels).to(self.device))
         return int((gradient.flatten(1).abs().amax(1) == 0).sum())
 
@@ -106,6 +116,9 @@ class HostNet:
         """Say why an image's scores are not its own, naming the layer at fault; None where they are."""
         return unsteadiness(self.net, self._pixels(images))
 
+    def _parts(self, count: int) -> list[slice]:
+        return [slice(start, start + self.at_once) for start in range(0, count, self.at_once)]
+
     def _pixels(self, images: Bytes) -> torch.Tensor:
         return torch.from_numpy(images).to(self.device).float() / 255
 
@@ -118,5 +131,6 @@ def load_host_net(folder: Path, device: str, trust: Trust = False) -> HostNet:
     """Load the net saved in ``folder``; ``trust`` is as for ``load_net``."""
     on = torch.device(device)
     net = load_net(folder, trust=trust).to(on).eval().requires_grad_(False)
-    example = torch.rand(8, *load_info(folder).image_shape, generator=torch.Generator().manual_seed(0))
-    return HostNet(net, on, folded(net, example.to(on)))
+    shape = load_info(folder).image_shape
+    example = torch.rand(8, *shape, generator=torch.Generator().manual_seed(0))
+    return HostNet(net, on, folded(net, example.to(on)), images_at_once(net, shape, HostNet.at_once))

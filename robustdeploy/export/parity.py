@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustdeploy.core.model import Noun
 from robustdeploy.core.registry import BACKENDS
 from robustdeploy.core.report import Measurement
+from robustdeploy.cost.memory import images_at_once
 from robustdeploy.cost.module import evaluating
 from robustdeploy.errors import ArtifactError
 from robustdeploy.onboard.types import Bytes, Scores, pixels_from_bytes
@@ -54,17 +55,19 @@ def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: B
     """
     backend: Any = BACKENDS.build("onnxruntime", {})
     gaps, agreements, reference = [], [], []
+    together = max(2, images_at_once(net, (clean.shape[1], clean.shape[2], clean.shape[3]), len(clean)))
     with backend.open(onnx_file) as model:
         for images in (clean, adversarial):
             pixels = pixels_from_bytes(images)
             theirs = np.concatenate([model(pixels[at : at + 1]) for at in range(len(pixels))])
-            _check_independent(onnx_file, theirs, model(pixels))
             ours = _torch_scores(net, torch.from_numpy(images))
             if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
                 who = "torch and ONNX Runtime" if not np.isfinite(ours).all() else "ONNX Runtime alone"
                 raise ArtifactError(
                     f"{onnx_file.name} gives scores that are not finite (NaN or infinity), by {who}: it was not kept"
                 )
+            batches = np.array_split(pixels, -(-len(pixels) // together))
+            _check_independent(onnx_file, theirs, np.concatenate([model(batch) for batch in batches]))
             gaps.append(float(np.abs(theirs - ours).max()))
             agreements.append(float((theirs.argmax(1) == ours.argmax(1)).mean()))
             reference.append(theirs)
@@ -112,6 +115,7 @@ def parity_rows(facts: Mapping[str, Any]) -> tuple[Measurement, ...]:
 
 
 def _torch_scores(net: nn.Module, images: Tensor) -> Scores:
+    at_once = images_at_once(net, (images.shape[1], images.shape[2], images.shape[3]), len(images))
     with evaluating(net), torch.no_grad():
-        scores: Scores = net(images.float() / 255).numpy()
+        scores: Scores = torch.cat([net(part.float() / 255) for part in torch.split(images, at_once)]).numpy()
     return scores

@@ -20,6 +20,7 @@ from robustdeploy.core.recipe import Recipe, Threat
 from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
+from robustdeploy.cost.memory import images_at_once
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import ArtifactError
@@ -96,9 +97,13 @@ def export_inputs(trained: Path) -> dict[str, str]:
 
 
 def _attacked(net: Normalised, images: Bytes, labels: Labels, threat: Threat) -> Bytes:
-    noise = Noise(key(0, "parity"), torch.arange(len(labels)))
-    found = Fgsm()(net, torch.from_numpy(images).float() / 255, torch.from_numpy(labels), threat, noise)
-    return torch.round(found * 255).to(torch.uint8).numpy()
+    channels, height, width = images.shape[1:]
+    found = []
+    at_once = images_at_once(net, (channels, height, width), len(labels))
+    for ids in torch.split(torch.arange(len(labels)), at_once):
+        pixels, own = torch.from_numpy(images)[ids].float() / 255, torch.from_numpy(labels)[ids]
+        found.append(torch.round(Fgsm()(net, pixels, own, threat, Noise(key(0, "parity"), ids)) * 255))
+    return torch.cat(found).to(torch.uint8).numpy()
 
 
 def _metadata(recipe: Recipe, info: NetInfo, facts: Mapping[str, Any]) -> OnnxMetadata:

@@ -18,9 +18,11 @@ from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.stage import Stage
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
+from robustdeploy.cost.memory import training_bytes
 from robustdeploy.cost.module import macs
 from robustdeploy.cost.sparse import nonzero_macs
 from robustdeploy.data.load import Loaded
+from robustdeploy.data.room import available_bytes, check_room
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.steady import LOOKED_AT, check_steady
@@ -38,8 +40,24 @@ def check_trainable(recipe: Recipe, data: Loaded) -> None:
     """Build the net; look whether it is steady and its budget can be met, before anything is written or trained."""
     plan_from(recipe, data, torch.device("cpu"))
     net = starting_net(recipe, data, device_from(recipe.train.device))
+    check_memory(recipe, net, data)
     check_steady(net, data.train.images[:LOOKED_AT].cpu() / 255, f"net '{recipe.net.name}'")
     pruning_from(recipe, data, net)
+
+
+def check_memory(recipe: Recipe, net: nn.Module, data: Loaded) -> None:
+    """Refuse a batch size at which one step's feature maps alone are more than memory holds."""
+    batch, device = recipe.train.batch_size, device_from(recipe.train.device)
+    if (needed := training_bytes(net, data.image_shape, batch)) is None:
+        return
+    available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+    height, width = data.image_shape[1:]
+    check_room(
+        f"a training step on {batch} images of {height}×{width}",
+        needed,
+        f"set a train.batch_size below {batch}, or a smaller data.size",
+        available,
+    )
 
 
 def train_dense(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:

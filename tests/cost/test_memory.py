@@ -9,7 +9,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from robustdeploy.core.recipe import Choice
-from robustdeploy.cost.memory import Trace, peak_bytes, without_values
+from robustdeploy.cost.memory import Trace, images_at_once, peak_bytes, training_bytes, without_values
 from robustdeploy.errors import BudgetError
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.channel_pad import ChannelPad
@@ -221,3 +221,14 @@ def test_memory_is_counted_as_float32_whatever_the_type():
     assert net.a.weight.dtype == as_half.dtype
     counted = Calls(lambda net, x: net.a(x.half()), a=net.a)
     assert peak_bytes(counted, (3, 8, 8)) == IMAGE + 5 * MAP
+
+
+def test_what_a_training_step_takes_grows_with_batch_and_area_and_bounds_how_many_images_go_at_once() -> None:
+    net = build_net(Choice(name="resnet8"), 10, (3, 32, 32), [0.5] * 3, [0.5] * 3)
+    one = training_bytes(net, (3, 32, 32), 1)
+    assert one is not None
+    assert training_bytes(net, (3, 32, 32), 8) == 8 * one
+    large = training_bytes(net, (3, 1024, 1024), 1)
+    assert large == pytest.approx(1024 * one, rel=0.01)
+    assert images_at_once(net, (3, 32, 32), 256) == 256
+    assert images_at_once(net, (3, 1024, 1024), 256) == 4 * 2**30 // large < 10

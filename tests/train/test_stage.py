@@ -20,7 +20,7 @@ from robustdeploy.core.run import verify_run
 from robustdeploy.core.stage import Stage
 from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import macs, params
-from robustdeploy.errors import UsageError
+from robustdeploy.errors import DataError, UsageError
 from robustdeploy.pipeline import prune
 from robustdeploy.train.stage import check_trainable, device_from, train_dense, train_pruned
 
@@ -254,3 +254,10 @@ def test_a_training_that_explodes_ends_with_3_and_one_sentence(recipe, tmp_path,
     assert json.loads(done.out)["error"]["kind"] == "TrainingError"
     assert "lower train.lr" in done.err
     assert not (tmp_path / "runs" / "wild" / "dense" / "manifest.json").exists()
+
+
+def test_a_step_that_no_memory_holds_is_refused_with_the_fix(small, monkeypatch):
+    recipe, data = small
+    monkeypatch.setattr("robustdeploy.train.stage.available_bytes", lambda: 10**6)
+    with pytest.raises(DataError, match=r"a training step on 96 images of 8×8 .*set a train\.batch_size below 96"):
+        check_trainable(recipe, data)
