@@ -12,6 +12,8 @@ from robustdeploy.errors import DataError
 
 LOADED = 2.5
 """Bytes of memory per byte of pixels while a data set is loaded: the images, both sides of their split, statistics."""
+SMALLEST, LARGEST = 4, 1024
+"""Of what ``data.size`` may be."""
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -33,12 +35,13 @@ def check_room(what: str, needed: float, fix: str, available: int | None) -> Non
 def check_images(count: int, shape: tuple[int, int, int], kind: str = "") -> None:
     """Refuse to read ``count`` images of C×H×W that memory cannot hold; ``kind`` says which these are."""
     channels, height, width = shape
-    pixels = count * channels * height * width
+    pixels, available = count * channels * height * width, available_bytes()
+    fits = min(LARGEST, int(((available or 0) / (LOADED * count * channels)) ** 0.5)) if count else 0
     check_room(
         f"{count:,} {kind}images of {height}×{width} ({size_text(pixels)} of pixels)",
         LOADED * pixels,
-        f"set a data.size below {min(height, width)}, or give fewer images",
-        available_bytes(),
+        f"set data.size to {fits} or less, or give fewer images" if fits >= SMALLEST else "give fewer images",
+        available,
     )
 
 

@@ -52,10 +52,11 @@ def check_memory(recipe: Recipe, net: nn.Module, data: Loaded) -> None:
         return
     available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
     height, width = data.image_shape[1:]
+    fits = batch if available is None else int(batch * available / needed)
     check_room(
         f"a training step on {batch} images of {height}×{width}",
         needed,
-        f"set a train.batch_size below {batch}, or a smaller data.size",
+        f"set train.batch_size to {fits} or less, or a smaller data.size" if fits else "set a smaller data.size",
         available,
     )
 

@@ -388,7 +388,7 @@ def test_memory_is_looked_at_before_any_image_is_decoded(root, monkeypatch, size
     said = str(caught.value)
     assert f"images of {size or SIDE}×{size or SIDE}" in said
     assert "1000 bytes are to be had here" in said
-    assert "data.size" in said
+    assert "set data.size to 5 or less, or give fewer images" in said
     assert decoded == []
 
 
