@@ -1,59 +1,83 @@
-"""Count the operations of a torch net: one MAC per multiplication in convolutions and linear layers, batch 1."""
+"""Count the operations of a torch net: one MAC per multiplication in a product that adds up, for one image."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+from robustdeploy.cost.memory import without_values
+from robustdeploy.cost.operators import Sizes
+from robustdeploy.cost.products import Product, watched
+from robustdeploy.errors import BudgetError
+
+Found = TypeVar("Found")
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+def products(net: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Product, ...]:
+    """Return every product that ``net`` computes for one more image of C×H×W in eval mode, in order.
+
+    What is computed once for all images, from parameters alone, is none of them: a runtime folds it into a constant.
+    Only shapes are computed where that is possible. Raises BudgetError, naming the operator, at one that cannot be
+    counted, and for a net that works on several images together.
+    """
+    two, three = (on_zeros(net, (count, *image_shape), watched) for count in (2, 3))
+    if [product.operator for product in two] != [product.operator for product in three]:
+        raise BudgetError(
+            f"the operations of this {type(net).__name__} cannot be counted: it computes other products for three "
+            "images than for two; a net must treat each image alike"
+        )
+    return tuple(
+        replace(double, sizes=_for_one(net, double, triple))
+        for double, triple in zip(two, three, strict=True)
+        if double.macs != triple.macs
+    )
+
+
+def _for_one(net: nn.Module, double: Product, triple: Product) -> Sizes:
+    """Return a product's sizes for one image from those for two and for three."""
+    if 3 * double.macs != 2 * triple.macs:
+        raise BudgetError(
+            f"the operations of this {type(net).__name__} cannot be counted for one image: a '{double.operator}' in "
+            f"{double.layer or 'the net itself'} takes {double.macs:,} MACs for two images and {triple.macs:,} for "
+            "three; a net must treat each image alike"
+        )
+    return tuple(a if a == b else b - a for a, b in zip(double.sizes, triple.sizes, strict=True))
 
 
 def layer_macs(net: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-    """Return the MACs of every convolution and linear layer of ``net`` for one image of C×H×W, by module name.
+    """Return the MACs of ``net`` for one image of C×H×W by the name of the module whose weights they are by.
 
-    One forward pass in eval mode on zeros finds the sizes; a layer that runs twice counts twice. Normalisation,
-    activation, pooling and bias are not counted, and neither are products outside of layers (attention).
+    Products of two computed tensors (attention) are under the module that computes them. A layer that runs twice counts
+    twice, unless its input is the same: an exporter joins what is equal. A convolution or linear layer that no image
+    passes has 0. What cannot be counted is a BudgetError, as for ``products``.
     """
-    counts: dict[str, int] = {}
-    handles = []
-    for name, module in net.named_modules():
-        if isinstance(module, _CONV + _TRANSPOSED + (nn.Linear,)):
-            counts[name] = 0
-
-            def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                counts[name] += _macs(layer, inputs[0], output)
-
-            handles.append(module.register_forward_hook(count))
-    try:
-        run_on_zeros(net, image_shape)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return counts
+    counts = Counter({name: 0 for name, module in net.named_modules() if isinstance(module, _LAYERS)})
+    for product in products(net, image_shape):
+        counts[product.layer] += 0 if product.again else product.macs
+    return dict(counts)
 
 
 def macs(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Return the MACs of the whole net for one image of C×H×W."""
-    return sum(layer_macs(net, image_shape).values())
+    """Return the MACs of the whole net for one image of C×H×W; what it computes twice counts once."""
+    return sum(product.macs for product in products(net, image_shape) if not product.again)
+
+
+def repeated_macs(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Return how many MACs ``macs`` leaves out, as torch computes them again and an exported graph does not."""
+    return sum(product.macs for product in products(net, image_shape) if product.again)
 
 
 def params(net: nn.Module) -> int:
     """Return how many parameters ``net`` has; buffers such as running means are none."""
     return sum(parameter.numel() for parameter in net.parameters())
-
-
-def run_on_zeros(net: nn.Module, image_shape: tuple[int, int, int]) -> Tensor:
-    """Return what ``net`` gives for one black image in eval mode; its modes are as before afterwards."""
-    like = next(net.parameters(), torch.zeros(()))
-    images = torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype)
-    with evaluating(net), torch.no_grad():
-        output: Tensor = net(images)
-    return output
 
 
 @contextmanager
@@ -68,10 +92,20 @@ def evaluating(net: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _macs(layer: nn.Module, images: Tensor, output: Tensor) -> int:
-    if isinstance(layer, nn.Linear):
-        return output.numel() * layer.in_features
-    if isinstance(layer, _TRANSPOSED):
-        return images.numel() * (layer.out_channels // layer.groups) * math.prod(layer.kernel_size)
-    assert isinstance(layer, _CONV)
-    return output.numel() * (layer.in_channels // layer.groups) * math.prod(layer.kernel_size)
+def on_zeros(net: nn.Module, shape: tuple[int, ...], run: Callable[[nn.Module, Tensor], Found]) -> Found:
+    """Return what ``run`` finds of ``net`` on black images of ``shape`` in eval mode.
+
+    It is given shapes alone, which takes no time, and the net with its values only if it does not go without.
+    """
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            blank = without_values(net).eval().to("meta")
+            with torch.device("meta"):
+                return run(blank, torch.empty(shape))
+        except BudgetError:
+            raise
+        except Exception:  # foreign code may raise anything
+            like = next(net.parameters(), torch.zeros(()))
+            with evaluating(net):
+                return run(net, torch.zeros(shape, device=like.device, dtype=like.dtype))

@@ -1,45 +1,48 @@
-"""Count the operations of an ONNX file: MACs of its convolutions and matrix products, batch 1."""
+"""Count the operations of an ONNX file: MACs of every product of its graph, for one image."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any
 
+import numpy as np
 import onnx
+import onnx.inliner
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from robustdeploy.cost.onnx_nodes import NEWEST_OPSET, UNCOUNTED, Shape, attribute, node_macs
 from robustdeploy.errors import ArtifactError
 
-_Shapes = Mapping[str, tuple[int, ...]]
+_WITH_GRAPHS = ("If", "Loop", "Scan")
 
 
 def macs(path: Path) -> int:
     """Return the MACs of the whole graph for one image."""
-    return sum(node_macs(path).values())
+    return sum(product_macs(path).values())
 
 
-def node_macs(path: Path) -> dict[str, int]:
-    """Return the MACs of each convolution and matrix product by the name of its first output.
+def product_macs(path: Path) -> dict[str, int]:
+    """Return the MACs of each product by the name of its node's first output: of one more image, if the batch is free.
 
-    A free batch counts as 1; all other sizes must be fixed. A file that is no ONNX model, or whose shapes cannot be
-    inferred, is an ArtifactError.
+    So what the graph computes once for all images, from constants alone, has none. Graphs inside nodes and the model's
+    own functions are looked into. A file that is no ONNX model, whose shapes cannot be inferred, or with an operator
+    that cannot be counted is an ArtifactError.
     """
-    model = _model(path)
-    shapes = _shapes(path, model)
-    counts = {}
-    for node in model.graph.node:
-        try:
-            counted = _node_macs(node, shapes)
-        except KeyError as error:
+    model = onnx.inliner.inline_local_functions(_model(path))
+    _check_opset(path, model)
+    if not _set_batch(model, 1):
+        return _counted(path, model)
+    one = _counted(path, model)
+    _set_batch(model, 2)
+    two = _counted(path, model)
+    for name, single in one.items():
+        if two.get(name) not in (single, 2 * single):
             raise ArtifactError(
-                f"{path}: the shape of {error} at the {node.op_type} '{node.name}' cannot be inferred; "
-                "export the net with a fixed image size"
-            ) from error
-        if counted is not None:
-            counts[node.output[0]] = counted
-    return counts
+                f"{path}: the product '{name}' takes {single:,} MACs for one image and {two.get(name, 0):,} for two; "
+                "a net must treat each image alike"
+            )
+    return {name: single for name, single in one.items() if two[name] == 2 * single}
 
 
 def _model(path: Path) -> onnx.ModelProto:
@@ -52,38 +55,155 @@ def _model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _shapes(path: Path, model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Return every shape that is fixed once the batch is 1, inferred anew: what the file says of itself is dropped."""
+def _check_opset(path: Path, model: onnx.ModelProto) -> None:
+    newest = max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=0)
+    if newest > NEWEST_OPSET:
+        raise ArtifactError(
+            f"{path} is of opset {newest}, whose operators are not known here; export it for {NEWEST_OPSET} or older"
+        )
+
+
+def _set_batch(model: onnx.ModelProto, images: int) -> bool:
+    """Give the graph a number of images, whatever it says of its own shapes; False where it has a fixed one."""
     del model.graph.value_info[:]
     constants = {tensor.name for tensor in model.graph.initializer}
+    free = False
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
-        if value.name not in constants and dims and not dims[0].HasField("dim_value"):
-            dims[0].dim_value = 1
+        if value.name not in constants and dims and (not dims[0].HasField("dim_value") or value.doc_string == _FREE):
+            dims[0].dim_value, value.doc_string, free = images, _FREE, True
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
+    return free
+
+
+_FREE = "robustdeploy: its batch is free"
+"""Marks, in the copy that is counted, an input whose batch was set here."""
+
+
+def _counted(path: Path, model: onnx.ModelProto) -> dict[str, int]:
+    """Count every product of a graph all of whose sizes are given."""
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
-        raise ArtifactError(f"{path}: the shapes of the graph cannot be inferred: {error}") from error
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
-            shapes[value.name] = tuple(dim.dim_value for dim in dims)
-    return shapes
+        return dict(_Graph(path, model, folded=False).counts())
+    except _NoShape:
+        return dict(_Graph(path, model, folded=True).counts())
 
 
-def _node_macs(node: onnx.NodeProto, shapes: _Shapes) -> int | None:
-    if node.op_type in ("Conv", "ConvInteger"):
-        return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
-    if node.op_type == "QLinearConv":
-        return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[3]][1:])
-    if node.op_type == "ConvTranspose":
-        return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
-    if node.op_type in ("MatMul", "MatMulInteger", "QLinearMatMul"):
-        return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
-    if node.op_type == "Gemm":
-        transposed = any(a.name == "transA" and cast("int", a.i) for a in node.attribute)
-        return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if transposed else 1]
-    return None
+class _NoShape(ArtifactError):
+    """A shape cannot be inferred."""
+
+
+class _Graph:
+    """A model with the shapes of its tensors, and the values of those that are constant where those were worked out."""
+
+    def __init__(self, path: Path, model: onnx.ModelProto, folded: bool) -> None:
+        self._path, self._model = path, model
+        self._values: dict[str, Any] = {}
+        self._shapes: dict[str, Shape] = {}
+        if folded:  # sizes that the graph computes are constants once the batch is one
+            self._learn(_folded(model))
+        self._learn(model)
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        """Yield each product's name and MACs."""
+        yield from self._of(self._model.graph, "", 1)
+
+    def _of(self, graph: onnx.GraphProto, within: str, times: int) -> Iterator[tuple[str, int]]:
+        for node in graph.node:
+            name = within + node.output[0]
+            if node.domain not in ("", "ai.onnx") or node.op_type in UNCOUNTED:
+                operator = ".".join(filter(None, (node.domain, node.op_type)))
+                raise ArtifactError(f"{self._path}: the operator {operator} ('{name}') has no number of MACs here")
+            if node.op_type in _WITH_GRAPHS:
+                yield from self._inside(node, f"{name}/", times)
+                continue
+            try:
+                counted = node_macs(node, self._shapes)
+            except KeyError as error:
+                raise _NoShape(
+                    f"{self._path}: the shape of {error} at the {node.op_type} '{name}' cannot be inferred; "
+                    "export the net with a fixed image size"
+                ) from error
+            if counted is not None:
+                yield name, times * counted
+
+    def _inside(self, node: onnx.NodeProto, within: str, times: int) -> Iterator[tuple[str, int]]:
+        """Count the graphs of one node: a loop's as often as it runs; of two branches either, if they cost alike."""
+        if node.op_type != "If":
+            body = attribute(node, "body")
+            yield from self._of(body, within, times * self._trips(node, body))
+            return
+        branches = [list(self._of(attribute(node, f"{name}_branch"), within, times)) for name in ("then", "else")]
+        if (taken := self._values.get(node.input[0])) is not None:
+            yield from branches[0 if bool(taken) else 1]
+        elif len({sum(counted for _, counted in branch) for branch in branches}) == 1:
+            yield from branches[0]
+        else:
+            raise ArtifactError(
+                f"{self._path}: which branch of '{node.name}' runs depends on the image, and so its MACs"
+            )
+
+    def _trips(self, node: onnx.NodeProto, body: onnx.GraphProto) -> int:
+        if node.op_type == "Scan":
+            scanned = attribute(node, "num_scan_inputs")
+            axis = next(iter(attribute(node, "scan_input_axes", ())), 0)
+            if (shape := self._shapes.get(node.input[len(node.input) - scanned])) is not None:
+                return shape[axis]
+            raise _NoShape(f"{self._path}: how often the Scan '{node.name}' runs cannot be inferred")
+        goes_on = body.output[0].name in {given.name for given in body.input[1:2]} or not node.input[1]
+        if (trips := self._values.get(node.input[0])) is None:
+            raise _NoShape(f"{self._path}: how often the Loop '{node.name}' runs cannot be inferred")
+        if not goes_on and not self._always(body):
+            raise ArtifactError(f"{self._path}: how often the Loop '{node.name}' runs depends on the image")
+        return int(trips)
+
+    def _always(self, body: onnx.GraphProto) -> bool:
+        """Whether a loop's body always asks to go on: it hands its condition on, or gives a constant that is true."""
+        made = {name: node for node in body.node for name in node.output}
+        source = made.get(body.output[0].name)
+        while source is not None and source.op_type in ("Identity", "Cast"):
+            if source.input[0] == body.input[1].name:
+                return True
+            source = made.get(source.input[0])
+        return source is not None and source.op_type == "Constant" and bool(_constant(source))
+
+    def _learn(self, model: onnx.ModelProto) -> None:
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+            raise ArtifactError(f"{self._path}: the shapes of the graph cannot be inferred: {error}") from error
+        for graph in all_graphs(inferred.graph):
+            self._shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+            for value in (*graph.input, *graph.value_info, *graph.output):
+                dims = value.type.tensor_type.shape.dim
+                if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+                    self._shapes[value.name] = tuple(dim.dim_value for dim in dims)
+            small = (tensor for tensor in graph.initializer if not tensor.external_data and len(tensor.dims) < 2)
+            self._values |= {
+                tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in small if sum(tensor.dims) < 2
+            }
+            self._values |= {node.output[0]: _constant(node) for node in graph.node if node.op_type == "Constant"}
+
+
+def _constant(node: onnx.NodeProto) -> Any:
+    given = onnx.helper.get_attribute_value(node.attribute[0])
+    return onnx.numpy_helper.to_array(given) if isinstance(given, onnx.TensorProto) else np.array(given)
+
+
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and those inside of its nodes."""
+    yield graph
+    for node in graph.node:
+        for each in node.attribute:
+            if each.type == onnx.AttributeProto.GRAPH:
+                yield from all_graphs(each.g)
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which what follows from constants and from given sizes is a constant."""
+    from onnxscript import optimizer
+
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    folded: onnx.ModelProto = optimizer.optimize(copied, num_iterations=2, onnx_shape_inference=True)
+    return folded

@@ -6,35 +6,47 @@ skips zeros, and how many numbers a store that leaves them out must hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 import torch
 from torch import Tensor, nn
 
-from robustdeploy.cost.module import layer_macs, params
-from robustdeploy.cost.onnx_graph import node_macs
+from robustdeploy.cost.module import params, products
+from robustdeploy.cost.onnx_graph import all_graphs, product_macs
 from robustdeploy.errors import ArtifactError
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 """Layers whose weights take part in as many multiplications each."""
 PATTERNED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Those whose weights lie as outputs × inputs × positions."""
-_WEIGHT = {"Conv": (1,), "ConvTranspose": (1,), "MatMul": (1, 0), "Gemm": (1, 0)}
+_WEIGHTS = {**dict.fromkeys(("Conv", "ConvTranspose"), (1,)), **dict.fromkeys(("MatMul", "Gemm", "Einsum"), (1, 0))}
 """Inputs of an operator that may hold its weights."""
+_RECURRENT = ("LSTM", "GRU", "RNN")
+"""Operators with two weights, at places 1 and 2, each of which takes part in every step."""
 
 
 def nonzero_layer_macs(net: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-    """Return ``cost.module.layer_macs`` less the multiplications by weights that are 0, for one image of C×H×W."""
-    modules = dict(net.named_modules())
-    return {
-        name: counted // modules[name].weight.numel() * int(torch.count_nonzero(modules[name].weight))
-        for name, counted in layer_macs(net, image_shape).items()
-    }
+    """Return ``cost.module.layer_macs`` less the multiplications by weights that are 0, for one image of C×H×W.
+
+    A product of two computed tensors, or by weights that are computed from other parameters, counts in full.
+    """
+    held = {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers(remove_duplicate=False))}
+    counts = Counter({name: 0 for name, module in net.named_modules() if isinstance(module, LAYERS)})
+    for product in products(net, image_shape):
+        if product.again:
+            continue
+        weights = None if product.operand is None else product.operand.of(held[product.operand.name].detach())
+        used = Fraction(1) if weights is None else Fraction(int(torch.count_nonzero(weights)), weights.numel())
+        counts[product.layer] += int(product.macs * used)
+    return dict(counts)
 
 
 def nonzero_macs(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
@@ -73,19 +85,27 @@ def onnx_nonzero_macs(path: Path) -> int:
     Weights are what the file holds as constants; a product of two computed tensors counts in full. Raises ArtifactError
     as ``cost.onnx_graph`` does, and where the weights lie in a file that is missing.
     """
-    counted = node_macs(path)
+    counted = product_macs(path)
     try:
-        graph = onnx.load(path).graph
-        constants = {tensor.name: onnx.numpy_helper.to_array(tensor, str(path.parent)) for tensor in graph.initializer}
+        model = onnx.inliner.inline_local_functions(onnx.load(path))
+        graphs = list(all_graphs(model.graph))
+        stored = [tensor for graph in graphs for tensor in graph.initializer]
+        constants = {tensor.name: onnx.numpy_helper.to_array(tensor, str(path.parent)) for tensor in stored}
     except (OSError, ValueError, onnx.checker.ValidationError) as problem:
         raise ArtifactError(f"{path}: its weights cannot be read: {problem}") from problem
-    return sum(_nonzero(counted[node.output[0]], node, constants) for node in _products(graph, counted))
+    shares = {node.output[0]: _nonzero_share(node, constants) for graph in graphs for node in graph.node}
+    return sum(int(macs * shares[name.rpartition("/")[2]]) for name, macs in counted.items())
 
 
-def _products(graph: Any, counted: Mapping[str, int]) -> Iterator[Any]:
-    return (node for node in graph.node if node.output[0] in counted)
-
-
-def _nonzero(counted: int, node: Any, constants: Mapping[str, npt.NDArray[Any]]) -> int:
-    weights = [constants[node.input[at]] for at in _WEIGHT.get(node.op_type, ()) if node.input[at] in constants]
-    return counted // weights[0].size * int(np.count_nonzero(weights[0])) if weights else counted
+def _nonzero_share(node: onnx.NodeProto, constants: Mapping[str, npt.NDArray[Any]]) -> Fraction:
+    """Return which share of a node's multiplications is by constants other than 0."""
+    if node.op_type in _RECURRENT:
+        weights = [constants[name] for name in node.input[1:3] if name in constants]
+    elif node.op_type == "Einsum" and len(node.input) != 2:
+        weights = []
+    else:
+        weights = [constants[node.input[at]] for at in _WEIGHTS.get(node.op_type, ()) if node.input[at] in constants][
+            :1
+        ]
+    size = sum(each.size for each in weights)
+    return Fraction(sum(int(np.count_nonzero(each)) for each in weights), size) if size else Fraction(1)

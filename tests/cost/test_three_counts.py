@@ -96,7 +96,7 @@ def test_products_are_counted_as_defined(
     tmp_path: Path, op: str, attributes: dict[str, object], a: list[int | str], b: list[int | str], expected: int
 ) -> None:
     node = helper.make_node(op, ["a", "b"], ["y"], **attributes)
-    assert onnx_graph.node_macs(onnx_file(tmp_path / "m.onnx", [node], a=a, b=b)) == {"y": expected}
+    assert onnx_graph.product_macs(onnx_file(tmp_path / "m.onnx", [node], a=a, b=b)) == {"y": expected}
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
