@@ -95,6 +95,7 @@ def prune(
     """
     from robustdeploy.data.load import load_data
     from robustdeploy.evaluate.attack import adversaries_from
+    from robustdeploy.export.rehearsal import OPSET, rehearse
     from robustdeploy.train import ranks
     from robustdeploy.train.setup import device_from, is_pruned
     from robustdeploy.train.stage import check_trainable, train_dense, train_pruned
@@ -107,6 +108,7 @@ def prune(
         check_rules(loaded, target)
     if not Run.folder_for(runs, loaded, name).exists():
         check_trainable(loaded, data)
+        rehearse(loaded, data, target.opset if target else OPSET)
     remember(loaded.net)  # who trains with a factory need not vouch for it again
     run = Run.for_recipe(runs, loaded, name, anew=force)
     for note in kept_settings(run, loaded):

@@ -65,6 +65,15 @@ def layer_macs(net: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, i
     return dict(counts)
 
 
+def weight_macs(net: nn.Module, image_shape: tuple[int, int, int]) -> Counter[str]:
+    """Return the MACs of ``net`` for one image of C×H×W by the name of the parameter or buffer that they are by."""
+    counts: Counter[str] = Counter()
+    for product in products(net, image_shape):
+        if product.operand is not None and not product.again:
+            counts[product.operand.name] += product.macs
+    return counts
+
+
 def macs(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Return the MACs of the whole net for one image of C×H×W; what it computes twice counts once."""
     return sum(product.macs for product in products(net, image_shape) if not product.again)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import onnx
@@ -17,6 +18,8 @@ from torch import nn
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.errors import ArtifactError
 from robustdeploy.export.metadata import OnnxMetadata, write_metadata
+from robustdeploy.export.translations import translations
+from robustdeploy.nets.normalised import Normalised
 
 
 def export_onnx(
@@ -37,19 +40,41 @@ def export_onnx(
                 output_names=["scores"],
                 dynamic_shapes=({0: torch.export.Dim("N", min=1, max=65536)},),
                 external_data=False,
+                custom_translation_table=translations(),
             )
-    except Exception as problem:
-        first = str(problem).strip().splitlines()[0] if str(problem).strip() else ""
-        raise ArtifactError(
-            f"torch could not export this {type(net).__name__} to ONNX ({type(problem).__name__}: {first}); "
-            "its forward pass must be plain tensor code without branches on values"
-        ) from problem
+    except Exception as problem:  # foreign code may raise anything
+        raise ArtifactError(f"this {_name(net)} cannot be exported to ONNX: {_reason(problem)}") from problem
     assert program is not None
     model = program.model_proto
     write_metadata(model, metadata, image_shape[0], doc)
     _name_batch(model)
     onnx.checker.check_model(model)
     atomic_write_bytes(path, model.SerializeToString(deterministic=True))
+
+
+def _name(net: nn.Module) -> str:
+    """Return what a user calls the net; what normalises its pixels is ours."""
+    return type(net.net if isinstance(net, Normalised) else net).__name__
+
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_NO_TRANSLATION = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
+_BY_VALUES = ("GuardOnDataDependentSymNode", "DataDependentOutputException")
+
+
+def _reason(problem: BaseException) -> str:
+    """Return the one sentence that says what stands in the way, and what to do; torch hides it behind its advice."""
+    chain = [problem]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    for each in chain:
+        if (found := _NO_TRANSLATION.search(str(each))) is not None:
+            return f"torch's '{found.group(1)}' has no ONNX form; write that step with other operators"
+        if type(each).__name__ in _BY_VALUES:
+            return "its forward pass decides by computed values; write that decision with torch.where"
+    told = [line for line in _ESCAPES.sub("", str(chain[-1])).splitlines() if line.strip()]
+    first = told[0].strip()[:200] if told else ""
+    return f"{type(chain[-1]).__name__}: {first}; its forward pass must be plain tensor code on any number of images"
 
 
 def _name_batch(model: onnx.ModelProto) -> None:
@@ -60,9 +85,9 @@ def _name_batch(model: onnx.ModelProto) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's own talk off the terminal; its errors still arrive as exceptions."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)

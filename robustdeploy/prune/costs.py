@@ -9,19 +9,17 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.memory import peak_bytes, without_values
-from robustdeploy.cost.module import layer_macs, params
+from robustdeploy.cost.module import params
 from robustdeploy.errors import BudgetError
-from robustdeploy.onboard.draws import Draws, key
-from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.groups import ChannelGroup
-from robustdeploy.prune.operations import Floats, operation_model, parameter_model
+from robustdeploy.prune.operations import Floats, parameter_model
 from robustdeploy.prune.peaks import peak_model
+from robustdeploy.prune.probing import operation_model, random_counts, smaller_net
 
 NAMES = {"ops": "operations", "params": "parameters", "memory": "activation memory"}
 """What the limits of a budget are called in a sentence."""
@@ -86,7 +84,7 @@ def cost_model(
     Raises BudgetError when a limited cost cannot be modelled.
     """
     costs: dict[str, Cost] = {
-        "ops": operation_model(net, groups, layer_macs(net, image_shape)),
+        "ops": operation_model(net, groups, image_shape),
         "params": parameter_model(net, groups),
     }
     if budget.memory is not None:
@@ -100,20 +98,15 @@ def cost_model(
 
 
 def _check(model: CostModel, net: nn.Module, groups: Sequence[ChannelGroup], image_shape: tuple[int, int, int]) -> None:
-    """Count parameters and memory of two compact nets, so that a wrong model fails here and not after training.
-
-    The masks' rehearsal counts on the operations.
-    """
+    """Count parameters and memory of smaller nets, so that a wrong model fails here and not after training."""
     counted: dict[str, Callable[[nn.Module], int]] = {
         "params": params,
         "memory": partial(peak_bytes, image_shape=image_shape),
     }
     limited = [name for name in counted if name in model.limits]
     blank = without_values(net)
-    for draw in Draws(key("costs"), [0, 1]).uniform(0, len(groups)) if limited else ():
-        counts = np.array([1 + int(share * group.size) for share, group in zip(draw, groups, strict=True)])
-        kept = {group.name: torch.arange(count) for group, count in zip(groups, counts, strict=True)}
-        small = compact_net(blank, groups, kept)
+    for counts in random_counts(groups) if limited else ():
+        small = smaller_net(blank, groups, counts)
         for name in limited:
             told, found = float(model.costs[name].of(counts.astype(np.float64))), counted[name](small)
             if round(told) != found:

@@ -9,27 +9,33 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from robustdeploy.cost.products import Product
 from robustdeploy.prune.groups import ChannelGroup, Normalisation
 
 Floats = npt.NDArray[np.float64]
+FACTORS = 2
+"""Numbers of channels that what a layer costs is proportional to: those of its outputs and of its inputs."""
 
 
 @dataclass(frozen=True)
-class Bilinear:
-    """The sum over terms t of ``scale[t] · (out0[t] + out[t]·kept) · (in0[t] + in_[t]·kept)``."""
+class Multilinear:
+    """The sum over terms t of ``scale[t]`` times ``constant[f, t] + slope[f, t]·kept`` of every factor f."""
 
     scale: Floats
-    out0: Floats
-    out: Floats
-    in0: Floats
-    in_: Floats
+    constant: Floats
+    slope: Floats
 
     def of(self, kept: Floats) -> Floats:
         """Return the cost of ``kept`` channels per group; a leading axis is a batch of choices."""
-        out = self.out0 + kept @ self.out.T
-        in_ = self.in0 + kept @ self.in_.T
-        total: Floats = (self.scale * out * in_).sum(-1)
+        total: Floats = self.terms(kept).sum(-1)
         return total
+
+    def terms(self, kept: Floats) -> Floats:
+        """Return what each term adds."""
+        terms = self.scale
+        for constant, slope in zip(self.constant, self.slope, strict=True):
+            terms = terms * (constant + kept @ slope.T)
+        return terms
 
     def parts(self) -> list[npt.NDArray[np.int64]]:
         """Return no smaller parts: every group has a share in the one sum."""
@@ -37,7 +43,7 @@ class Bilinear:
 
     def blamed(self, kept: Floats, limit: float, share: float) -> npt.NDArray[np.bool_]:
         """Say which groups have a part in ``kept`` using more than ``share`` of ``limit``: all with a cost, or none."""
-        costs: npt.NDArray[np.bool_] = (self.out != 0).any(0) | (self.in_ != 0).any(0)
+        costs: npt.NDArray[np.bool_] = (self.slope != 0).any((0, 1))
         return costs & bool(self.of(kept) / limit > share)
 
 
@@ -53,16 +59,22 @@ class _Term:
     """Whether it falls with the layer's input channels as well."""
 
 
-def operation_model(net: nn.Module, groups: Sequence[ChannelGroup], dense_macs: Mapping[str, int]) -> Bilinear:
-    """Build the model of MACs from the dense net's MACs per layer (``cost.module.layer_macs``) and its groups."""
+def product_model(net: nn.Module, groups: Sequence[ChannelGroup], products: Sequence[Product]) -> Multilinear:
+    """Model the MACs of each product, a term for each, as its layer's own weights have them; others are a constant."""
     modules = dict(net.named_modules())
-    terms = (_Term(name, macs, *_sizes(modules[name]), reads=True) for name, macs in dense_macs.items())
-    return _bilinear(terms, groups)
+    return _multilinear([_product_term(modules, product) for product in products], groups)
 
 
-def parameter_model(net: nn.Module, groups: Sequence[ChannelGroup]) -> Bilinear:
+def _product_term(modules: Mapping[str, nn.Module], product: Product) -> _Term:
+    weight = f"{product.layer}.weight" if product.layer else "weight"
+    if product.operand is None or product.operand.name != weight:
+        return _Term("", product.macs, 1)
+    return _Term(product.layer, product.macs, *_sizes(modules[product.layer]), reads=True)
+
+
+def parameter_model(net: nn.Module, groups: Sequence[ChannelGroup]) -> Multilinear:
     """Build the model of all parameters of ``net``: weights are proportional to two sides, the rest to one or none."""
-    return _bilinear(_parameter_terms(net), groups)
+    return _multilinear([term for term in _parameter_terms(net) if term.total], groups)
 
 
 def _parameter_terms(net: nn.Module) -> Iterable[_Term]:
@@ -81,25 +93,22 @@ def _parameter_terms(net: nn.Module) -> Iterable[_Term]:
                 yield _Term(name, parameter.numel(), outputs)
 
 
-def _bilinear(terms: Iterable[_Term], groups: Sequence[ChannelGroup]) -> Bilinear:
-    listed = [term for term in terms if term.total]
+def _multilinear(terms: Sequence[_Term], groups: Sequence[ChannelGroup]) -> Multilinear:
     rows: dict[str, list[int]] = {}
-    for row, term in enumerate(listed):
+    for row, term in enumerate(terms):
         rows.setdefault(term.layer, []).append(row)
-    out0 = np.array([term.outputs for term in listed], dtype=np.float64)
-    in0 = np.array([term.inputs for term in listed], dtype=np.float64)
-    scale = np.array([term.total for term in listed]) / (out0 * in0)
-    out = np.zeros((len(listed), len(groups)))
-    in_ = np.zeros_like(out)
+    constant = np.array([[term.outputs for term in terms], [term.inputs for term in terms]], dtype=np.float64)
+    scale = np.array([term.total for term in terms]) / constant.prod(0)
+    slope = np.zeros((FACTORS, len(terms), len(groups)))
     for column, group in enumerate(groups):
         for member in group.members:
-            into, constant = (out, out0) if member.side == "out" else (in_, in0)
+            factor = 0 if member.side == "out" else 1
             for row in rows.get(member.layer, ()):
-                if member.side == "out" or listed[row].reads:
+                if member.side == "out" or terms[row].reads:
                     # A channel spread over several positions (a flattened map) counts once for each of them.
-                    into[row, column] += len(member.positions) / group.size
-                    constant[row] -= len(member.positions)
-    return Bilinear(scale, out0, out, in0, in_)
+                    slope[factor, row, column] += len(member.positions) / group.size
+                    constant[factor, row] -= len(member.positions)
+    return Multilinear(scale, constant, slope)
 
 
 def _sizes(module: nn.Module) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from torch import nn
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.memory import peak_bytes
-from robustdeploy.cost.module import layer_macs, params
+from robustdeploy.cost.module import macs, params, weight_macs
 from robustdeploy.cost.sparse import LAYERS
 from robustdeploy.errors import BudgetError
 from robustdeploy.prune.costs import NAMES, UNITS
@@ -39,13 +39,15 @@ def layer_weights(net: nn.Module, image_shape: tuple[int, int, int]) -> tuple[La
 
     A weight that is computed from other parameters (a parametrisation) is none.
     """
-    counted = layer_macs(net, image_shape)
+    counted = weight_macs(net, image_shape)
     found: dict[int, LayerWeight] = {}
     for name, module in net.named_modules():
         weight = module._parameters.get("weight")
         if isinstance(module, LAYERS) and weight is not None:
             first = found.get(id(weight), LayerWeight(name, weight.numel(), 0))
-            found[id(weight)] = LayerWeight(first.layer, first.size, first.macs + counted[name])
+            found[id(weight)] = LayerWeight(
+                first.layer, first.size, first.macs + counted[f"{name}.weight" if name else "weight"]
+            )
     return tuple(found.values())
 
 
@@ -72,8 +74,10 @@ def weight_costs(
 
     With a budget for it also the activation memory, none of which zeros among the weights can save.
     """
-    macs, numbers = sum(layer_macs(net, image_shape).values()), params(net)
-    ops = WeightCost("ops", tuple(w.macs // w.size for w in weights), macs - sum(w.macs for w in weights), macs)
+    ops_dense, numbers = macs(net, image_shape), params(net)
+    ops = WeightCost(
+        "ops", tuple(w.macs // w.size for w in weights), ops_dense - sum(w.macs for w in weights), ops_dense
+    )
     stored = WeightCost("params", tuple(1 for _ in weights), numbers - sum(w.size for w in weights), numbers)
     if budget.memory is None:
         return ops, stored

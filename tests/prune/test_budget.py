@@ -19,7 +19,7 @@ from robustdeploy.prune.budget import TOLERANCE, counts_below, exact_counts, lim
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.costs import NAMES, CostModel, cost_model
 from robustdeploy.prune.groups import find_groups
-from robustdeploy.prune.operations import Bilinear
+from robustdeploy.prune.operations import Multilinear
 from robustdeploy.prune.peaks import Peaks
 
 
@@ -31,7 +31,7 @@ def chain(sizes, scales):
     in0[0], out0[-1] = 3, 10
     for group in range(groups):
         out[group, group] = in_[group + 1, group] = 1
-    return Bilinear(np.array(scales, float), out0, out, in0, in_)
+    return Multilinear(np.array(scales, float), np.stack([out0, in0]), np.stack([out, in_]))
 
 
 def maps(sizes, areas):
@@ -298,8 +298,8 @@ def test_small_moves_do_not_hide_the_two_groups_that_matter():
 )
 def test_a_group_whose_channels_are_worth_the_same_does_not_count_for_nothing(costs, fraction, other):
     """Where the cut of the ranking misses the band, what is found is worth as much as another choice as near to it."""
-    sizes, none = [32, 32, 32], np.zeros((3, 3))
-    model = budgeted(sizes, {"ops": Bilinear(np.array(costs), np.zeros(3), np.eye(3), np.ones(3), none)}, ops=fraction)
+    sizes = [32, 32, 32]
+    model = budgeted(sizes, {"ops": Multilinear(np.array(costs), np.zeros((1, 3)), np.eye(3)[None])}, ops=fraction)
     worths = [np.full(32, 5.0), np.linspace(1, 0.5, 32), np.linspace(1, 0.5, 32)]
     values = [channels / cost for channels, cost in zip(worths, costs, strict=True)]
     limits = limits_for(sizes, 8, 0.1)

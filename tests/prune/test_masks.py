@@ -7,12 +7,12 @@ from torch import nn
 
 from robustdeploy.core.recipe import Budget, Choice
 from robustdeploy.cost.memory import peak_bytes
-from robustdeploy.cost.module import layer_macs, macs, params
+from robustdeploy.cost.module import macs, params
 from robustdeploy.errors import BudgetError
 from robustdeploy.nets.build import build_net
 from robustdeploy.prune.compact import prove_equal
 from robustdeploy.prune.masks import Masks
-from robustdeploy.prune.operations import operation_model
+from robustdeploy.prune.probing import operation_model
 
 SHAPE = (3, 16, 16)
 
@@ -53,7 +53,7 @@ def test_with_operations_alone_they_fall_along_the_cubic(ops):
     dense = macs(net, SHAPE)
     pruning = options.begin(net, SHAPE, Budget(ops=ops))
     sizes = np.array([group.size for group in pruning.groups], float)
-    model = operation_model(net, pruning.groups, layer_macs(net, SHAPE))
+    model = operation_model(net, pruning.groups, SHAPE)
     channel = max(dense - float(model.of(fewer)) for fewer in sizes - np.eye(len(sizes)))
     for step, progress in enumerate(np.linspace(0.11, 0.34, 8)):
         moved(pruning, step)

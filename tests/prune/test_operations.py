@@ -7,15 +7,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robustdeploy.cost import flop_counter
-from robustdeploy.cost.module import layer_macs, macs, params
+from robustdeploy.cost.module import macs, params
 from robustdeploy.prune.compact import compact_net
-from robustdeploy.prune.operations import operation_model, parameter_model
+from robustdeploy.prune.operations import parameter_model
+from robustdeploy.prune.probing import operation_model
 
 
 @pytest.fixture(scope="session")
 def modelled(subject, coupling):
     net = subject.net()
-    operations = operation_model(net, coupling.groups, layer_macs(net, subject.shape))
+    operations = operation_model(net, coupling.groups, subject.shape)
     return net, {"operations": operations, "parameters": parameter_model(net, coupling.groups)}
 
 

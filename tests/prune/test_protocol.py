@@ -17,7 +17,7 @@ from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.core.recipe import Budget
 from robustdeploy.core.registry import NETS, PRUNERS
 from robustdeploy.cost import flop_counter, onnx_graph
-from robustdeploy.cost.module import layer_macs, macs
+from robustdeploy.cost.module import macs
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.nets.cifar_resnet import CifarResNet
@@ -25,7 +25,7 @@ from robustdeploy.nets.store import NetInfo, load_net, save_net
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.compact import prove_equal
 from robustdeploy.prune.groups import find_groups
-from robustdeploy.prune.operations import operation_model
+from robustdeploy.prune.probing import operation_model
 
 OPS = (0.7, 0.3, 0.1)
 REMOVE_CHANNELS = [name for name in PRUNERS.names() if name not in ("n-m", "weights")]
@@ -72,7 +72,7 @@ def begun(pruner, net, shape, ops, multiple=1):
 def nearest(net, shape, ops, multiple):
     """The most MACs below a budget and the fewest above it, over every choice of channels in ``multiple``."""
     groups = find_groups(net, shape).groups
-    model = operation_model(net, groups, layer_macs(net, shape))
+    model = operation_model(net, groups, shape)
     ladders = [sorted({*range(multiple, g.size, multiple), g.size}) for g in groups]
     table = np.array(list(product(*ladders)), dtype=float)
     counted = np.round(model.of(table))

@@ -1,0 +1,133 @@
+"""Rehearsal: what export, counting and parity will ask of a net is asked of the untrained one, before any training.
+
+Each check takes what is rehearsed and raises the error that a user would otherwise meet after the training.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustdeploy.core.files import canonical_json
+from robustdeploy.core.plain import plain
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.registry import BACKENDS
+from robustdeploy.cost.module import macs
+from robustdeploy.cost.onnx_graph import macs as onnx_macs
+from robustdeploy.data.load import Loaded
+from robustdeploy.errors import RobustdeployError, UsageError
+from robustdeploy.export.metadata import OnnxMetadata
+from robustdeploy.export.onnx_file import export_onnx
+from robustdeploy.nets.normalised import Normalised
+from robustdeploy.onboard.types import Bytes, Scores, pixels_from_bytes
+from robustdeploy.train.start import starting_net
+
+OPSET = 20
+"""Of the rehearsed file where no target is named."""
+LOOKED_AT = 4
+"""Images whose scores are compared, together and alone."""
+TOLERANCE = 1e-3
+"""Largest gap between the scores of torch and of the exported file, over the largest score; float32 rounds to 1e-5."""
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """An untrained net in eval mode on the CPU, real images, and the file that an export of it would be."""
+
+    name: str
+    net: Normalised
+    images: Bytes
+    opset: int
+    folder: Path
+
+    @cached_property
+    def scores(self) -> Scores:
+        """What torch gives for the images."""
+        with torch.no_grad():
+            scores: Tensor = self.net(torch.from_numpy(pixels_from_bytes(self.images)))
+        return scores.numpy()
+
+    @cached_property
+    def file(self) -> Path:
+        """The exported net; raises ArtifactError where torch cannot export it."""
+        path = self.folder / "rehearsed.onnx"
+        export_onnx(self.net, self.images.shape[1:], path, self.opset, _NO_METADATA)
+        return path
+
+
+def rehearse(recipe: Recipe, data: Loaded, opset: int = OPSET) -> None:
+    """Run every check on the recipe's net; the first that fails raises its error. Nothing is kept.
+
+    A net of this package or of torchvision that has passed in this process is not rehearsed again.
+    """
+    told = {"net": plain(recipe.net), "shape": data.image_shape, "classes": len(data.classes), "opset": opset}
+    mark = canonical_json(told)
+    if mark in _PASSED:
+        return
+    net = starting_net(recipe, data, torch.device("cpu")).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        images = data.train.images[:LOOKED_AT].cpu().numpy()
+        rehearsed = Rehearsed(f"net '{recipe.net.name}'", net, images, opset, Path(folder))
+        for check in CHECKS:
+            check(rehearsed)
+    if ":" not in recipe.net.name and recipe.train.start is None:  # what lies in a file may be another net next time
+        _PASSED.add(mark)
+
+
+def check_scores(rehearsed: Rehearsed) -> None:
+    """Raise UsageError where the first images get scores that are no numbers."""
+    if not np.isfinite(rehearsed.scores).all():
+        raise UsageError(
+            f"{rehearsed.name} gives scores that are not finite for the first training images, before any training; "
+            "look for a division by 0, a logarithm or weights that are not set"
+        )
+
+
+def check_counts(rehearsed: Rehearsed) -> None:
+    """Raise an error where the operations cannot be counted, or torch's net and the exported graph count otherwise."""
+    counted = macs(rehearsed.net, rehearsed.images.shape[1:])
+    if (found := onnx_macs(rehearsed.file)) != counted:
+        raise UsageError(
+            f"the operations of {rehearsed.name} are counted differently: {counted:,} MACs as torch runs it, {found:,} "
+            "in its ONNX graph; no budget could be certified. Write its products with torch.nn's layers"
+        )
+
+
+def check_parity(rehearsed: Rehearsed) -> None:
+    """Raise UsageError where the exported file gives other scores than torch, for images together or alone."""
+    backend: Any = BACKENDS.build("onnxruntime", {})
+    pixels = pixels_from_bytes(rehearsed.images)
+    try:
+        with backend.open(rehearsed.file) as model:
+            together, alone = model(pixels), np.concatenate([model(pixel[None]) for pixel in pixels])
+    except RobustdeployError:
+        raise
+    except Exception as problem:  # the runtime's own
+        first = " ".join(str(problem).split())[:200]
+        raise UsageError(
+            f"{rehearsed.name} exports to an ONNX file that ONNX Runtime does not run ({first}); torch's exporter has "
+            "a part of it wrong: write that part with other layers"
+        ) from problem
+    limit = TOLERANCE * float(np.abs(rehearsed.scores).max())
+    for scores, how in ((together, "together"), (alone, "one by one")):
+        if scores.shape != rehearsed.scores.shape or not np.abs(scores - rehearsed.scores).max() <= limit:
+            raise UsageError(
+                f"{rehearsed.name} gives other scores as an ONNX file than in torch for {len(pixels)} images {how}; "
+                "its forward pass must not name a number of images, nor keep anything from one pass to the next"
+            )
+
+
+_PASSED: set[str] = set()
+CHECKS: tuple[Callable[[Rehearsed], None], ...] = (check_scores, check_counts, check_parity)
+
+_NO_METADATA = OnnxMetadata(
+    recipe_sha256="", threat="", norm="", eps=0, ops_ratio=1, macs=0, classes="", input_mean="", input_std=""
+)
