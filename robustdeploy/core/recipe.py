@@ -96,7 +96,7 @@ class Budget(Noun):
     """What the compact net may cost: any of three limits, each a fraction of the dense net or a number; all are met."""
 
     ops: Amount | None = None
-    """Operations, the MACs of convolution and linear layers for one image: ``0.3``, ``30%`` or ``12.2M``."""
+    """Operations, the MACs of all convolutions and matrix products for one image: ``0.3``, ``30%`` or ``12.2M``."""
     params: Amount | None = None
     """Parameters of the net: ``0.3``, ``30%`` or ``64k``."""
     memory: Bytes | None = None

@@ -74,7 +74,7 @@ class Omission(Noun):
 
 
 class BudgetLine(Noun):
-    """The budget and what became of it. Operations are MACs of convolution and linear layers.
+    """The budget and what became of it. Operations are MACs of all products that add up.
 
     A target is the limit as a fraction of the dense net's cost, also where the recipe gives a number; no limit is 1.
     """

@@ -19,12 +19,6 @@ from torch import Tensor
 Sizes = tuple[int, ...]
 """Numbers of outputs, of summands and so on; their product is a number of MACs."""
 
-COUNTED = (
-    "convolutions, matrix products and what is made of them: linear layers, attention, recurrent cells, einsum, "
-    "bilinear forms"
-)
-"""What the counts hold, in words for people."""
-
 
 @dataclass(frozen=True)
 class Kind:

@@ -28,6 +28,9 @@ class OnnxMetadata(Noun):
     """Radius in pixels of [0, 1]."""
     ops_ratio: float
     macs: int
+    """Of the whole graph, for one image."""
+    macs_of: str = ""
+    """Which operations ``macs`` counts; files of older versions do not say."""
     classes: str
     """Class names, one per line."""
     input_mean: str

@@ -20,6 +20,7 @@ from robustdeploy.core.recipe import Recipe, Threat
 from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
+from robustdeploy.cost import COUNTED
 from robustdeploy.cost.memory import images_at_once
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
 from robustdeploy.data.noise import Noise
@@ -55,7 +56,8 @@ def export(
     export_onnx(net, info.image_shape, path, target.opset, _metadata(recipe, info, facts), _doc(recipe, facts))
     if (counted := onnx_macs(path)) != facts["macs"]:
         raise ArtifactError(
-            f"the ONNX graph has {counted:,} MACs, the net {facts['macs']:,}: the export is another net"
+            f"the operations were counted differently: the ONNX graph has {counted:,} MACs, the net {facts['macs']:,}; "
+            "a net that an older version trained must be trained again"
         )
     zeros = find_zeros(net, path)
     parity, reference = measure_parity(net, path, clean, _attacked(net, clean, labels, recipe.threat))
@@ -117,6 +119,7 @@ def _metadata(recipe: Recipe, info: NetInfo, facts: Mapping[str, Any]) -> OnnxMe
         eps=recipe.threat.eps,
         ops_ratio=facts["macs"] / facts["dense_macs"],
         macs=facts["macs"],
+        macs_of=COUNTED,
         classes="\n".join(info.classes),
         input_mean=" ".join(map(str, info.mean)),
         input_std=" ".join(map(str, info.std)),
@@ -136,6 +139,11 @@ def _notes(target: Target, facts: Mapping[str, Any]) -> list[str]:
         c["layer"] for c in facts.get("channels", []) if c["kept"] < c["dense"] and c["kept"] % target.channel_multiple
     ]
     notes = []
+    if repeated := facts.get("repeated_macs"):
+        notes.append(
+            f"torch computes {facts['macs'] + repeated:,} MACs, {repeated:,} of them again from the same numbers; "
+            f"the exported graph computes those once, and its {facts['macs']:,} MACs are what counts"
+        )
     if odd:
         notes.append(
             f"{len(odd)} layers keep a number of channels that is no multiple of {target.channel_multiple}, which "

@@ -45,7 +45,7 @@ def operation_model(net: nn.Module, groups: Sequence[ChannelGroup], image_shape:
             largest = max((product for product, bad in zip(found, wrong, strict=True) if bad), key=lambda p: p.macs)
             raise BudgetError(
                 f"the operations of this {type(net).__name__} do not follow from its channel counts: those of a "
-                f"'{largest.operator}' in {largest.layer or 'the net itself'} ({largest.macs:,} MACs) change otherwise, "
+                f"'{largest.operator}' in {largest.layer or 'the net itself'} ({largest.macs:,} MACs) do not, "
                 "so no budget can be kept by removing channels; `prune: weights` removes none"
             )
     return model

@@ -17,6 +17,7 @@ from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.report import BudgetLine, ChannelCount, Figures, Measurement, Report
 from robustdeploy.core.settings import overrides
+from robustdeploy.cost import COUNTED
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.evidence import EvaluationRows
 from robustdeploy.report.collapse import collapse_diagnostics
@@ -71,7 +72,7 @@ def _budget(train: Mapping[str, Any], export: Mapping[str, Any]) -> BudgetLine:
 
 def _cost_rows(budget: BudgetLine) -> Iterator[Measurement]:
     """Return what the compact net costs, as numbers and as fractions of the dense net's, so that rules can bound it."""
-    yield from _cost_pair("ops", "MACs", "MACs of convolution and linear layers", budget.macs, budget.dense_macs)
+    yield from _cost_pair("ops", "MACs", COUNTED, budget.macs, budget.dense_macs)
     yield from _cost_pair("params", "params", "all parameters of the net", budget.params, budget.dense_params)
     if budget.memory_bytes is not None and budget.dense_memory_bytes is not None:
         counts = "feature maps that exist at once, in float32 for one image, as the net's layers run in order"

@@ -38,7 +38,7 @@ def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, stage: Stag
         **dense,
         **costs,
         **target_facts(recipe.budget, dense),
-        "counts": {"module": costs["macs"], "flop_counter": flop_counter_macs(net, shape)},
+        "counts": {"module": costs["macs"], "flop_counter": flop_counter_macs(net, shape) - costs["repeated_macs"]},
         "channels": channel_facts(info, net) if costs["macs"] < dense["dense_macs"] else [],
         "data": {**data.facts(), "adopted": "trained elsewhere; the numbers of images are of the set aside here"},
     }

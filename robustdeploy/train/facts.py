@@ -12,7 +12,7 @@ from torch import nn
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.memory import peak_bytes
-from robustdeploy.cost.module import layer_macs, macs, params
+from robustdeploy.cost.module import layer_macs, macs, params, repeated_macs
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import BudgetError
 from robustdeploy.nets.size import module_sizes
@@ -34,9 +34,13 @@ def dense_cost_facts(net: nn.Module, image_shape: ImageShape) -> dict[str, Any]:
 
 
 def cost_facts(net: nn.Module, image_shape: ImageShape) -> dict[str, Any]:
-    """Return what one image costs, and each layer's share of the operations."""
+    """Return what one image costs, and each layer's share of the operations.
+
+    MACs are those of the graph that an export gives, which computes once what torch computes twice (``repeated_macs``).
+    """
     return {
         "macs": macs(net, image_shape),
+        "repeated_macs": repeated_macs(net, image_shape),
         "params": params(net),
         "memory_bytes": _memory(net, image_shape),
         "layer_macs": layer_macs(net, image_shape),

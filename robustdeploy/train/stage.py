@@ -19,7 +19,7 @@ from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.stage import Stage
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
 from robustdeploy.cost.memory import training_bytes
-from robustdeploy.cost.module import macs
+from robustdeploy.cost.module import macs, repeated_macs
 from robustdeploy.cost.sparse import nonzero_macs
 from robustdeploy.data.load import Loaded
 from robustdeploy.data.room import available_bytes, check_room
@@ -118,7 +118,8 @@ def _counts(pruning: Pruning, compact: nn.Module, data: Loaded) -> dict[str, int
     """
     counts = {
         "module": macs(compact, data.image_shape),
-        "flop_counter": flop_counter_macs(compact, data.image_shape),
+        # Torch's own counter knows of no repeats.
+        "flop_counter": flop_counter_macs(compact, data.image_shape) - repeated_macs(compact, data.image_shape),
     }
     masks = round(pruning.costs()["ops"])
     if pruning.removes_channels:
