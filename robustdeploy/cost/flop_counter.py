@@ -17,8 +17,7 @@ from robustdeploy.cost.module import on_zeros
 from robustdeploy.cost.operators import PRODUCTS
 from robustdeploy.cost.products import unfused
 
-_WITHOUT_FORMULA: tuple[str, ...] = ("mv", "dot", "vdot", "_int_mm", "addbmm", "addmv", "_addmm_activation")
-_WITHOUT_FORMULA += ("_trilinear", "affine_grid_generator")
+_WITHOUT_FORMULA = ("mv", "dot", "vdot", "_int_mm", "addbmm", "addmv", "_addmm_activation", "_trilinear")
 """Products that torch's counter passes over."""
 
 

@@ -109,7 +109,7 @@ def on_zeros(net: nn.Module, shape: tuple[int, ...], run: Callable[[nn.Module, T
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            blank = without_values(net).eval().to("meta")
+            blank = without_values(net).eval().requires_grad_(False).to("meta")
             with torch.device("meta"):
                 return run(blank, torch.empty(shape))
         except BudgetError:

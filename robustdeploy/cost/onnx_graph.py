@@ -31,10 +31,14 @@ def product_macs(path: Path) -> dict[str, int]:
     """
     model = onnx.inliner.inline_local_functions(_model(path))
     _check_opset(path, model)
-    if not _set_batch(model, 1):
-        return _counted(path, model)
+    batch = _free_batch(model)
+    for dim in batch:
+        dim.dim_value = 1
     one = _counted(path, model)
-    _set_batch(model, 2)
+    if not batch:
+        return one
+    for dim in batch:
+        dim.dim_value = 2
     two = _counted(path, model)
     for name, single in one.items():
         if two.get(name) not in (single, 2 * single):
@@ -63,22 +67,23 @@ def _check_opset(path: Path, model: onnx.ModelProto) -> None:
         )
 
 
-def _set_batch(model: onnx.ModelProto, images: int) -> bool:
-    """Give the graph a number of images, whatever it says of its own shapes; False where it has a fixed one."""
-    del model.graph.value_info[:]
+def _free_batch(model: onnx.ModelProto) -> list[Any]:
+    """Drop what the graph says of its own shapes, and return every place where it leaves the number of images free."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    free = False
+    free, names = [], set()
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
-        if value.name not in constants and dims and (not dims[0].HasField("dim_value") or value.doc_string == _FREE):
-            dims[0].dim_value, value.doc_string, free = images, _FREE, True
+        if value.name not in constants and dims and not dims[0].HasField("dim_value"):
+            free.append(dims[0])
+            names.add(dims[0].dim_param)
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
+    for graph in all_graphs(model.graph):
+        del graph.value_info[:]
+        inside = () if graph is model.graph else (*graph.input, *graph.output)
+        dims = [dim for value in inside for dim in value.type.tensor_type.shape.dim]
+        free += [dim for dim in dims if dim.HasField("dim_param") and dim.dim_param in names]
     return free
-
-
-_FREE = "robustdeploy: its batch is free"
-"""Marks, in the copy that is counted, an input whose batch was set here."""
 
 
 def _counted(path: Path, model: onnx.ModelProto) -> dict[str, int]:

@@ -66,11 +66,6 @@ def _attention(node: onnx.NodeProto, shapes: Shapes) -> int:
     return queries[0] * heads * queries[-2] * (keys[-2] + past) * (width + value_width)
 
 
-def _affine_grid(node: onnx.NodeProto, shapes: Shapes) -> int:
-    *places, axes = shapes[node.output[0]]
-    return math.prod(places) * axes * (axes + 1)
-
-
 def einsum_macs(equation: str, shapes: Sequence[Shape]) -> int:
     """Return the MACs of a sum of products over indices, contracted from left to right.
 
@@ -125,5 +120,4 @@ _RULES: dict[str, Callable[[onnx.NodeProto, Shapes], int]] = {
     "Einsum": _einsum,
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
     "Attention": _attention,
-    "AffineGrid": _affine_grid,
 }

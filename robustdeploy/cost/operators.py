@@ -47,10 +47,6 @@ def _trilinear(given: Sequence[Any], output: Tensor) -> list[Sizes]:
     return [(first.shape[0], *weight.shape[-3:]), (first.shape[0], weight.shape[-3], second.shape[-1])]
 
 
-def _affine_grid(given: Sequence[Any], output: Tensor) -> list[Sizes]:
-    return [(output.numel() // output.shape[-1], output.shape[-1] + 1, output.shape[-1])]
-
-
 _FIRST_TWO = Kind(slice(0, 2), lambda given, _: _matrices(*given[:2]))
 _BEHIND_A_SUMMAND = Kind(slice(1, 3), lambda given, _: _matrices(*given[1:3]))
 PRODUCTS: dict[str, Kind] = {
@@ -58,7 +54,6 @@ PRODUCTS: dict[str, Kind] = {
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot", "_int_mm"), _FIRST_TWO),
     **dict.fromkeys(("addmm", "addbmm", "baddbmm", "addmv", "_addmm_activation"), _BEHIND_A_SUMMAND),
     "_trilinear": Kind(slice(0, 3), _trilinear),
-    "affine_grid_generator": Kind(slice(0, 1), _affine_grid),
 }
 """By the operator's name."""
 
@@ -71,10 +66,10 @@ _pack_padded_sequence _prelu_kernel _resize_output _safe_softmax _thnn_fused_gru
 _unique2 _unsafe_index _unsafe_index_put _unsafe_masked_index _unsafe_view _upsample_bicubic2d_aa
 _upsample_bilinear2d_aa _upsample_lanczos2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
 _upsample_nearest_exact3d _weight_norm_interface adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d
-as_strided_scatter avg_pool1d bernoulli bincount block_diag bucketize channel_shuffle complex copysign cummax cummin
-cumprod diag_embed diagonal_scatter empty_like empty_permuted equal exponential eye floor_divide
-fractional_max_pool2d fractional_max_pool3d glu grid_sampler_3d hann_window hardswish heaviside im2col index_add
-index_copy index_fill index_reduce is_same_size isin item kthvalue lift lift_fresh linalg_cross linspace
+affine_grid_generator as_strided_scatter avg_pool1d bernoulli bincount block_diag bucketize channel_shuffle complex
+copysign cummax cummin cumprod diag_embed diagonal_scatter empty_like empty_permuted equal exponential eye
+floor_divide fractional_max_pool2d fractional_max_pool3d glu grid_sampler_3d hann_window hardswish heaviside im2col
+index_add index_copy index_fill index_reduce is_same_size isin item kthvalue lift lift_fresh linalg_cross linspace
 log_sigmoid_forward logcumsumexp logspace masked_fill masked_select max_unpool2d max_unpool3d median mish mode
 multinomial nanmedian native_batch_norm new_empty new_empty_strided new_full new_ones new_zeros nonzero_static
 normal ones ones_like pixel_shuffle pixel_unshuffle polar rand_like randint randint_like randn_like

@@ -146,7 +146,7 @@ class _Watch(TorchDispatchMode):
                 f"tensors (in {self._running[-1] or 'the net itself'}); write it with dense real ones"
             )
         layer, operand = self._running[-1], None
-        if (weights := next((each for each in factors if _memory(each) in self._owners), None)) is not None:
+        if (weights := next((each for each in reversed(factors) if _memory(each) in self._owners), None)) is not None:
             owners = self._owners[_memory(weights)]
             layer, parameter = next((owner for owner in owners if owner[0] == layer), owners[0])
             operand = Operand(parameter, tuple(weights.shape), tuple(weights.stride()), int(weights.storage_offset()))

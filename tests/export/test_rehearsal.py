@@ -1,0 +1,159 @@
+"""What an export would find wrong after the training is said before it, of each net by its true reason."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+import pytest
+
+from robustdeploy.core.load import load_recipe
+from robustdeploy.data.load import load_data
+from robustdeploy.errors import RobustdeployError
+from robustdeploy.export.rehearsal import rehearse
+
+NETS = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Base(nn.Module):
+    def __init__(self, num_classes, in_channels, features=64):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(in_channels, 8, 3, padding=1), nn.LazyLinear(num_classes)
+        self.make()
+
+    def make(self):
+        pass
+
+    def forward(self, x):
+        return self.fc(self.between(F.relu(self.conv(x))).flatten(1))
+
+
+class MaxPooled(Base):
+    def between(self, x):
+        return F.adaptive_max_pool2d(x, (3, 5))
+
+class UnevenMeans(Base):
+    def between(self, x):
+        return F.adaptive_avg_pool2d(x, (3, 5))
+
+class Columns(Base):
+    def make(self):
+        self.rnn = nn.LSTM(8, 5, bidirectional=True, batch_first=True)
+    def between(self, x):
+        return self.rnn(x.mean(1))[0][:, -1]
+
+class Cosine(Base):
+    def make(self):
+        self.classes = nn.Parameter(torch.randn(6, 8))
+    def between(self, x):
+        return F.linear(F.normalize(x.mean((2, 3))), F.normalize(self.classes))
+
+class Twice(Base):
+    def between(self, x):
+        return F.avg_pool2d(x, 2) * torch.sigmoid(F.avg_pool2d(x, 2))
+
+class Encoded(Base):
+    def make(self):
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+    def between(self, x):
+        return self.encoder(F.interpolate(x, (3, 5), mode="bilinear").flatten(2).transpose(1, 2))
+
+class Spectrum(Base):
+    def between(self, x):
+        return torch.fft.rfft2(x).abs()
+
+class Projected(Base):
+    def make(self):
+        self.rnn = nn.LSTM(8, 5, proj_size=3, batch_first=True)
+    def between(self, x):
+        return self.rnn(x.mean(1))[0][:, -1]
+
+class Decides(Base):
+    def between(self, x):
+        return x if x.mean() > 0.1 else -x
+
+class Selects(Base):
+    def between(self, x):
+        return x.masked_select(x > -1).view(x.shape)
+
+class NamesTheBatch(Base):
+    def between(self, x):
+        return torch.stack([x[i] * 2 for i in range(len(x))])
+
+class NoNumbers(Base):
+    def between(self, x):
+        return x / (x - x)
+
+class Indices(Base):
+    def between(self, x):
+        x, at = F.adaptive_max_pool2d(x, 4, return_indices=True)
+        return x + at
+"""
+FINE = ["MaxPooled", "UnevenMeans", "Columns", "Cosine", "Twice", "Encoded"]
+REFUSED = {
+    "Spectrum": "cannot be counted: nobody knows what torch's 'aten._fft_r2c' multiplies",
+    "Projected": "exports to an ONNX file that ONNX Runtime does not run",
+    "Decides": "this Decides cannot be exported to ONNX: its forward pass decides by computed values",
+    "Selects": "this Selects cannot be exported to ONNX: torch's 'aten.masked_select' has no ONNX form",
+    "NamesTheBatch": "its forward pass must not name a number of images (x.shape[0], not len(x))",
+    "NoNumbers": "gives scores that are not finite for the first training images",
+    "Indices": "gives other scores as an ONNX file than in torch for 4 images together",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nets(tmp_path_factory):
+    """A folder with the module that the nets here are in, on the path."""
+    folder = tmp_path_factory.mktemp("nets")
+    (folder / "rehearsed_nets.py").write_text(textwrap.dedent(NETS))
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data(load_recipe("digits-resnet8").data)
+
+
+def recipe_of(net):
+    return load_recipe("digits-resnet8", (f"net=rehearsed_nets:{net}",))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("net", FINE)
+def test_nets_that_export_are_let_through(net, digits):
+    rehearse(recipe_of(net), digits)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("net", REFUSED)
+def test_the_others_are_told_why_in_one_sentence(net, digits):
+    with pytest.raises(RobustdeployError) as told:
+        rehearse(recipe_of(net), digits)
+    said = str(told.value)
+    assert REFUSED[net] in said
+    assert "\x1b" not in said
+    assert "\n" not in said
+
+
+def test_a_net_that_passed_is_not_rehearsed_again(digits, monkeypatch):
+    recipe = load_recipe("digits-resnet8", ("net={name: resnet8, width: 4}",))
+    rehearse(recipe, digits)
+    monkeypatch.setattr("robustdeploy.export.rehearsal.export_onnx", lambda *given: pytest.fail("exported again"))
+    rehearse(recipe, digits)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("net", ["Spectrum", "Decides"])
+def test_the_command_ends_at_once_and_leaves_no_run(net, command, tmp_path):
+    done = command(
+        tmp_path, "prune", "--set", f"net=rehearsed_nets:{net}", "--set", "prune=weights", "--ops-target", "0.5"
+    )
+    assert done.code == 2
+    assert REFUSED[net].split(" cannot")[-1] in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "runs").exists()
