@@ -21,11 +21,15 @@ from robustdeploy.export.metadata import OnnxMetadata, write_metadata
 from robustdeploy.export.translations import translations
 from robustdeploy.nets.normalised import Normalised
 
+MOST_BYTES = 2**31 - 2**20
+"""An ONNX file is one protobuf message, which ends at 2 GiB; the graph itself takes some of that."""
+
 
 def export_onnx(
     net: nn.Module, image_shape: tuple[int, int, int], path: Path, opset: int, metadata: OnnxMetadata, doc: str = ""
 ) -> None:
     """Write ``net`` to ``path``. Raises ArtifactError when the exporter cannot follow the net's forward pass."""
+    _check_size(net)
     net = copy.deepcopy(net).cpu().float().eval()
     # Two images: a batch of one would be taken for a constant.
     images = torch.zeros(2, *image_shape)
@@ -50,6 +54,15 @@ def export_onnx(
     _name_batch(model)
     onnx.checker.check_model(model)
     atomic_write_bytes(path, model.SerializeToString(deterministic=True))
+
+
+def _check_size(net: nn.Module) -> None:
+    size = sum(tensor.numel() * 4 for tensor in (*net.parameters(), *net.buffers()))
+    if size >= MOST_BYTES:
+        raise ArtifactError(
+            f"this {_name(net)} cannot be exported to ONNX: its weights take {size / 1e9:.2f} GB in float32, and a file "
+            "holds less than 2.15 GB; take a smaller net"
+        )
 
 
 def _name(net: nn.Module) -> str:

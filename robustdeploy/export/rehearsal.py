@@ -115,7 +115,7 @@ def check_parity(rehearsed: Rehearsed) -> None:
     except Exception as problem:  # the runtime's own
         first = " ".join(str(problem).split())[:200]
         raise UsageError(
-            f"{rehearsed.name} exports to an ONNX file that ONNX Runtime does not run on {len(pixels)} images ({first}); "
+            f"{rehearsed.name} exports to an ONNX file that ONNX Runtime does not run ({first}); "
             f"{_FREE_BATCH}, or torch's exporter has a part of it wrong"
         ) from problem
     limit = TOLERANCE * float(np.abs(rehearsed.scores).max())
