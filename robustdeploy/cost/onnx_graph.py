@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from robustdeploy.cost.onnx_nodes import NEWEST_OPSET, UNCOUNTED, Shape, attribute, node_macs
 from robustdeploy.errors import ArtifactError
 
+_MOST_SIZES = 1024
+"""Numbers of a constant that may say how large something is, or where something lies."""
 _WITH_GRAPHS = ("If", "Loop", "Scan")
 
 
@@ -31,6 +34,7 @@ def product_macs(path: Path) -> dict[str, int]:
     """
     model = onnx.inliner.inline_local_functions(_model(path))
     _check_opset(path, model)
+    _drop_weights(model.graph)
     batch = _free_batch(model)
     for dim in batch:
         dim.dim_value = 1
@@ -65,6 +69,17 @@ def _check_opset(path: Path, model: onnx.ModelProto) -> None:
         raise ArtifactError(
             f"{path} is of opset {newest}, whose operators are not known here; export it for {NEWEST_OPSET} or older"
         )
+
+
+def _drop_weights(graph: onnx.GraphProto) -> None:
+    """Make inputs of all constants that are no sizes: only their shapes are needed, and a copy of them takes long."""
+    given = {value.name for value in graph.input}
+    kept = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= _MOST_SIZES]
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) > _MOST_SIZES and tensor.name not in given:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _free_batch(model: onnx.ModelProto) -> list[Any]:

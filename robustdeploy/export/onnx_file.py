@@ -60,8 +60,8 @@ def _check_size(net: nn.Module) -> None:
     size = sum(tensor.numel() * 4 for tensor in (*net.parameters(), *net.buffers()))
     if size >= MOST_BYTES:
         raise ArtifactError(
-            f"this {_name(net)} cannot be exported to ONNX: its weights take {size / 1e9:.2f} GB in float32, and a file "
-            "holds less than 2.15 GB; take a smaller net"
+            f"this {_name(net)} cannot be exported to ONNX: its weights take {size / 1e9:.2f} GB in float32, and "
+            "a file holds less than 2.15 GB; take a smaller net"
         )
 
 
