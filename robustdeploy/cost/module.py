@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,20 @@ def run_on_zeros(net: nn.Module, image_shape: tuple[int, int, int]) -> Tensor:
     with evaluating(net), torch.no_grad():
         output: Tensor = net(images)
     return output
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """Return a deep copy of ``net``, of one with the old weight and spectral normalisation too.
+
+    Those keep the weight that the last pass computed, with its graph, which torch refuses to copy.
+    """
+    held = {
+        id(value): value.detach().clone()
+        for module in net.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(net, held)
 
 
 @contextmanager

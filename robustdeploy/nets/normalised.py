@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,5 +28,28 @@ class Normalised(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return N×classes logits."""
-        logits: Tensor = self.net((images - self.mean) / self.std)
-        return logits
+        return main_output(self.net((images - self.mean) / self.std))
+
+
+def main_output(output: Any) -> Tensor:
+    """Return the logits among what a net gives: the tensor itself, or the first of several.
+
+    Nets with auxiliary heads give a tuple, a list or a mapping while they train; there ``logits``, ``out`` or what
+    comes first is what they give otherwise.
+    """
+    if isinstance(output, Mapping):
+        names = [name for name in ("logits", "out", "output", "main") if name in output]
+        return main_output(output[names[0]] if names else next(iter(output.values())))
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Sequence) and output:
+        return main_output(output[0])
+    for name in ("logits", "out"):
+        if hasattr(output, name):
+            return main_output(getattr(output, name))
+    raise TypeError(f"a net must give a tensor of logits, not {type(output).__name__}")
+
+
+def kind_of(net: nn.Module) -> str:
+    """Name the class of a net, as its author knows it."""
+    return type(net.net if isinstance(net, Normalised) else net).__name__

@@ -18,6 +18,7 @@ from robustdeploy.cost.memory import peak_bytes, without_values
 from robustdeploy.cost.module import layer_macs, params
 from robustdeploy.errors import BudgetError
 from robustdeploy.onboard.draws import Draws, key
+from robustdeploy.nets.normalised import kind_of
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.groups import ChannelGroup
 from robustdeploy.prune.operations import Floats, operation_model, parameter_model
@@ -118,7 +119,7 @@ def _check(model: CostModel, net: nn.Module, groups: Sequence[ChannelGroup], ima
             told, found = float(model.costs[name].of(counts.astype(np.float64))), counted[name](small)
             if round(told) != found:
                 raise BudgetError(
-                    f"the {NAMES[name]} of this {type(net).__name__} do not follow from its channel counts (expected "
+                    f"the {NAMES[name]} of this {kind_of(net)} do not follow from its channel counts (expected "
                     f"{told:,.0f} {UNITS[name]} of a smaller form, found {found:,}), so budget.{name} cannot be kept; "
                     "limit budget.ops instead"
                 )

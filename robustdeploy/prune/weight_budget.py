@@ -14,6 +14,7 @@ from robustdeploy.cost.module import layer_macs, params
 from robustdeploy.cost.sparse import LAYERS
 from robustdeploy.errors import BudgetError
 from robustdeploy.prune.costs import NAMES, UNITS
+from robustdeploy.prune.groups import plain_weights
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,29 @@ class LayerWeight:
 def layer_weights(net: nn.Module, image_shape: tuple[int, int, int]) -> tuple[LayerWeight, ...]:
     """Return every weight tensor of ``net`` that masks can multiply, for one image of C×H×W.
 
-    A weight that is computed from other parameters (a parametrisation) is none.
+    A weight that is computed from other parameters (a parametrisation) is none, and one that the layer computes
+    something from before it multiplies: its zeros would not be those of the product. ``computed_weights`` names both.
     """
-    counted = layer_macs(net, image_shape)
+    counted, computed = layer_macs(net, image_shape), computed_weights(net, image_shape)
     found: dict[int, LayerWeight] = {}
     for name, module in net.named_modules():
         weight = module._parameters.get("weight")
-        if isinstance(module, LAYERS) and weight is not None:
+        if isinstance(module, LAYERS) and weight is not None and name not in computed:
             first = found.get(id(weight), LayerWeight(name, weight.numel(), 0))
             found[id(weight)] = LayerWeight(first.layer, first.size, first.macs + counted[name])
     return tuple(found.values())
+
+
+def computed_weights(net: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, str]:
+    """Return the layers of ``net`` whose weight masks cannot multiply, with the reason."""
+    plain, layers = plain_weights(net, image_shape), {n: m for n, m in net.named_modules() if isinstance(m, LAYERS)}
+    computed = {name: "its weight is computed from other parameters" for name in layers if name not in plain}
+    shared = {name: id(module._parameters.get("weight")) for name, module in layers.items()}
+    for name in layers:
+        if name in plain:  # of layers with one weight, each must use it as it is
+            others = [other for other in computed if shared[other] == shared[name]]
+            computed |= dict.fromkeys([name] if others else [], "its weight is shared with a layer that changes it")
+    return computed
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import nn
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.channel_pad import ChannelPad
 from robustdeploy.prune.compact import PROOF_TOLERANCE, compact_net, prove_equal
-from robustdeploy.prune.groups import find_groups
+from robustdeploy.prune.rehearsal import find_groups
 
 
 def some_channels(groups, seed=0):

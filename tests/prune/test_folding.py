@@ -3,7 +3,7 @@
 import torch
 
 from robustdeploy.prune.folding import Folding
-from robustdeploy.prune.groups import find_groups
+from robustdeploy.prune.rehearsal import find_groups
 
 
 def random_masks(groups):

@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from robustdeploy.errors import TrainingError
-from robustdeploy.prune.groups import find_groups
+from robustdeploy.prune.rehearsal import find_groups
 
 IMAGE = (3, 12, 12)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from robustdeploy.cost.memory import peak_bytes, without_values
 from robustdeploy.prune.compact import compact_net
-from robustdeploy.prune.groups import find_groups
+from robustdeploy.prune.rehearsal import find_groups
 from robustdeploy.prune.peaks import Peaks, peak_model
 
 

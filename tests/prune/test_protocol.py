@@ -24,7 +24,7 @@ from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.store import NetInfo, load_net, save_net
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.compact import prove_equal
-from robustdeploy.prune.groups import find_groups
+from robustdeploy.prune.rehearsal import find_groups
 from robustdeploy.prune.operations import operation_model
 
 OPS = (0.7, 0.3, 0.1)
