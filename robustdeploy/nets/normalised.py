@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_LOGITS = ("logits", "out")
+"""What the field calls the output that counts, among several."""
+
 
 class Normalised(nn.Module):
     """Map pixels in [0, 1], N×C×H×W, to the logits of ``net``.
@@ -28,26 +31,21 @@ class Normalised(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return N×classes logits."""
-        return main_output(self.net((images - self.mean) / self.std))
+        output = self.net((images - self.mean) / self.std)
+        logits: Tensor = main_output(output) if self.training else output
+        return logits
 
 
-def main_output(output: Any) -> Tensor:
-    """Return the logits among what a net gives: the tensor itself, or the first of several.
+def main_output(output: Any) -> Any:
+    """Return the logits among what a net gives in training mode: of several outputs the one so named, or the first.
 
-    Nets with auxiliary heads give a tuple, a list or a mapping while they train; there ``logits``, ``out`` or what
-    comes first is what they give otherwise.
+    Nets with auxiliary heads give a tuple, a list or a mapping while they train, and a tensor otherwise.
     """
     if isinstance(output, Mapping):
-        names = [name for name in ("logits", "out", "output", "main") if name in output]
-        return main_output(output[names[0]] if names else next(iter(output.values())))
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Sequence) and output:
-        return main_output(output[0])
-    for name in ("logits", "out"):
-        if hasattr(output, name):
-            return main_output(getattr(output, name))
-    raise TypeError(f"a net must give a tensor of logits, not {type(output).__name__}")
+        return output[next((name for name in _LOGITS if name in output), next(iter(output)))]
+    if isinstance(output, (tuple, list)):
+        return next((getattr(output, name) for name in _LOGITS if hasattr(output, name)), output[0])
+    return output
 
 
 def kind_of(net: nn.Module) -> str:

@@ -15,7 +15,16 @@ Flags = tuple[bool | None, ...]
 """Per tensor that an operation reads, whether a channel is zero there; None where the channel is not in it."""
 
 _POINTWISE = frozenset(
-    {"hardswish", "_prelu_kernel", "prelu", "native_dropout", "masked_fill", "where", "threshold", "log_sigmoid_forward"}
+    {
+        "hardswish",
+        "_prelu_kernel",
+        "prelu",
+        "native_dropout",
+        "masked_fill",
+        "where",
+        "threshold",
+        "log_sigmoid_forward",
+    }
 )
 """Operators that work number by number though torch does not mark every form of them so."""
 

@@ -76,15 +76,14 @@ def _sliced(module: nn.Module, out: Tensor | None, in_: Tensor | None) -> nn.Mod
     for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         if value.dim() == 0:
             continue  # the batch counter of normalisation
+        dims: list[Tensor | None] = [cut.out, cut.in_of_group]
         if value.dim() == 1:
             dims = [cut.out]
         elif isinstance(module, TRANSPOSED):
             dims = [cut.in_, cut.out_of_group]
-        else:
-            dims = [cut.out, cut.in_of_group]
         new = value.detach()
-        for dim, index in enumerate(dims):
-            new = new if index is None else new.index_select(dim, index.to(value.device))
+        for dim, positions in enumerate(dims):
+            new = new if positions is None else new.index_select(dim, positions.to(value.device))
         fresh = new.clone()
         setattr(layer, name, nn.Parameter(fresh, value.requires_grad) if isinstance(value, nn.Parameter) else fresh)
     note_size(layer, cut.size())

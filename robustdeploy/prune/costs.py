@@ -17,8 +17,8 @@ from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.memory import peak_bytes, without_values
 from robustdeploy.cost.module import layer_macs, params
 from robustdeploy.errors import BudgetError
-from robustdeploy.onboard.draws import Draws, key
 from robustdeploy.nets.normalised import kind_of
+from robustdeploy.onboard.draws import Draws, key
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.groups import ChannelGroup
 from robustdeploy.prune.operations import Floats, operation_model, parameter_model

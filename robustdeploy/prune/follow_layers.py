@@ -36,7 +36,7 @@ def use_weight(trail: Trail, call: Call) -> None:
 def convolve(trail: Trail, call: Call) -> None:
     """Follow a convolution, transposed or not, of any number of groups."""
     bound, (output,), positions = call.bound, call.gives, trail.positions
-    weight: Weight | None = trail.weights.get(bound["weight"])
+    weight = trail.weight_of(bound["weight"])
     if weight is None:
         foreign_weight(trail, call, bound["weight"])
         return
@@ -87,7 +87,7 @@ def multiply(trail: Trail, call: Call) -> None:
         maps, matrix, bias = bound["mat1"], bound["mat2"], bound["self"]
     else:
         maps, matrix, bias = bound["self"], bound["mat2"], None
-    weight: Weight | None = trail.weights.get(matrix)
+    weight = trail.weight_of(matrix)
     if weight is None or weight.transposed == (call.name == "linear"):
         foreign_weight(trail, call, matrix)
         return

@@ -39,10 +39,11 @@ def over_space(trail: Trail, call: Call) -> None:
     first = read.labels.dim() - space
     inside = [dim for dim in varied(read.labels) if dim >= first]
     labels = joined_along(trail.positions, read.labels, inside, f"{call.name}{trail.at} takes channels together")
-    lead = labels[(..., *[slice(0, 1)] * space)]
+    for dim in range(first, labels.dim()):
+        labels = labels.narrow(dim, 0, 1)
     for output in call.gives:
         if output.is_floating_point():
-            trail.give(output, lead.expand(output.shape), (read.node,), every)
+            trail.give(output, labels.expand(output.shape), (read.node,), every)
         else:
             trail.free(output)
 
@@ -84,6 +85,6 @@ def gate(trail: Trail, call: Call) -> None:
     read = trail.of(call.tensors[0])
     dim = call.dim(read.labels.dim())
     dim = read.labels.dim() - 1 if dim is None or "dim" not in call.bound else dim
-    halves = read.labels.unflatten(dim, (2, -1))
-    trail.positions.join(halves.select(dim, 0), halves.select(dim, 1), f"the gate{trail.at} takes it in two halves")
-    trail.give(call.gives[0], halves.select(dim, 0), (read.node,), every)
+    half, other = read.labels.chunk(2, dim)
+    trail.positions.join(half, other, f"the gate{trail.at} takes it in two halves")
+    trail.give(call.gives[0], half, (read.node,), every)

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -201,16 +200,13 @@ def _coupling(positions: Positions, trails: Sequence[Trail]) -> Coupling:
         root = min((layer for layer in outs if isinstance(modules[layer], PRODUCERS)), key=order.__getitem__)
         those.sort(key=lambda found: found.places[root, "out"])
         masked = _masked(those[0], reads, {layer for layer in outs if _scales(modules[layer])}, modules)
+        if len(those) == 1:
+            masked = positions.why_joined(those[0].root) or "it is a single channel"
         if isinstance(masked, str):
-            reason: str | None = masked
-        else:
-            reason = None if len(those) > 1 else positions.why_joined(those[0].root) or "it is a single channel"
-        if reason is None:
-            first = those[0].places[root, "out"][0]
-            groups.append(((order[root], first), _group(root, those, cast("set[tuple[str, Side]]", masked), order)))
+            for found in those:
+                whole.add(found, [layer for layer in outs if isinstance(modules[layer], PRODUCERS)], masked)
             continue
-        for found in those:
-            whole.add(found, [layer for layer in outs if isinstance(modules[layer], PRODUCERS)], reason)
+        groups.append(((order[root], those[0].places[root, "out"][0]), _group(root, those, masked, order)))
     found_groups = _named([group for _, group in sorted(groups, key=lambda pair: pair[0])])
     return Coupling(tuple(found_groups), whole.told())
 
@@ -229,7 +225,8 @@ class _Whole:
         self._stay: dict[str, dict[str, int]] = {}
         for name, module in modules.items():
             if isinstance(module, WEIGHTED) and module._parameters.get("weight") is None:
-                self._stay[name] = {"its weight is computed from other parameters": int(size_of(module).outputs)}
+                size = size_of(module)
+                self._stay[name] = {"its weight is computed from other parameters": size.outputs if size else 0}
 
     def add(self, found: _Class, layers: Sequence[str], reason: str) -> None:
         """Note that a channel stays in ``layers``."""
@@ -300,9 +297,8 @@ def _masked(
     needed = [node.layer for nodes in found.nodes for node in nodes if node.layer in carriers]
     for layer in dict.fromkeys(needed):
         others = [other for other in needed if other != layer]
-        if others or behind:
-            if not any(path.not_zero(set(others)) for path in paths):
-                needed = others
+        if (others or behind) and not any(path.not_zero(set(others)) for path in paths):
+            needed = others
     return {(layer, "out") for layer in needed} | {(layer, "in") for layer in behind}
 
 

@@ -55,7 +55,7 @@ def combined(positions: Positions, one: Tensor, other: Tensor) -> Tensor:
 
     What has size 1 where the other has channels is spread over them: it is no channel of theirs, but must stay.
     """
-    shape = torch.broadcast_shapes(one.shape, other.shape)
+    shape = torch.broadcast_shapes(one.shape, other.shape)  # type: ignore[no-untyped-call]
     ours, theirs = (labels.view([1] * (len(shape) - labels.dim()) + list(labels.shape)) for labels in (one, other))
     spread_ours = any(ours.shape[dim] == 1 for dim in varied(theirs))
     spread_theirs = any(theirs.shape[dim] == 1 for dim in varied(ours))
@@ -70,6 +70,6 @@ def combined(positions: Positions, one: Tensor, other: Tensor) -> Tensor:
         return (theirs if spread_ours else ours).expand(shape)
     small, slim = narrowed(ours), narrowed(theirs)
     positions.join(small, slim)
-    small, slim = torch.broadcast_tensors(small, slim)
+    small, slim = torch.broadcast_tensors(small, slim)  # type: ignore[no-untyped-call]
     known = torch.where((small == FREE) | ((slim >= 0) & (small < 0)), slim, small)
     return known.expand(shape)

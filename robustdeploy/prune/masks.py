@@ -75,9 +75,7 @@ class Masks:
         coupling = find_groups(net, image_shape)
         left = told_whole(coupling.whole)
         if not coupling.groups:
-            raise BudgetError(
-                f"no channels of this {kind_of(net)} can be removed{left}; `prune: weights` removes none"
-            )
+            raise BudgetError(f"no channels of this {kind_of(net)} can be removed{left}; `prune: weights` removes none")
         model = cost_model(net, coupling.groups, image_shape, budget)
         try:
             limits = self._limits(model, [group.size for group in coupling.groups], budget.channel_multiple)

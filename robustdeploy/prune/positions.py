@@ -75,7 +75,7 @@ class Positions:
 
     def join(self, one: Tensor, other: Tensor, why: str = "") -> None:
         """Join two sets of labels position by position, broadcast; ``why`` says what joins channels of one layer."""
-        pairs = torch.stack(torch.broadcast_tensors(one, other)).reshape(2, -1)
+        pairs = torch.stack(list(torch.broadcast_tensors(one, other))).reshape(2, -1)  # type: ignore[no-untyped-call]
         pairs = pairs[:, pairs[0] != pairs[1]]
         for a, b in torch.unique(pairs, dim=1).T.tolist():
             if a >= 0 and b >= 0:

@@ -133,7 +133,9 @@ class _Trial:
                     self._train(small)
             except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as problem:
                 first = (str(problem).splitlines() or [type(problem).__name__])[0]
-                return f"with fewer of its channels the forward pass fails ({first}): does it name a number of channels?"
+                return (
+                    f"with fewer of its channels the forward pass fails ({first}): does it name a number of channels?"
+                )
             if found.shape != expected.shape or not bool((found - expected).abs().max() <= self._tolerance):
                 return "without its masked channels the scores are others: the forward pass takes channels by number"
         return None
@@ -166,7 +168,12 @@ def shaken(net: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, value in [*other.named_parameters(), *other.named_buffers()]:
             moves = isinstance(value, nn.Parameter) or name.endswith(("running_mean", "running_var"))
-            if not moves or not value.is_floating_point() or value.numel() < 2 or bool((value != value.flatten()[0]).any()):
+            if (
+                not moves
+                or not value.is_floating_point()
+                or value.numel() < 2
+                or bool((value != value.flatten()[0]).any())
+            ):
                 continue
             noise = torch.rand(value.shape, generator=generator) - 0.5
             value.add_((noise / max(1, value[0].numel()) ** 0.5).to(value))

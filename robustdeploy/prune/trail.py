@@ -78,8 +78,8 @@ class Trail:
         """Names of the modules that are running, the innermost last."""
         self.names = {module: name for name, module in net.named_modules()}
         self.modules = {name: module for module, name in self.names.items()}
-        self.weights: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
-        self._marks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
+        self.weights: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._marks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         for module, name in self.names.items():
             for kind, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                 self._know(module, name, kind, tensor)
@@ -100,6 +100,11 @@ class Trail:
     def at(self) -> str:
         """Where the forward pass is, for a sentence."""
         return f" in {self.where[-1]}" if self.where[-1] else ""
+
+    def weight_of(self, tensor: Tensor) -> Weight | None:
+        """Return the layer whose weight a tensor is, if it is one."""
+        found: Weight | None = self.weights.get(tensor, None)
+        return found
 
     def of(self, tensor: Tensor) -> Mark:
         """Return what is known of a tensor."""

@@ -157,7 +157,7 @@ class WeightMaskedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Score ``images`` with the masked weights."""
-        frozen, masked = self.is_frozen, {}
+        frozen, masked = self.is_frozen, dict[str, Tensor]()
         for weight, keep, m, names in zip(self.weights, self.keeps, self.logits, self._names, strict=True):
             value = self.net.get_parameter(weight.name)
             product = value * keep if frozen else cast(Tensor, Masked.apply(value, keep, m))

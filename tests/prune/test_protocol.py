@@ -24,8 +24,8 @@ from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.store import NetInfo, load_net, save_net
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.compact import prove_equal
-from robustdeploy.prune.rehearsal import find_groups
 from robustdeploy.prune.operations import operation_model
+from robustdeploy.prune.rehearsal import find_groups
 
 OPS = (0.7, 0.3, 0.1)
 REMOVE_CHANNELS = [name for name in PRUNERS.names() if name not in ("n-m", "weights")]
