@@ -292,7 +292,14 @@ def max_out():
 
 
 def gated():
-    body = nn.Conv2d(1, 32, 3), nn.GLU(1), nn.Conv2d(16, 24, 3), nn.ChannelShuffle(2), nn.Conv2d(24, 16, 1), nn.Hardtanh()
+    body = (
+        nn.Conv2d(1, 32, 3),
+        nn.GLU(1),
+        nn.Conv2d(16, 24, 3),
+        nn.ChannelShuffle(2),
+        nn.Conv2d(24, 16, 1),
+        nn.Hardtanh(),
+    )
     return in_order(*body)
 
 
@@ -430,7 +437,10 @@ KINDS = {
     "pools": (pools, {"c.0": 12, "b": 16, "a": 16}, {}),
     "written in place": (written_into, {"c.0": 12, "b.0": 8}, {}),
     "twice": (twice, {"last.0": 24, "more.0": 16}, {}),
-    **{f"a {form} while training": (lambda form=form: supervised(form), {"two.0": 24, "one.0": 16}, {}) for form in FORMS},
+    **{
+        f"a {form} while training": (lambda form=form: supervised(form), {"two.0": 24, "one.0": 16}, {})
+        for form in FORMS
+    },
     "weight norm": (lambda: computed(PARAMETRIZED.weight_norm), {"body.3.0": 16, "body.2.0": 20}, {"body.0": LEFT}),
     "spectral norm": (lambda: computed(PARAMETRIZED.spectral_norm), {"body.3.0": 16, "body.2.0": 20}, {"body.0": LEFT}),
     "old spectral norm": (lambda: computed(OLD.spectral_norm), {"body.3.0": 16, "body.2.0": 20}, {"body.0": LEFT}),
@@ -441,3 +451,8 @@ KINDS = {
     ),
     "cosine": (cosine, {"body.0.0": 16, "body.1.0": 24}, {"body.2.0": "takes all its channels together"}),
 }
+
+
+def made(num_classes, name):
+    """Make the net of a kind, as a recipe that names this function does."""
+    return KINDS[name][0]()
