@@ -90,7 +90,7 @@ def test_masked_and_compact_net_give_the_same_scores_and_it_loads_again(name, pr
     names = tuple(f"c{number}" for number in range(10))
     choice = Choice(name="kinds:made", options={"name": name})
     save_net(tmp_path, small.eval(), NetInfo(net=choice, classes=names, image_shape=SHAPE, mean=(0.5,), std=(0.25,)))
-    again = load_net(tmp_path, allow_factory=True)
+    again = load_net(tmp_path, trust=True)
     with torch.no_grad():
         assert torch.equal(again(images), small(images))
 
