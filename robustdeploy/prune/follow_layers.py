@@ -23,14 +23,21 @@ def use_weight(trail: Trail, call: Call) -> None:
     if call.name in _SAME and not others:
         trail.weights[call.gives[0]] = weight
     elif call.name in _TURNS and source.dim() == 2:
-        turned = call.gives[0].stride() != source.stride()
-        trail.weights[call.gives[0]] = Weight(weight.layer, weight.transposed != turned)
+        trail.weights[call.gives[0]] = Weight(weight.layer, weight.transposed != _turns(call))
     elif call.name == "convolution" and not others and call.bound["weight"] is source:
         convolve(trail, call)
     elif call.name in PRODUCTS and not others:
         multiply(trail, call)
     else:
+        trail.altered.update(trail.weights[tensor].layer for tensor in (source, *others))
         trail.keep_all(call, f"the weight of {weight.layer} is used in the operation {call.name}{trail.at}")
+
+
+def _turns(call: Call) -> bool:
+    """Whether a view of a matrix has its rows and columns exchanged."""
+    if call.name == "permute":
+        return int(call.bound["dims"][0]) % 2 == 1
+    return call.name == "t" or (int(call.bound["dim0"]) - int(call.bound["dim1"])) % 2 == 1
 
 
 def convolve(trail: Trail, call: Call) -> None:

@@ -24,6 +24,8 @@ from robustdeploy.prune.follow import OUTPUT, follow
 from robustdeploy.prune.positions import Positions, Side
 from robustdeploy.prune.trail import Node, Read, Trail
 
+COMPUTED = "its weight is computed from other parameters"
+"""Why a layer stays whole, and takes no masks on single weights either."""
 PRODUCERS = (*WEIGHTED, ChannelPad)
 """Layers whose outputs are channels of their own."""
 
@@ -88,10 +90,13 @@ def traced_groups(net: nn.Module, image_shape: tuple[int, int, int]) -> Coupling
     return _coupling(positions, trails)
 
 
-def plain_weights(net: nn.Module, image_shape: tuple[int, int, int]) -> frozenset[str]:
-    """Return the layers that multiply by their own weight as it is, not by something computed from it."""
+def computed_weights(net: nn.Module, image_shape: tuple[int, int, int]) -> frozenset[str]:
+    """Return the layers that multiply by something computed from parameters, not by a weight as it is."""
     trails = _trails(net, image_shape, Positions())
-    return frozenset(node.layer for trail in trails for node in trail.nodes if node.layer)
+    modules = trails[0].modules
+    altered = {modules[name]._parameters.get("weight") for trail in trails for name in trail.altered} | {None}
+    layers = {name: module for name, module in modules.items() if isinstance(module, WEIGHTED)}
+    return frozenset(name for name, module in layers.items() if module._parameters.get("weight") in altered)
 
 
 def _trails(net: nn.Module, image_shape: tuple[int, int, int], positions: Positions) -> list[Trail]:
@@ -226,7 +231,7 @@ class _Whole:
         for name, module in modules.items():
             if isinstance(module, WEIGHTED) and module._parameters.get("weight") is None:
                 size = size_of(module)
-                self._stay[name] = {"its weight is computed from other parameters": size.outputs if size else 0}
+                self._stay[name] = {COMPUTED: size.outputs if size else 0}
 
     def add(self, found: _Class, layers: Sequence[str], reason: str) -> None:
         """Note that a channel stays in ``layers``."""

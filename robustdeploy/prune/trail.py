@@ -72,6 +72,8 @@ class Trail:
         self.positions = positions
         self.nodes: list[Node] = []
         self.reads: list[Read] = []
+        self.altered: set[str] = set()
+        """Layers from whose weight something else is computed."""
         self.ends: list[Node] = []
         """What the net gives."""
         self.where = [""]
@@ -103,7 +105,7 @@ class Trail:
 
     def weight_of(self, tensor: Tensor) -> Weight | None:
         """Return the layer whose weight a tensor is, if it is one."""
-        found: Weight | None = self.weights.get(tensor, None)
+        found: Weight | None = self.weights.get(tensor, None)  # type: ignore[no-untyped-call]
         return found
 
     def of(self, tensor: Tensor) -> Mark:

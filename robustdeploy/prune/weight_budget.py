@@ -14,7 +14,7 @@ from robustdeploy.cost.module import layer_macs, params
 from robustdeploy.cost.sparse import LAYERS
 from robustdeploy.errors import BudgetError
 from robustdeploy.prune.costs import NAMES, UNITS
-from robustdeploy.prune.groups import plain_weights
+from robustdeploy.prune.groups import computed_weights
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,6 @@ def layer_weights(net: nn.Module, image_shape: tuple[int, int, int]) -> tuple[La
             first = found.get(id(weight), LayerWeight(name, weight.numel(), 0))
             found[id(weight)] = LayerWeight(first.layer, first.size, first.macs + counted[name])
     return tuple(found.values())
-
-
-def computed_weights(net: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, str]:
-    """Return the layers of ``net`` whose weight masks cannot multiply, with the reason."""
-    plain, layers = plain_weights(net, image_shape), {n: m for n, m in net.named_modules() if isinstance(m, LAYERS)}
-    computed = {name: "its weight is computed from other parameters" for name in layers if name not in plain}
-    shared = {name: id(module._parameters.get("weight")) for name, module in layers.items()}
-    for name in layers:
-        if name in plain:  # of layers with one weight, each must use it as it is
-            others = [other for other in computed if shared[other] == shared[name]]
-            computed |= dict.fromkeys([name] if others else [], "its weight is shared with a layer that changes it")
-    return computed
 
 
 @dataclass(frozen=True)

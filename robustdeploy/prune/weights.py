@@ -21,9 +21,9 @@ from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.module import copied
 from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.nets.normalised import kind_of
-from robustdeploy.prune.groups import told_whole
+from robustdeploy.prune.groups import COMPUTED, computed_weights, told_whole
 from robustdeploy.prune.rehearsal import rehearse
-from robustdeploy.prune.weight_budget import Limit, computed_weights, layer_weights, priced, weight_costs, weight_limits
+from robustdeploy.prune.weight_budget import Limit, layer_weights, priced, weight_costs, weight_limits
 from robustdeploy.prune.weight_masks import Course, WeightMaskedNet
 
 BINS = 4096
@@ -59,7 +59,8 @@ class Weights:
 
         The budget's ``ops`` and ``params`` are those other than zero; ``channel_multiple`` has no meaning here.
         """
-        weights, whole = layer_weights(net, image_shape), computed_weights(net, image_shape)
+        weights = layer_weights(net, image_shape)
+        whole = dict.fromkeys(computed_weights(net, image_shape), COMPUTED)
         left = told_whole(whole)
         if not weights:
             raise BudgetError(
