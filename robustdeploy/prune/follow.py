@@ -26,7 +26,7 @@ from robustdeploy.prune.labels import along, vector
 from robustdeploy.prune.positions import FREE, Positions
 from robustdeploy.prune.trail import Trail, every, never
 
-OUTPUT = "its channels are the net's output"
+OUTPUT = "they are the net's output"
 """Why the channels of the last layer stay."""
 _SAME = frozenset({"detach", "alias", "clone", "_to_copy", "lift_fresh"})
 _RULES: dict[str, Callable[[Trail, Call], None]] = {

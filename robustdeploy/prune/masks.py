@@ -36,7 +36,7 @@ from robustdeploy.prune.budget import Counts, Limits, counts_below, exact_counts
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.costs import CostModel, cost_model
 from robustdeploy.prune.folding import Folding
-from robustdeploy.prune.groups import ChannelGroup, told_whole
+from robustdeploy.prune.groups import OUTPUT, ChannelGroup, told_whole
 from robustdeploy.prune.information import ImageGradients, worth_in_order
 from robustdeploy.prune.rehearsal import find_groups, rehearse
 
@@ -75,7 +75,10 @@ class Masks:
         coupling = find_groups(net, image_shape)
         left = told_whole(coupling.whole)
         if not coupling.groups:
-            raise BudgetError(f"no channels of this {kind_of(net)} can be removed{left}; `prune: weights` removes none")
+            why = left or f" ({OUTPUT})"
+            raise BudgetError(
+                f"no channels of this {kind_of(net)} can be removed{why}; `prune: weights` masks single weights instead"
+            )
         model = cost_model(net, coupling.groups, image_shape, budget)
         try:
             limits = self._limits(model, [group.size for group in coupling.groups], budget.channel_multiple)

@@ -96,7 +96,7 @@ class _Trial:
         """Return the groups that cannot be pruned, with the reason; the others can be, all together."""
         found = self._bad(groups)
         left = [group for group in groups if group.name not in found]
-        if not found or self._tried(left) is None:
+        if not (found and left) or self._tried(left) is None:
             return found
         together: list[ChannelGroup] = []  # some are safe alone but not beside those before them
         for group in left:

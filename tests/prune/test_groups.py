@@ -13,7 +13,7 @@ IMAGE = (3, 12, 12)
 
 def test_every_net_has_groups_and_keeps_its_output_whole(subject, coupling):
     assert coupling.groups
-    assert "its channels are the net's output" in coupling.whole.values()
+    assert "they are the net's output" in coupling.whole.values()
     names = dict(subject.net().named_modules())
     for group in coupling.groups:
         for member in group.members:
