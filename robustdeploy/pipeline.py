@@ -107,7 +107,8 @@ def prune(
     if force or not (Run.folder_for(runs, loaded, name) / "train" / FILE_NAME).exists():
         check_rules(loaded, target)
     if not Run.folder_for(runs, loaded, name).exists():
-        check_trainable(loaded, data)
+        for note in check_trainable(loaded, data):
+            talk.say(note)
         rehearse(loaded, data, target.opset if target else OPSET)
     remember(loaded.net)  # who trains with a factory need not vouch for it again
     run = Run.for_recipe(runs, loaded, name, anew=force)

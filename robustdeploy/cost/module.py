@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -87,6 +88,20 @@ def repeated_macs(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
 def params(net: nn.Module) -> int:
     """Return how many parameters ``net`` has; buffers such as running means are none."""
     return sum(parameter.numel() for parameter in net.parameters())
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """Return a deep copy of ``net``, of one with the old weight and spectral normalisation too.
+
+    Those keep the weight that the last pass computed, with its graph, which torch refuses to copy.
+    """
+    held = {
+        id(value): value.detach().clone()
+        for module in net.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(net, held)
 
 
 @contextmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_LOGITS = ("logits", "out")
+"""What the field calls the output that counts, among several."""
 
 
 class Normalised(nn.Module):
@@ -27,5 +31,23 @@ class Normalised(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return N×classes logits."""
-        logits: Tensor = self.net((images - self.mean) / self.std)
+        output = self.net((images - self.mean) / self.std)
+        logits: Tensor = main_output(output) if self.training else output
         return logits
+
+
+def main_output(output: Any) -> Any:
+    """Return the logits among what a net gives in training mode: of several outputs the one so named, or the first.
+
+    Nets with auxiliary heads give a tuple, a list or a mapping while they train, and a tensor otherwise.
+    """
+    if isinstance(output, Mapping):
+        return output[next((name for name in _LOGITS if name in output), next(iter(output)))]
+    if isinstance(output, (tuple, list)):
+        return next((getattr(output, name) for name in _LOGITS if hasattr(output, name)), output[0])
+    return output
+
+
+def kind_of(net: nn.Module) -> str:
+    """Name the class of a net, as its author knows it."""
+    return type(net.net if isinstance(net, Normalised) else net).__name__

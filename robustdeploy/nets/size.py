@@ -13,28 +13,42 @@ from robustdeploy.core.model import Noun
 from robustdeploy.errors import ArtifactError
 from robustdeploy.nets.channel_pad import ChannelPad
 
-_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Convolutions whose weights lie as outputs × inputs of a group × positions."""
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Convolutions whose weights lie as inputs × outputs of a group × positions."""
+WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+"""Layers with a weight for each pair of an output and an input."""
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+NORMALISATIONS = (*BATCH_NORMS, *_INSTANCE_NORMS, nn.GroupNorm)
+"""Normalisation of channels; its parameters have one number for each."""
 _Count = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
 class Size(Noun):
-    """The channels of one convolution, linear layer, batch normalisation or ChannelPad."""
+    """The channels of one convolution, linear layer, normalisation, PReLU or ChannelPad."""
 
     inputs: _Count
     outputs: _Count
     groups: _Count = 1
+    """Of a convolution or a group normalisation."""
     index: tuple[Annotated[int, Field(ge=-1)], ...] | None = None
     """Which input channel each output channel of a ChannelPad is; -1 is zero."""
 
 
 def size_of(module: nn.Module) -> Size | None:
     """Return the size of a layer that can be resized, None for any other module."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):
         return Size(inputs=module.in_channels, outputs=module.out_channels, groups=module.groups)
     if isinstance(module, nn.Linear):
         return Size(inputs=module.in_features, outputs=module.out_features)
-    if isinstance(module, _NORM):
+    if isinstance(module, nn.GroupNorm):
+        return Size(inputs=module.num_channels, outputs=module.num_channels, groups=module.num_groups)
+    if isinstance(module, (*BATCH_NORMS, *_INSTANCE_NORMS)):
         return Size(inputs=module.num_features, outputs=module.num_features)
+    if isinstance(module, nn.PReLU):
+        return Size(inputs=module.num_parameters, outputs=module.num_parameters)
     if isinstance(module, ChannelPad):
         index = tuple(module.index.tolist())
         return Size(inputs=module.in_channels, outputs=module.out_channels, index=index)
@@ -70,33 +84,43 @@ def resize_module(net: nn.Module, name: str, size: Size) -> None:
         module = net.get_submodule(name)
     except AttributeError as error:
         raise ArtifactError(f"the net has no layer '{name}'") from error
-    if isinstance(module, nn.Conv2d):
-        _resize_conv(name, module, size)
+    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, nn.GroupNorm)) and (
+        size.inputs % size.groups or size.outputs % size.groups
+    ):
+        raise ArtifactError(f"layer '{name}': {size.inputs} and {size.outputs} channels in {size.groups} groups")
+    if isinstance(module, (*NORMALISATIONS, nn.PReLU)) and size.inputs != size.outputs:
+        raise ArtifactError(f"layer '{name}' works on {size.inputs} channels and cannot give {size.outputs}")
+    if isinstance(module, ChannelPad):
+        _resize_pad(name, module, size)
+    elif size_of(module) is None:
+        raise ArtifactError(f"layer '{name}' is a {type(module).__name__} and has no size to change")
+    else:
+        note_size(module, size)
+        _zeros(module, _shapes(module, size))
+
+
+def note_size(module: nn.Module, size: Size) -> None:
+    """Set what a layer says of its own size; its tensors stay as they are."""
+    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):
+        module.in_channels, module.out_channels, module.groups = size.inputs, size.outputs, size.groups
     elif isinstance(module, nn.Linear):
         module.in_features, module.out_features = size.inputs, size.outputs
-        _zeros(module, {"weight": (size.outputs, size.inputs), "bias": (size.outputs,)})
-    elif isinstance(module, _NORM):
-        _resize_norm(name, module, size)
-    elif isinstance(module, ChannelPad):
-        _resize_pad(name, module, size)
-    else:
-        raise ArtifactError(f"layer '{name}' is a {type(module).__name__} and has no size to change")
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels, module.num_groups = size.outputs, size.groups
+    elif isinstance(module, (*BATCH_NORMS, *_INSTANCE_NORMS)):
+        module.num_features = size.outputs
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = size.outputs
 
 
-def _resize_conv(name: str, module: nn.Conv2d, size: Size) -> None:
-    if size.inputs % size.groups or size.outputs % size.groups:
-        raise ArtifactError(f"layer '{name}': {size.inputs} and {size.outputs} channels in {size.groups} groups")
-    module.in_channels, module.out_channels, module.groups = size.inputs, size.outputs, size.groups
-    weight = (size.outputs, size.inputs // size.groups, *module.kernel_size)
-    _zeros(module, {"weight": weight, "bias": (size.outputs,)})
-
-
-def _resize_norm(name: str, module: nn.Module, size: Size) -> None:
-    if size.inputs != size.outputs:
-        raise ArtifactError(f"layer '{name}' normalises {size.inputs} channels and cannot give {size.outputs}")
-    assert isinstance(module, _NORM)
-    module.num_features = size.outputs
-    _zeros(module, dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (size.outputs,)))
+def _shapes(module: nn.Module, size: Size) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor that a layer of this size has, if it has it."""
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("bias", "running_mean", "running_var"), (size.outputs,))
+    if isinstance(module, CONVOLUTIONS):
+        return {**shapes, "weight": (size.outputs, size.inputs // size.groups, *module.kernel_size)}
+    if isinstance(module, TRANSPOSED):
+        return {**shapes, "weight": (size.inputs, size.outputs // size.groups, *module.kernel_size)}
+    return {**shapes, "weight": (size.outputs, size.inputs) if isinstance(module, nn.Linear) else (size.outputs,)}
 
 
 def _resize_pad(name: str, module: ChannelPad, size: Size) -> None:
@@ -109,7 +133,7 @@ def _resize_pad(name: str, module: ChannelPad, size: Size) -> None:
 def _zeros(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Replace each parameter or buffer that ``module`` has by zeros of the given shape."""
     for name, shape in shapes.items():
-        old = getattr(module, name)
+        old = getattr(module, name, None)
         if isinstance(old, nn.Parameter):
             setattr(module, name, nn.Parameter(old.new_zeros(shape), requires_grad=old.requires_grad))
         elif isinstance(old, torch.Tensor):

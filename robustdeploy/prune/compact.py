@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustdeploy.cost.module import evaluating
+from robustdeploy.cost.module import copied, evaluating
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.channel_pad import ChannelPad, kept_index
+from robustdeploy.nets.size import TRANSPOSED, Size, note_size, size_of
 from robustdeploy.prune.groups import ChannelGroup
 
 PROOF_TOLERANCE = 1e-5
@@ -21,7 +21,7 @@ PROOF_TOLERANCE = 1e-5
 def compact_net(net: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of ``net`` in which each group has only its ``kept`` channels; ``net`` itself stays as it is."""
     sides = _kept_positions(net, groups, kept)
-    smaller = copy.deepcopy(net)
+    smaller = copied(net)
     replacements = {
         smaller.get_submodule(name): _sliced(smaller.get_submodule(name), *side) for name, side in sides.items()
     }
@@ -55,12 +55,10 @@ def _kept_positions(
 
 
 def _size(module: nn.Module, side: str) -> int:
-    for attribute in (
-        ("out_channels", "out_features", "num_features") if side == "out" else ("in_channels", "in_features")
-    ):
-        if hasattr(module, attribute):
-            return int(getattr(module, attribute))
-    raise TypeError(f"{type(module).__name__} has no channels on its {side} side")
+    size = size_of(module)
+    if size is None:
+        raise TypeError(f"{type(module).__name__} has no channels on its {side} side")
+    return size.outputs if side == "out" else size.inputs
 
 
 def _sliced(module: nn.Module, out: Tensor | None, in_: Tensor | None) -> nn.Module:
@@ -71,32 +69,52 @@ def _sliced(module: nn.Module, out: Tensor | None, in_: Tensor | None) -> nn.Mod
         keep_in = range(module.in_channels) if in_ is None else in_.tolist()
         index = kept_index(before, list(keep_in), list(keep_out))
         return ChannelPad(len(keep_in), len(keep_out), module.stride, index).to(module.index.device)
-    layer = copy.deepcopy(module)
-    depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
+    size = size_of(module)
+    assert isinstance(size, Size)
+    cut = _Cut(size, out, in_)
+    layer = copied(module)
     for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         if value.dim() == 0:
             continue  # the batch counter of normalisation
-        new = value if out is None else value.index_select(0, out.to(value.device))
-        if name == "weight" and value.dim() > 1 and in_ is not None and not depthwise:
-            new = new.index_select(1, in_.to(value.device))
-        fresh = new.detach().clone()
+        dims: list[Tensor | None] = [cut.out, cut.in_of_group]
+        if value.dim() == 1:
+            dims = [cut.out]
+        elif isinstance(module, TRANSPOSED):
+            dims = [cut.in_, cut.out_of_group]
+        new = value.detach()
+        for dim, positions in enumerate(dims):
+            new = new if positions is None else new.index_select(dim, positions.to(value.device))
+        fresh = new.clone()
         setattr(layer, name, nn.Parameter(fresh, value.requires_grad) if isinstance(value, nn.Parameter) else fresh)
-    _note_sizes(layer, out, in_, depthwise)
+    note_size(layer, cut.size())
     return layer
 
 
-def _note_sizes(layer: nn.Module, out: Tensor | None, in_: Tensor | None, depthwise: bool) -> None:
-    if isinstance(layer, nn.Conv2d):
-        layer.out_channels = len(out) if out is not None else layer.out_channels
-        if depthwise:
-            layer.in_channels = layer.groups = layer.out_channels
+class _Cut:
+    """Which channels of a layer of ``size`` remain, and where they lie in its tensors.
+
+    Of a convolution in groups either whole groups go, and with them their inputs, or every group loses channels of the
+    same numbers. Of a normalisation in groups, whole groups go.
+    """
+
+    def __init__(self, size: Size, out: Tensor | None, in_: Tensor | None) -> None:
+        self._dense = size
+        self.out, self.in_ = out, in_
+        wide, deep = size.outputs // size.groups, size.inputs // size.groups
+        left = torch.arange(size.groups) if out is None else torch.unique(out.cpu() // wide)
+        self._groups = len(left)
+        if self._groups < size.groups:
+            self.in_ = (left[:, None] * deep + torch.arange(deep)).flatten()
+            self.out_of_group = self.in_of_group = None
         else:
-            layer.in_channels = len(in_) if in_ is not None else layer.in_channels
-    elif isinstance(layer, nn.Linear):
-        layer.out_features = len(out) if out is not None else layer.out_features
-        layer.in_features = len(in_) if in_ is not None else layer.in_features
-    elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and out is not None:
-        layer.num_features = len(out)
+            self.out_of_group = None if out is None else out[out < wide]
+            self.in_of_group = None if in_ is None else in_[in_ < deep]
+
+    def size(self) -> Size:
+        """Return the size that remains."""
+        outputs = self._dense.outputs if self.out is None else len(self.out)
+        inputs = self._dense.inputs if self.in_ is None else len(self.in_)
+        return Size(inputs=inputs, outputs=outputs, groups=self._groups)
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,7 @@ def prove_equal(masked: nn.Module, compact: nn.Module, clean: Tensor, adversaria
     sets = (torch.split(clean, size), torch.split(adversarial, size))
     single, largest = _gaps(masked, compact, sets, torch.float32)
     try:
-        gaps, _ = _gaps(copy.deepcopy(masked).double(), copy.deepcopy(compact).double(), sets, torch.float64)
+        gaps, _ = _gaps(copied(masked).double(), copied(compact).double(), sets, torch.float64)
         precision, tolerance = "float64", PROOF_TOLERANCE
     except RuntimeError:
         gaps, precision, tolerance = single, "float32", PROOF_TOLERANCE * max(1.0, largest)

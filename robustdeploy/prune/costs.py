@@ -16,6 +16,7 @@ from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.memory import peak_bytes, without_values
 from robustdeploy.cost.module import params
 from robustdeploy.errors import BudgetError
+from robustdeploy.nets.normalised import kind_of
 from robustdeploy.prune.groups import ChannelGroup
 from robustdeploy.prune.operations import Floats, parameter_model
 from robustdeploy.prune.peaks import peak_model
@@ -111,7 +112,7 @@ def _check(model: CostModel, net: nn.Module, groups: Sequence[ChannelGroup], ima
             told, found = float(model.costs[name].of(counts.astype(np.float64))), counted[name](small)
             if round(told) != found:
                 raise BudgetError(
-                    f"the {NAMES[name]} of this {type(net).__name__} do not follow from its channel counts (expected "
+                    f"the {NAMES[name]} of this {kind_of(net)} do not follow from its channel counts (expected "
                     f"{told:,.0f} {UNITS[name]} of a smaller form, found {found:,}), so budget.{name} cannot be kept; "
                     "limit budget.ops instead"
                 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.nets.channel_pad import ChannelPad
+from robustdeploy.nets.size import TRANSPOSED, Size, size_of
 from robustdeploy.prune.groups import ChannelGroup
 from robustdeploy.prune.information import Carrier
 
@@ -14,20 +16,20 @@ from robustdeploy.prune.information import Carrier
 class Folding:
     """Which parameters and buffers of ``net`` carry which masks of ``groups``.
 
-    These are the affine parameters of batch normalisation, a layer's own weights where none follows, and the gain of a
-    shortcut without parameters.
+    These are the affine parameters of normalisation, a layer's own weights where none follows, the gain of a shortcut
+    without parameters, and the input weights of a layer that would read something else than zero.
     """
 
     def __init__(self, net: nn.Module, groups: Sequence[ChannelGroup]) -> None:
         modules = dict(net.named_modules())
         self.carriers = _carriers(modules, groups)
-        """The layers whose outputs the masks scale, once for each group that they are of."""
-        mask_of = _mask_of(modules, self.carriers, [group.size for group in groups])
-        self._modules = {name: modules[name.rpartition(".")[0]] for name in mask_of}
-        shapes = {name: (-1, *[1] * (self._value(name).dim() - 1)) for name in mask_of}
-        self._vectors = {name: len(of) for name, of in mask_of.items() if len(shapes[name]) == 1}
-        self._of_vectors = torch.cat([torch.zeros(0, dtype=torch.int64), *(mask_of[name] for name in self._vectors)])
-        self._others = {name: (of, shapes[name]) for name, of in mask_of.items() if name not in self._vectors}
+        """The layers whose outputs or inputs the masks scale, once for each group that they are of."""
+        masks_of = _masks_of(modules, self.carriers, [group.size for group in groups])
+        self._modules = {name: modules[name.rpartition(".")[0]] for name in masks_of}
+        vectors = {name: of[0] for name, of in masks_of.items() if len(of) == 1 and of[0].dim() == 1}
+        self._vectors = {name: len(of) for name, of in vectors.items()}
+        self._of_vectors = torch.cat([torch.zeros(0, dtype=torch.int64), *vectors.values()])
+        self._others = {name: of for name, of in masks_of.items() if name not in vectors}
 
     def folded(self, masks: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return what carries masks, by its name in the net, multiplied by them: ``masks`` has one vector per group.
@@ -40,8 +42,11 @@ class Folding:
             joined = torch.cat([self._value(name) for name in self._vectors])
             product = joined * factors.index_select(0, self._of_vectors.to(factors.device))
             folded |= zip(self._vectors, torch.split(product, list(self._vectors.values())), strict=True)
-        for name, (index, shape) in self._others.items():
-            folded[name] = self._value(name) * factors.index_select(0, index.to(factors.device)).view(shape)
+        for name, indices in self._others.items():
+            value = self._value(name)
+            for index in indices:
+                value = value * factors.index_select(0, index.flatten().to(factors.device)).view(index.shape)
+            folded[name] = value
         return folded
 
     def _value(self, name: str) -> Tensor:
@@ -49,39 +54,69 @@ class Folding:
         return value
 
 
-def _carriers(modules: dict[str, nn.Module], groups: Sequence[ChannelGroup]) -> list[Carrier]:
+def _carriers(modules: Mapping[str, nn.Module], groups: Sequence[ChannelGroup]) -> list[Carrier]:
     carriers: list[Carrier] = []
     for number, group in enumerate(groups):
         for member in group.members:
             if not member.masked or not (values := _values_of(modules[member.layer])):
                 continue
-            in_order = torch.equal(member.positions, member.channels)
-            if in_order and all(len(member.positions) == group.size == len(value) for value in values.values()):
-                carriers.append(Carrier(member.layer, number, None, None))
+            width = _width(modules[member.layer], member.side)
+            if len(member.positions) == group.size == width and torch.equal(member.positions, member.channels):
+                carriers.append(Carrier(member.layer, number, None, None, member.side))
             else:
                 device = next(iter(values.values())).device
-                carriers.append(Carrier(member.layer, number, member.positions.to(device), member.channels.to(device)))
+                at, of = member.positions.to(device), member.channels.to(device)
+                carriers.append(Carrier(member.layer, number, at, of, member.side))
     return carriers
 
 
+def _width(module: nn.Module, side: str) -> int:
+    size = size_of(module)
+    assert isinstance(size, Size)
+    return size.outputs if side == "out" else size.inputs
+
+
 def _values_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return what scales the outputs of a layer, each with one entry of its first dimension for one output."""
+    """Return what scales the outputs of a layer."""
     named = {kind: getattr(module, kind, None) for kind in ("weight", "bias", "gain")}
     return {kind: value for kind, value in named.items() if value is not None}
 
 
-def _mask_of(modules: dict[str, nn.Module], carriers: Sequence[Carrier], sizes: Sequence[int]) -> dict[str, Tensor]:
-    """Say for each output of what carries masks which mask scales it: its place among all groups' laid end to end.
+def _masks_of(
+    modules: Mapping[str, nn.Module], carriers: Sequence[Carrier], sizes: Sequence[int]
+) -> dict[str, list[Tensor]]:
+    """Say for each number of what carries masks which mask scales it: its place among all groups' laid end to end.
 
-    The place behind the last is that of outputs which none scales.
+    The place behind the last is that of what none scales. Where the masks of a layer's outputs and of its inputs meet
+    in one weight, that has two; each has as many dimensions as the weight, with size 1 where it is the same all along.
     """
     nothing, places = sum(sizes), torch.split(torch.arange(sum(sizes)), list(sizes))
-    found: dict[str, Tensor] = {}
+    channels: dict[tuple[str, str], Tensor] = {}
     for at in carriers:
-        for kind, value in _values_of(modules[at.layer]).items():
-            index = found.setdefault(f"{at.layer}.{kind}", torch.full((len(value),), nothing))
-            if at.positions is None or at.channels is None:
-                index[:] = places[at.group]
-            else:
-                index[at.positions.cpu()] = places[at.group][at.channels.cpu()]
+        width = _width(modules[at.layer], at.side)
+        index = channels.setdefault((at.layer, at.side), torch.full((width,), nothing))
+        if at.positions is None or at.channels is None:
+            index[:] = places[at.group]
+        else:
+            index[at.positions.cpu()] = places[at.group][at.channels.cpu()]
+    found: dict[str, list[Tensor]] = {}
+    for (layer, side), index in channels.items():
+        for kind, value in _values_of(modules[layer]).items():
+            if value.dim() > 1:
+                pairs = index[_channel_of(modules[layer], side)]
+                found.setdefault(f"{layer}.{kind}", []).append(pairs.view(*pairs.shape, *[1] * (value.dim() - 2)))
+            elif side == "out":
+                found.setdefault(f"{layer}.{kind}", []).append(index)
     return found
+
+
+def _channel_of(module: nn.Module, side: str) -> Tensor:
+    """Return which channel of a side each pair of the weight's first two dimensions is of, as far as they matter."""
+    size = size_of(module)
+    assert isinstance(size, Size)
+    assert not isinstance(module, ChannelPad)
+    first, second = (size.inputs, size.outputs) if isinstance(module, TRANSPOSED) else (size.outputs, size.inputs)
+    if (side == "in") == isinstance(module, TRANSPOSED):
+        return torch.arange(first)[:, None]
+    of_group = torch.arange(second).view(size.groups, -1)
+    return of_group.repeat_interleave(first // size.groups, 0) if size.groups > 1 else of_group

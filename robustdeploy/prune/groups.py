@@ -1,16 +1,16 @@
-"""Channel groups: the channels that must be kept or removed together, in any traceable net.
+"""Channel groups: the channels that must be kept or removed together, in any net.
 
-Residual additions couple the outputs of several layers, batch normalisation and depthwise convolution follow their
-input, and a flattened feature map spreads one channel over many inputs of the layer behind it. torch-pruning's
-dependency graph (Fang et al., "DepGraph", CVPR 2023) finds all of that; this is the only module that knows it.
+Residual additions couple the outputs of several layers, normalisation and depthwise convolution follow their input,
+and a flattened feature map spreads one channel over many inputs of the layer behind it. ``follow`` finds which places
+belong together; here they become groups, and it is settled where a group's masks go.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from robustdeploy.cost.module import evaluating
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.channel_pad import ChannelPad
+from robustdeploy.nets.normalised import kind_of
+from robustdeploy.nets.size import NORMALISATIONS, WEIGHTED, size_of
+from robustdeploy.prune.follow import OUTPUT, follow
+from robustdeploy.prune.positions import Positions, Side
+from robustdeploy.prune.trail import Node, Read, Trail
 
-Normalisation = (nn.BatchNorm1d, nn.BatchNorm2d)
-Producer = (nn.Conv2d, nn.Linear, ChannelPad)
-"""Layers whose outputs start a group of their own."""
-
-_STEPS = 10
-"""Steps of the walk that finds a group, per coupling in the net, after which it is taken to have no end. DenseNet201's
-largest group takes 0.8, those of ResNets, EfficientNets, RegNets and vision transformers fewer."""
-_WIDER = 4
-"""A group that gets so many times as wide as the widest layer is taken for one that grows without an end."""
+COMPUTED = "its weight is computed from other parameters"
+"""Why a layer stays whole, and takes no masks on single weights either."""
+PRODUCERS = (*WEIGHTED, ChannelPad)
+"""Layers whose outputs are channels of their own."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,14 @@ class Member:
     """Where a group touches one layer: position ``positions[i]`` of that side belongs to channel ``channels[i]``."""
 
     layer: str
-    side: Literal["out", "in"]
+    side: Side
     positions: Tensor
     channels: Tensor
     masked: bool
-    """True where a zero mask must be applied for the channel to be exactly zero wherever another layer reads it. Of
-    layers in a row only the last needs one, if nothing else reads the others, and of the two sides of a product one: a
-    mask that is applied twice counts twice in its own gradient, and the one hides what the other would say."""
+    """True where a mask must be applied, to what scales the layer's outputs or to its input weights, for a masked
+    channel to add exactly nothing wherever another layer reads it. Of layers in a row only the last needs one, if
+    nothing else reads the others, and of the two sides of a product one: a mask that is applied twice counts twice in
+    its own gradient, and the one hides what the other would say."""
 
 
 @dataclass(frozen=True)
@@ -55,147 +56,95 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class Coupling:
-    """All prunable groups of a net, and the layers left whole with the reason why."""
+    """All prunable groups of a net, and the layers that keep all or some of their channels, with the reason why."""
 
     groups: tuple[ChannelGroup, ...]
     whole: dict[str, str]
 
 
-def find_groups(net: nn.Module, image_shape: tuple[int, int, int]) -> Coupling:
-    """Trace ``net`` on one pair of images and return its channel groups.
+def told_whole(whole: Mapping[str, str]) -> str:
+    """Say which layers stay whole, for the end of a sentence; that the net's output does needs no saying."""
+    told: dict[str, list[str]] = {}
+    for layer, reason in whole.items():
+        if reason != OUTPUT:
+            told.setdefault(reason, []).append(layer)
+    parts = "; ".join(f"{', '.join(layers)} ({reason})" for reason, layers in told.items())
+    return f"; what stays whole: {own_names(parts)}" if parts else ""
 
-    Raises TrainingError when the net cannot be traced, with the tracer's own words.
+
+def own_names(text: str) -> str:
+    """Return a sentence with the names of layers as the net's author knows them, not as ``Normalised`` does."""
+    return re.sub(r" in net(?![\w.])", "", re.sub(r"(?<![\w.])net\.", "", text))
+
+
+def traced_groups(net: nn.Module, image_shape: tuple[int, int, int]) -> Coupling:
+    """Follow the channels of ``net`` on one pair of images and return its groups, which are not tried out yet.
+
+    Raises TrainingError when the net cannot be run, with its own words.
     """
-    names = {module: name for name, module in net.named_modules()}
-    sharing = _sharing(net)
-    groups: list[ChannelGroup] = []
-    whole: dict[str, str] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's, of what it leaves whole or cannot see through
-        graph = _dependency_graph(net, image_shape)
-        for found in _walked(net, graph):
-            root = names[found[0][0].target.module]
-            if reason := _why_whole(found, graph, names, sharing):
-                whole[root] = reason
-                continue
-            members = tuple(_members(found, graph, names))
-            groups.append(ChannelGroup(root, len(found[0][1]), members))
-    return Coupling(tuple(groups), whole)
+    positions = Positions()
+    trails = _trails(net, image_shape, positions)
+    for module, other in _sharing(net).items():
+        name = trails[0].names[module]
+        positions.fix(positions.all_of(name), f"it is coupled to {name}, which shares a parameter with {other}")
+    return _coupling(positions, trails)
 
 
-def _dependency_graph(net: nn.Module, image_shape: tuple[int, int, int]) -> Any:
-    import torch_pruning
+def computed_weights(net: nn.Module, image_shape: tuple[int, int, int]) -> frozenset[str]:
+    """Return the layers that multiply by something computed from parameters, not by a weight as it is."""
+    trails = _trails(net, image_shape, Positions())
+    modules = trails[0].modules
+    altered = {modules[name]._parameters.get("weight") for trail in trails for name in trail.altered} | {None}
+    layers = {name: module for name, module in modules.items() if isinstance(module, WEIGHTED)}
+    return frozenset(name for name, module in layers.items() if module._parameters.get("weight") in altered)
 
-    class PadRule(torch_pruning.BasePruningFunc):  # type: ignore[misc]
-        """Tell the tracer that a channel pad's inputs and outputs are separate channels; nothing is pruned by it.
 
-        The two pruning functions must differ: the tracer takes one function for both as a sign of coupling.
-        """
-
-        def prune_out_channels(self, layer: ChannelPad, idxs: list[int]) -> ChannelPad:
-            return layer
-
-        def prune_in_channels(self, layer: ChannelPad, idxs: list[int]) -> ChannelPad:
-            return layer
-
-        def get_out_channels(self, layer: ChannelPad) -> int:
-            return layer.out_channels
-
-        def get_in_channels(self, layer: ChannelPad) -> int:
-            return layer.in_channels
-
-    flags = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
+def _trails(net: nn.Module, image_shape: tuple[int, int, int], positions: Positions) -> list[Trail]:
+    """Follow the channels through a forward pass in eval mode, and in training mode if that runs more layers."""
     device = next(net.parameters()).device
+    images = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device)
     try:
-        for parameter, _ in flags:
-            parameter.requires_grad_()
-        with evaluating(net), torch.enable_grad():
-            return torch_pruning.DependencyGraph().build_dependency(
-                net,
-                torch.zeros(2, *image_shape, device=device),
-                customized_pruners={ChannelPad: PadRule()},
-                verbose=False,
-            )
+        with evaluating(net), _plain_attention(), _as_it_was(net):
+            trails = [follow(net, images, positions)]
+            if _unmet(net, trails[0]):  # an auxiliary head, for instance
+                trails.append(follow(net.train(), images, positions))
     except Exception as problem:
-        raise _untraceable(net, f"{type(problem).__name__}: {problem}") from problem
+        raise TrainingError(
+            f"the channels of this {kind_of(net)} cannot be followed, as its forward pass fails on two images "
+            f"({type(problem).__name__}: {problem})"
+        ) from problem
+    return trails
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Have attention run operation by operation, not in one that hides its layers."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
     finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _untraceable(net: nn.Module, why: str) -> TrainingError:
-    return TrainingError(
-        f"the channel groups of this {type(net).__name__} cannot be traced ({why}); "
-        "a net can be pruned when its forward pass is plain tensor code on one input"
-    )
+@contextmanager
+def _as_it_was(net: nn.Module) -> Iterator[None]:
+    """Give the buffers and torch's generators what they had, which a pass in training mode changes."""
+    held = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in held:
+                    buffer.copy_(value)
 
 
-def _walked(net: nn.Module, graph: Any) -> Iterator[Any]:
-    """Yield the tracer's groups; raise TrainingError for one that has no end."""
-    walk = _Walk(net, graph)
-    for found in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear, ChannelPad]):
-        yield found
-        walk.restart()
-
-
-class _Walk:
-    """Watches the tracer's walk over its graph, which for some nets, such as Swin, has no end and fills the memory."""
-
-    def __init__(self, net: nn.Module, graph: Any) -> None:
-        couplings = [coupling for node in graph.module2node.values() for coupling in node.dependencies]
-        self._net = net
-        self._steps = 0
-        self._most_steps = max(1000, _STEPS * len(couplings))
-        self._most_channels = _WIDER * max(size for parameter in net.parameters() for size in parameter.shape[:2])
-        for coupling in couplings:
-            coupling.index_mapping = _Watched(coupling.index_mapping, self)
-
-    def restart(self) -> None:
-        """The walk has come to its end; count the next one."""
-        self._steps = 0
-
-    def step(self, channels: list[Any]) -> list[Any]:
-        """Return the channels that a coupling has led to; raise TrainingError after too many, or too many steps."""
-        self._steps += 1
-        if self._steps > self._most_steps or len(channels) > self._most_channels:
-            raise _untraceable(self._net, f"a group reaches ever more channels, {len(channels)} at step {self._steps}")
-        return channels
-
-
-class _Watched(list[Any]):
-    """The maps from channels on one side of a coupling to those on the other, and behind them a look at the walk."""
-
-    def __init__(self, maps: list[Any], walk: _Walk) -> None:
-        super().__init__(maps)
-        self._walk = walk
-
-    def __iter__(self) -> Iterator[Any]:
-        yield from super().__iter__()
-        yield self._walk.step
-
-
-def _why_whole(found: Any, graph: Any, names: dict[nn.Module, str], sharing: dict[nn.Module, str]) -> str | None:
-    """Say why a group must keep all its channels, or None when it can be pruned."""
-    for item in found:
-        node, module = item.dep.target, item.dep.target.module
-        out = graph.is_out_channel_pruning_fn(item.dep.handler)
-        if out and not node.outputs:
-            return "its channels are the net's output"
-        if isinstance(module, nn.Parameter):
-            return "it is coupled to a bare parameter"
-        if module not in names:
-            continue
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and not _depthwise(module):
-            return f"it is coupled to the grouped convolution {names[module]}"
-        if isinstance(module, Normalisation) and not module.affine:
-            return f"it is coupled to {names[module]}, a normalisation without weights that could carry a mask"
-        if any(True for _ in module.parameters()) and not isinstance(module, (*Normalisation, *Producer)):
-            return f"it is coupled to {names[module]}, a {type(module).__name__}"
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module._parameters.get("weight") is None:
-            return f"it is coupled to {names[module]}, whose weight is computed from other parameters"
-        if module in sharing:
-            return f"it is coupled to {names[module]}, which shares a parameter with {sharing[module]}"
-    return None
+def _unmet(net: nn.Module, trail: Trail) -> bool:
+    """Whether the weight of some layer was not used."""
+    met = {node.layer for node in trail.nodes}
+    layers = ((name, module) for name, module in net.named_modules() if isinstance(module, WEIGHTED))
+    return any(name not in met and module._parameters.get("weight") is not None for name, module in layers)
 
 
 def _sharing(net: nn.Module) -> dict[nn.Module, str]:
@@ -208,80 +157,168 @@ def _sharing(net: nn.Module) -> dict[nn.Module, str]:
     return {module: next(n for n, other in those if other is not module) for those in several for _, module in those}
 
 
-def _depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels
+class _Class:
+    """Places of layers that stay or go together, as one channel."""
+
+    def __init__(self, root: int) -> None:
+        self.root = root
+        self.places: dict[tuple[str, Side], list[int]] = {}
+        self.nodes: list[list[Node]] = []
+        """Per trail, the tensors that it is in."""
+
+    def signature(self) -> object:
+        """Return what is the same for channels of one group."""
+        counts = tuple((place, len(at)) for place, at in sorted(self.places.items()))
+        return counts, tuple(id(node) for nodes in self.nodes for node in nodes)
 
 
-def _members(found: Any, graph: Any, names: dict[nn.Module, str]) -> Iterator[Member]:
-    sides: dict[tuple[str, Literal["out", "in"]], Any] = {}
-    for item in found:
-        module = item.dep.target.module
-        if not isinstance(module, (*Normalisation, *Producer)) or module not in names:
+def _classes(positions: Positions, trails: Sequence[Trail]) -> dict[int, _Class]:
+    classes: dict[int, _Class] = {}
+    for place, roots in positions.sides().items():
+        for at, root in enumerate(roots.tolist()):
+            classes.setdefault(root, _Class(root)).places.setdefault(place, []).append(at)
+    for number, trail in enumerate(trails):
+        for found in classes.values():
+            found.nodes.append([])
+        for node in trail.nodes:
+            for root in positions.classes(node.labels):
+                classes[root].nodes[number].append(node)
+    return classes
+
+
+def _coupling(positions: Positions, trails: Sequence[Trail]) -> Coupling:
+    modules, reads = trails[0].modules, [trail.reads for trail in trails]
+    order = _order(trails)
+    whole = _Whole(modules)
+    alike: dict[object, list[_Class]] = {}
+    for found in _classes(positions, trails).values():
+        producers = [layer for layer, side in found.places if side == "out" and isinstance(modules[layer], PRODUCERS)]
+        if not producers:
             continue
-        out = graph.is_out_channel_pruning_fn(item.dep.handler)
-        side: Literal["out", "in"] = "out" if out or _depthwise(module) or isinstance(module, Normalisation) else "in"
-        sides.setdefault((names[module], side), item)
-    masked = _masked([item.dep.target for (_, side), item in sides.items() if side == "out"])
-    for (layer, side), item in sides.items():
-        positions, channels = torch.tensor(list(item.idxs)), torch.tensor(list(item.root_idxs))
-        yield Member(layer, side, positions, channels, side == "out" and item.dep.target in masked)
+        if reason := positions.why_fixed(found.root):
+            whole.add(found, producers, reason)
+        else:
+            alike.setdefault(found.signature(), []).append(found)
+    groups: list[tuple[tuple[int, int], ChannelGroup]] = []
+    for those in alike.values():
+        outs = {layer for layer, side in those[0].places if side == "out"}
+        root = min((layer for layer in outs if isinstance(modules[layer], PRODUCERS)), key=order.__getitem__)
+        those.sort(key=lambda found: found.places[root, "out"])
+        masked = _masked(those[0], reads, {layer for layer in outs if _scales(modules[layer])}, modules)
+        if len(those) == 1:
+            masked = positions.why_joined(those[0].root) or "it is a single channel"
+        if isinstance(masked, str):
+            for found in those:
+                whole.add(found, [layer for layer in outs if isinstance(modules[layer], PRODUCERS)], masked)
+            continue
+        groups.append(((order[root], those[0].places[root, "out"][0]), _group(root, those, masked, order)))
+    found_groups = _named([group for _, group in sorted(groups, key=lambda pair: pair[0])])
+    return Coupling(tuple(found_groups), whole.told())
 
 
-def _masked(writers: list[Any]) -> list[Any]:
-    """Return those layers of a group that a mask must be applied to, so that whatever reads its channel reads zero."""
-    masked = [node for node in writers if _reaches_a_reader(node, [])]
-    for node in reversed(masked):
-        others = [other for other in masked if other is not node]
-        if not _reaches_a_reader(node, others):
-            masked = others
-    return masked
+def _order(trails: Sequence[Trail]) -> dict[str, int]:
+    """Number the layers in the order of a walk back from the scores; groups are named and listed by it."""
+    walked = [node.layer for trail in trails for node in trail.backwards() if node.layer]
+    return {name: number for number, name in enumerate(dict.fromkeys([*walked, *trails[0].modules]))}
 
 
-def _reaches_a_reader(node: Any, masked: list[Any]) -> bool:
-    """Whether something reads this layer other than through what carries the mask as well.
+class _Whole:
+    """Collects which channels of which layers stay, and why."""
 
-    That is normalisation and depthwise convolution, whose outputs are the same channels again, so that they or what
-    comes behind them are masked; and a product with what is zero when the layers ``masked`` are.
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self._modules = modules
+        self._stay: dict[str, dict[str, int]] = {}
+        for name, module in modules.items():
+            if isinstance(module, WEIGHTED) and module._parameters.get("weight") is None:
+                size = size_of(module)
+                self._stay[name] = {COMPUTED: size.outputs if size else 0}
+
+    def add(self, found: _Class, layers: Sequence[str], reason: str) -> None:
+        """Note that a channel stays in ``layers``."""
+        for layer in layers:
+            counts = self._stay.setdefault(layer, {})
+            counts[reason] = counts.get(reason, 0) + len(found.places[layer, "out"])
+
+    def told(self) -> dict[str, str]:
+        """Return a reason for each layer, and how many of its channels stay where it is not all of them."""
+        told = {}
+        for layer, reasons in self._stay.items():
+            size, stay = size_of(self._modules[layer]), sum(reasons.values())
+            reason = max(reasons, key=reasons.__getitem__)
+            part = size is not None and stay < size.outputs
+            told[layer] = f"{stay} of its {size.outputs} channels stay: {reason}" if size and part else reason
+        return told
+
+
+def _group(root: str, those: Sequence[_Class], masked: set[tuple[str, Side]], order: Mapping[str, int]) -> ChannelGroup:
+    members = []
+    for layer, side in sorted(those[0].places, key=lambda place: (order[place[0]], place[1] == "in")):
+        pairs = sorted((at, channel) for channel, one in enumerate(those) for at in one.places[layer, side])
+        at, channels = torch.tensor(pairs).T.contiguous()
+        members.append(Member(layer, side, at, channels, (layer, side) in masked))
+    return ChannelGroup(root, len(those), tuple(members))
+
+
+def _named(groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    """Give every group a name of its own: its first layer's, with a number where that layer has several."""
+    seen: dict[str, int] = {}
+    named = []
+    for group in groups:
+        seen[group.name] = seen.get(group.name, 0) + 1
+        number = seen[group.name]
+        named.append(group if number == 1 else replace(group, name=f"{group.name}#{number}"))
+    return named
+
+
+def _scales(module: nn.Module) -> bool:
+    """Whether a layer has something that can make its outputs zero."""
+    if isinstance(module, ChannelPad):
+        return module.gain is not None
+    return isinstance(module, (*WEIGHTED, *NORMALISATIONS)) and getattr(module, "weight", None) is not None
+
+
+def _masked(
+    found: _Class,
+    reads: Sequence[Sequence[Read]],
+    carriers: set[str],
+    modules: Mapping[str, nn.Module],
+) -> set[tuple[str, Side]] | str:
+    """Return where the masks of a channel go, so that whatever reads it reads nothing of it; or why that cannot be.
+
+    They scale the outputs of as few layers as it takes. A reader that meets something all the same, because an
+    activation behind them makes another constant of zero, has them on its own input weights.
     """
-    waiting, seen = [node], {node}
-    while waiting:
-        at = waiting.pop()
-        if not at.outputs:
-            return True  # the net's output
-        for after in at.outputs:
-            if isinstance(after.module, Normalisation) or _depthwise(after.module):
-                continue
-            if isinstance(after.module, Producer):
-                return True
-            if _operation(after) == "Mul" and any(_is_zero(i, masked) for i in after.inputs if i is not at):
-                continue
-            if after not in seen:
-                seen.add(after)
-                waiting.append(after)
-    return False
+    paths = [_Path(found, nodes, those) for nodes, those in zip(found.nodes, reads, strict=True)]
+    if not any(path.reads for path in paths):
+        return "the scores do not depend on it"
+    met = [read for path in paths for read in path.not_zero(carriers)]
+    for read in met:
+        if not isinstance(modules.get(read.layer), WEIGHTED):
+            where = f"{read.layer} reads it" if read.layer else "channels are summed"
+            return f"a mask cannot make it zero where {where}"
+    behind = {read.layer for read in met}
+    for path in paths:
+        path.reads = [read for read in path.reads if read.layer not in behind]
+    needed = [node.layer for nodes in found.nodes for node in nodes if node.layer in carriers]
+    for layer in dict.fromkeys(needed):
+        others = [other for other in needed if other != layer]
+        if (others or behind) and not any(path.not_zero(set(others)) for path in paths):
+            needed = others
+    return {(layer, "out") for layer in needed} | {(layer, "in") for layer in behind}
 
 
-_KEEPS_ZERO = {"Relu", "Hardtanh", "LeakyRelu", "Elu", "Silu", "Hardswish", "Gelu", "Tanh"}
-_KEEPS_ZERO |= {"Mean", "AvgPool2D", "AdaptiveAvgPool2D", "MaxPool2DWithIndices"}
-"""Operations that make zero of zero, as autograd calls them."""
+class _Path:
+    """The tensors of one forward pass that a channel is in, in order, and what reads it there."""
 
+    def __init__(self, found: _Class, nodes: Sequence[Node], reads: Sequence[Read]) -> None:
+        self._nodes = nodes
+        within = set(nodes)
+        self.reads = [read for read in reads if read.node in within]
 
-def _is_zero(node: Any, masked: list[Any]) -> bool:
-    """Whether a channel is certainly zero here when the layers ``masked`` multiply it by zero."""
-    if node in masked:
-        return True
-    inputs = (_is_zero(before, masked) for before in node.inputs)
-    match _operation(node):
-        case "Mul":
-            return any(inputs)
-        case "Add":
-            return len(node.inputs) > 1 and all(inputs)
-        case operation:
-            return operation in _KEEPS_ZERO and all(inputs)
-
-
-def _operation(node: Any) -> str:
-    """Name the tensor operation of a node as autograd does, without ``Backward0``; empty for a layer."""
-    if isinstance(node.module, (*Normalisation, *Producer)) or node.grad_fn is None:
-        return ""
-    return str(node.grad_fn.name()).partition("Backward")[0]
+    def not_zero(self, masked: set[str]) -> list[Read]:
+        """Return what reads something else than zero when the outputs of the layers ``masked`` are zero."""
+        zero: dict[Node, bool] = {}
+        for node in self._nodes:
+            flags = tuple(None if before is None else zero.get(before) for before in node.inputs)
+            zero[node] = node.layer in masked or node.keeps_zero(flags)
+        return [read for read in self.reads if not zero[read.node]]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from robustdeploy.errors import TrainingError
+from robustdeploy.prune.positions import Side
 
 RIDGE = 1e-3
 """Added to the diagonal, as a share of its mean: few images leave the matrix without full rank."""
@@ -42,12 +43,14 @@ def unwatched() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Carrier:
-    """A layer whose outputs ``positions`` (None: all, in order) are scaled by the masks ``channels`` of a group."""
+    """A layer whose channels ``positions`` (None: all, in order) are scaled by the masks ``channels`` of a group."""
 
     layer: str
     group: int
     positions: Tensor | None
     channels: Tensor | None
+    side: Side = "out"
+    """Whether the layer's outputs are scaled, or its inputs (by its own weights)."""
 
 
 class ImageGradients:
@@ -66,9 +69,7 @@ class ImageGradients:
             return
         values = [mask.detach() for mask in masks]
         gates = [torch.zeros(images, len(mask), device=mask.device, requires_grad=True) for mask in values]
-        handles = [
-            module.register_forward_hook(_watch(gates[at.group], values[at.group], at)) for module, at in self._carriers
-        ]
+        handles = [_watch(module, gates[at.group], values[at.group], at) for module, at in self._carriers]
         self._gates.append(gates)
         try:
             yield
@@ -98,20 +99,24 @@ def _folded(rows: Tensor, images: int) -> Tensor:
     return rows.view(-1, images, rows.shape[1]).sum(0) if len(rows) % images == 0 else rows
 
 
-def _watch(gate: Tensor, mask: Tensor, at: Carrier) -> Any:
-    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        maps = output.movedim(-1, 1) if isinstance(module, nn.Linear) else output  # of tokens, channels come last
-        watched: Tensor = _Watched.apply(maps, gate, mask, at.positions, at.channels)
-        return watched.movedim(1, -1) if isinstance(module, nn.Linear) else watched
+def _watch(module: nn.Module, gate: Tensor, mask: Tensor, at: Carrier) -> Any:
+    """Watch what ``module`` gives, or reads, until the handle returned is removed."""
 
-    return hook
+    def watched(maps: Tensor) -> Tensor:
+        last = isinstance(module, nn.Linear)  # of tokens, channels come last
+        seen: Tensor = _Watched.apply(maps.movedim(-1, 1) if last else maps, gate, mask, at.positions, at.channels)
+        return seen.movedim(1, -1) if last else seen
+
+    if at.side == "out":
+        return module.register_forward_hook(lambda module, inputs, output: watched(output))
+    return module.register_forward_pre_hook(lambda module, inputs: (watched(inputs[0]), *inputs[1:]))
 
 
 class _Watched(torch.autograd.Function):
-    """The identity on a layer's output; its pass back tells ``gate``, images×channels, the masks' gradient.
+    """The identity on a layer's channels; its pass back tells ``gate``, images×channels, the masks' gradient.
 
-    A mask scales its channel, so the gradient in it is output · gradient over the mask, summed over the map. The
-    output is copied because layers behind may overwrite it.
+    A mask scales its channel, so the gradient in it is value · gradient over the mask, summed over the map. The
+    values are copied because layers behind may overwrite them.
     """
 
     @staticmethod

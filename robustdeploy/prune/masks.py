@@ -18,8 +18,6 @@ With a budget of operations alone, utilisation is operations over budget, and fa
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -31,14 +29,16 @@ from torch.func import functional_call
 
 from robustdeploy.core.bounds import Rate, Share
 from robustdeploy.core.recipe import Budget
-from robustdeploy.cost.module import evaluating
+from robustdeploy.cost.module import copied
 from robustdeploy.errors import BudgetError, TrainingError
+from robustdeploy.nets.normalised import kind_of
 from robustdeploy.prune.budget import Counts, Limits, counts_below, exact_counts, limits_for
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.costs import CostModel, cost_model
 from robustdeploy.prune.folding import Folding
-from robustdeploy.prune.groups import ChannelGroup, Normalisation, find_groups
+from robustdeploy.prune.groups import OUTPUT, ChannelGroup, told_whole
 from robustdeploy.prune.information import ImageGradients, worth_in_order
+from robustdeploy.prune.rehearsal import find_groups, rehearse
 
 SCALE = 0.5
 ALMOST_ZERO = 1e-12
@@ -73,12 +73,21 @@ class Masks:
     def begin(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> MaskedNet:
         """Attach masks to ``net``; raise BudgetError when ``budget`` cannot be reached."""
         coupling = find_groups(net, image_shape)
+        left = told_whole(coupling.whole)
         if not coupling.groups:
-            raise BudgetError(f"this {type(net).__name__} has no channels that can be removed: {coupling.whole}")
+            why = left or f" ({OUTPUT})"
+            raise BudgetError(
+                f"no channels of this {kind_of(net)} can be removed{why}; `prune: weights` masks single weights instead"
+            )
         model = cost_model(net, coupling.groups, image_shape, budget)
-        limits = self._limits(model, [group.size for group in coupling.groups], budget.channel_multiple)
-        _rehearse(MaskedNet(_shaken(net), coupling.groups, model, limits, self), image_shape)
-        return MaskedNet(net, coupling.groups, model, limits, self)
+        try:
+            limits = self._limits(model, [group.size for group in coupling.groups], budget.channel_multiple)
+        except BudgetError as problem:
+            raise BudgetError(f"{problem}{left}") from problem
+        rehearse(MaskedNet(copied(net), coupling.groups, model, limits, self), net, image_shape)
+        masked = MaskedNet(net, coupling.groups, model, limits, self)
+        masked.whole = coupling.whole
+        return masked
 
     def _limits(self, model: CostModel, sizes: list[int], multiple: int) -> Limits:
         """Return the highest floor that leaves room to choose and a way to meet the budget exactly."""
@@ -122,6 +131,8 @@ class MaskedNet(nn.Module):
         self.limits = limits
         self.options = options
         self.sizes = [group.size for group in groups]
+        self.whole: dict[str, str] = {}
+        """Layers that keep all or some of their channels in any case, with the reason."""
         self._dense_utilisation = float(model.utilisation(limits.most.astype(float)))
         device = next(net.parameters()).device
         number = torch.arange(len(groups), device=device)
@@ -302,46 +313,6 @@ class MaskedNet(nn.Module):
         if not self.is_frozen:
             raise TrainingError("the masks have not reached their budget yet, so there is nothing to compact")
         return compact_net(self.net if twin is None else twin, self.groups, self.kept())
-
-
-def _shaken(net: nn.Module) -> nn.Module:
-    """Return a copy of ``net`` whose normalisation layers shift and scale, as they will after training."""
-    copied = copy.deepcopy(net)
-    for module in copied.modules():
-        if isinstance(module, Normalisation) and module.affine:
-            with torch.no_grad():
-                wave = torch.sin(torch.arange(module.num_features, device=module.weight.device) * 1.7)
-                module.weight.copy_(1 + 0.3 * wave)
-                module.bias.copy_(0.5 * wave)
-    return copied
-
-
-def _rehearse(masked: MaskedNet, image_shape: tuple[int, int, int]) -> None:
-    """Go forward and back on two images and prune, so that a net which stands one of these badly fails before training.
-
-    All that may be masked is. No process waits for another here: they do not all come by at one time. The scores of an
-    untrained net may be large, so the gap between those of the masked and of the compact net is taken relative to them.
-    """
-    images = torch.linspace(0, 1, 2 * math.prod(image_shape), device=cast(Tensor, masked.shifts).device)
-    batch, name = images.view(2, *image_shape), type(masked.net).__name__
-    try:
-        with evaluating(masked.net), torch.enable_grad():
-            masked(batch).square().mean().backward()
-        masked._set_counts(masked._ranks(), masked.limits.fewest)
-        cast(Tensor, masked.frozen).fill_(True)
-        compact = masked.compact()
-        with evaluating(masked), evaluating(compact), torch.no_grad():
-            theirs, ours = masked(batch), compact(batch)
-    except (RuntimeError, IndexError, TrainingError) as problem:
-        raise TrainingError(
-            f"this {name} cannot be pruned ({problem}); its forward pass must not name a number of channels (write "
-            "flatten(1), not view(-1, 400)), and activation checkpointing must be off"
-        ) from problem
-    if not bool((theirs - ours).abs().max() <= 1e-3 * (1 + theirs.abs().max())):
-        raise TrainingError(
-            f"this {name} cannot be pruned: without its masked channels it gives other scores, so "
-            "a masked channel is not zero everywhere it is read (an activation with f(0) ≠ 0 behind it, for instance)"
-        )
 
 
 plugin = Masks

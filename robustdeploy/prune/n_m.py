@@ -18,9 +18,19 @@ from torch import Tensor, nn
 
 from robustdeploy.core.bounds import Count, Rate, Share
 from robustdeploy.core.recipe import Budget
+from robustdeploy.cost.module import copied
 from robustdeploy.cost.sparse import PATTERNED
 from robustdeploy.errors import BudgetError
-from robustdeploy.prune.weight_budget import LayerWeight, Limit, layer_weights, weight_costs, weight_limits
+from robustdeploy.nets.normalised import kind_of
+from robustdeploy.prune.groups import COMPUTED, computed_weights, told_whole
+from robustdeploy.prune.rehearsal import rehearse
+from robustdeploy.prune.weight_budget import (
+    LayerWeight,
+    Limit,
+    layer_weights,
+    weight_costs,
+    weight_limits,
+)
 from robustdeploy.prune.weight_masks import Course, WeightMaskedNet
 
 
@@ -63,11 +73,15 @@ class NM:
         limits = weight_limits(budget, weight_costs(net, image_shape, budget, every))
         able = [weight for weight in every if self._reads_groups(net, weight)]
         if not able:
-            raise BudgetError(f"no layer of this {type(net).__name__} reads a multiple of {self.m} inputs")
+            left = told_whole(dict.fromkeys(computed_weights(net, image_shape), COMPUTED))
+            raise BudgetError(f"no layer of this {kind_of(net)} reads a multiple of {self.m} inputs{left}")
         chosen = self._chosen(every, able, limits)
         costs = weight_costs(net, image_shape, budget, chosen)
         whole = {w.layer: self._why_whole(net, w) for w in every if w not in chosen}
-        return WeightMaskedNet(net, chosen, Pattern(self.n, self.m), costs, self._course(), whole)
+        whole |= dict.fromkeys(computed_weights(net, image_shape), COMPUTED)
+        pattern, course = Pattern(self.n, self.m), self._course()
+        rehearse(WeightMaskedNet(copied(net), chosen, pattern, costs, course, whole), net, image_shape)
+        return WeightMaskedNet(net, chosen, pattern, costs, course, whole)
 
     def _reads_groups(self, net: nn.Module, weight: LayerWeight) -> bool:
         layer = net.get_submodule(weight.layer)

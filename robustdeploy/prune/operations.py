@@ -10,7 +10,8 @@ import numpy.typing as npt
 from torch import nn
 
 from robustdeploy.cost.products import Product
-from robustdeploy.prune.groups import ChannelGroup, Normalisation
+from robustdeploy.nets.size import WEIGHTED, size_of
+from robustdeploy.prune.groups import ChannelGroup
 
 Floats = npt.NDArray[np.float64]
 FACTORS = 2
@@ -85,7 +86,7 @@ def _parameter_terms(net: nn.Module) -> Iterable[_Term]:
             if id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            if not isinstance(module, (nn.Conv2d, nn.Linear, *Normalisation)):
+            if size_of(module) is None:
                 yield _Term("", parameter.numel(), 1)  # of kinds that are never pruned
             elif kind == "weight" and parameter.dim() > 1:
                 yield _Term(name, parameter.numel(), outputs, inputs, reads=True)
@@ -112,14 +113,11 @@ def _multilinear(terms: Sequence[_Term], groups: Sequence[ChannelGroup]) -> Mult
 
 
 def _sizes(module: nn.Module) -> tuple[int, int]:
-    """Output and input channels that costs are proportional to; a depthwise layer has one input per output.
+    """Output and input channels that costs are proportional to.
 
-    Layers of other kinds are never pruned, so their costs are a constant.
+    Layers of kinds that are never pruned have a constant cost.
     """
-    if isinstance(module, nn.Conv2d):
-        return module.out_channels, module.in_channels // module.groups
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    if isinstance(module, Normalisation):
-        return module.num_features, 1
-    return 1, 1
+    size = size_of(module)
+    if size is None:
+        return 1, 1
+    return size.outputs, size.inputs if isinstance(module, WEIGHTED) else 1

@@ -14,6 +14,7 @@ from robustdeploy.cost.module import macs, params, weight_macs
 from robustdeploy.cost.sparse import LAYERS
 from robustdeploy.errors import BudgetError
 from robustdeploy.prune.costs import NAMES, UNITS
+from robustdeploy.prune.groups import computed_weights
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,14 @@ class LayerWeight:
 def layer_weights(net: nn.Module, image_shape: tuple[int, int, int]) -> tuple[LayerWeight, ...]:
     """Return every weight tensor of ``net`` that masks can multiply, for one image of C×H×W.
 
-    A weight that is computed from other parameters (a parametrisation) is none.
+    A weight that is computed from other parameters (a parametrisation) is none, and one that the layer computes
+    something from before it multiplies: its zeros would not be those of the product. ``computed_weights`` names both.
     """
-    counted = weight_macs(net, image_shape)
+    counted, computed = weight_macs(net, image_shape), computed_weights(net, image_shape)
     found: dict[int, LayerWeight] = {}
     for name, module in net.named_modules():
         weight = module._parameters.get("weight")
-        if isinstance(module, LAYERS) and weight is not None:
+        if isinstance(module, LAYERS) and weight is not None and name not in computed:
             first = found.get(id(weight), LayerWeight(name, weight.numel(), 0))
             found[id(weight)] = LayerWeight(
                 first.layer, first.size, first.macs + counted[f"{name}.weight" if name else "weight"]

@@ -13,7 +13,6 @@ EVERY-th step, and the masks stay as they are in between.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from robustdeploy.cost.module import copied
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.channel_pad import set_gains
 from robustdeploy.prune.weight_budget import LayerWeight, WeightCost
@@ -86,6 +86,17 @@ def _slope(m: Tensor) -> Tensor:
     return SCALE * (1 - torch.tanh(m).square())
 
 
+def _names_of(net: nn.Module, name: str) -> list[str]:
+    """Return the names of a parameter in all modules that share it, one for each module."""
+    wanted = net.get_parameter(name)
+    return [
+        f"{module_name}.{kind}" if module_name else kind
+        for module_name, module in net.named_modules()
+        for kind, parameter in module.named_parameters(recurse=False)
+        if parameter is wanted
+    ]
+
+
 class WeightMaskedNet(nn.Module):
     """A net whose ``weights`` are multiplied by their masks; what is its own in the state dict lacks the ``net.``."""
 
@@ -109,6 +120,7 @@ class WeightMaskedNet(nn.Module):
         """Layers whose weights all stay, with the reason."""
         self._costs = tuple(costs)
         tensors = [net.get_parameter(weight.name).detach() for weight in weights]
+        self._names = [_names_of(net, weight.name) for weight in weights]
         self.logits = nn.ParameterList([nn.Parameter(torch.zeros_like(tensor)) for tensor in tensors])
         for number, tensor in enumerate(tensors):
             self.register_buffer(f"keep{number}", torch.ones_like(tensor, dtype=torch.bool))
@@ -145,11 +157,13 @@ class WeightMaskedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Score ``images`` with the masked weights."""
-        frozen, masked = self.is_frozen, {}
-        for weight, keep, m in zip(self.weights, self.keeps, self.logits, strict=True):
+        frozen, masked = self.is_frozen, dict[str, Tensor]()
+        for weight, keep, m, names in zip(self.weights, self.keeps, self.logits, self._names, strict=True):
             value = self.net.get_parameter(weight.name)
-            masked[weight.name] = value * keep if frozen else cast(Tensor, Masked.apply(value, keep, m))
-        return cast(Tensor, functional_call(self.net, masked, (images,)))
+            product = value * keep if frozen else cast(Tensor, Masked.apply(value, keep, m))
+            masked |= dict.fromkeys(names, product)
+        # Torch's own search for tied weights takes a module of two names for two modules, and restores it wrongly.
+        return cast(Tensor, functional_call(self.net, masked, (images,), tie_weights=False))
 
     def own_parameters(self) -> list[dict[str, object]]:
         """Give the masks their own step and a gradient averaged over about ten steps.
@@ -203,7 +217,7 @@ class WeightMaskedNet(nn.Module):
         """
         if not self.is_frozen:
             raise TrainingError("the masks have not reached their budget yet, so there is nothing to compact")
-        plain = copy.deepcopy(self.net if twin is None else twin)
+        plain = copied(self.net if twin is None else twin)
         with torch.no_grad():
             for weight, keep in zip(self.weights, self.keeps, strict=True):
                 plain.get_parameter(weight.name).masked_fill_(~keep, 0)

@@ -18,7 +18,11 @@ from torch import Tensor, nn
 
 from robustdeploy.core.bounds import Rate, Share
 from robustdeploy.core.recipe import Budget
+from robustdeploy.cost.module import copied
 from robustdeploy.errors import BudgetError, TrainingError
+from robustdeploy.nets.normalised import kind_of
+from robustdeploy.prune.groups import COMPUTED, computed_weights, told_whole
+from robustdeploy.prune.rehearsal import rehearse
 from robustdeploy.prune.weight_budget import Limit, layer_weights, priced, weight_costs, weight_limits
 from robustdeploy.prune.weight_masks import Course, WeightMaskedNet
 
@@ -56,14 +60,21 @@ class Weights:
         The budget's ``ops`` and ``params`` are those other than zero; ``channel_multiple`` has no meaning here.
         """
         weights = layer_weights(net, image_shape)
+        whole = dict.fromkeys(computed_weights(net, image_shape), COMPUTED)
+        left = told_whole(whole)
         if not weights:
             raise BudgetError(
-                f"this {type(net).__name__} has no convolution or linear layer whose weights can be masked"
+                f"this {kind_of(net)} has no convolution or linear layer whose weights can be masked{left}"
             )
         costs = weight_costs(net, image_shape, budget, weights)
         limits = weight_limits(budget, costs)
-        threshold = Threshold(limits, self._fewest([weight.size for weight in weights], limits))
-        return WeightMaskedNet(net, priced(weights, limits), threshold, costs, self._course(), {})
+        try:
+            threshold = Threshold(limits, self._fewest([weight.size for weight in weights], limits))
+        except BudgetError as problem:
+            raise BudgetError(f"{problem}{left}") from problem
+        weights = priced(weights, limits)
+        rehearse(WeightMaskedNet(copied(net), weights, threshold, costs, self._course(), whole), net, image_shape)
+        return WeightMaskedNet(net, weights, threshold, costs, self._course(), whole)
 
     def _fewest(self, sizes: Sequence[int], limits: Sequence[Limit]) -> tuple[int, ...]:
         """Return how many weights of each layer stay in any case: by the floor, or one where that is too many."""

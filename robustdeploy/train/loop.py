@@ -6,7 +6,6 @@ are frozen the net is made physically smaller and the rest of the training costs
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.core.interrupts import interrupted, stop_if_interrupted
+from robustdeploy.cost.module import copied
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import Interrupted, TrainingError
 from robustdeploy.onboard.draws import key
@@ -287,7 +287,7 @@ def _prove(pruning: Pruning, plan: Plan) -> Proof:
 
     On the CPU, whose float32 is float32: a GPU's convolutions may round to TF32.
     """
-    masked, compact = copy.deepcopy(cast(nn.Module, pruning)).cpu(), pruning.compact().cpu().eval()
+    masked, compact = copied(cast(nn.Module, pruning)).cpu(), pruning.compact().cpu().eval()
     held_out = plan.validation.first(PROVED).to(torch.device("cpu"))
 
     def attacked(images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
@@ -333,4 +333,4 @@ def _delivered(training: Training) -> nn.Module:
     settle(training)
     if training.pruning is not None and training.shrunk_at is None:
         return training.pruning.compact().eval()
-    return copy.deepcopy(training.net).eval()
+    return copied(training.net).eval()

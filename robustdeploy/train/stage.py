@@ -28,21 +28,26 @@ from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.steady import LOOKED_AT, check_steady
 from robustdeploy.nets.store import NetInfo, save_net
 from robustdeploy.prune.compact import Proof
+from robustdeploy.prune.groups import own_names
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
 from robustdeploy.train.facts import DENSE, channel_facts, cost_facts, dense_cost_facts, held_out_file, target_facts
 from robustdeploy.train.loop import Progress, Trained, fit
+from robustdeploy.train.notes import notes
 from robustdeploy.train.setup import device_from, plan_from, pruning_from
 from robustdeploy.train.start import net_info, start_facts, starting_net
 
 
-def check_trainable(recipe: Recipe, data: Loaded) -> None:
-    """Build the net; look whether it is steady and its budget can be met, before anything is written or trained."""
+def check_trainable(recipe: Recipe, data: Loaded) -> list[str]:
+    """Build the net; look whether it is steady and its budget can be met, before anything is written or trained.
+
+    Returns what the user should know of the training before it begins.
+    """
     plan_from(recipe, data, torch.device("cpu"))
     net = starting_net(recipe, data, device_from(recipe.train.device))
     check_memory(recipe, net, data)
     check_steady(net, data.train.images[:LOOKED_AT].cpu() / 255, f"net '{recipe.net.name}'")
-    pruning_from(recipe, data, net)
+    return list(notes(net, pruning_from(recipe, data, net), data.image_shape))
 
 
 def check_memory(recipe: Recipe, net: nn.Module, data: Loaded) -> None:
@@ -88,7 +93,9 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
         return _seal(stage, info, data, trained, {**facts, "channels": []})
     atomic_write_bytes(folder / "masks.safetensors", _mask_file(pruning))
     _check_budget(pruning, recipe.budget, dense, costs)
+    whole: Mapping[str, str] = getattr(pruning, "whole", {})
     more: dict[str, Any] = {
+        "whole": {own_names(layer): own_names(reason) for layer, reason in whole.items()},
         "counts": _counts(pruning, trained.net, data),
         "proof": asdict(cast(Proof, trained.proof)),
         "channels": channel_facts(info, trained.net),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.cost.module import copied
 from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
@@ -261,7 +261,7 @@ def _put(net: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 def _with(net: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of ``net`` that holds ``values``; what has none is zero."""
-    twin = copy.deepcopy(net)
+    twin = copied(net)
     for name, value in _floats(twin).items():
         if name in values:
             value.copy_(values[name])

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import NETS
 from robustdeploy.nets.build import build_net
-from robustdeploy.prune.groups import find_groups
+from robustdeploy.prune.rehearsal import find_groups
 
 
 def conv(before, after, size=3, **more):

@@ -18,9 +18,9 @@ from robustdeploy.errors import BudgetError
 from robustdeploy.prune.budget import TOLERANCE, counts_below, exact_counts, limits_for
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.costs import NAMES, CostModel, cost_model
-from robustdeploy.prune.groups import find_groups
 from robustdeploy.prune.operations import Multilinear
 from robustdeploy.prune.peaks import Peaks
+from robustdeploy.prune.rehearsal import find_groups
 
 
 def chain(sizes, scales):

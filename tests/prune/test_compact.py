@@ -9,7 +9,7 @@ from torch import nn
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.channel_pad import ChannelPad
 from robustdeploy.prune.compact import PROOF_TOLERANCE, compact_net, prove_equal
-from robustdeploy.prune.groups import find_groups
+from robustdeploy.prune.rehearsal import find_groups
 
 
 def some_channels(groups, seed=0):
@@ -50,6 +50,8 @@ def test_what_remains_is_what_torch_pruning_would_leave(subject, coupling):
     import torch_pruning
 
     net = randomised(subject.net())
+    if subject.name == "grouped":
+        pytest.skip("the oracle prunes no convolution in groups; test_rehearsal holds that one")
     if any(isinstance(module, ChannelPad) for module in net.modules()):
         with pytest.raises(AttributeError):  # the oracle knows no channel pad; tests/nets holds that one
             torch_pruning.prune_conv_out_channels(next(m for m in net.modules() if isinstance(m, ChannelPad)), [0])

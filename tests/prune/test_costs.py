@@ -10,7 +10,7 @@ from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import macs, params
 from robustdeploy.errors import BudgetError
 from robustdeploy.prune.costs import cost_model
-from robustdeploy.prune.groups import find_groups
+from robustdeploy.prune.rehearsal import find_groups
 
 SHAPE = (3, 12, 12)
 

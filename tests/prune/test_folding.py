@@ -3,7 +3,7 @@
 import torch
 
 from robustdeploy.prune.folding import Folding
-from robustdeploy.prune.groups import find_groups
+from robustdeploy.prune.rehearsal import find_groups
 
 
 def random_masks(groups):
@@ -17,8 +17,9 @@ def one_by_one(net, groups, masks):
     for group, mask in zip(groups, masks, strict=True):
         for member in group.members:
             for name in (f"{member.layer}.{kind}" for kind in ("weight", "bias", "gain")):
-                if member.masked and name in tensors:
+                if member.masked and name in tensors and (member.side == "out" or tensors[name].dim() > 1):
                     scaled = found.setdefault(name, tensors[name].detach().clone())
+                    scaled = scaled if member.side == "out" else scaled.transpose(0, 1)
                     factor = mask.detach()[member.channels].view(-1, *[1] * (scaled.dim() - 1))
                     scaled[member.positions] *= factor
     return found

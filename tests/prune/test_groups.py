@@ -6,14 +6,14 @@ import torchvision
 from torch import nn
 
 from robustdeploy.errors import TrainingError
-from robustdeploy.prune.groups import find_groups
+from robustdeploy.prune.rehearsal import find_groups
 
 IMAGE = (3, 12, 12)
 
 
 def test_every_net_has_groups_and_keeps_its_output_whole(subject, coupling):
     assert coupling.groups
-    assert "its channels are the net's output" in coupling.whole.values()
+    assert "they are the net's output" in coupling.whole.values()
     names = dict(subject.net().named_modules())
     for group in coupling.groups:
         for member in group.members:
@@ -70,10 +70,12 @@ def windowed():
     return torchvision.models.SwinTransformer([4, 4], 8, [2, 2], [2, 2], [2, 2], num_classes=10)
 
 
-def test_a_walk_without_an_end_is_ended_and_told():
-    """Swin's windows couple each channel to ever more; unwatched, the tracer fills the memory."""
-    with pytest.raises(TrainingError, match=r"of this SwinTransformer cannot be traced \(a group reaches ever more"):
-        find_groups(windowed(), (3, 32, 32))
+def test_of_windowed_attention_the_layers_between_are_pruned():
+    coupling = find_groups(windowed(), (3, 32, 32))
+    assert sorted(group.name for group in coupling.groups) == [
+        f"features.{i}.{j}.mlp.0" for i, j in ((1, 0), (1, 1), (3, 0), (3, 1))
+    ]
+    assert "takes all its channels together" in coupling.whole["features.0.0"]
 
 
 def test_of_layers_in_a_row_the_last_carries_the_mask(users):
@@ -95,10 +97,7 @@ def test_of_layers_in_a_row_the_last_carries_the_mask(users):
 @pytest.mark.parametrize(
     ("name", "layer", "reason"),
     [
-        ("grouped", "stem.0", "coupled to the grouped convolution grouped.0"),
-        ("grouped", "grouped.0", "coupled to the grouped convolution grouped.0"),
-        ("bare", "scaled", "coupled to a bare parameter"),
-        ("bare", "stem", "coupled to plain, a normalisation without weights"),
+        ("bare", "scaled", "coupled to the bare parameter scale"),
     ],
 )
 def test_what_cannot_be_pruned_is_left_whole_with_the_reason(users, name, layer, reason):
@@ -157,23 +156,6 @@ def test_weights_that_are_not_a_layers_own_stay_whole(layers, reason):
     assert not coupling.groups
 
 
-class Normed(nn.Module):
-    def __init__(self, norm):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU())
-        self.out = nn.Linear(4, 10)
-
-    def forward(self, images):
-        return self.out(self.layers(images).mean((2, 3)))
-
-
-@pytest.mark.parametrize("norm", [nn.GroupNorm(4, 8), nn.InstanceNorm2d(8, affine=True), nn.PReLU(8)])
-def test_layers_that_are_not_understood_keep_their_channels(norm):
-    coupling = find_groups(Normed(norm), IMAGE)
-    assert coupling.whole["layers.0"] == f"it is coupled to layers.1, a {type(norm).__name__}"
-    assert [group.name for group in coupling.groups] == ["layers.3"]
-
-
 class Branching(nn.Module):
     def __init__(self):
         super().__init__()
@@ -189,7 +171,7 @@ class Branching(nn.Module):
 
 def test_a_net_that_cannot_be_traced_says_so_in_its_own_words():
     net = Branching().train()
-    with pytest.raises(TrainingError, match=r"channel groups of this Branching cannot be traced.*one image at a time"):
+    with pytest.raises(TrainingError, match=r"channels of this Branching cannot be followed.*one image at a time"):
         find_groups(net, IMAGE)
     assert net.training
     assert all(p.requires_grad for p in net.parameters())

@@ -11,8 +11,8 @@ from torch import nn
 
 from robustdeploy.cost.memory import peak_bytes, without_values
 from robustdeploy.prune.compact import compact_net
-from robustdeploy.prune.groups import find_groups
 from robustdeploy.prune.peaks import Peaks, peak_model
+from robustdeploy.prune.rehearsal import find_groups
 
 
 @pytest.fixture(scope="session")
