@@ -36,7 +36,8 @@ from robustdeploy.prune.budget import Counts, Limits, counts_below, exact_counts
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.costs import CostModel, cost_model
 from robustdeploy.prune.folding import Folding
-from robustdeploy.prune.groups import OUTPUT, ChannelGroup, told_whole
+from robustdeploy.prune.follow import OUTPUT
+from robustdeploy.prune.groups import ChannelGroup, told_whole
 from robustdeploy.prune.information import ImageGradients, worth_in_order
 from robustdeploy.prune.rehearsal import find_groups, rehearse
 
