@@ -354,6 +354,7 @@ def evaluate(
             run=replace(run, recipe=run.recipe.model_copy(update={"evaluate": used})),
             target=goal,
             test=chosen(images, used.limit),
+            available=len(images),
             classes=info.classes,
             net=train.folder,
             dense=_sealed(run, "dense", "robustdeploy prune").folder if compared else None,

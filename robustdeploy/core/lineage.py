@@ -23,6 +23,7 @@ def sources_of(place: str) -> dict[str, tuple[str, str]]:
         export = f"export/{target_of(name)}"
         return {
             "net": ("train", "model.safetensors"),
+            "prints": ("train", "prints.npz"),
             "dense": ("dense", "model.safetensors"),
             "onnx": (export, "model.onnx"),
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from robustdeploy.core.files import atomic_write_json, sha256_of_file, sha256_of_text
 from robustdeploy.core.interrupts import stop_if_interrupted
@@ -18,8 +19,9 @@ from robustdeploy.core.run import Run
 from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
-from robustdeploy.data.images import Reading
+from robustdeploy.data.images import Reading, numbered
 from robustdeploy.data.load import reading_facts
+from robustdeploy.data.prints import Prints, prints_of
 from robustdeploy.devices.board import Board, board_from
 from robustdeploy.evaluate.attack import (
     BLOCK,
@@ -40,12 +42,15 @@ from robustdeploy.evaluate.judge import Judged, joined, judge
 from robustdeploy.evaluate.latency import Stopwatch, latency_diagnostic, measured_latency, timings_record
 from robustdeploy.evaluate.opening import golden_diagnostic, open_on
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
+from robustdeploy.evaluate.overlap import overlap_diagnostic
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.rows import accuracy_rows
 from robustdeploy.evaluate.strength import strength_diagnostic
+from robustdeploy.evaluate.tables import table_diagnostic
 from robustdeploy.onboard.attacks.square import margin_of
 from robustdeploy.onboard.draws import Draws, key
 from robustdeploy.onboard.types import Labels, Scores
+from robustdeploy.train.facts import PRINTS_FILE
 
 LOOKED_AT = 256
 """Test images at which gradients and scores are looked at: whether they are there, and tell of the net."""
@@ -58,6 +63,8 @@ class Request:
     run: Run
     target: Target
     test: Images
+    available: int
+    """How many test images there are, of which ``test`` may be the first."""
     classes: tuple[str, ...]
     net: Path
     """Folder of the compact net."""
@@ -114,6 +121,8 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
             *diagnose(outcomes, recipe.threat, clean.scores, _findings(host, bench), on_board, classes),
             one_class_diagnostic(outcomes, request.classes),
             scores_respond(unmoved, len(request.test.ids[:LOOKED_AT])),
+            overlap_diagnostic(_prints(request.test), request.test.ids, request.net / PRINTS_FILE),
+            table_diagnostic(request.export / "model.onnx", request.test.images, request.available),
             golden_diagnostic(opened),
             latency_diagnostic(latency),
         ),
@@ -130,6 +139,10 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
     )
     parts.discard()
     return rows
+
+
+def _prints(test: Images) -> Prints:
+    return prints_of(numbered(torch.from_numpy(test.images), torch.from_numpy(test.labels)))
 
 
 def _unmoved_margins(bench: Bench, board: Board, scores: Scores) -> int:
@@ -209,5 +222,6 @@ def evaluation_inputs(request: Request) -> dict[str, str]:
         "agent": request.agent,
         "net": request.net / "model.safetensors",
         **({"dense": request.dense / "model.safetensors"} if request.dense else {}),
+        **({"prints": prints} if (prints := request.net / PRINTS_FILE).is_file() else {}),
     }
     return {"test_images": digest.hexdigest(), **{name: sha256_of_file(path) for name, path in files.items()}}

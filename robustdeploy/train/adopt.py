@@ -14,7 +14,15 @@ from robustdeploy.cost.flop_counter import macs as flop_counter_macs
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import DataError
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, load_net
-from robustdeploy.train.facts import channel_facts, cost_facts, dense_cost_facts, held_out_file, target_facts
+from robustdeploy.train.facts import (
+    PRINTS_FILE,
+    channel_facts,
+    cost_facts,
+    dense_cost_facts,
+    held_out_file,
+    prints_file,
+    target_facts,
+)
 
 
 def adopted_files(folder: Path) -> dict[str, str]:
@@ -33,6 +41,7 @@ def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, stage: Stag
     for name in (NET_FILE, WEIGHTS_FILE):
         atomic_write_bytes(where / name, (folder / name).read_bytes())
     atomic_write_bytes(where / "held_out.npz", held_out_file(data))
+    atomic_write_bytes(where / PRINTS_FILE, prints_file(data))
     dense, costs = dense_cost_facts(dense_net(info), shape), cost_facts(net, shape)
     facts: dict[str, Any] = {
         **dense,
@@ -42,7 +51,7 @@ def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, stage: Stag
         "channels": channel_facts(info, net) if costs["macs"] < dense["dense_macs"] else [],
         "data": {**data.facts(), "adopted": "trained elsewhere; the numbers of images are of the set aside here"},
     }
-    return stage.seal([where / name for name in (NET_FILE, WEIGHTS_FILE, "held_out.npz")], facts)
+    return stage.seal([where / name for name in (NET_FILE, WEIGHTS_FILE, "held_out.npz", PRINTS_FILE)], facts)
 
 
 def check_fits(info: NetInfo, data: Loaded) -> None:

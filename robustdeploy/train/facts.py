@@ -14,10 +14,12 @@ from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import layer_macs, macs, params, repeated_macs
 from robustdeploy.data.load import Loaded
+from robustdeploy.data.prints import prints_of
 from robustdeploy.errors import BudgetError
 from robustdeploy.nets.size import module_sizes
 from robustdeploy.nets.store import NetInfo, dense_net
 
+PRINTS_FILE = "prints.npz"
 HELD_OUT = 256
 """Validation images kept with the net, for proofs, parity and a board's self-check."""
 DENSE = {"ops": "dense_macs", "params": "dense_params", "memory": "dense_memory_bytes"}
@@ -73,6 +75,14 @@ def channel_facts(info: NetInfo, compact: nn.Module) -> list[dict[str, Any]]:
         for name, size in module_sizes(dense).items()
         if name in counted
     ]
+
+
+def prints_file(data: Loaded) -> bytes:
+    """Return the prints of all training and validation images, by which an evaluation tells copies of them."""
+    buffer = io.BytesIO()
+    prints = prints_of(data.train, data.validation)
+    np.savez_compressed(buffer, hashes=prints["hashes"], thumbnails=prints["thumbnails"])
+    return buffer.getvalue()
 
 
 def held_out_file(data: Loaded) -> bytes:

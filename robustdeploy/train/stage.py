@@ -31,7 +31,16 @@ from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.groups import own_names
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
-from robustdeploy.train.facts import DENSE, channel_facts, cost_facts, dense_cost_facts, held_out_file, target_facts
+from robustdeploy.train.facts import (
+    DENSE,
+    PRINTS_FILE,
+    channel_facts,
+    cost_facts,
+    dense_cost_facts,
+    held_out_file,
+    prints_file,
+    target_facts,
+)
 from robustdeploy.train.loop import Progress, Trained, fit
 from robustdeploy.train.notes import notes
 from robustdeploy.train.setup import device_from, plan_from, pruning_from
@@ -89,8 +98,9 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
     trained = fit(net, pruning, plan_from(recipe, data, device, _training(recipe, stage)), folder, progress)
     costs = cost_facts(trained.net, data.image_shape)
     facts = {**dense, **costs, **target_facts(recipe.budget, dense)}
+    atomic_write_bytes(folder / PRINTS_FILE, prints_file(data))
     if pruning is None:
-        return _seal(stage, info, data, trained, {**facts, "channels": []})
+        return _seal(stage, info, data, trained, {**facts, "channels": []}, [PRINTS_FILE])
     atomic_write_bytes(folder / "masks.safetensors", _mask_file(pruning))
     _check_budget(pruning, recipe.budget, dense, costs)
     whole: Mapping[str, str] = getattr(pruning, "whole", {})
@@ -102,7 +112,7 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
     }
     if not pruning.removes_channels:
         more["nonzero_macs"] = nonzero_macs(trained.net, data.image_shape)
-    return _seal(stage, info, data, trained, {**facts, **more}, ["masks.safetensors"])
+    return _seal(stage, info, data, trained, {**facts, **more}, ["masks.safetensors", PRINTS_FILE])
 
 
 def follow(recipe: Recipe, data: Loaded) -> None:

@@ -145,6 +145,7 @@ DAMAGED = [
     "train/masks.safetensors",
     "train/metrics.jsonl",
     "train/held_out.npz",
+    "train/prints.npz",
     "train/manifest.json",
     "dense/model.safetensors",
     "dense/net.json",
