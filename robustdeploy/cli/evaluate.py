@@ -94,7 +94,9 @@ def evaluate(
             _refuse(other)
             opened = Run.open(run, runs)
         talk.say(f"run {opened.root}, target {goal.name}")
-        settings = load_recipe(opened.root / "recipe.yaml", used).evaluate if used else None
+        # A recipe that is named again for a net that has its run by now says how, and does not become that run's own.
+        base = opened.root / "recipe.yaml" if recipe is None else recipe
+        settings = load_recipe(base, used).evaluate if used or recipe is not None else None
         its: dict[str, Any] = {"settings": settings, "data": data, "skip_unreadable": skip_unreadable}
         folder = evaluated(opened, goal, **its, force=force, trust=word, talk=talk).path.parent
     changed = [] if settings is None else core_overrides(opened.recipe.evaluate, plain(settings))

@@ -17,6 +17,7 @@ from robustdeploy.core.given import runs_below
 from robustdeploy.core.ledger import Ledger, Record
 from robustdeploy.core.manifest import FILE_NAME
 from robustdeploy.core.run import LATEST, holder
+from robustdeploy.core.settings import is_own
 from robustdeploy.core.stage import sealed_manifests
 from robustdeploy.core.verify import LEDGER, RECIPE
 from robustdeploy.core.yaml_source import source_from_file
@@ -133,7 +134,9 @@ def _state(root: Path, records: Sequence[Record], busy: bool) -> tuple[str, str]
         return ("interrupted", epoch) if epoch else ("begun", "")
     kinds = {place.partition("/")[0] for place in sealed}
     if "device" in kinds:
-        last = max(record.n for record in records if record.event == "sealed")
+        # What stands beside the recipe's own evaluation makes the report on that one no older.
+        own = [r for r in records if r.event == "sealed" and is_own(str(r.data.get("folder")))]
+        last = max(record.n for record in own)
         if any(r.n > last for r in records if r.event == "written" and REPORT in r.data["files"]):
             return ("reported", "") if (root / REPORT).is_file() else ("evaluated", "the report was removed")
         return "evaluated", "since the report" if _written(records) else ""

@@ -37,7 +37,8 @@ def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Seal
     measurements = (*rows.measurements, *(_with_limit(row, recipe.budget, budget, removes_channels) for row in costs))
     used = evaluation.manifest.parameters
     changed = overrides(recipe.evaluate, used.get("evaluate", {}))
-    omissions = tuple(omissions_of(recipe, train.manifest.facts, used, measurements, changed))
+    reading = evaluation.manifest.facts.get("reading", {})
+    omissions = tuple(omissions_of(recipe, train.manifest.facts, used, measurements, changed, reading))
     measurements = (*measurements, skipped_row(omissions))
     diagnostics = (*rows.diagnostics, *collapse_diagnostics(train.manifest.facts))
     return Report(
@@ -50,7 +51,7 @@ def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Seal
         data={
             **train.manifest.facts["data"],
             "test": evaluation.manifest.facts["n"],
-            **evaluation.manifest.facts.get("reading", {}),
+            **reading,
         },
         subject=_subject(recipe, train, export, evaluation),
         threat=recipe.threat,

@@ -16,11 +16,12 @@ def omissions_of(
     evaluation: Mapping[str, Any],
     rows: Sequence[Measurement],
     overrides: Sequence[Override] = (),
+    reading: Mapping[str, Any] = {},
 ) -> Iterator[Omission]:
     """Say what was left out of an evaluation, by what it was given and by the rows it has.
 
     ``training`` holds the facts of the trained net's manifest, ``evaluation`` the parameters of the evaluation's, and
-    ``overrides`` those of these that are not the recipe's.
+    ``overrides`` those of these that are not the recipe's. ``reading`` says what became of the test set's files.
     """
     if overrides:
         yield _of("settings", f"this is not the recipe's own evaluation: {'; '.join(map(str, overrides))}")
@@ -35,6 +36,8 @@ def omissions_of(
         yield _of("query-attack", "no query attack was run, so hidden gradients may go unnoticed")
     if (limit := settings.get("limit")) is not None and any(row.n >= limit for row in _of_images(rows)):
         yield _of("limit", f"only {limit:,} test images were used (evaluate.limit)")
+    if left_out := reading.get("test_unreadable_skipped"):
+        yield _of("unreadable", f"{left_out:,} test images could not be read and were left out")
     if not any(metric.startswith("latency_ms.") for metric in metrics):
         why = "the target is emulated" if target.get("emulated") else "see latency-valid"
         yield _of("latency", f"no latency is told: {why}")

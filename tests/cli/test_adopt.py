@@ -96,3 +96,19 @@ def write_png(path, shade):
     from PIL import Image
 
     Image.fromarray(np.full((8, 8, 3), shade, np.uint8)).save(path)
+
+
+def test_other_settings_for_a_stored_net_stand_beside_those_of_its_recipe(stored, tmp_path, command):
+    words = ["evaluate", "given", "--target", "quick.yaml"]
+    done = command(tmp_path, *words, "--attacks", "fgsm", "--limit", "20")
+    assert done.code == 0, done.err
+    run = tmp_path / "runs/given"
+    (beside,) = run.glob("device/quick@*")
+    assert "limit: 60" in (run / "recipe.yaml").read_text()
+    own = (run / "recipe.yaml").read_bytes()
+    other = (stored / "recipe.yaml").read_text().replace("limit: 60", "limit: 20")
+    (tmp_path / "other.yaml").write_text(other)
+    done = command(tmp_path, *words, "--recipe", "other.yaml", "--attacks", "fgsm")
+    assert done.code == 0, done.err
+    assert list(run.glob("device/*")) == [beside]
+    assert (run / "recipe.yaml").read_bytes() == own

@@ -58,6 +58,11 @@ def test_a_training_that_was_not_watched_or_not_seen_is_told(report):
     assert found(report, training={**PRUNED, "data": {"adopted": "elsewhere"}}) == ["training"]
 
 
+def test_test_images_that_were_left_out_are_told(report):
+    (told,) = omissions_of(RECIPE, PRUNED, WHOLE, report.measurements, reading={"test_unreadable_skipped": 3})
+    assert (told.id, told.text) == ("unreadable", "3 test images could not be read and were left out")
+
+
 def test_a_net_that_was_not_pruned_needs_no_net_beside_it(report):
     dense = {"channels": [], "data": {}}
     assert found(report, lambda row: row.metric.startswith("dense_"), training=dense) == []
