@@ -12,10 +12,11 @@ import pytest
 
 import robustdeploy
 from robustdeploy.core.gate import Verdict
-from robustdeploy.core.load import load_target, shipped_names
+from robustdeploy.core.load import load_target
 from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.report import SCHEMA_VERSION, BudgetLine, Diagnostic, Measurement, Report
+from robustdeploy.core.shipped import shipped_names
 from robustdeploy.onboard.types import Threat
 
 ROOT = Path(__file__).parents[1]

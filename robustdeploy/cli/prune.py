@@ -43,9 +43,10 @@ def prune(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train robustly under trainable masks until the budget is met, then compact and certify the net.
+    """Train a net while pruning it to its budget.
 
-    A repeated command resumes what was interrupted. With --target, layers keep channels in the target's multiples.
+    It trains robustly under masks until the budget is met, then makes the net compact and certifies it. A repeated
+    command resumes what was interrupted. With --target, layers keep channels in the target's multiples.
     """
     from robustdeploy.cli.result import show
     from robustdeploy.cli.talk import TerminalTalk

@@ -45,7 +45,9 @@ def run(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Prune, export, evaluate, report and gate in one go; what is done already is skipped.
+    """Go all the way, from a recipe to the verdict.
+
+    Prunes, exports, evaluates, reports and gates; what is done already is skipped.
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """

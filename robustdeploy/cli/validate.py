@@ -16,7 +16,10 @@ FilesArgument = Annotated[
 
 
 def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
-    """Check YAML files: a recipe has a `net` or `data`, a target has a `backend` or `link`, a gate file has `rules`."""
+    """Check recipes, targets and gate files.
+
+    A recipe has a `net` or `data`, a target has a `backend` or `link`, a gate file has `rules`.
+    """
     from robustdeploy.cli.result import refuse, show
     from robustdeploy.errors import RecipeError, UsageError
 
