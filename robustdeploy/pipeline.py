@@ -124,7 +124,8 @@ def prune(
                 continue
 
             def progress(step: int, steps: int, numbers: Any, label: str = stage_name) -> None:
-                talk.progress(f"training {label}", step, steps, **numbers)
+                epochs = loaded.train.epochs
+                talk.progress(f"training {label}", step, steps, epoch=step * epochs // steps, epochs=epochs, **numbers)
 
             manifest = work(loaded, data, stage, progress)
             talk.say(f"{stage_name}: {_trained(manifest)} ({manifest.duration_s:.0f} s)")

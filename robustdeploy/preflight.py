@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from robustdeploy.core.complaint import did_you_mean
@@ -25,6 +26,18 @@ def check_training(recipe: Recipe, runs: Path, name: str | None) -> None:
     if recipe.train.start is not None:
         check_start(recipe.train.start, runs)
     check_data(recipe.data)
+
+
+def remarks(recipe: Recipe) -> Iterator[str]:
+    """Say what is allowed and yet is seldom meant; a radius or a step of more than half the range of a pixel."""
+    attacks = enumerate(recipe.evaluate.attacks)
+    steps = {f"evaluate.attacks[{index}].alpha": attack.options.get("alpha") for index, attack in attacks}
+    for name, value in {"threat.eps": recipe.threat.eps, **steps}.items():
+        if isinstance(value, int | float) and value > 0.5:
+            yield (
+                f"{name} is {value:g}, more than half of the way from black to white. "
+                "It is in pixels of [0, 1]: 8 of the 255 grey levels are written 8/255"
+            )
 
 
 def check_run_folder(root: Path, recipe: Recipe) -> None:

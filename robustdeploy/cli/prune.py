@@ -54,7 +54,7 @@ def prune(
     from robustdeploy.core.manifest import read_manifest
     from robustdeploy.pipeline import follow, recipe_for
     from robustdeploy.pipeline import prune as pruned
-    from robustdeploy.preflight import check_training
+    from robustdeploy.preflight import check_training, remarks
     from robustdeploy.train.launch import follows
 
     with TerminalTalk(quiet or as_json) as talk:
@@ -66,6 +66,8 @@ def prune(
         if follows():
             follow(loaded)
             return
+        for remark in remarks(loaded):
+            talk.say(f"note: {remark}")
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
         run = pruned(loaded, target=goal, runs=runs, name=name, force=force, talk=talk)
     manifest = read_manifest(run.root / "train")

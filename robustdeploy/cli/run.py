@@ -56,7 +56,7 @@ def run(
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.load import load_target
     from robustdeploy.core.plain import plain
-    from robustdeploy.preflight import check_training
+    from robustdeploy.preflight import check_training, remarks
     from robustdeploy.report.judge import judged_by
     from robustdeploy.train.launch import follows
 
@@ -69,6 +69,8 @@ def run(
         if follows():
             pipeline.follow(loaded)
             return
+        for remark in remarks(loaded):
+            talk.say(f"note: {remark}")
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
         made = pipeline.prune(loaded, target=goal, runs=runs, name=name, force=force, talk=talk)
         pipeline.export(made, goal, force=force, trust=[loaded.net], talk=talk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,6 +52,7 @@ def _all(files: list[Path]) -> list[Path]:
 
 def _check(file: Path) -> None:
     from robustdeploy.core.load import kind_of_file, load_recipe, load_target
+    from robustdeploy.preflight import remarks
     from robustdeploy.report.load import load_report, load_rules
 
     recipe = partial(load_recipe, foresee=True)
@@ -60,4 +62,7 @@ def _check(file: Path) -> None:
         "gate file": load_rules,
         "report": load_report,
     }
-    loaders[kind_of_file(file)](file)
+    kind = kind_of_file(file)
+    loaded = loaders[kind](file)
+    for remark in remarks(loaded) if kind == "recipe" else ():
+        print(f"note: {file}: {remark}", file=sys.stderr)
