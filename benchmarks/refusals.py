@@ -49,6 +49,7 @@ MISTAKES: dict[str, Sequence[str]] = {
     "unknown net": ["run", "--set", "net=resnt8"],
     "unknown net like torchvision's": ["run", "--set", "net=resnet51"],
     "factory of no module": ["run", "--set", "net=nowhere.at_all:factory"],
+    "factory that its file lacks": ["run", "--set", "net=my_nets:Smal"],
     "unknown option of a net": ["run", "--set", "net={name: resnet8, widht: 8}"],
     "unknown attack": ["run", "--set", "evaluate.attacks=[sqare]"],
     "unknown option of an attack": ["run", "--set", "evaluate.attacks.1.stpes=3"],
@@ -77,6 +78,9 @@ MISTAKES: dict[str, Sequence[str]] = {
     "evaluate: --limit 0": ["evaluate", "begun", "--limit", "0"],
     "evaluate: changes the training": ["evaluate", "begun", "--set", "train.epochs=3"],
     "evaluate: --recipe for a run": ["evaluate", "begun", "--recipe", "digits-resnet8"],
+    "evaluate: a net without a recipe": ["evaluate", "stored"],
+    "evaluate: a net, --recipe unknown": ["evaluate", "stored", "--recipe", "digits-resnet9"],
+    "evaluate: a net, --data missing": ["evaluate", "stored", "--recipe", "cifar10-resnet20", "--data", "nowhere"],
     "evaluate: stage before it missing": ["evaluate", "begun"],
     "evaluate: --data missing": ["evaluate", "begun", "--data", "nowhere"],
     "export: stage before it missing": ["export", "begun"],
@@ -102,17 +106,24 @@ _FILES = {
     "quick.yaml": "extends: host-cpu\nname: quick\n",
     "wrong.yaml": "name: wrong\nnet: resnt8\n",
     "notes.txt": "nothing\n",
+    "my_nets.py": "class Small:\n    pass\n",
+    "stored/net.json": "{}",
+    "stored/model.safetensors": "",
     "mine.pt": "PK\x03\x04",
     "model.onnx": "\x08\x08",
 }
 
 
 def prepare(folder: Path) -> Path:
-    """Lay out what the mistakes refer to: files, an empty folder, and a run that was begun and has no stage yet."""
+    """Lay out what the mistakes refer to: files, an empty folder, and a run that was begun and has no stage yet.
+
+    Nothing of the stored net is read before its recipe and its data set are found, so its two files may be empty.
+    """
     from robustdeploy.core.load import load_recipe
     from robustdeploy.core.run import Run
 
     for name, text in _FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     (folder / "empty").mkdir()
     Run.for_recipe(folder / "runs", load_recipe(folder / "tiny.yaml"), "begun")

@@ -52,10 +52,10 @@ def _all(files: list[Path]) -> list[Path]:
 
 def _check(file: Path) -> None:
     from robustdeploy.core.load import kind_of_file, load_recipe, load_target
-    from robustdeploy.preflight import remarks
+    from robustdeploy.preflight import check_recipe, remarks
     from robustdeploy.report.load import load_report, load_rules
 
-    recipe = partial(load_recipe, foresee=True)
+    recipe = partial(load_recipe, foresee=True, before=check_recipe)
     loaders: dict[str, Any] = {
         "recipe": recipe,
         "target": load_target,

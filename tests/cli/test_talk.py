@@ -1,7 +1,5 @@
 """What a command says on stderr of work that takes long, where no terminal is there."""
 
-import io
-
 import pytest
 
 from robustdeploy.cli import talk as module
@@ -20,10 +18,15 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def said(monkeypatch):
-    stream = io.StringIO()
-    monkeypatch.setattr(module.sys, "stderr", stream)
-    return lambda: [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
+def said(capsys):
+    """All lines so far, without the time of day."""
+    lines = []
+
+    def so_far():
+        lines.extend(line.partition(" ")[2] for line in capsys.readouterr().err.splitlines())
+        return lines
+
+    return so_far
 
 
 def train(talk, clock, steps, per_epoch, seconds):
