@@ -35,7 +35,7 @@ from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust, check_trusted, remember
 from robustdeploy.errors import ArtifactError, RecipeError, UsageError
-from robustdeploy.preflight import check_evaluable, check_finished
+from robustdeploy.preflight import check_data, check_evaluable, check_finished
 from robustdeploy.report.assemble import assemble
 from robustdeploy.report.render import render
 from robustdeploy.report.stored import evaluation_named
@@ -127,7 +127,8 @@ def prune(
                 continue
 
             def progress(step: int, steps: int, numbers: Any, label: str = stage_name) -> None:
-                talk.progress(f"training {label}", step, steps, **numbers)
+                epochs = loaded.train.epochs
+                talk.progress(f"training {label}", step, steps, epoch=step * epochs // steps, epochs=epochs, **numbers)
 
             manifest = work(loaded, data, stage, progress)
             talk.say(f"{stage_name}: {_trained(manifest)} ({manifest.duration_s:.0f} s)")
@@ -189,15 +190,15 @@ def adopt(
     ``recipe`` says what it is attacked with and held against; left out, it is the ``recipe.yaml`` beside the net. A
     factory is called if ``recipe`` or the override ``net=`` names it, or ``trust`` does, as for ``load_net``.
     """
+    origin = Path(folder)
+    more = [*overrides, *([] if data is None else [f"data.path={data}"])]
+    loaded = recipe if isinstance(recipe, Recipe) else _recipe_to_adopt(origin, recipe, more)
     from robustdeploy.data.load import load_data
     from robustdeploy.nets.store import load_info
     from robustdeploy.train.adopt import adopt as adopt_net
     from robustdeploy.train.adopt import adopted_files, check_fits
 
-    origin = Path(folder)
     info = load_info(origin)
-    more = [*overrides, *([] if data is None else [f"data.path={data}"])]
-    loaded = recipe if isinstance(recipe, Recipe) else recipe_for(_recipe_beside(origin, recipe), overrides=more)
     named = recipe is not None or any(each.replace(" ", "").startswith("net=") for each in overrides)
     trust = trust or ([loaded.net] if named else False)
     check_trusted(info.net, origin, trust)
@@ -216,13 +217,11 @@ def adopt(
     return run
 
 
-def _recipe_beside(folder: Path, named: str | Path | None) -> str | Path:
-    if named is not None:
-        return named
-    path = folder / "recipe.yaml"
-    if not path.is_file():
-        raise UsageError(f"{folder} holds a net but no {path.name}; say with --recipe what to hold the net against")
-    return path
+def _recipe_to_adopt(folder: Path, named: str | Path | None, overrides: Sequence[str]) -> Recipe:
+    path = folder / "recipe.yaml" if named is None else named
+    if named is None and not (folder / "recipe.yaml").is_file():
+        raise UsageError(f"{folder} holds a net but no recipe.yaml; say with --recipe what to hold the net against")
+    return recipe_for(path, overrides=overrides, before=lambda quick: check_data(quick.data))
 
 
 def follow(recipe: Recipe) -> None:

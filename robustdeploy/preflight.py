@@ -3,28 +3,55 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from robustdeploy.core.complaint import did_you_mean
+from robustdeploy.core.factories import (
+    TORCHVISION,
+    check_factory_name,
+    check_factory_source,
+    is_factory,
+    origin,
+    source_of,
+)
 from robustdeploy.core.given import NET_FILES, no_run
 from robustdeploy.core.manifest import FILE_NAME
-from robustdeploy.core.recipe import Budget, Data, Recipe
+from robustdeploy.core.recipe import Budget, Choice, Data, Recipe
 from robustdeploy.core.run import Run, check_same_training, holder, in_use
 from robustdeploy.data.find import find_source
-from robustdeploy.errors import StorageError, UsageError
+from robustdeploy.errors import RecipeError, StorageError, UsageError
 
 _DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla")
 
 
 def check_training(recipe: Recipe, runs: Path, name: str | None) -> None:
-    """Refuse a run that cannot be trained: its name, its folder, its data, what it starts from, its device."""
+    """Refuse a run that cannot be trained: its name and folder, its recipe, what it starts from, its data."""
     check_run_folder(Run.folder_for(runs, recipe, name), recipe)
-    check_device(recipe.train.device)
-    check_budget(recipe.budget)
-    check_attacks(recipe)
+    check_recipe(recipe)
     if recipe.train.start is not None:
         check_start(recipe.train.start, runs)
     check_data(recipe.data)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse what no machine could do, whatever its data: a net, a device, a budget or an attack."""
+    check_net(recipe.net)
+    check_device(recipe.train.device)
+    check_budget(recipe.budget)
+    check_attacks(recipe)
+
+
+def remarks(recipe: Recipe) -> Iterator[str]:
+    """Say what is allowed and yet is seldom meant; a radius or a step of more than half the range of a pixel."""
+    attacks = enumerate(recipe.evaluate.attacks)
+    steps = {f"evaluate.attacks[{index}].alpha": attack.options.get("alpha") for index, attack in attacks}
+    for name, value in {"threat.eps": recipe.threat.eps, **steps}.items():
+        if isinstance(value, int | float) and value > 0.5:
+            yield (
+                f"{name} is {value:g}, more than half of the way from black to white. "
+                "It is in pixels of [0, 1]: 8 of the 255 grey levels are written 8/255"
+            )
 
 
 def check_run_folder(root: Path, recipe: Recipe) -> None:
@@ -40,6 +67,21 @@ def check_run_folder(root: Path, recipe: Recipe) -> None:
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise StorageError(f"cannot write {root}: {why}; choose another folder with --runs, or make room") from error
+
+
+def check_net(net: Choice) -> None:
+    """Refuse a factory whose package is not there, or that its file does not define; nothing of it is imported."""
+    if not is_factory(net.name) or net.name.startswith(TORCHVISION):
+        return
+    check_factory_name(net.name)
+    file = origin(net.name)  # also has the current folder looked at
+    package = net.name.partition(":")[0].partition(".")[0]
+    if source_of(package) is None:
+        raise RecipeError(
+            f"net '{net.name}': there is no package or module '{package}', installed, on PYTHONPATH or in this folder"
+        )
+    if file is not None:
+        check_factory_source(net.name, file)
 
 
 def check_start(start: Path, runs: Path) -> None:

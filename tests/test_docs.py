@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import runpy
 import tomllib
 from pathlib import Path
 from typing import get_args
@@ -12,10 +13,11 @@ import pytest
 
 import robustdeploy
 from robustdeploy.core.gate import Verdict
-from robustdeploy.core.load import load_target, shipped_names
+from robustdeploy.core.load import load_target
 from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.report import SCHEMA_VERSION, BudgetLine, Diagnostic, Measurement, Report
+from robustdeploy.core.shipped import shipped_names
 from robustdeploy.onboard.types import Threat
 
 ROOT = Path(__file__).parents[1]
@@ -216,3 +218,35 @@ def test_the_changelog_speaks_of_this_version_first():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     headings = re.findall(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == project["version"] == robustdeploy.__version__
+
+
+def test_the_code_that_saves_a_net_from_elsewhere_works(tmp_path, monkeypatch):
+    import torch
+
+    from robustdeploy import load_net
+    from robustdeploy.core.given import is_stored_net
+
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n\n\n"
+        "def small(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, num_classes))\n"
+    )
+    (code,) = re.findall(r"```python\n(.*?)```", page("commands"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "save.py").write_text(code)
+    runpy.run_path("save.py")
+    assert is_stored_net(tmp_path / "my_net")
+    net = load_net(tmp_path / "my_net", trust=["my_nets:small"])
+    with torch.no_grad():
+        assert net(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_the_states_of_a_run_and_the_exit_codes_are_on_the_page_of_commands():
+    from robustdeploy.cli.streams import PIPE_CLOSED
+    from robustdeploy.core.overview import STATES
+
+    states = [state for row in table(page("commands"), "state") for state in ticked(row[0])]
+    assert states == list(STATES)
+    codes = {int(code) for row in table(page("commands"), "code") for code in re.findall(r"\d+", row[0])}
+    assert codes == {0, 1, 2, 3, 4, 130, 143, PIPE_CLOSED}

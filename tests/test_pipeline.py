@@ -13,9 +13,10 @@ import pytest
 from robustdeploy import load_net, pipeline
 from robustdeploy.core.files import canonical_json
 from robustdeploy.core.ledger import Ledger
-from robustdeploy.core.load import load_target, resolved_yaml, shipped_names
+from robustdeploy.core.load import load_target, resolved_yaml
 from robustdeploy.core.plain import plain
 from robustdeploy.core.run import Run, verify_run
+from robustdeploy.core.shipped import shipped_names
 from robustdeploy.errors import UsageError
 
 RUN = ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml"]

@@ -14,8 +14,9 @@ import yaml
 
 from robustdeploy.cli.app import app
 from robustdeploy.cli.options import overrides
-from robustdeploy.core.load import load_recipe, load_target, shipped_names
+from robustdeploy.core.load import load_recipe, load_target
 from robustdeploy.core.registry import REGISTRIES
+from robustdeploy.core.shipped import shipped_names
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustdeploy.cli.options import RUNS, JsonOption, RunsOption, complete_run
+from robustdeploy.cli.completion import complete_report
+from robustdeploy.cli.options import RUNS, JsonOption, RunsOption
 
 if TYPE_CHECKING:
     from robustdeploy.core.recipe import Recipe
@@ -15,15 +16,18 @@ if TYPE_CHECKING:
     from robustdeploy.report.compare import Row
 
 FirstArgument = Annotated[
-    Path, typer.Argument(metavar="BEFORE", help="Run or report.json.", autocompletion=complete_run)
+    Path, typer.Argument(metavar="BEFORE", help="Run or report.json.", autocompletion=complete_report)
 ]
 SecondArgument = Annotated[
-    Path, typer.Argument(metavar="AFTER", help="Run or report.json.", autocompletion=complete_run)
+    Path, typer.Argument(metavar="AFTER", help="Run or report.json.", autocompletion=complete_report)
 ]
 
 
 def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
-    """Show two reports side by side, with what was made or measured differently."""
+    """Show two reports side by side.
+
+    What was made or measured differently is said first; a row that one side lacks is shown as such.
+    """
     from dataclasses import asdict
 
     from robustdeploy.cli.result import show, table

@@ -23,7 +23,10 @@ class Finding:
 
 
 def doctor(target: OptionalTarget = None, as_json: JsonOption = False) -> None:
-    """Look at this machine, or with --target at the board; nothing is changed. Exits with 4 if something is missing."""
+    """Say what this machine or a board lacks.
+
+    With --target it looks at the board; nothing is changed. Exits with 4 if something is missing.
+    """
     from robustdeploy.cli.result import show
 
     findings = list(_host() if target is None else _target(target))

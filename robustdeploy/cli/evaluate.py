@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from robustdeploy.cli.completion import complete_attacks, complete_net, complete_recipe
 from robustdeploy.cli.options import (
     RUNS,
     DataOption,
@@ -19,24 +20,30 @@ from robustdeploy.cli.options import (
     SkipOption,
     TargetOption,
     TrustOption,
-    complete_run,
     overrides,
 )
 
 AttacksOption = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--attacks", metavar="A,B", help="Attacks to run instead of the recipe's, with their defaults."),
+    typer.Option(
+        "--attacks",
+        metavar="A,B",
+        help="Attacks to run instead of the recipe's, with their defaults.",
+        autocompletion=complete_attacks,
+    ),
 ]
 RecipeOption = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--recipe", metavar="RECIPE", help="For a stored net: what to hold it against."),
+    typer.Option(
+        "--recipe", metavar="RECIPE", help="For a stored net: what to hold it against.", autocompletion=complete_recipe
+    ),
 ]
 NetOrRunArgument = Annotated[
     Optional[Path],  # noqa: UP045 - Typer reads it at run time
     typer.Argument(
         metavar="RUN",
         help="Run by folder or name, the latest when left out; or a folder with net.json and model.safetensors.",
-        autocompletion=complete_run,
+        autocompletion=complete_net,
     ),
 ]
 LimitOption = Annotated[
@@ -60,7 +67,9 @@ def evaluate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Send the bundle to a target, attack what runs there, and time it; a repeated command resumes.
+    """Attack and time what runs on a target.
+
+    The bundle is sent there first; a repeated command resumes.
 
     A net that is trained already, in a folder with net.json and model.safetensors, becomes a run of its own first.
     """

@@ -23,9 +23,10 @@ def export(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Export the net of a run to ONNX, measure parity with torch, and pack the bundle for a target.
+    """Write ONNX and the bundle for a target.
 
-    The engine itself is built on the board, which alone knows its toolchain and its processor.
+    Parity with torch is measured and written down. The engine itself is built on the board, which alone knows its
+    toolchain and its processor.
     """
     from robustdeploy.cli.result import show
     from robustdeploy.cli.talk import TerminalTalk

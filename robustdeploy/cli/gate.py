@@ -23,11 +23,12 @@ def gate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Judge a report by its rules or by others. RUN may be a report.json too.
+    """Judge a report by its rules or by others.
 
-    The report of a run is held against the run first; a file alone is judged as it is. An evaluation under other
-    settings than the recipe's is judged only where --target names it. Exits with 0 for PASS, 1 for FAIL and 3 for
-    INCONCLUSIVE, which never passes.
+    RUN may be a report.json too. The report of a run is held against the run first; a file alone is judged as it is.
+    An evaluation under other settings than the recipe's is judged only where --target names it.
+
+    Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
     from robustdeploy.cli.result import show, verdict_document, verdict_text
     from robustdeploy.cli.talk import TerminalTalk

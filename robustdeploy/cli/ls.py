@@ -8,51 +8,40 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from robustdeploy.cli.completion import LISTS, RUNS_LIST, complete_list
 from robustdeploy.cli.options import RUNS, JsonOption, RunsOption
+from robustdeploy.core.shipped import shipped_folder, shipped_names
 
 if TYPE_CHECKING:
     from robustdeploy.core.recipe import Recipe
     from robustdeploy.core.target import Target
 
-RUNS_KIND = "runs"
-_KINDS = (
-    "recipes",
-    "targets",
-    "nets",
-    "data",
-    "attacks",
-    "query-attacks",
-    "backends",
-    "pruners",
-    "tasks",
-    "links",
-    "formats",
-    "metrics",
-)
-
 KindArgument = Annotated[
     str,
     typer.Argument(
         metavar="KIND",
-        help=f"One of {', '.join(_KINDS)}, or runs; everything but runs when left out.",
-        autocompletion=lambda incomplete: [kind for kind in (*_KINDS, RUNS_KIND) if kind.startswith(incomplete)],
+        help=f"One of {', '.join(LISTS)}, or runs; everything but runs when left out.",
+        autocompletion=complete_list,
     ),
 ]
 
 
 def ls(kind: KindArgument = "", runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
-    """List what there is: recipes, targets and plug-ins, or runs with their verdicts."""
+    """List recipes, plug-ins, runs and the like.
+
+    Runs are listed with state, verdict, key figures and age, the newest first.
+    """
     from robustdeploy.cli.result import show
     from robustdeploy.core.complaint import did_you_mean
     from robustdeploy.errors import UsageError
 
-    if kind == RUNS_KIND:
+    if kind == RUNS_LIST:
         _show_runs(runs, as_json)
         return
-    if kind and kind not in _KINDS:
-        known = (*_KINDS, RUNS_KIND)
+    if kind and kind not in LISTS:
+        known = (*LISTS, RUNS_LIST)
         raise UsageError(f"there is no list of '{kind}'{did_you_mean(kind, known)} (lists: {', '.join(known)})")
-    found = {each: _listed(each) for each in ([kind] if kind else _KINDS)}
+    found = {each: _listed(each) for each in ([kind] if kind else LISTS)}
     lines = []
     for each, entries in found.items():
         lines += [each] if not kind else []
@@ -86,7 +75,7 @@ def _show_runs(runs: Path, as_json: bool) -> None:
 
 def _listed(kind: str) -> list[dict[str, str]]:
     from robustdeploy.core import metrics
-    from robustdeploy.core.load import load_recipe, load_target, shipped_names
+    from robustdeploy.core.load import load_recipe, load_target
     from robustdeploy.core.registry import REGISTRIES
 
     if kind == "metrics":
@@ -102,8 +91,6 @@ def _listed(kind: str) -> list[dict[str, str]]:
 
 
 def _shipped(kind: Literal["recipes", "targets"], name: str, loaded: Recipe | Target) -> dict[str, str]:
-    from robustdeploy.core.load import shipped_folder
-
     return _entry(name, loaded.description, shipped_folder(kind) / f"{name}.yaml")
 
 

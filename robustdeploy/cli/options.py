@@ -1,4 +1,4 @@
-"""Options that several commands share, with completers that read names from the registries."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -7,30 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from robustdeploy.cli.completion import complete_recipe, complete_run, complete_set, complete_target
 from robustdeploy.errors import UsageError
-
-
-def _names(kind: str, incomplete: str) -> list[str]:
-    from robustdeploy.core.load import shipped_names
-
-    names = shipped_names("targets" if kind == "targets" else "recipes")
-    return [name for name in names if name.startswith(incomplete)]
-
-
-def complete_recipe(incomplete: str) -> list[str]:
-    """Names of the shipped recipes."""
-    return _names("recipes", incomplete)
-
-
-def complete_target(incomplete: str) -> list[str]:
-    """Names of the shipped targets."""
-    return _names("targets", incomplete)
-
-
-def complete_run(incomplete: str) -> list[str]:
-    """Names of the runs in ``runs``."""
-    return sorted(path.parent.name for path in Path("runs").glob(f"{incomplete}*/recipe.yaml"))
-
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Recipe by name or YAML file.", autocompletion=complete_recipe)
@@ -58,7 +36,9 @@ EvaluationOption = Annotated[
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 SetOption = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="A.B=C", help="Override one field of the recipe; may be repeated."),
+    typer.Option(
+        "--set", metavar="A.B=C", help="Override one field of the recipe; may be repeated.", autocompletion=complete_set
+    ),
 ]
 DataOption = Annotated[
     Optional[Path],  # noqa: UP045

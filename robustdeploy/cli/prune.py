@@ -43,9 +43,10 @@ def prune(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train robustly under trainable masks until the budget is met, then compact and certify the net.
+    """Train a net while pruning it to its budget.
 
-    A repeated command resumes what was interrupted. With --target, layers keep channels in the target's multiples.
+    It trains robustly under masks until the budget is met, then makes the net compact and certifies it. A repeated
+    command resumes what was interrupted. With --target, layers keep channels in the target's multiples.
     """
     from robustdeploy.cli.result import show
     from robustdeploy.cli.talk import TerminalTalk
@@ -53,7 +54,7 @@ def prune(
     from robustdeploy.core.manifest import read_manifest
     from robustdeploy.pipeline import follow, recipe_for
     from robustdeploy.pipeline import prune as pruned
-    from robustdeploy.preflight import check_training
+    from robustdeploy.preflight import check_training, remarks
     from robustdeploy.train.launch import follows
 
     with TerminalTalk(quiet or as_json) as talk:
@@ -65,6 +66,8 @@ def prune(
         if follows():
             follow(loaded)
             return
+        for remark in remarks(loaded):
+            talk.say(f"note: {remark}")
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
         run = pruned(loaded, target=goal, runs=runs, name=name, force=force, talk=talk)
     manifest = read_manifest(run.root / "train")

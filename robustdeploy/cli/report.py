@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustdeploy.cli.completion import complete_formats
 from robustdeploy.cli.options import RUNS, EvaluationOption, JsonOption, QuietOption, RunArgument, RunsOption
 
 if TYPE_CHECKING:
     from robustdeploy.core.report import Report
 
-FormatOption = Annotated[str, typer.Option("--format", help="Renderings, separated by commas.")]
+FormatOption = Annotated[
+    str, typer.Option("--format", help="Renderings, separated by commas.", autocompletion=complete_formats)
+]
 
 
 def report(
@@ -22,7 +25,10 @@ def report(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Assemble report.json from the sealed stages, judge it, and render it."""
+    """Write, judge and render report.json.
+
+    It is assembled from the sealed stages.
+    """
     from robustdeploy.cli.result import accuracy_text, show, verdict_text
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.run import Run

@@ -45,7 +45,9 @@ def run(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Prune, export, evaluate, report and gate in one go; what is done already is skipped.
+    """Go all the way, from a recipe to the verdict.
+
+    Prunes, exports, evaluates, reports and gates; what is done already is skipped.
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
@@ -54,7 +56,7 @@ def run(
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.load import load_target
     from robustdeploy.core.plain import plain
-    from robustdeploy.preflight import check_training
+    from robustdeploy.preflight import check_training, remarks
     from robustdeploy.report.judge import judged_by
     from robustdeploy.train.launch import follows
 
@@ -67,6 +69,8 @@ def run(
         if follows():
             pipeline.follow(loaded)
             return
+        for remark in remarks(loaded):
+            talk.say(f"note: {remark}")
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
         made = pipeline.prune(loaded, target=goal, runs=runs, name=name, force=force, talk=talk)
         pipeline.export(made, goal, force=force, trust=[loaded.net], talk=talk)

@@ -6,13 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
+from robustdeploy.cli.completion import complete_noun
 from robustdeploy.cli.options import JsonOption
 
-NounArgument = Annotated[str, typer.Argument(metavar="NOUN", help="recipe, target, report or gate.")]
+NounArgument = Annotated[
+    str, typer.Argument(metavar="NOUN", help="recipe, target, report or gate.", autocompletion=complete_noun)
+]
 
 
 def schema(noun: NounArgument = "recipe", as_json: JsonOption = False) -> None:
-    """Print the JSON Schema of a recipe, a target, a report or a gate file; with --json too it is that."""
+    """Print JSON Schema for editors and tools.
+
+    Of a recipe, a target, a report or a gate file; with --json too it is that.
+    """
     from robustdeploy.cli.result import show
     from robustdeploy.core.complaint import did_you_mean
     from robustdeploy.core.schema import KINDS, schema_of

@@ -1,9 +1,13 @@
-"""Talk on stderr: progress bars on a terminal, plain dated lines otherwise. stdout is left to results."""
+"""Talk on stderr: progress bars on a terminal, plain dated lines otherwise. stdout is left to results.
+
+A training says the same on both: the epoch, the share that is kept, the latest loss and accuracy, and the time left.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -12,6 +16,10 @@ if TYPE_CHECKING:
 
 EVERY_S = 10.0
 """Seconds between two plain lines about the same work."""
+EPOCH_S = 60.0
+"""The same within an epoch of a training, which has a line of its own at its end."""
+_SHOWN = {"ops": "kept", "nonzero_ops": "kept", "loss": "loss", "accuracy": "accuracy"}
+"""Numbers of a training that are shown, and under which name; ``metrics.jsonl`` has all of them."""
 
 
 class TerminalTalk:
@@ -22,6 +30,8 @@ class TerminalTalk:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
+        self._numbers: dict[str, dict[str, float]] = {}
+        self._began: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> TerminalTalk:
         if not self._quiet and sys.stderr.isatty():
@@ -55,22 +65,57 @@ class TerminalTalk:
             print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
     def progress(self, what: str, done: int, total: int, **numbers: float) -> None:
-        """Move a bar, or now and then say a line."""
+        """Move a bar, or say a line now and then: of a training one per ``epoch`` of ``epochs``, where it has these."""
         if self._quiet:
             return
-        text = " ".join(f"{name} {value:.3f}" for name, value in numbers.items())
-        if self._bars is None:
-            self._say_now_and_then(what, done, total, text)
-            return
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total, numbers="")
-        task = self._tasks[what]
-        if text:
-            self._bars.update(task, numbers=text)
-        self._bars.update(task, completed=done, total=total, visible=done < total)
+        self._began.setdefault(what, (time.monotonic(), done))
+        # A number that is told now and then stands until the next one.
+        latest = self._numbers.setdefault(what, {})
+        before = latest.get("epoch", numbers.get("epoch", 0) if done < total else 0)
+        latest.update(numbers)
+        if self._bars is not None:
+            self._move_bar(self._bars, what, done, total)
+        elif "epoch" in numbers:
+            ended = numbers["epoch"] > before
+            if self._is_time(what, EPOCH_S) or ended:
+                left = self._left(what, done, total)
+                self._say_progress(what, [*_of_training(latest), *([f"{left} left"] if left else [])])
+        elif done < total and self._is_time(what, EVERY_S):
+            told = [f"{name} {value:.3f}" for name, value in numbers.items()]
+            self._say_progress(what, [f"{done} of {total}", *told])
 
-    def _say_now_and_then(self, what: str, done: int, total: int, text: str) -> None:
-        now = time.monotonic()
-        if now - self._said.get(what, -EVERY_S) >= EVERY_S and done < total:
-            self._said[what] = now
-            self.say(f"{what}: {done} of {total}" + (f" ({text})" if text else ""))
+    def _move_bar(self, bars: Progress, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = bars.add_task(what, total=total, numbers="")
+        text = ", ".join(_of_training(self._numbers[what]))
+        bars.update(self._tasks[what], completed=done, total=total, visible=done < total, numbers=text)
+
+    def _is_time(self, what: str, every_s: float) -> bool:
+        return time.monotonic() - self._said.get(what, -every_s) >= every_s
+
+    def _say_progress(self, what: str, told: list[str]) -> None:
+        self._said[what] = time.monotonic()
+        self.say(f"{what}: {', '.join(told)}")
+
+    def _left(self, what: str, done: int, total: int) -> str:
+        """The time that the rest takes at the speed so far; nothing before there is one, and at the end."""
+        began, first = self._began[what]
+        if done <= first or done >= total:
+            return ""
+        return duration((time.monotonic() - began) / (done - first) * (total - done))
+
+
+def _of_training(numbers: Mapping[str, float]) -> list[str]:
+    """A training's latest numbers in words."""
+    told = []
+    if "epochs" in numbers:
+        told.append(f"epoch {numbers['epoch']:.0f} of {numbers['epochs']:.0f}")
+    return told + [f"{word} {numbers[name]:.3f}" for name, word in _SHOWN.items() if name in numbers]
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as people say it: ``40 s``, ``5 min``, ``2 h 10 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,10 @@ FilesArgument = Annotated[
 
 
 def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
-    """Check YAML files: a recipe has a `net` or `data`, a target has a `backend` or `link`, a gate file has `rules`."""
+    """Check recipes, targets and gate files.
+
+    A recipe has a `net` or `data`, a target has a `backend` or `link`, a gate file has `rules`.
+    """
     from robustdeploy.cli.result import refuse, show
     from robustdeploy.errors import RecipeError, UsageError
 
@@ -48,13 +52,17 @@ def _all(files: list[Path]) -> list[Path]:
 
 def _check(file: Path) -> None:
     from robustdeploy.core.load import kind_of_file, load_recipe, load_target
+    from robustdeploy.preflight import check_recipe, remarks
     from robustdeploy.report.load import load_report, load_rules
 
-    recipe = partial(load_recipe, foresee=True)
+    recipe = partial(load_recipe, foresee=True, before=check_recipe)
     loaders: dict[str, Any] = {
         "recipe": recipe,
         "target": load_target,
         "gate file": load_rules,
         "report": load_report,
     }
-    loaders[kind_of_file(file)](file)
+    kind = kind_of_file(file)
+    loaded = loaders[kind](file)
+    for remark in remarks(loaded) if kind == "recipe" else ():
+        print(f"note: {file}: {remark}", file=sys.stderr)

@@ -6,9 +6,10 @@ from robustdeploy.cli.options import RUNS, JsonOption, RunArgument, RunsOption
 
 
 def verify(run: RunArgument = None, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
-    """Re-hash everything a run holds and check the ledger's chain; any difference is named and exits with 2.
+    """Check a run's files against its ledger.
 
-    An agent that is not the installed package's is named too: it is never started.
+    Everything a run holds is hashed again; any difference is named, and the exit code is then 2. An agent that is not
+    the installed package's is named too: it is never started.
     """
     from robustdeploy.cli.result import refuse, show
     from robustdeploy.core.run import Run

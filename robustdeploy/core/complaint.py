@@ -59,8 +59,8 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def _fields(kind: Any) -> Mapping[str, FieldInfo]:
-    """Fields of a pydantic model or dataclass; of anything else, none."""
+def fields_of(kind: Any) -> Mapping[str, FieldInfo]:
+    """Return the fields of a pydantic model or dataclass; of anything else, none."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind.model_fields
     return getattr(kind, "__pydantic_fields__", {})
@@ -83,7 +83,7 @@ def _field_at(kind: Any, place: Place) -> FieldInfo | None:
     found: FieldInfo | None = None
     for step in place:
         if isinstance(step, str):
-            found = _fields(_inside(kind)).get(step)
+            found = fields_of(_inside(kind)).get(step)
             if found is None:
                 return None
             kind = found.annotation
@@ -94,7 +94,7 @@ def keys_at(kind: Any, place: Place) -> list[str]:
     """Return the keys that ``kind`` knows at ``place``; none where it takes any."""
     field = _field_at(kind, place)
     inside = _inside(field.annotation) if field else kind if not place else None
-    return list(_fields(inside))
+    return list(fields_of(inside))
 
 
 def _limits(kind: Any, error: ErrorDetails) -> str:
@@ -175,7 +175,7 @@ def booleans_lost(raw: Any, made: Any, place: Place = ()) -> list[tuple[Place, s
         return [] if isinstance(made, bool) else [(place, f"must be a number, not {shown(raw)}")]
     pairs: list[tuple[str | int, Any, Any]] = []
     if isinstance(raw, Mapping):
-        known = made if isinstance(made, Mapping) else {key: getattr(made, key) for key in _fields(type(made))}
+        known = made if isinstance(made, Mapping) else {key: getattr(made, key) for key in fields_of(type(made))}
         pairs = [(key, raw[key], known[key]) for key in raw if key in known]
     elif isinstance(raw, list | tuple) and isinstance(made, list | tuple):
         pairs = [(index, *both) for index, both in enumerate(zip(raw, made, strict=False))]

@@ -16,13 +16,13 @@ from robustdeploy.core.plain import plain, value_at
 from robustdeploy.core.recipe import Choice, PlugIn, Recipe
 from robustdeploy.core.registry import REGISTRIES, Registry
 from robustdeploy.core.rules import Prospect, contradictions, meaning_problems, unmet_problems
+from robustdeploy.core.shipped import ShippedKind, shipped_folder, shipped_names
 from robustdeploy.core.target import Target
 from robustdeploy.core.yaml_source import Problem, Source, source_from_file, text_from_value
 from robustdeploy.errors import RecipeError
 
 N = TypeVar("N", Recipe, Target)
 Registries = Mapping[str, Registry[Any]]
-ShippedKind = Literal["recipes", "targets"]
 Kind = Literal["recipe", "target", "gate file", "report"]
 _PLACES = {
     "recipe": "a recipe is the first word of run and prune: robustdeploy run {}",
@@ -32,18 +32,6 @@ _PLACES = {
 }
 """Where a file of each kind belongs on the command line."""
 _CHOICE: TypeAdapter[Choice] = TypeAdapter(PlugIn)
-
-
-def shipped_folder(kind: ShippedKind) -> Path:
-    """Return the folder of shipped files: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / f"_{kind}"
-    return inside if inside.is_dir() else package.parent / kind
-
-
-def shipped_names(kind: ShippedKind) -> tuple[str, ...]:
-    """Return the names that `load_recipe` or `load_target` knows without a path."""
-    return tuple(sorted(path.stem for path in shipped_folder(kind).glob("*.yaml")))
 
 
 def _source(kind: ShippedKind, wanted: str | Path) -> Source:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.given import runs_below
@@ -25,6 +25,9 @@ from robustdeploy.errors import ArtifactError, RecipeError
 
 REPORT = "report.json"
 _LOG = "metrics.jsonl"
+State = Literal["begun", "training", "interrupted", "trained", "exported", "evaluated", "reported", "damaged"]
+STATES: tuple[State, ...] = get_args(State)
+"""What a run can be in, from its beginning to its report."""
 _FIGURES = {
     "clean": ("clean_accuracy", None),
     "worst": ("robust_accuracy", "worst"),
@@ -40,8 +43,7 @@ class Overview:
 
     name: str
     folder: str
-    state: str
-    """``begun``, ``training``, ``interrupted``, ``trained``, ``exported``, ``evaluated``, ``reported``, ``damaged``."""
+    state: State
     detail: str
     """The epoch reached, what is damaged, or what uses the run."""
     process: str | None
@@ -73,6 +75,7 @@ def overview(root: Path, *, latest: bool = False) -> Overview:
     process = holder(root)
     report: Mapping[str, Any] = {}
     updated = None
+    state: State
     try:
         records = Ledger(root / LEDGER).records()
         updated = records[-1].time if records else None
@@ -124,7 +127,7 @@ def _written(records: Sequence[Record]) -> str | None:
     return next((mark for mark in reversed(marks) if mark), None)
 
 
-def _state(root: Path, records: Sequence[Record], busy: bool) -> tuple[str, str]:
+def _state(root: Path, records: Sequence[Record], busy: bool) -> tuple[State, str]:
     """Return how far a run has come, by what is sealed, and the epoch where it is still being trained."""
     sealed = sealed_manifests(records)
     if "train" not in sealed:

@@ -1,7 +1,6 @@
 """Every command on a finished run: bare forms, one JSON document, exit codes, help, completion."""
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -10,7 +9,6 @@ import jsonschema
 import onnx
 import pytest
 
-from robustdeploy.cli.options import complete_recipe, complete_run, complete_target
 from robustdeploy.core.schema import schema_of
 from robustdeploy.export.metadata import read_metadata
 
@@ -241,33 +239,6 @@ def test_help_loads_nothing_heavy(tmp_path):
     assert all(name in done.stdout for name in COMMANDS)
 
 
-def _completed(folder, line, count):
-    environment = {
-        **os.environ,
-        "_ROBUSTDEPLOY_COMPLETE": "complete_bash",
-        "COMP_WORDS": line,
-        "COMP_CWORD": str(count),
-    }
-    code = "from robustdeploy.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert "Traceback" not in done.stderr
-    return done.stdout.split()
-
-
-def test_the_shell_completes_commands_and_names(chain, monkeypatch):
-    assert _completed(chain, "robustdeploy ex", 1) == ["export"]
-    assert _completed(chain, "robustdeploy export --target jet", 3) == ["jetson-orin"]
-    assert _completed(chain, "robustdeploy prune digits", 2) == ["digits-resnet8"]
-    assert _completed(chain, "robustdeploy report ti", 2) == ["tiny"]
-    assert _completed(chain, "robustdeploy ls query", 2) == ["query-attacks"]
-    monkeypatch.chdir(chain)
-    assert complete_run("") == ["latest", "tiny"]
-    assert "host-cpu" in complete_target("h")
-    assert complete_recipe("zzz") == []
-
-
 def test_the_completion_script_can_be_shown(tmp_path):
     code = "import sys; sys.argv[1:] = ['--show-completion', 'bash']; from robustdeploy.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -324,3 +295,13 @@ def test_compare_names_the_runs_and_shows_what_one_of_them_lacks(desk, command):
     assert "only in tiny" in lacking
     (clean,) = [line for line in lines if line.startswith("clean_accuracy (board)")]
     assert clean.split()[-2:] == ["+0.00", "%"]
+
+
+def test_each_summary_of_the_help_is_a_whole_sentence(tmp_path, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = command(tmp_path, "--help").out.partition("Commands:\n")[2].rstrip().splitlines()
+    assert [line.split()[0] for line in lines] == list(COMMANDS)
+    for line in lines:
+        assert line.endswith(".")
+        assert not line.endswith("...")
+        assert len(line) <= 80

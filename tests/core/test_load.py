@@ -4,8 +4,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from robustdeploy.core.load import load_recipe, load_target, resolved_yaml, shipped_folder, shipped_names
+from robustdeploy.core.load import load_recipe, load_target, resolved_yaml
 from robustdeploy.core.recipe import Budget, Choice, Data, Evaluate, Recipe, Threat, Train
+from robustdeploy.core.shipped import shipped_folder, shipped_names
 from robustdeploy.core.target import Target
 from robustdeploy.errors import RecipeError
 

@@ -3,9 +3,10 @@ import json
 import jsonschema
 import pytest
 
-from robustdeploy.core.load import load_recipe, load_target, resolved_yaml, shipped_folder, shipped_names
+from robustdeploy.core.load import load_recipe, load_target, resolved_yaml
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.schema import KINDS, schema_of
+from robustdeploy.core.shipped import shipped_folder, shipped_names
 from robustdeploy.core.yaml_source import source_from_file, value_from_text
 from robustdeploy.errors import RecipeError
 from robustdeploy.report.load import load_rules

@@ -3,9 +3,10 @@
 import pytest
 
 from robustdeploy.core.gate import Outcome, Rule
-from robustdeploy.core.load import load_recipe, shipped_names
+from robustdeploy.core.load import load_recipe
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.report import Measurement
+from robustdeploy.core.shipped import shipped_names
 from robustdeploy.evaluate.attack import adversaries_from
 from robustdeploy.evaluate.strength import strength_diagnostic
 from robustdeploy.onboard.types import Threat

@@ -1,0 +1,20 @@
+"""Shipped: the recipes and targets that come with the package, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+ShippedKind = Literal["recipes", "targets"]
+
+
+def shipped_folder(kind: ShippedKind) -> Path:
+    """Return the folder of shipped files: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / f"_{kind}"
+    return inside if inside.is_dir() else package.parent / kind
+
+
+def shipped_names(kind: ShippedKind) -> tuple[str, ...]:
+    """Return the names that `load_recipe` or `load_target` knows without a path."""
+    return tuple(sorted(path.stem for path in shipped_folder(kind).glob("*.yaml")))
