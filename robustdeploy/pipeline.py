@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robustdeploy.core.artifact import Artifact, Sealed
+from robustdeploy.core.facts import check_facts
 from robustdeploy.core.files import atomic_write_json, sha256_of_file
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.lineage import behind, chain_problems
@@ -260,7 +261,9 @@ def _sealed(run: Run, place: str, how: str) -> Sealed:
     """Return a finished stage after checking every file it made."""
     check_finished(run.root, place, how)
     try:
-        return Sealed(run.root / place, run.sealed(place))
+        manifest = run.sealed(place)
+        check_facts(place, manifest.facts, str(run.root / place / FILE_NAME))
+        return Sealed(run.root / place, manifest)
     except ArtifactError as error:
         lines = (f"{line}; `{how} --force` makes it again" for line in str(error).splitlines())
         raise ArtifactError("\n".join(lines)) from None

@@ -152,9 +152,9 @@ def _refuse(others: list[str]) -> None:
 
 
 def _rows(folder: Path) -> dict[str, Any]:
-    import json
+    from robustdeploy.core.reading import read_json
 
-    rows: dict[str, Any] = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+    rows: dict[str, Any] = read_json(folder / "rows.json")
     return rows
 
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from robustdeploy.errors import StorageError
+from robustdeploy.core.reading import no_file
+from robustdeploy.errors import ArtifactError, StorageError
 
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR}
 
@@ -29,8 +30,13 @@ def sha256_of_text(text: str) -> str:
 
 
 def sha256_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content, as hexadecimal digits."""
-    with path.open("rb") as stream:
+    """Return the SHA-256 of a file's content, as hexadecimal digits; what is no regular file is an ArtifactError."""
+    # A pipe that nobody writes to would be waited for.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if found := no_file(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ArtifactError(f"cannot read {path}: it is {found}, not a file")
+    with os.fdopen(handle, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -38,8 +44,16 @@ def hash_or_reason(path: Path) -> str:
     """Return the SHA-256 of a file's content, or why it cannot be read, which is no file's hash."""
     try:
         return sha256_of_file(path)
-    except OSError as error:
-        return f"unknown ({error.strerror})"
+    except (OSError, ArtifactError) as error:
+        return f"unknown ({getattr(error, 'strerror', None) or error})"
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether ``path`` lies in ``folder``, wherever links lead; what no path can be does not."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def _free_space(path: Path) -> str:

@@ -22,6 +22,13 @@ def one_line(text: object) -> str:
     return "".join(_written(c) if _steers(c) else c for c in str(text))
 
 
+def shown_name(name: str) -> str:
+    """Return ``name`` if all of it shows; a name with other characters is a ValueError."""
+    if one_line(name) != name:
+        raise ValueError(f"the name {one_line(name)} has characters that do not show")
+    return name
+
+
 def printable(text: str) -> str:
     """Return lines of ours, which may hold foreign words, safe to print; the ends of lines stay."""
     return "\n".join(map(one_line, text.split("\n")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,8 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from robustdeploy.core.files import canonical_json, hash_or_reason, sha256_of_file, sha256_of_text
+from robustdeploy.core.files import canonical_json, hash_or_reason, lies_in, sha256_of_file, sha256_of_text
 from robustdeploy.core.model import Noun
+from robustdeploy.core.reading import read_json
 from robustdeploy.errors import ArtifactError
 
 FILE_NAME = "manifest.json"
@@ -68,11 +68,13 @@ def loaded_versions() -> dict[str, str]:
 def read_manifest(folder: Path) -> Manifest:
     """Read a folder's manifest; a missing or malformed one is an ArtifactError."""
     path = folder / FILE_NAME
+    if not path.exists():
+        raise ArtifactError(f"{folder} holds no {FILE_NAME}: the stage did not finish; run it again")
     try:
-        return Manifest.model_validate(json.loads(path.read_bytes()))
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{folder} holds no {FILE_NAME}: the stage did not finish; run it again") from error
-    except (OSError, ValueError, ValidationError, RecursionError) as error:
+        return Manifest.model_validate(read_json(path))
+    except ArtifactError as error:
+        raise ArtifactError(f"{path} is not a manifest ({error}); run the stage again") from error
+    except ValidationError as error:
         raise ArtifactError(f"{path} is not a manifest ({type(error).__name__}); run the stage again") from error
 
 
@@ -86,7 +88,7 @@ def changed_outputs(folder: Path, manifest: Manifest) -> list[str]:
     found = []
     for name, expected in manifest.outputs.items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not lies_in(path, folder):
             found.append(f"{path} lies outside the stage's folder")
         elif not path.is_file():
             found.append(f"{path} is missing (its manifest has SHA-256 {expected[:12]})")

@@ -40,10 +40,11 @@ def read_bounded(path: Path, most: int = MOST_JSON) -> bytes:
         raise ArtifactError(f"{path} is missing") from error
     except (OSError, ValueError) as error:
         raise ArtifactError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    about = os.fstat(handle)
+    if found := no_file(about.st_mode):
+        os.close(handle)
+        raise ArtifactError(f"cannot read {path}: it is {found}, not a file")
     with os.fdopen(handle, "rb") as stream:
-        about = os.fstat(handle)
-        if found := no_file(about.st_mode):
-            raise ArtifactError(f"cannot read {path}: it is {found}, not a file")
         if about.st_size > most:
             raise ArtifactError(
                 f"{path} has {size_text(about.st_size)}, more than the {size_text(most)} that such a file can have, "

@@ -14,6 +14,7 @@ from typing import Any
 from robustdeploy.core.files import (
     atomic_write_text,
     canonical_json,
+    lies_in,
     sha256_of_file,
     sha256_of_text,
     storage_errors,
@@ -131,6 +132,8 @@ class Run:
     def sealed(self, place: str) -> Manifest:
         """Return the manifest of the finished stage in ``place``; any file that is not as written, an ArtifactError."""
         folder = self.root / place
+        if not lies_in(folder, self.root):
+            raise ArtifactError(f"{folder} leads out of the run through a link, so it is not believed; remove the link")
         if problems := seal_problems(folder, sealed_manifests(self.ledger.records()).get(place)):
             raise ArtifactError("\n".join(problems))
         return read_manifest(folder)

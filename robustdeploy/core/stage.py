@@ -11,7 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from robustdeploy.core.files import atomic_write_text, hash_or_reason, sha256_of_text, storage_errors, sync_file
+from robustdeploy.core.files import (
+    atomic_write_text,
+    hash_or_reason,
+    lies_in,
+    sha256_of_text,
+    storage_errors,
+    sync_file,
+)
 from robustdeploy.core.ledger import Ledger, Record, utc_now
 from robustdeploy.core.manifest import (
     FILE_NAME,
@@ -68,6 +75,8 @@ class Stage:
     def folder(self) -> Path:
         """The stage's folder, made when it is not there yet."""
         path = self.root / self.place
+        if not lies_in(path, self.root):
+            raise UsageError(f"{path} leads out of the run through a link; nothing is written there, remove the link")
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         return path

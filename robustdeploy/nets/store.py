@@ -6,13 +6,14 @@ other, so a pair that was edited, mixed up or cut short by a crash is refused.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import AfterValidator, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -24,6 +25,8 @@ from robustdeploy.core.files import (
     sha256_of_text,
 )
 from robustdeploy.core.model import Noun
+from robustdeploy.core.foreign import shown_name
+from robustdeploy.core.reading import parse_json, read_bounded, size_text
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.trust import Trust, check_trusted
 from robustdeploy.errors import ArtifactError, RecipeError
@@ -35,7 +38,11 @@ from robustdeploy.nets.size import Size, resize_modules, size_differences
 NET_FILE = "net.json"
 WEIGHTS_FILE = "model.safetensors"
 _DIGEST_KEY = "net_json"
+_MOST_INFO = 64 * 2**20
+_MOST_WEIGHTS = 16 * 2**30
+"""The largest classifiers of torchvision have 2.6 GB of weights."""
 
+_Name = Annotated[str, AfterValidator(shown_name)]
 _Pixels = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -45,7 +52,7 @@ class NetInfo(Noun):
     schema_version: Literal[1] = 1
     net: Choice
     """The dense net."""
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    classes: Annotated[tuple[_Name, ...], Field(min_length=1)]
     """Names of the classes, in the order of the logits."""
     image_shape: tuple[_Pixels, _Pixels, _Pixels]
     """C, H, W."""
@@ -97,13 +104,13 @@ def load_info(folder_or_run: Path | str) -> NetInfo:
     """Return what the ``net.json`` of a folder or a run says; anything wrong with it is an ArtifactError."""
     path = net_folder(Path(folder_or_run)) / NET_FILE
     try:
-        return NetInfo.model_validate_json(path.read_bytes())
+        return NetInfo.model_validate(parse_json(read_bounded(path, _MOST_INFO), "it"))
+    except ArtifactError as error:
+        raise ArtifactError(f"{path} is no description of a net: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise ArtifactError(f"{path} is no description of a net: {place}: {first['msg']}") from error
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error}") from error
 
 
 def dense_net(info: NetInfo, origin: Path | None = None) -> Normalised:
@@ -135,19 +142,25 @@ def _digest(info: NetInfo) -> str:
 
 def _weights(folder: Path, info: NetInfo) -> dict[str, Tensor]:
     path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise ArtifactError(f"{path} is missing beside {NET_FILE}; both are needed")
+    content = read_bounded(path, _MOST_WEIGHTS)
+    if (found := hashlib.sha256(content).hexdigest()) != info.weights_sha256:
+        raise ArtifactError(
+            f"{path} is not the file that {NET_FILE} was written with (SHA-256 {found[:12]}…, expected "
+            f"{info.weights_sha256[:12]}…): it was truncated, edited or replaced; save the net again"
+        )
+    if _said(content, path) != _digest(info):
+        raise ArtifactError(f"{folder / NET_FILE} was edited after {WEIGHTS_FILE} was written; save the net again")
     try:
-        found = sha256_of_file(path)
-        if found != info.weights_sha256:
-            raise ArtifactError(
-                f"{path} is not the file that {NET_FILE} was written with (SHA-256 {found[:12]}…, expected "
-                f"{info.weights_sha256[:12]}…): it was truncated, edited or replaced; save the net again"
-            )
-        with safe_open(path, framework="pt") as archive:
-            said = (archive.metadata() or {}).get(_DIGEST_KEY)
-        if said != _digest(info):
-            raise ArtifactError(f"{folder / NET_FILE} was edited after {WEIGHTS_FILE} was written; save the net again")
-        return load(path.read_bytes())
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"cannot read {path}: {error}") from error
+        return load(content)
+    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}; save the net again") from error
+
+
+def _said(content: bytes, path: Path) -> Any:
+    """Return the digest of ``net.json`` that a safetensors file has in its header, which is JSON behind its length."""
+    length = int.from_bytes(content[:8], "little")
+    if not 2 <= length <= min(_MOST_INFO, len(content) - 8):
+        raise ArtifactError(f"{path} is no safetensors file: its header would have {size_text(length)}")
+    header = parse_json(content[8 : 8 + length], f"the header of {path}")
+    about = header.get("__metadata__") if isinstance(header, dict) else None
+    return about.get(_DIGEST_KEY) if isinstance(about, dict) else None

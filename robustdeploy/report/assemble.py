@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.artifact import Sealed
+from robustdeploy.core.complaint import complaint
 from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
 from robustdeploy.core.ledger import utc_now
 from robustdeploy.core.manifest import producer
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
+from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.report import BudgetLine, ChannelCount, Figures, Measurement, Report
 from robustdeploy.core.settings import overrides
@@ -28,7 +31,7 @@ from robustdeploy.report.omissions import omissions_of, skipped_row
 
 def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Sealed, evaluation: Sealed) -> Report:
     """Put everything a report says together; nothing is measured here."""
-    rows = EvaluationRows.model_validate(_json(evaluation.folder / "rows.json"))
+    rows = _rows(evaluation.folder / "rows.json")
     budget = _budget(train.manifest.facts, export.manifest.facts)
     channels = tuple(ChannelCount(**channel) for channel in train.manifest.facts["channels"])
     zeros = export.manifest.facts.get("zeros")
@@ -118,8 +121,18 @@ def _subject(recipe: Recipe, train: Sealed, export: Sealed, evaluation: Sealed) 
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as problem:
+        return read_json(path)
+    except ArtifactError as problem:
+        raise ArtifactError(f"{problem}; run `robustdeploy evaluate --force` again") from problem
+
+
+def _rows(path: Path) -> EvaluationRows:
+    try:
+        return EvaluationRows.model_validate(_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
         raise ArtifactError(
-            f"{path} cannot be read ({problem}); run `robustdeploy evaluate --force` again"
-        ) from problem
+            f"{path}: {place} {complaint(first, EvaluationRows)}, so it was edited; run "
+            "`robustdeploy evaluate --force` again"
+        ) from error

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
-from robustdeploy.errors import TrainingError
+from robustdeploy.errors import ArtifactError, TrainingError
 
 KEPT = 2
 """Checkpoints kept: the newest, and the one before in case the newest is damaged."""
@@ -91,7 +91,7 @@ def _sound(path: Path) -> State | None:
     try:
         if sha256_of_file(path)[:_HASH_DIGITS] == path.stem.rpartition("-")[2]:
             return _read(path)
-    except (SafetensorError, KeyError, ValueError, TypeError):
+    except (SafetensorError, ArtifactError, KeyError, ValueError, TypeError, RecursionError, OSError):
         return None
     return None
 

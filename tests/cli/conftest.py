@@ -39,13 +39,15 @@ def refused(command):
 def reseal():
     """Play someone who edits files, their manifest and the ledger so that all hashes agree again."""
 
-    def call(run, place, changed, inputs=None):
+    def call(run, place, changed, inputs=None, **more):
         path = run / place / "manifest.json"
         manifest = json.loads(path.read_text())
         for name, content in changed.items():
             (run / place / name).write_bytes(content)
             manifest["outputs"][name] = hashlib.sha256(content).hexdigest()
         manifest["inputs"] |= {name: hashlib.sha256(content).hexdigest() for name, content in (inputs or {}).items()}
+        for part, values in more.items():
+            manifest[part] |= values
         path.write_text(json.dumps(manifest))
         Ledger(run / "ledger.jsonl").append("sealed", stage="export", folder=place, manifest=sha256_of_file(path))
 
