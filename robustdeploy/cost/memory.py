@@ -249,7 +249,9 @@ def _placed(steps: list[_Step], output: Any, fixed: Iterable[int]) -> tuple[list
     sizes: list[int] = []
     moments: list[frozenset[int]] = []
     for number, step in enumerate(steps):
-        dying = {place[_memory(t)] for t in step.reads if last[_memory(t)] == number and step.pointwise} - {-1}
+        # What no step has made, such as a buffer that the pass replaces, takes no place among the maps.
+        ending = [_memory(t) for t in step.reads if last[_memory(t)] == number and step.pointwise]
+        dying = {place.get(memory, -1) for memory in ending} - {-1}
         for index, tensor in enumerate(step.gives):
             if (memory := _memory(tensor)) in place:
                 continue

@@ -56,10 +56,23 @@ def unsteadiness(net: nn.Module, images: Tensor) -> str | None:
     """
     with _probe(net, images[:LOOKED_AT].float().cpu()) as (probe, batch):
         try:
-            return _chance(probe, batch) or _neighbours(probe, batch)
+            return _not_finite(probe, batch) or _chance(probe, batch) or _neighbours(probe, batch)
         except Exception as error:  # foreign code may raise anything
             words = " ".join(str(error).split())[:300]
             return f"it cannot score {len(batch)} images together and one by one: {words}"
+
+
+def _not_finite(probe: nn.Module, batch: Tensor) -> str | None:
+    """Look for scores that are no numbers, which would differ from themselves in every comparison below."""
+    if torch.isfinite(_scores(probe, batch)).all():
+        return None
+    wild = [step for step in _steps(probe, batch) if not all(_is_finite(output) for output in step.outputs)]
+    told = layer_text(probe, wild[0].layer, wild[0].function) if wild else _NO_LAYER
+    return f"the scores of images are not finite (NaN or infinite); the first such values come from {told}"
+
+
+def _is_finite(output: Tensor) -> bool:
+    return not output.is_floating_point() or bool(torch.isfinite(output).all())
 
 
 def _chance(probe: nn.Module, batch: Tensor) -> str | None:

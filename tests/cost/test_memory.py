@@ -232,3 +232,21 @@ def test_what_a_training_step_takes_grows_with_batch_and_area_and_bounds_how_man
     assert large == pytest.approx(1024 * one, rel=0.01)
     assert images_at_once(net, (3, 32, 32), 256) == 256
     assert images_at_once(net, (3, 1024, 1024), 256) == 4 * 2**30 // large < 10
+
+
+class Replacing(nn.Module):
+    """A net that replaces its own buffer in each pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv(1, 2)
+        self.register_buffer("average", torch.zeros(2, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.conv(images)
+        self.average = 0.9 * self.average + 0.1 * maps.mean((0, 2, 3))[:, None, None]
+        return maps - self.average
+
+
+def test_a_buffer_that_the_pass_replaces_is_none_of_the_maps() -> None:
+    assert peak_bytes(Replacing(), (1, 8, 8)) >= 4 * (1 + 2) * 64

@@ -198,3 +198,10 @@ def test_a_net_that_cannot_read_several_images_says_so():
 def test_the_check_raises_with_what_it_was_about():
     with pytest.raises(UsageError, match=r"net 'mine': the scores of an image depend on .* roll in head"):
         check_steady(Normalised(Net(Head(lambda _, x: x.roll(1, 0))), [0.3], [0.4]), IMAGES, "net 'mine'")
+
+
+@pytest.mark.parametrize("wild", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_told_as_such(wild):
+    told = unsteadiness(Normalised(Net(Head(lambda head, x: torch.mul(x, wild))), (0.5,), (0.25,)), IMAGES)
+    assert "not finite" in told
+    assert "mul in head" in told
