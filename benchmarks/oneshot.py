@@ -18,7 +18,8 @@ from torch import nn
 from robustdeploy.cost.module import evaluating, macs
 from robustdeploy.errors import BudgetError
 from robustdeploy.nets.channel_pad import ChannelPad, kept_index
-from robustdeploy.prune.groups import Coupling, find_groups
+from robustdeploy.prune.groups import Coupling
+from robustdeploy.prune.rehearsal import find_groups
 
 NEAR = 0.03
 """How far, as a fraction, the operations may be from those that were asked for."""

@@ -329,8 +329,8 @@ def evaluate(
     """Attack and time what runs on ``target``; return the outcomes. Sealed parts are never redone.
 
     ``settings`` other than those of the run's recipe leave theirs alone: the outcomes stand beside, in a folder of
-    their own. ``data`` is the folder of the data set where that is not the recipe's any more, ``skip_unreadable``
-    leaves files out as the recipe's own ``data.skip_unreadable`` does, and ``trust`` is as for ``load_net``.
+    their own. ``data`` is the data set's folder where that has moved, ``skip_unreadable`` is as in the recipe's
+    ``data``, and ``trust`` as for ``load_net``.
     """
     goal = load_target(target) if isinstance(target, str) else target
     check_evaluable(run, goal.name, data)
@@ -349,8 +349,7 @@ def evaluate(
         exported = _sealed(run, f"export/{goal.name}", f"robustdeploy export --target {goal.name}")
         _same_target(run, goal)
         _up_to_date(run, f"export/{goal.name}")
-        compared = run.recipe.baseline and is_pruned(run.recipe)
-        info = load_info(train.folder)
+        info, compared = load_info(train.folder), run.recipe.baseline and is_pruned(run.recipe)
         images = _test_images(run, info.classes, data, skip_unreadable, talk)
         request = evaluation.Request(
             run=replace(run, recipe=run.recipe.model_copy(update={"evaluate": used})),
@@ -368,8 +367,8 @@ def evaluate(
             trust=trust,
             reading=images.reading,
         )
-        parameters = {"evaluate": plain(used), "threat": plain(run.recipe.threat), "target": plain(goal)}
-        stage = run.stage("evaluate", f"{DEVICE}/{name}", evaluation.evaluation_inputs(request), parameters)
+        asked = {"evaluate": plain(used), "threat": plain(run.recipe.threat), "target": plain(goal)}
+        stage = run.stage("evaluate", f"{DEVICE}/{name}", evaluation.evaluation_inputs(request), asked)
         if not force:
             _same_images(run, stage)
         if _fresh(stage, force, talk):

@@ -27,7 +27,7 @@ from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Threat
 from robustdeploy.pipeline import SILENCE, recipe_for
 from robustdeploy.prune.compact import compact_net
-from robustdeploy.prune.groups import find_groups
+from robustdeploy.prune.rehearsal import find_groups
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -48,7 +48,7 @@ RECIPE = """
     net: {name: resnet8, width: 8}
     threat: {eps: 0.1}
     train: {epochs: 3, batch_size: 64, lr: 0.2, precision: fp32}
-    gate: [{id: RD-OPS-01, metric: ops_fraction, at_most: 0.3}]
+    gate: [{id: RD-OPS-01, metric: ops_fraction, at_most: budget}]
 """
 
 

@@ -57,8 +57,7 @@ def _read(path: Path, runs: Path) -> tuple[Report, Recipe | None]:
     """Return a report and the recipe of its run, where that is at hand."""
     from robustdeploy.core.given import is_run
     from robustdeploy.core.run import Run
-    from robustdeploy.pipeline import read_report
-    from robustdeploy.report.stored import believed
+    from robustdeploy.report.stored import believed, read_report
 
     if path.is_file():
         return believed(path), Run.open(path.parent, runs).recipe if is_run(path.parent) else None

@@ -18,7 +18,7 @@ _AN_ENGINE = "an engine for one device, and evaluate builds its engine itself, o
 _PICKLED = "a file of PyTorch, which is never unpickled here"
 _KINDS = {
     **dict.fromkeys(
-        (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".tar"), "a file of PyTorch, which is never unpickled here"
+        (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar"), "a file of PyTorch, which is never unpickled here"
     ),
     ".safetensors": "a file of weights alone, without the net that they belong to",
     ".onnx": "an ONNX file, and gradient attacks need the net in PyTorch",

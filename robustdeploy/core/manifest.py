@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from robustdeploy.core.files import canonical_json, hash_or_reason, lies_in, sha256_of_file, sha256_of_text
+from robustdeploy.core.foreign import one_line
 from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import read_json
 from robustdeploy.errors import ArtifactError
@@ -89,9 +90,9 @@ def changed_outputs(folder: Path, manifest: Manifest) -> list[str]:
     for name, expected in manifest.outputs.items():
         path = folder / name
         if not lies_in(path, folder):
-            found.append(f"{path} lies outside the stage's folder")
+            found.append(f"{folder}: the manifest names {one_line(name)}, which lies outside the stage's folder")
         elif not path.is_file():
-            found.append(f"{path} is missing (its manifest has SHA-256 {expected[:12]})")
+            found.append(f"{one_line(path)} is missing (its manifest has SHA-256 {expected[:12]})")
         elif (actual := hash_or_reason(path)) != expected:
             found.append(f"{path} was changed: SHA-256 is {actual[:12]}, its manifest has {expected[:12]}")
     return found

@@ -186,7 +186,8 @@ def _against_budget(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[
     amount, nonzero = budget.amounts.get(part), metric.name.startswith("nonzero_")
     pruner = prospect.recipe.prune.name
     if rule.by_budget:
-        if amount is None:
+        # Of a net that is not pruned the dense cost is the limit, so shipped recipes train without a budget as well.
+        if amount is None and prospect.pruned:
             yield ("at_most",), f"the recipe sets no budget.{part}, so `at_most: budget` has no limit"
         return
     if not isinstance(rule.at_most, float):

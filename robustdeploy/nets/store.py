@@ -38,6 +38,7 @@ from robustdeploy.nets.size import Size, resize_modules, size_differences
 NET_FILE = "net.json"
 WEIGHTS_FILE = "model.safetensors"
 _DIGEST_KEY = "net_json"
+_AGAIN = "put it back, or have `robustdeploy prune --force` write it again"
 _MOST_INFO = 64 * 2**20
 _MOST_WEIGHTS = 16 * 2**30
 """The largest classifiers of torchvision have 2.6 GB of weights."""
@@ -106,11 +107,11 @@ def load_info(folder_or_run: Path | str) -> NetInfo:
     try:
         return NetInfo.model_validate(parse_json(read_bounded(path, _MOST_INFO), "it"))
     except ArtifactError as error:
-        raise ArtifactError(f"{path} is no description of a net: {error}") from error
+        raise ArtifactError(f"{path} is no description of a net: {error}; {_AGAIN}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise ArtifactError(f"{path} is no description of a net: {place}: {first['msg']}") from error
+        raise ArtifactError(f"{path} is no description of a net: {place}: {first['msg']}; {_AGAIN}") from error
 
 
 def dense_net(info: NetInfo, origin: Path | None = None) -> Normalised:

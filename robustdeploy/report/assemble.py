@@ -59,7 +59,7 @@ def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Seal
         subject=_subject(recipe, train, export, evaluation),
         threat=recipe.threat,
         budget=budget,
-        board=_json(evaluation.folder / "facts.json"),
+        board=_mapping(evaluation.folder / "facts.json"),
         measurements=measurements,
         diagnostics=diagnostics,
         omissions=omissions,
@@ -92,9 +92,10 @@ def _cost_pair(metric: str, unit: str, counts: str, compact: int, dense: int) ->
 def _with_limit(row: Measurement, wanted: Budget, found: BudgetLine, removes_channels: bool) -> Measurement:
     """Note on a cost what the budget allows of it. Where no channel is removed, the budget is for what is not zero."""
     metric = METRICS[row.metric]
-    amount = wanted.amounts.get(str(metric.limited_by))
+    # A net that no budget asks to prune is held against its own dense cost.
+    amount = wanted.amounts.get(str(metric.limited_by)) if wanted.amounts else 1.0
     counts_zeros = not row.metric.startswith("nonzero_")
-    if amount is None or counts_zeros != removes_channels:
+    if metric.limited_by is None or amount is None or counts_zeros != removes_channels:
         return row
     dense = {"ops": found.dense_macs, "params": found.dense_params, "memory": found.dense_memory_bytes or 0}
     whole = dense[str(metric.limited_by)]
@@ -124,6 +125,15 @@ def _json(path: Path) -> Any:
         return read_json(path)
     except ArtifactError as problem:
         raise ArtifactError(f"{problem}; run `robustdeploy evaluate --force` again") from problem
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    found = _json(path)
+    if not isinstance(found, dict):
+        raise ArtifactError(
+            f"{path} holds no facts by name, so it was edited; run `robustdeploy evaluate --force` again"
+        )
+    return found
 
 
 def _rows(path: Path) -> EvaluationRows:

@@ -9,7 +9,7 @@ from robustdeploy.core.gate import Rule
 from robustdeploy.core.load import gate_problems, load_recipe, load_target, prospect_of
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.recipe import Budget, Choice, Evaluate, Recipe
-from robustdeploy.core.rules import contradictions, meaning_problems
+from robustdeploy.core.rules import Prospect, contradictions, meaning_problems, unmet_problems
 from robustdeploy.core.target import LatencyPlan
 from robustdeploy.errors import RecipeError
 from robustdeploy.evaluate.intervals import clopper_pearson
@@ -247,3 +247,10 @@ def test_the_list_of_metrics_is_sound():
         assert metric.meaning
         assert metric.where
         assert not metric.is_share or metric.high == 1
+
+
+def test_the_dense_cost_is_the_limit_of_a_net_that_is_not_pruned():
+    rule = Rule(id="RD-OPS-01", metric="ops_fraction", at_most="budget")
+    dense = changed(budget=Budget())
+    assert not list(unmet_problems(rule, Prospect(dense, {}, pruned=False)))
+    assert list(unmet_problems(rule, Prospect(changed(budget=Budget(params=0.5)), {}, pruned=True)))
