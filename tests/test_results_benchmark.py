@@ -45,7 +45,7 @@ from table import END, START, write_table
 SHAPE = (3, 32, 32)
 RECIPE = """
     name: digits-tiny
-    net: {name: resnet8, width: 8}
+    net: {name: resnet8, width: 12}
     threat: {eps: 0.1}
     train: {epochs: 3, batch_size: 64, lr: 0.2, precision: fp32}
     gate: [{id: RD-OPS-01, metric: ops_fraction, at_most: budget}]
