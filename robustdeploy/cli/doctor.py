@@ -46,7 +46,6 @@ def _host() -> Iterator[Finding]:
     for package in (
         "torch",
         "torchvision",
-        "torch-pruning",
         "onnx",
         "onnxscript",
         "onnxruntime",

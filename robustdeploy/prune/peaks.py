@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import nn
 
 from robustdeploy.cost.memory import Trace
+from robustdeploy.nets.size import size_of
 from robustdeploy.prune.groups import ChannelGroup
 from robustdeploy.prune.operations import Floats
 
@@ -61,9 +62,9 @@ def _outputs(net: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, int]:
     """Return how many outputs each layer has that a group touches; one that only reads the group keeps its own."""
     outputs = {}
     for layer in {member.layer for group in groups for member in group.members}:
-        module = net.get_submodule(layer)
-        kinds = ("out_channels", "out_features", "num_features")
-        outputs[layer] = next(int(getattr(module, kind)) for kind in kinds if hasattr(module, kind))
+        size = size_of(net.get_submodule(layer))
+        assert size is not None  # what a group touches can be resized
+        outputs[layer] = size.outputs
     return outputs
 
 

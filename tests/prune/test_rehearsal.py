@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustdeploy.core.recipe import Budget, Choice
+from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import macs
 from robustdeploy.cost.sparse import nonzero_macs
 from robustdeploy.errors import BudgetError, TrainingError
@@ -104,6 +105,14 @@ def test_the_exported_file_gives_the_same_scores(name, pruned, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (20, *SHAPE)).astype(np.uint8)
     parity, _ = measure_parity(small, tmp_path / "model.onnx", images, images)
     assert parity.max_abs_clean < 1e-4
+
+
+@pytest.mark.parametrize("name", ["group norm", "PReLU per channel", "instance norm", "U-Net", "rows", "ResNeXt"])
+def test_activation_memory_is_modelled_for_every_kind_of_layer(name):
+    """A model that is wrong is refused; what it tells of the pruned net is what is counted on it."""
+    pruning = Masks().begin(built(name), SHAPE, Budget(ops=0.75, memory=1.0))
+    pruning.after_step(1.0)
+    assert round(pruning.costs()["memory"]) == peak_bytes(pruning.compact(), SHAPE)
 
 
 MASKED = (*(f"a {form} while training" for form in FORMS), "twice", "weight norm", "spectral norm")
