@@ -204,7 +204,7 @@ class Board:
         asked = _plan_from(plan)
         longest = asked.max_s + asked.warmup_s + max(self.deadline_s, _LATENCY_MARGIN_S)
         part = next(self._batches(images))
-        wanted = ("samples_ns", "empty_ns", "scores_before", "scores_after")
+        wanted = ("samples_ns", "starts_ns", "empty_ns", "scores_before", "scores_after")
         sent = {"images": images[part]}
         said = self._ask(answers.Window, "time", {"plan": asdict(asked)}, sent, wanted, deadline_s=longest)
         checked = min(CHECKED, len(images[part]) // asked.batch) * asked.batch

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from robustdeploy.devices import answers
 from robustdeploy.devices.answers import array_of, impossible
 from robustdeploy.onboard.timing import EMPTY_CALLS, MOST_SAMPLES, Nanoseconds, Plan
@@ -14,6 +16,9 @@ from robustdeploy.onboard.wire import Array
 
 _CLOCKS_APART = 1.01
 """How much faster a board's clock may run than the host's."""
+_HARNESS = 20
+"""How many empty calls the harness may take between two samples, usually; one stall there means nothing."""
+_HARNESS_NS = 5_000
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class Window:
     """What one timing gave, with the sensors and the scores around it."""
 
     samples_ns: Nanoseconds
+    starts_ns: Nanoseconds
+    """When each sample began, since the window did."""
     empty_ns: Nanoseconds
     warmup_runs: int
     duration_ns: int
@@ -37,8 +44,10 @@ def window_from(
 
     Raises BoardError naming the field that cannot be.
     """
+    samples = array_of(arrays, "samples_ns", "int64", (None,), "time")
     window = Window(
-        samples_ns=array_of(arrays, "samples_ns", "int64", (None,), "time"),
+        samples_ns=samples,
+        starts_ns=array_of(arrays, "starts_ns", "int64", (len(samples),), "time"),
         empty_ns=array_of(arrays, "empty_ns", "int64", (EMPTY_CALLS,), "time"),
         warmup_runs=head.warmup_runs,
         duration_ns=head.duration_ns,
@@ -75,10 +84,26 @@ def _check_samples(window: Window, plan: Plan) -> None:
         raise impossible("time", "samples_ns", f"must be above 0 ns, and one sample is {shortest:,} ns")
     if shortest < (least := int(window.empty_ns.min())):
         raise impossible("time", "samples_ns", f"holds {shortest:,} ns, but an empty call took {least:,} ns there")
-    # A sample beyond the window comes first: it could make the sum overflow.
-    if longest > window.duration_ns or (total := int(samples.sum())) > window.duration_ns:
-        found = longest if longest > window.duration_ns else total
-        raise impossible("time", "samples_ns", f"comes to {found * 1e-9:.4g} s in a window of {lasted:.4g} s")
+    if longest > window.duration_ns:
+        raise impossible("time", "samples_ns", f"holds {longest * 1e-9:.4g} s in a window of {lasted:.4g} s")
+    _check_gaps(window)
+
+
+def _check_gaps(window: Window) -> None:
+    """Samples lie one after another in their window, with no more between them than the harness itself needs."""
+    starts, samples = window.starts_ns, window.samples_ns
+    if int(starts.min()) < 0 or int(starts.max()) > window.duration_ns:
+        raise impossible("time", "starts_ns", f"leaves a window of {window.duration_ns * 1e-9:.4g} s")
+    ends = starts + samples
+    gaps = starts[1:] - ends[:-1]
+    if int(ends.max()) > window.duration_ns or (len(gaps) and int(gaps.min()) < 0):
+        raise impossible("time", "samples_ns", "overlap each other or the end of their window")
+    # Half of the gaps at least are free of stalls, however busy the board is.
+    usual = float(np.median(gaps)) if len(gaps) else 0.0
+    allowed = _HARNESS_NS + _HARNESS * int(np.median(window.empty_ns))
+    if usual > allowed:
+        told = f"usually leaves {usual:,.0f} ns between two, where the harness takes {allowed:,} at most"
+        raise impossible("time", "samples_ns", told)
 
 
 def _check_warmup(window: Window, plan: Plan, took_s: float) -> None:

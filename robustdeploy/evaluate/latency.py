@@ -50,10 +50,10 @@ class Stopwatch:
         self.progress("latency", len(self.windows), plan.windows)
 
     def finish(self) -> Latency | None:
-        """Take the windows that are left, with pauses as long as a window; None where the board is emulated."""
+        """Take the windows that are left, with pauses of a third of ``min_s``; None where the board is emulated."""
         plan = self.target.latency
         while not self.target.emulated and len(self.windows) < plan.windows:
-            self.sleep(plan.min_s / plan.windows)
+            self.sleep(plan.min_s / 3)
             self.take()
         return Latency(tuple(self.windows)) if self.windows else None
 
@@ -196,6 +196,7 @@ def timings_record(latency: Latency | None) -> dict[str, Any]:
         "windows": [
             {
                 "samples_ns": window.samples_ns.tolist(),
+                "starts_ns": window.starts_ns.tolist(),
                 "empty_ns": window.empty_ns.tolist(),
                 "before": dict(window.before),
                 "after": dict(window.after),

@@ -167,7 +167,7 @@ class Service:
             "after": after,
             "queries_total": self._asked,
         }
-        arrays = {"samples_ns": taken.samples_ns, "empty_ns": taken.empty_ns}
+        arrays = {"samples_ns": taken.samples_ns, "starts_ns": taken.starts_ns, "empty_ns": taken.empty_ns}
         return Message(head, {**arrays, "scores_before": scores_before, "scores_after": scores_after})
 
     def _sensors(self, request: Message) -> Message:

@@ -42,6 +42,8 @@ class Taken:
     """What one window gave, in nanoseconds and in the order it was taken."""
 
     samples_ns: Nanoseconds
+    starts_ns: Nanoseconds
+    """When each sample began, since the window did."""
     empty_ns: Nanoseconds
     """Times of an empty call in the same harness; that is part of every sample and is not subtracted."""
     warmup_runs: int
@@ -56,14 +58,14 @@ def measure(run: Callable[[], None], plan: Plan, clock: Clock = time.perf_counte
     gc.collect()
     gc.disable()  # a pause of our own harness is not the engine's latency
     try:
-        empty = _sample(_nothing, 0, 0, EMPTY_CALLS, clock)
+        _, empty = _sample(_nothing, 0, 0, EMPTY_CALLS, clock)
         began = clock()
-        samples = _sample(run, int(plan.min_s * 1e9), int(plan.max_s * 1e9), plan.min_samples, clock)
+        starts, samples = _sample(run, int(plan.min_s * 1e9), int(plan.max_s * 1e9), plan.min_samples, clock)
         duration = clock() - began
     finally:
         if collecting:
             gc.enable()
-    return Taken(samples, empty, warmup_runs, duration)
+    return Taken(samples, starts, empty, warmup_runs, duration)
 
 
 def _nothing() -> None:
@@ -79,8 +81,11 @@ def _warm_up(run: Callable[[], None], plan: Plan, clock: Clock) -> int:
     return runs
 
 
-def _sample(run: Callable[[], None], min_ns: int, max_ns: int, min_samples: int, clock: Clock) -> Nanoseconds:
-    """Sample until both minima are met or ``max_ns`` has passed; ``max_ns`` 0 waits for the samples alone."""
+def _sample(
+    run: Callable[[], None], min_ns: int, max_ns: int, min_samples: int, clock: Clock
+) -> tuple[Nanoseconds, Nanoseconds]:
+    """Return starts and times of calls until both minima are met or ``max_ns`` passed; 0 waits for samples alone."""
+    starts: list[int] = []
     taken: list[int] = []
     first = clock()
     while True:
@@ -88,6 +93,7 @@ def _sample(run: Callable[[], None], min_ns: int, max_ns: int, min_samples: int,
         run()
         after = clock()
         taken.append(after - before)
+        starts.append(before - first)
         enough = after - first >= min_ns and len(taken) >= min_samples
         if enough or (max_ns and after - first >= max_ns) or len(taken) >= MOST_SAMPLES:
-            return np.array(taken, np.int64)
+            return np.array(starts, np.int64), np.array(taken, np.int64)

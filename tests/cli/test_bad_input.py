@@ -3,10 +3,13 @@
 import hashlib
 import io
 import json
+import sys
 import zipfile
 
+import lies
 import numpy as np
 import pytest
+from lies import LIES
 from PIL import Image
 
 
@@ -272,6 +275,21 @@ def test_a_board_that_cannot_be_reached(desk, refused, command):
     assert command(desk, "export", "--target", "far.yaml").code == 0
     said = refused(desk, "evaluate", "--target", "far.yaml", code=4, writes=True)
     assert "nowhere.invalid" in said
+
+
+@pytest.mark.parametrize("name", ["score: one class fewer", "time: negative", "time: a hundredth"])
+def test_a_board_that_lies_is_no_board(desk, refused, command, name):
+    lie, python = LIES[name], desk / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -E "{lies.__file__}" "{name}" "$@"\n')
+    python.chmod(0o755)
+    quick = (desk / "quick.yaml").read_text().replace("name: quick", "name: liar")
+    (desk / "liar.yaml").write_text(f"{quick}link: {{name: local, python: {python}}}\n")
+    assert command(desk, "export", "--target", "liar.yaml").code == 0
+    said = refused(desk, "evaluate", "--target", "liar.yaml", code=4, writes=True)
+    assert f"the board's answer to '{lie.op}' cannot be right: '{lie.field}'" in said
+    assert len(said.splitlines()) == 1
+    for verb in ("report", "gate"):
+        assert command(desk, verb, "--target", "liar.yaml").code == 2
 
 
 def test_evaluate_does_not_change_what_was_trained(desk, refused):

@@ -87,7 +87,7 @@ NUMBERS = {
 ARRAYS = {
     "score": ("scores",),
     "attack": ("images", "queries"),
-    "time": ("samples_ns", "empty_ns", "scores_before", "scores_after"),
+    "time": ("samples_ns", "starts_ns", "empty_ns", "scores_before", "scores_after"),
 }
 
 
@@ -120,9 +120,12 @@ def _first(value):
     return change
 
 
-def _as_one(field, change):
-    """Change samples and stretch or shrink nothing else: what does not fit is found."""
-    return _array(field, lambda a: change(a).astype(np.int64))
+def _cut(count):
+    def act(head, arrays):
+        for field in ("samples_ns", "starts_ns"):
+            arrays[field] = arrays[field][:count].copy()
+
+    return act
 
 
 FACTS = (
@@ -146,10 +149,15 @@ FACTS = (
     Lie("time: negative", "time", _array("samples_ns", lambda a: 0 * a - 10**6), "must be above 0 ns", "samples_ns"),
     Lie("time: one is negative", "time", _array("samples_ns", _first(-1)), "must be above 0 ns", "samples_ns"),
     Lie("time: nothing", "time", _array("samples_ns", lambda a: 0 * a), "must be above 0 ns", "samples_ns"),
-    Lie("time: three samples", "time", _array("samples_ns", lambda a: a[:3].copy()), "holds 3 samples", "samples_ns"),
-    Lie("time: no sample", "time", _array("samples_ns", lambda a: a[:0].copy()), "holds 0 samples", "samples_ns"),
+    Lie("time: three samples", "time", _cut(3), "holds 3 samples", "samples_ns"),
+    Lie("time: no sample", "time", _cut(0), "holds 0 samples", "samples_ns"),
+    Lie("time: fewer starts", "time", _array("starts_ns", lambda a: a[1:].copy()), "of shape", "starts_ns"),
+    Lie("time: before the window", "time", _array("starts_ns", lambda a: a - 10**9), "leaves a window", "starts_ns"),
+    Lie("time: after the window", "time", _array("starts_ns", lambda a: a + 2**62), "leaves a window", "starts_ns"),
+    Lie("time: backwards", "time", _array("starts_ns", lambda a: a[::-1].copy()), "overlap", "samples_ns"),
+    Lie("time: a hundredth", "time", _array("samples_ns", lambda a: a // 100 + 2000), "between two", "samples_ns"),
     Lie("time: two nanoseconds", "time", _array("samples_ns", lambda a: 0 * a + 2), "an empty call took", "samples_ns"),
-    Lie("time: ten times", "time", _array("samples_ns", lambda a: 10 * a), "in a window of", "samples_ns"),
+    Lie("time: ten times", "time", _array("samples_ns", lambda a: 10 * a), "window", "samples_ns"),
     Lie("time: beyond all sums", "time", _array("samples_ns", lambda a: 0 * a + 2**62), "in a window", "samples_ns"),
     Lie("time: float samples", "time", _array("samples_ns", lambda a: a * 1.0), "float64", "samples_ns"),
     Lie("time: an hour", "time", _set("duration_ns", 3600 * 10**9), "the whole call took", "duration_ns"),

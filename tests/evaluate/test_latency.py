@@ -28,6 +28,7 @@ def window(samples_ms, **changes):
     scores = np.ones((3, 2), np.float32)
     fields = {
         "samples_ns": samples,
+        "starts_ns": np.cumsum(samples) - samples,
         "empty_ns": np.full(1000, 50),
         "warmup_runs": 3,
         "duration_ns": int(samples.sum()) + 1000,
@@ -167,7 +168,7 @@ def test_windows_are_spread_and_the_rest_is_taken_with_pauses():
         latency = watch.finish()
         assert len(latency.windows) == 6
         assert spy.asked == ["open e for 5", "time"] * 6
-        assert pauses == [0.5] * 4
+        assert pauses == [1] * 4
         watch.take()
         assert len(spy.asked) == 12
 

@@ -41,7 +41,8 @@ def test_samples_come_in_the_order_they_were_taken():
     clock = Ticking([10, 30, 20])
     taken = measure(clock.run, Plan(warmup_s=0, min_s=0, max_s=1, min_samples=5), clock)
     assert taken.samples_ns.tolist() == [30, 20, 10, 30, 20]
-    assert taken.samples_ns.dtype == np.int64
+    assert taken.starts_ns.tolist() == [0, 30, 50, 60, 90]
+    assert taken.samples_ns.dtype == taken.starts_ns.dtype == np.int64
 
 
 def test_a_real_clock_sees_a_real_cost():
