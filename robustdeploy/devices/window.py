@@ -104,6 +104,11 @@ def _check_gaps(window: Window) -> None:
     if usual > allowed:
         told = f"usually leaves {usual:,.0f} ns between two, where the harness takes {allowed:,} at most"
         raise impossible("time", "samples_ns", told)
+    # A stall falls outside of the samples only by chance, and most of the window's time is theirs.
+    timed, needed = int(samples.sum()), allowed * len(samples)
+    if 2 * timed + needed < window.duration_ns:
+        told = f"comes to {timed * 1e-9:.4g} s in a window of {window.duration_ns * 1e-9:.4g} s"
+        raise impossible("time", "samples_ns", f"{told}, and nothing else ran in it")
 
 
 def _check_warmup(window: Window, plan: Plan, took_s: float) -> None:

@@ -14,7 +14,7 @@ from robustdeploy.devices.local import Local
 from robustdeploy.errors import BoardError
 from robustdeploy.onboard.types import Threat
 
-PLAN = {"batch": 1, "warmup_s": 0.01, "min_s": 0.02, "max_s": 1, "min_samples": 50}
+PLAN = {"batch": 30, "warmup_s": 0.01, "min_s": 0.02, "max_s": 1, "min_samples": 50}
 
 
 @pytest.fixture
