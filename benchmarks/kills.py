@@ -30,7 +30,7 @@ from robustdeploy.nets.normalised import Normalised
 from robustdeploy.prune.masks import Masks
 from robustdeploy.train.checkpoints import load_checkpoint
 from robustdeploy.train.loop import fit
-from robustdeploy.train.plan import Plan
+from robustdeploy.train.plan import Plan, single_phase
 from robustdeploy.train.tasks.fastat import FastAt
 
 STEPS_PER_EPOCH = 10
@@ -45,13 +45,14 @@ def child(folder: Path, pipe: Connection) -> None:
     data = load_data(Data())
     torch.manual_seed(0)
     net = Normalised(CifarResNet(1, (4, 8, 8), 10, 1), [0.3], [0.4])
-    pruning = Masks().begin(net, (1, 8, 8), Budget(ops=0.4))
+    pruning = Masks().wrap(net, (1, 8, 8), Budget(ops=0.4))
+    options = Train(epochs=EPOCHS, batch_size=32, lr=0.1, precision="fp32", checkpoint_every_s=0)
     plan = Plan(
         train=data.train.select(torch.arange(32 * STEPS_PER_EPOCH)),
         validation=data.validation.select(torch.arange(48)),
-        task=FastAt(),
+        phases=(single_phase(FastAt(), options),),
         threat=Threat(eps=0.1),
-        options=Train(epochs=EPOCHS, batch_size=32, lr=0.1, precision="fp32", checkpoint_every_s=0),
+        options=options,
         seed=0,
         shift=1,
     )

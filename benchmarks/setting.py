@@ -61,7 +61,7 @@ class Setting:
     def _pruning(self) -> Pruning:
         pruner: Any = PRUNERS.build(self.recipe.prune.name, self.recipe.prune.options)
         net = starting_net(self.recipe, self.data, self.device)
-        begun: Pruning = pruner.begin(net, self.data.image_shape, self.recipe.budget)
+        begun: Pruning = pruner.wrap(net, self.data.image_shape, self.recipe.budget)
         return begun
 
     def use_threads(self) -> None:

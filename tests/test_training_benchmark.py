@@ -19,7 +19,7 @@ from robustdeploy.nets.normalised import Normalised
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train.batches import Batches
 from robustdeploy.train.loop import fit
-from robustdeploy.train.plan import Plan
+from robustdeploy.train.plan import Plan, single_phase
 from robustdeploy.train.tasks.fastat import FastAt
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -140,7 +140,8 @@ def test_our_whole_loop_makes_the_references_steps(tmp_path):
     """Order, schedule, attack and optimiser of a whole short training, against the plain step in another's hands."""
     data = random_pictures(96)
     options = Train(epochs=2, batch_size=24, lr=0.05, sentinel=False, precision="fp32", select="last")
-    plan = Plan(data.train, data.validation, FastAt(alpha=ALPHA), Threat(eps=EPS), options, seed=5)
+    phase = single_phase(FastAt(alpha=ALPHA), options)
+    plan = Plan(data.train, data.validation, (phase,), Threat(eps=EPS), options, seed=5)
     ours = fit(Wide(make_net().double()), None, plan, tmp_path, lambda step, steps, numbers: None).last
     theirs = make_net().double().train()
     schedule = reference.Schedule(plan.steps, 24, 0.05, eps=EPS, alpha=ALPHA)

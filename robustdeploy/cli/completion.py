@@ -19,6 +19,7 @@ LISTS = (
     "query-attacks",
     "backends",
     "pruners",
+    "schedules",
     "tasks",
     "links",
     "formats",

@@ -230,6 +230,11 @@ def _plugin_places(kind: type[N], data: Any) -> Iterator[tuple[Place, tuple[str,
         return
     yield ("net",), ("nets",)
     yield ("train", "task"), ("tasks",)
+    yield ("train", "schedule"), ("schedules",)
+    phases = value_at(data, ("train", "phases"))
+    for index in range(len(phases) if isinstance(phases, list | tuple) else 0):
+        yield ("train", "phases", index, "objective"), ("tasks",)
+        yield ("train", "phases", index, "schedule"), ("schedules",)
     yield ("prune",), ("pruners",)
     attacks = value_at(data, ("evaluate", "attacks"), value_at(Recipe(name="x"), ("evaluate", "attacks")))
     for index in range(len(attacks) if isinstance(attacks, list | tuple) else 0):

@@ -56,8 +56,23 @@ class Data(Noun):
     """Random shift, with zeros coming in, and mirroring where a mirrored image still shows its class."""
 
 
+class Phase(Noun):
+    """One phase of a training; what is not set is as ``train`` has it for all."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    train: Literal["weights", "scores", "both"] = "both"
+    """``weights``: the net's own, its masks stay; ``scores``: what the pruner learns, the weights stay; or both."""
+    epochs: int | None = Field(default=None, ge=1)
+    objective: PlugIn | None = None
+    lr: Number | None = Field(default=None, gt=0)
+    """Peak of the schedule."""
+    schedule: PlugIn | None = None
+    select: Literal["best", "last"] | None = None
+    """Which epoch the next phase begins with; unset: the last. For the last phase see ``train.select``."""
+
+
 class Train(Noun):
-    """One loop for every task."""
+    """One loop for every objective, in one phase or several."""
 
     start: Path | None = None
     """Folder of a trained dense net, or a run, whose weights the training begins with; unset: fresh weights."""
@@ -65,7 +80,11 @@ class Train(Noun):
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=128, ge=2)
     lr: Number = Field(default=0.2, gt=0)
-    """Peak of the one-cycle schedule: linear from 0 to the peak and back."""
+    """Peak of the schedule."""
+    schedule: PlugIn = Choice(name="one-cycle")
+    """How the rate moves through a phase. ``one-cycle``: linear from 0 to the peak and back."""
+    phases: tuple[Phase, ...] = ()
+    """What is trained one after the other; unset: one phase that trains weights and masks together."""
     momentum: Number = Field(default=0.9, ge=0, lt=1)
     weight_decay: Number = Field(default=5e-4, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -83,6 +102,15 @@ class Train(Noun):
     """``auto`` takes CUDA when it is there, else the CPU."""
     checkpoint_every_s: Number = Field(default=60.0, ge=0)
     """Seconds between checkpoints inside an epoch; one is always written at an epoch's end."""
+
+    @model_validator(mode="after")
+    def _phases_make_sense(self) -> Train:
+        names = [phase.name for phase in self.phases]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two phases are named '{twice[0]}'; give each a name of its own")
+        if self.phases and self.start is None and all(phase.train == "scores" for phase in self.phases):
+            raise ValueError("no phase trains weights, and there is no trained net to start with; give one of the two")
+        return self
 
 
 _BUDGETED = {"ops": "operations", "params": "parameters", "memory": "bytes of activation memory"}

@@ -195,6 +195,7 @@ QUERY_ATTACKS: Registry[QueryAttack] = Registry(
 BACKENDS: Registry[Backend] = Registry("backend", "robustdeploy.onboard.backends", "robustdeploy.backends")
 PRUNERS: Registry[Any] = Registry("pruner", "robustdeploy.prune", "robustdeploy.pruners", heavy=True)
 TASKS: Registry[Any] = Registry("training task", "robustdeploy.train.tasks", "robustdeploy.tasks", heavy=True)
+SCHEDULES: Registry[Any] = Registry("schedule", "robustdeploy.train.schedules", "robustdeploy.schedules")
 LINKS: Registry[Any] = Registry("link", "robustdeploy.devices", "robustdeploy.links")
 FORMATS: Registry[Any] = Registry("report format", "robustdeploy.report.formats", "robustdeploy.formats")
 
@@ -206,6 +207,7 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "backends": BACKENDS,
     "pruners": PRUNERS,
     "tasks": TASKS,
+    "schedules": SCHEDULES,
     "links": LINKS,
     "formats": FORMATS,
 }

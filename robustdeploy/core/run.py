@@ -24,7 +24,7 @@ from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.load import load_recipe, resolved_yaml
 from robustdeploy.core.manifest import FILE_NAME, Manifest, read_manifest
 from robustdeploy.core.plain import plain
-from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.recipe import Recipe, Train
 from robustdeploy.core.stage import Stage, seal_problems, sealed_manifests
 from robustdeploy.core.verify import LEDGER, RECIPE, held_by
 from robustdeploy.core.verify import verify_run as verify_run  # whoever opens runs checks them
@@ -44,10 +44,12 @@ def training_content(recipe: Recipe) -> dict[str, Any]:
     content: dict[str, Any] = plain(recipe)
     for left_out in ("description", "evaluate", "gate"):
         del content[left_out]
-    if not recipe.data.skip_unreadable:  # as it was before there was this choice
+    # A field that came later is left out where it changes nothing, so that older runs keep their fingerprint.
+    if not recipe.data.skip_unreadable:
         del content["data"]["skip_unreadable"]
-    fresh = ("start",) if recipe.train.start is None else ()
-    for left_out in ("checkpoint_every_s", "device", *fresh):
+    default = Train()
+    unused = [name for name in ("start", "schedule", "phases") if getattr(recipe.train, name) == getattr(default, name)]
+    for left_out in ("checkpoint_every_s", "device", *unused):
         del content["train"][left_out]
     return content
 

@@ -55,6 +55,9 @@ def _recipe(registries: Registries) -> Schema:
     schema["properties"]["prune"] = _choice(definitions, "A pruner", registries["pruners"])
     train, evaluate = definitions["Train"]["properties"], definitions["Evaluate"]["properties"]
     train["task"] = _choice(definitions, "A training task", registries["tasks"])
+    train["schedule"] = _choice(definitions, "A schedule", registries["schedules"])
+    for field, of in (("objective", train["task"]), ("schedule", train["schedule"])):
+        definitions["Phase"]["properties"][field] = {"anyOf": [of, {"type": "null"}], "default": None}
     both = (registries["attacks"], registries["query-attacks"])
     evaluate["attacks"]["items"] = _choice(definitions, "An attack", *both)
     del definitions["Choice"]

@@ -41,6 +41,11 @@ def unwatched() -> Iterator[None]:
         _WATCHES.reset(token)
 
 
+def watched() -> bool:
+    """Whether a pass forward is one that the loss comes from, not an attack's."""
+    return _WATCHES.get()
+
+
 @dataclass(frozen=True)
 class Carrier:
     """A layer whose channels ``positions`` (None: all, in order) are scaled by the masks ``channels`` of a group."""
@@ -64,7 +69,7 @@ class ImageGradients:
     @contextmanager
     def watching(self, masks: Sequence[Tensor], images: int) -> Iterator[None]:
         """Watch the layers for one forward pass of ``images`` images, under ``masks``, unless it is ``unwatched``."""
-        if not _WATCHES.get():
+        if not watched():
             yield
             return
         values = [mask.detach() for mask in masks]

@@ -40,6 +40,7 @@ from robustdeploy.prune.follow import OUTPUT
 from robustdeploy.prune.groups import ChannelGroup, told_whole
 from robustdeploy.prune.information import ImageGradients, worth_in_order
 from robustdeploy.prune.rehearsal import find_groups, rehearse
+from robustdeploy.prune.protocol import PhaseInfo, StepData
 
 SCALE = 0.5
 ALMOST_ZERO = 1e-12
@@ -59,9 +60,10 @@ class Masks:
     """Step of a mask's M; its inverse is also the number of steps over which M averages its gradient, and a group its
     information."""
     warmup: Share = 0.1
-    """Share of the training before the first channel is masked."""
+    """Share of the training, or of its phases that train scores, before the first channel is masked."""
     freeze: Share = 0.35
-    """Share of the training after which the budget is solved exactly and the masks stay."""
+    """Share of the training after which the budget is solved exactly and the masks stay; where a phase trains scores
+    alone, they stay at its end."""
     floor: Share = 0.1
     """Least share of each group that is kept; lowered by itself where the budget needs it."""
 
@@ -71,7 +73,7 @@ class Masks:
         if not 0 <= self.floor < 1 or not 0 < self.lr <= 1:
             raise ValueError("floor must be in [0, 1), and lr above 0 and at most 1")
 
-    def begin(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> MaskedNet:
+    def wrap(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> MaskedNet:
         """Attach masks to ``net``; raise BudgetError when ``budget`` cannot be reached."""
         coupling = find_groups(net, image_shape)
         left = told_whole(coupling.whole)
@@ -112,7 +114,7 @@ class MaskedNet(nn.Module):
 
     The masks scale the affine parameters of batch normalisation, or a layer's own weights where none follows, so a
     masked channel is exactly zero from there on and costs nothing extra to train. What is the masks' own in the state
-    dict has no ``net.`` before its name.
+    dict is all that is not the net's.
     """
 
     removes_channels = True
@@ -153,10 +155,28 @@ class MaskedNet(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("flips", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
+        self.on_phase(PhaseInfo())
         self._used: Tensor | None = None
         """Which channels the step that is being made has kept."""
         self._folding = Folding(net, groups)
         self._image_gradients = ImageGradients(net, self._folding.carriers)
+
+    @property
+    def module(self) -> nn.Module:
+        """The net under its masks: this."""
+        return self
+
+    def features(self) -> Sequence[str]:
+        """Return no layer; what the masks learn from is watched where it is needed (see information.py)."""
+        return ()
+
+    def on_phase(self, phase: PhaseInfo) -> None:
+        """Learn in phases that train scores, and freeze inside one only where there is something left to train."""
+        self._learns, self._freeze = phase.trains_scores, phase.freeze(self.options.freeze)
+
+    def penalty(self, step: StepData) -> Tensor | None:
+        """Add nothing to the loss: the budget is met by solving for it."""
+        return None
 
     def soft(self) -> Tensor:
         """Per channel, scale · tanh(M) + shift before rounding, in float64 so that saturated masks stay in order."""
@@ -178,7 +198,7 @@ class MaskedNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Score ``images`` with the masked parameters."""
         masks = self.masks()
-        looks = self.training and torch.is_grad_enabled() and not self.is_frozen
+        looks = self.training and torch.is_grad_enabled() and self._learns and not self.is_frozen
         if not (looks and int(cast(Tensor, self.steps)) % LOOK_EVERY == 0):
             return self._scores_under(masks, images)
         with self._image_gradients.watching(masks, len(images)):
@@ -197,13 +217,15 @@ class MaskedNet(nn.Module):
         own = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1.0, "lr": self.options.lr, "name": "masks"}
         return [{"params": [self.logits], **own}]
 
-    def before_step(self, images: int) -> None:
+    def before_step(self, step: StepData) -> None:
         """Give M the gradient to second order, at a root mean square of 1 per group, and follow the information.
 
         With a mask's gradient g and information F, masking a kept channel changes the loss by F/2 − g, and taking a
         masked one back by F/2 + g.
         """
-        self._follow_information(images)
+        if not self._learns:
+            return
+        self._follow_information(len(step.labels))
         self._used = self._kept()
         steps = cast(Tensor, self.steps)
         steps += 1
@@ -241,17 +263,27 @@ class MaskedNet(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Solve the shifts for the schedule's utilisation, and at the freeze for the budget itself."""
-        if self.is_frozen or progress < self.options.warmup:
+        if self.is_frozen or not self._learns or progress < self.options.warmup:
+            return
+        if self._freeze is not None and progress >= self._freeze:
+            self.finalize()
             return
         before = self._kept() if self._used is None else self._used
         order = self._ranks()
-        if progress >= self.options.freeze:
-            for _ in range(3):  # what a channel costs depends on the counts, and these on what it costs
-                self._set_counts(order, exact_counts(self.model, self._values(), self.limits))
-            cast(Tensor, self.frozen).fill_(True)
-        else:
-            counts = counts_below(self.model, self._values(), self.limits, self._scheduled(progress))
-            self._set_counts(order, counts)
+        counts = counts_below(self.model, self._values(), self.limits, self._scheduled(progress))
+        self._set_counts(order, counts)
+        self._count_flips(before)
+
+    def finalize(self) -> None:
+        """Solve the shifts for the budget itself; the masks stay from here on."""
+        before = self._kept() if self._used is None else self._used
+        order = self._ranks()
+        for _ in range(3):  # what a channel costs depends on the counts, and these on what it costs
+            self._set_counts(order, exact_counts(self.model, self._values(), self.limits))
+        cast(Tensor, self.frozen).fill_(True)
+        self._count_flips(before)
+
+    def _count_flips(self, before: Tensor) -> None:
         flips = cast(Tensor, self.flips)
         flips += (before != self._kept()).sum()
 
@@ -266,7 +298,8 @@ class MaskedNet(nn.Module):
 
     def _scheduled(self, progress: float) -> float:
         """Fall from the dense net's utilisation to 1, steeply first (Zhu and Gupta 2017's cubic)."""
-        part = (progress - self.options.warmup) / (self.options.freeze - self.options.warmup)
+        end = 1.0 if self._freeze is None else self._freeze
+        part = (progress - self.options.warmup) / (end - self.options.warmup)
         return 1 + max(0.0, self._dense_utilisation - 1) * (1 - part) ** 3
 
     def _scores(self) -> Tensor:

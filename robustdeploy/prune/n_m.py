@@ -62,7 +62,7 @@ class NM:
     def _course(self) -> Course:
         return Course(self.lr, self.warmup, self.freeze)
 
-    def begin(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> WeightMaskedNet:
+    def wrap(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> WeightMaskedNet:
         """Attach masks to ``net`` for one image of C×H×W; BudgetError when the pattern on all layers is not enough.
 
         The pattern goes on as few layers as the budget's non-zero ``ops`` and ``params`` need, those first that save

@@ -25,6 +25,7 @@ from torch.func import functional_call
 from robustdeploy.cost.module import copied
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.channel_pad import set_gains
+from robustdeploy.prune.protocol import PhaseInfo, StepData
 from robustdeploy.prune.weight_budget import LayerWeight, WeightCost
 
 SCALE = 0.5
@@ -41,7 +42,7 @@ class Course:
     warmup: float
     """Share of the training before the first weight is masked."""
     freeze: float
-    """Share of the training after which the masks stay."""
+    """Share of the training after which the masks stay; where a phase trains scores alone, they stay at its end."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < self.freeze < 1:
@@ -49,9 +50,12 @@ class Course:
         if not 0 < self.lr <= 1:
             raise ValueError(f"lr must be above 0 and at most 1, not {self.lr}")
 
-    def left(self, progress: float) -> float:
-        """Return the share of the way to the budget still to go: from 1 to 0, steeply first (Zhu and Gupta's cubic)."""
-        part = (progress - self.warmup) / (self.freeze - self.warmup)
+    def left(self, progress: float, freeze: float | None = None) -> float:
+        """Return the share of the way to the budget still to go: from 1 to 0, steeply first (Zhu and Gupta's cubic).
+
+        The way ends at ``freeze``, by default this course's.
+        """
+        part = (progress - self.warmup) / ((self.freeze if freeze is None else freeze) - self.warmup)
         return (1 - min(1.0, max(0.0, part))) ** 3
 
 
@@ -98,7 +102,7 @@ def _names_of(net: nn.Module, name: str) -> list[str]:
 
 
 class WeightMaskedNet(nn.Module):
-    """A net whose ``weights`` are multiplied by their masks; what is its own in the state dict lacks the ``net.``."""
+    """A net whose ``weights`` are multiplied by their masks."""
 
     removes_channels = False
 
@@ -119,6 +123,7 @@ class WeightMaskedNet(nn.Module):
         self.whole = dict(whole)
         """Layers whose weights all stay, with the reason."""
         self._costs = tuple(costs)
+        self.on_phase(PhaseInfo())
         tensors = [net.get_parameter(weight.name).detach() for weight in weights]
         self._names = [_names_of(net, weight.name) for weight in weights]
         self.logits = nn.ParameterList([nn.Parameter(torch.zeros_like(tensor)) for tensor in tensors])
@@ -128,6 +133,23 @@ class WeightMaskedNet(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("flips", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
+
+    @property
+    def module(self) -> nn.Module:
+        """The net under its masks: this."""
+        return self
+
+    def features(self) -> Sequence[str]:
+        """Return no layer."""
+        return ()
+
+    def on_phase(self, phase: PhaseInfo) -> None:
+        """Learn in phases that train scores, and freeze inside one only where there is something left to train."""
+        self._learns, self._freeze = phase.trains_scores, phase.freeze(self.course.freeze)
+
+    def penalty(self, step: StepData) -> Tensor | None:
+        """Add nothing to the loss: the budget is met by the rule."""
+        return None
 
     @property
     def is_frozen(self) -> bool:
@@ -174,7 +196,7 @@ class WeightMaskedNet(nn.Module):
         own = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1.0, "lr": self.course.lr, "name": "masks"}
         return [{"params": list(self.logits), **own}] if self.weights else []
 
-    def before_step(self, images: int) -> None:
+    def before_step(self, step: StepData) -> None:
         """Scale the gradient of each layer's masks to a root mean square of 1, like that of a group of channels."""
         for m in self.logits:
             if m.grad is not None:
@@ -183,16 +205,26 @@ class WeightMaskedNet(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Set the masks anew where that is due, at the freeze for the budget itself."""
-        if self.is_frozen or progress < self.course.warmup:
+        if self.is_frozen or not self._learns or progress < self.course.warmup:
             return
-        done = progress >= self.course.freeze
-        if done or int(cast(Tensor, self.steps)) % EVERY == 0:
-            with torch.no_grad():
-                for keep, new in zip(self.keeps, self.rule(self.values(), self.course.left(progress)), strict=True):
-                    cast(Tensor, self.flips).add_((keep != new).sum())
-                    keep.copy_(new)
+        if self._freeze is not None and progress >= self._freeze:
+            self.finalize()
+            return
+        if int(cast(Tensor, self.steps)) % EVERY == 0:
+            self._set(self.course.left(progress, 1.0 if self._freeze is None else None))
         cast(Tensor, self.steps).add_(1)
-        cast(Tensor, self.frozen).fill_(done)
+
+    def finalize(self) -> None:
+        """Set the masks once more, for the budget itself; they stay from here on."""
+        self._set(0.0)
+        cast(Tensor, self.steps).add_(1)
+        cast(Tensor, self.frozen).fill_(True)
+
+    @torch.no_grad()
+    def _set(self, left: float) -> None:
+        for keep, new in zip(self.keeps, self.rule(self.values(), left), strict=True):
+            cast(Tensor, self.flips).add_((keep != new).sum())
+            keep.copy_(new)
 
     def costs(self) -> Mapping[str, float]:
         """Operations (MACs) and parameters other than zero, and the activation memory (bytes) if that is limited."""

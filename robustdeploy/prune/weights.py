@@ -54,7 +54,7 @@ class Weights:
     def _course(self) -> Course:
         return Course(self.lr, self.warmup, self.freeze)
 
-    def begin(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> WeightMaskedNet:
+    def wrap(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> WeightMaskedNet:
         """Attach masks to ``net`` for one image of C×H×W; BudgetError when one weight per layer is more than allowed.
 
         The budget's ``ops`` and ``params`` are those other than zero; ``channel_multiple`` has no meaning here.

@@ -37,9 +37,11 @@ class Batches:
         self._order: Tensor | None = None
 
     def at(self, step: int, replays: int = 1) -> Batch:
-        """Return the batch of ``step``, for a task that takes each batch ``replays`` times in a row."""
-        epoch, position = divmod(step // replays, self._plan.steps_per_epoch)
-        return self.of_epoch(epoch, position)
+        """Return the batch of ``step``, for an objective that takes each batch ``replays`` times in a row."""
+        number = self._plan.phase_at(step)
+        done = step - self._plan.first_step(number)
+        epoch, position = divmod(done // replays, self._plan.steps_per_epoch)
+        return self.of_epoch(self._plan.phases[number].first_epoch + epoch, position)
 
     def of_epoch(self, epoch: int, position: int) -> Batch:
         """Return batch ``position`` of pass ``epoch`` over the images, both counted from 0."""

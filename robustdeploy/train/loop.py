@@ -1,4 +1,4 @@
-"""The one training loop: any task, with or without a pruner, on one process or several, resumable at every step.
+"""The one training loop: any objective, with or without a pruner, phase by phase, resumable at every step.
 
 A checkpoint holds tensors and counters; everything else is a function of the step (see batches.py). Once the masks
 are frozen the net is made physically smaller and the rest of the training costs less.
@@ -106,6 +106,8 @@ def _train(training: Training, desk: Desk, progress: Progress) -> None:
             raise
         if training.step == plan.steps:
             return
+        if training.step == plan.first_step(training.number + 1):
+            _next_phase(training, desk)
         numbers, wanted = _step(training, batches, desk)
         progress(training.step, plan.steps, {**numbers, **_status(training)})
         if wanted.stop or (interrupted() and ranks.world() == 1):
@@ -146,18 +148,34 @@ def _go_back(training: Training, desk: Desk, reason: str) -> None:
     desk.save(training, healthy=True)
 
 
+def _next_phase(training: Training, desk: Desk) -> None:
+    """Hand on what the phase ends with, freeze the masks where no later phase trains them, and begin the next.
+
+    All of it is a function of the state at the phase's end, so a checkpoint from there leads to the same.
+    """
+    pruning, ended = training.pruning, training.plan.info(training.number)
+    training.hand_on(best=training.phase.select == "best" and _best_is_better(training))
+    if pruning is not None and not pruning.is_frozen and ended.trains_scores and ended.last_of_scores:
+        pruning.finalize()
+        _shrink(training)
+    training.begin_phase(training.number + 1)
+    if training.plan.options.sentinel and watches(training.task):
+        desk.save(training, healthy=True)
+
+
 def _close_epoch(training: Training, desk: Desk) -> None:
     """Write down how the epoch went, on training batches and, mostly, on held-out images."""
     plan, epoch = training.plan, training.step // training.plan.steps_per_epoch
     means = {f"train_{name}": total / plan.steps_per_epoch for name, total in training.sums.items()}
-    record: dict[str, Any] = {"epoch": epoch, **means, **_status_of_epoch(training)}
+    named = {"phase": training.phase.name} if len(plan.phases) > 1 else {}
+    record: dict[str, Any] = {"epoch": epoch, **named, **means, **_status_of_epoch(training)}
     if epoch in plan.validation_epochs:
         with training.averaged() as module:
             outcome = validate(module, plan)
             record |= outcome.record()
-            if training.meets_budget and _is_best(outcome.robust, training.best):
-                training.best = Best(epoch, outcome.robust, training.snapshot())
-            if epoch == plan.options.epochs:
+            if training.may_be_kept and _is_best(outcome.robust, training.best):
+                training.best = Best(epoch, outcome.robust, training.snapshot(), training.masks_snapshot())
+            if epoch == training.phase.first_epoch + training.phase.epochs:
                 training.last_robust = outcome.robust
     record |= _signals(training)
     training.records.append(record)
@@ -193,12 +211,6 @@ def _signals(training: Training) -> dict[str, float]:
     return {"collapses": len(training.events), **{f"probe_{name}": getattr(latest, name) for name in shown}}
 
 
-def _rate(step: int, plan: Plan) -> float:
-    """One cycle: linear from 0 to the peak at half the training, and back to 0."""
-    position = (step + 1) / (plan.steps + 1)
-    return plan.options.lr * min(2 * position, 2 * (1 - position))
-
-
 @dataclass(frozen=True)
 class _Wanted:
     """What the processes together want to happen after a step."""
@@ -213,14 +225,15 @@ def _step(training: Training, batches: Batches, desk: Desk) -> tuple[dict[str, f
     training.note_conditions()
     batch = batches.at(step, task.replays if isinstance(task, Replaying) else 1)
     torch.manual_seed(key(plan.seed, "dropout", step, ranks.rank()))
-    training.optimiser.param_groups[0]["lr"] = _rate(step, plan)
+    training.set_rate()
     perturbation = _perturbation(training, batch.images)
     parts = training.engine(task, batch, perturbation)
     training.optimiser.zero_grad(set_to_none=True)
     parts["loss"].backward()
     numbers, wanted = _agreed(training, parts, desk)
-    if training.pruning is not None and not training.pruning.is_frozen:
-        training.pruning.before_step(len(batch.labels))
+    if training.pruning is not None and training.loss.step is not None:
+        training.pruning.before_step(training.loss.step)
+        training.loss.step = None  # its features hold the whole graph
     training.optimiser.step()
     training.step += 1
     if perturbation is not None:
@@ -242,9 +255,10 @@ def _perturbation(training: Training, images: Tensor) -> Tensor | None:
 
 def _agreed(training: Training, parts: Mapping[str, Tensor], desk: Desk) -> tuple[dict[str, float], _Wanted]:
     """Average the step's numbers over the processes; refuse the step if anything is not finite."""
-    named = {**parts, "gradient_norm": _gradient_norm(training.net.parameters())}
+    norm = _gradient_norm(training.net.parameters())
+    named = {**parts, "gradient_norm": norm.to(training.device)}
     if training.pruning is not None:
-        moving = [] if training.pruning.is_frozen else training.own_parameters()
+        moving = training.own_parameters() if training.trains_scores else []
         named["mask_gradient_norm"] = _gradient_norm(moving).to(training.device)
     flags = [float(desk.due(training.plan.options.checkpoint_every_s)), float(interrupted())]
     values = torch.stack([value.detach().float() for value in named.values()])
@@ -268,7 +282,9 @@ def _after_step(training: Training) -> None:
     """Let the pruner move its masks; when they have just been frozen, go on with the smaller net."""
     pruning, plan = training.pruning, training.plan
     if pruning is not None and not pruning.is_frozen:
-        pruning.after_step(training.step / plan.steps)
+        pruning.after_step(plan.scored(training.step))
+        if training.step == plan.steps and not pruning.is_frozen:
+            pruning.finalize()
         if pruning.is_frozen:
             _shrink(training)
     training.follow_average()
@@ -276,6 +292,7 @@ def _after_step(training: Training) -> None:
 
 def _shrink(training: Training) -> None:
     pruning, plan = cast(Pruning, training.pruning), training.plan
+    training.best = None  # under masks that still moved, or of another shape
     if pruning.removes_channels and plan.shrink:
         training.shrink(_prove(pruning, plan))
     else:
@@ -287,7 +304,7 @@ def _prove(pruning: Pruning, plan: Plan) -> Proof:
 
     On the CPU, whose float32 is float32: a GPU's convolutions may round to TF32.
     """
-    masked, compact = copied(cast(nn.Module, pruning)).cpu(), pruning.compact().cpu().eval()
+    masked, compact = copied(pruning.module).cpu(), pruning.compact().cpu().eval()
     held_out = plan.validation.first(PROVED).to(torch.device("cpu"))
 
     def attacked(images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
@@ -304,17 +321,17 @@ def _finished(training: Training) -> Trained:
     if training.average is not None:
         training.net.load_state_dict({**training.net.state_dict(), **training.average})
     last = best = _delivered(training)
-    if kept is not None and kept.epoch < plan.options.epochs:
+    if kept is not None and kept.epoch < plan.epochs:
         training.net.load_state_dict(kept.net)
         best = _delivered(training)
     proof = training.proof
     if training.pruning is not None and proof is None:
         proof = _prove(training.pruning, plan)
     return Trained(
-        net=best if _best_is_better(training) else last,
+        net=best if training.phase.select == "best" and _best_is_better(training) else last,
         best=best,
         last=last,
-        best_epoch=plan.options.epochs if best is last or kept is None else kept.epoch,
+        best_epoch=plan.epochs if best is last or kept is None else kept.epoch,
         records=training.records,
         events=training.events,
         proof=proof,
@@ -323,14 +340,15 @@ def _finished(training: Training) -> Trained:
 
 
 def _best_is_better(training: Training) -> bool:
+    """Whether an earlier epoch of the phase beats its last beyond chance."""
     best, last = training.best, training.last_robust
-    wanted = training.plan.options.select == "best" and best is not None and last is not None
-    return wanted and significantly_better(cast(Best, best).robust, cast(Tensor, last))
+    return best is not None and last is not None and significantly_better(best.robust, last)
 
 
 def _delivered(training: Training) -> nn.Module:
     """Return a copy of the net as it is now, with settled statistics and without masks."""
-    settle(training)
+    if training.plan.steps:  # a net that was not trained at all stays as it is
+        settle(training)
     if training.pruning is not None and training.shrunk_at is None:
         return training.pruning.compact().eval()
     return copied(training.net).eval()

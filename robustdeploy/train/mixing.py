@@ -10,22 +10,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.train.protocol import ADVERSARIAL
+
 
 def mixed(net: nn.Module, attacked: Tensor, images: Tensor, labels: Tensor, clean: float) -> dict[str, Tensor]:
     """Return ``loss``, (1 - clean) · cross-entropy on ``attacked`` + clean · cross-entropy on ``images``.
 
-    Beside it ``accuracy`` on the attacked images and, when clean ones have a share, ``clean_accuracy``. ``attacked``
-    and ``images`` are N×C×H×W. Without a share the clean images are not scored at all.
+    Beside it ``accuracy`` on the attacked images and, when clean ones have a share, ``clean_accuracy``. ``attacked``,
+    given back as ``adversarial``, and ``images`` are N×C×H×W. Without a share the clean images are not scored at all.
     """
     if clean == 0:
         scores = net(attacked).float()
-        return {"loss": nn.functional.cross_entropy(scores, labels), "accuracy": accuracy(scores, labels)}
+        return {
+            "loss": nn.functional.cross_entropy(scores, labels),
+            "accuracy": accuracy(scores, labels),
+            ADVERSARIAL: attacked.detach(),
+        }
     scores, on_clean = both(net, attacked, images)
     losses = [nn.functional.cross_entropy(s, labels) for s in (scores, on_clean)]
     return {
         "loss": (1 - clean) * losses[0] + clean * losses[1],
         "accuracy": accuracy(scores, labels),
         "clean_accuracy": accuracy(on_clean, labels),
+        ADVERSARIAL: attacked.detach(),
     }
 
 

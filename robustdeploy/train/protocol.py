@@ -1,4 +1,4 @@
-"""What a training task is: it turns one batch into a loss."""
+"""What a training objective is, which turns one batch into a loss, and what a schedule of the learning rate is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
+
+ADVERSARIAL = "adversarial"
+"""Under this name an objective gives its attacked images beside its scalars."""
 
 
 class Task(Protocol):
@@ -22,6 +25,7 @@ class Task(Protocol):
     ) -> Mapping[str, Tensor]:
         """Return ``loss`` (a scalar to minimise) and any further scalars for the log, such as ``accuracy``.
 
+        One that attacks the images adds what it trains on as ``adversarial``, detached, for pruners to look at.
         ``images`` are float N×C×H×W in [0, 1], already augmented; ``noise`` depends on seed, epoch and sample alone.
         """
         ...
@@ -50,4 +54,12 @@ class Replaying(Task, Protocol):
 
     def climb(self, perturbation: Tensor, gradient: Tensor, threat: Threat) -> Tensor:
         """Return the next step's perturbation, from this one's and the loss's gradient in it."""
+        ...
+
+
+class Schedule(Protocol):
+    """How the learning rate moves through a phase."""
+
+    def __call__(self, position: float) -> float:
+        """Return the rate at ``position``, in (0, 1), of the phase as a share of its peak."""
         ...

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
 
-from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.registry import PRUNERS, TASKS
+from robustdeploy.core.recipe import Phase, Recipe, Train
+from robustdeploy.core.registry import PRUNERS, SCHEDULES, TASKS
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import UsageError
-from robustdeploy.prune.protocol import Pruning
+from robustdeploy.prune.protocol import Pruner, Pruning, lacking
 from robustdeploy.train import ranks
-from robustdeploy.train.plan import Plan
-from robustdeploy.train.protocol import Replaying
+from robustdeploy.train.plan import Plan, PlannedPhase
+from robustdeploy.train.protocol import Replaying, Task
 
 
 def device_from(name: str) -> torch.device:
@@ -36,27 +36,64 @@ def device_from(name: str) -> torch.device:
     return device
 
 
-def plan_from(recipe: Recipe, data: Loaded, device: torch.device, training: str = "") -> Plan:
+def plan_from(recipe: Recipe, data: Loaded, device: torch.device, training: str = "", *, pruned: bool = True) -> Plan:
     """Return the plan that the recipe's trainings follow; ``training`` marks their checkpoints.
 
-    Raises UsageError where they would be too short for their task to see every image.
+    Without ``pruned`` it is that of the dense net, which has no scores. Raises UsageError where a phase would be too
+    short for its objective to see every image, or where none trains what the pruner needs trained.
     """
-    task = TASKS.build(recipe.train.task.name, recipe.train.task.options)
-    if isinstance(task, Replaying) and recipe.train.epochs < task.replays:
-        raise UsageError(
-            f"task '{recipe.train.task.name}' makes {task.replays} steps on each batch, and train.epochs counts all of "
-            f"them: {recipe.train.epochs} would leave images unseen; give {task.replays} or more, or fewer replays"
-        )
     return Plan(
         train=data.train.to(device),
         validation=data.validation.to(device),
-        task=task,
+        phases=phases_from(recipe, pruned=pruned and is_pruned(recipe)),
         threat=recipe.threat,
         options=recipe.train,
         seed=recipe.seed,
         shift=data.shift if recipe.data.augment else 0,
         mirror=data.mirror and recipe.data.augment,
         training=training,
+    )
+
+
+def phases_from(recipe: Recipe, *, pruned: bool) -> tuple[PlannedPhase, ...]:
+    """Return the recipe's phases, or the one that a recipe without any means.
+
+    A net that is not ``pruned`` takes part in those that train weights; where there are none, in one of no epochs.
+    """
+    written = recipe.train.phases or (Phase(name="train"),)
+    if pruned and all(phase.train == "weights" for phase in written):
+        raise UsageError(
+            f"no phase of train.phases trains scores, so '{recipe.prune.name}' would never prune: give one of them "
+            "train: scores, or train: both"
+        )
+    chosen = [phase for phase in written if pruned or phase.train != "scores"]
+    chosen = chosen or [written[0].model_copy(update={"train": "weights", "epochs": 0})]
+    planned: list[PlannedPhase] = []
+    for phase in chosen:
+        select = phase.select or (recipe.train.select if phase is chosen[-1] else "last")
+        planned.append(_planned(phase, recipe.train, select, sum(before.epochs for before in planned)))
+    return tuple(planned)
+
+
+def _planned(phase: Phase, train: Train, select: Literal["best", "last"], first_epoch: int) -> PlannedPhase:
+    chosen, schedule = phase.objective or train.task, phase.schedule or train.schedule
+    objective: Task | Replaying = TASKS.build(chosen.name, chosen.options)
+    epochs = train.epochs if phase.epochs is None else phase.epochs
+    if isinstance(objective, Replaying) and 0 < epochs < objective.replays:
+        where = "train.epochs" if phase.epochs is None else f"epochs of phase '{phase.name}'"
+        raise UsageError(
+            f"task '{chosen.name}' makes {objective.replays} steps on each batch, and {where} counts all of them: "
+            f"{epochs} would leave images unseen; give {objective.replays} or more, or fewer replays"
+        )
+    return PlannedPhase(
+        name=phase.name,
+        train=phase.train,
+        epochs=epochs,
+        objective=objective,
+        lr=phase.lr or train.lr,
+        schedule=SCHEDULES.build(schedule.name, schedule.options),
+        select=select,
+        first_epoch=first_epoch,
     )
 
 
@@ -70,6 +107,16 @@ def pruning_from(recipe: Recipe, data: Loaded, net: nn.Module) -> Pruning | None
     """Attach the recipe's pruner to ``net``, if that is pruned. Raises BudgetError when the budget is out of reach."""
     if not is_pruned(recipe):
         return None
-    pruner: Any = PRUNERS.build(recipe.prune.name, recipe.prune.options)
-    pruning: Pruning = pruner.begin(net, data.image_shape, recipe.budget)
+    name = recipe.prune.name
+    pruner: Pruner = PRUNERS.build(name, recipe.prune.options)
+    if not hasattr(pruner, "wrap"):
+        raise UsageError(f"the pruner '{name}' has no wrap(net, image_shape, budget), which a pruner needs")
+    pruning = pruner.wrap(net, data.image_shape, recipe.budget)
+    if names := lacking(pruning):
+        raise UsageError(f"the pruner '{name}' gives a {type(pruning).__name__} that lacks {', '.join(names)}")
+    alone = [phase.name for phase in recipe.train.phases if phase.train == "scores"]
+    if alone and not pruning.own_parameters():
+        raise UsageError(
+            f"phase '{alone[0]}' trains scores alone, and the pruner '{name}' has none to train: give it train: both"
+        )
     return pruning

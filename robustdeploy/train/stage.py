@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.files import atomic_write_bytes
@@ -29,7 +29,7 @@ from robustdeploy.nets.steady import LOOKED_AT, check_steady
 from robustdeploy.nets.store import NetInfo, save_net
 from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.groups import own_names
-from robustdeploy.prune.protocol import Pruning
+from robustdeploy.prune.protocol import Pruning, own_state
 from robustdeploy.train import ranks
 from robustdeploy.train.facts import (
     DENSE,
@@ -53,6 +53,8 @@ def check_trainable(recipe: Recipe, data: Loaded) -> list[str]:
     Returns what the user should know of the training before it begins.
     """
     plan_from(recipe, data, torch.device("cpu"))
+    if recipe.baseline:
+        plan_from(recipe, data, torch.device("cpu"), pruned=False)
     net = starting_net(recipe, data, device_from(recipe.train.device))
     check_memory(recipe, net, data)
     check_steady(net, data.train.images[:LOOKED_AT].cpu() / 255, f"net '{recipe.net.name}'")
@@ -81,7 +83,8 @@ def train_dense(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) 
     net = starting_net(recipe, data, device)
     facts = {**dense_cost_facts(net, data.image_shape), "data": {**data.facts(), **start_facts(recipe)}}
     ranks.announce("dense")
-    trained = fit(net, None, plan_from(recipe, data, device, _training(recipe, stage)), folder, progress)
+    plan = plan_from(recipe, data, device, _training(recipe, stage), pruned=False)
+    trained = fit(net, None, plan, folder, progress)
     return _seal(stage, info, data, trained, facts)
 
 
@@ -120,8 +123,9 @@ def follow(recipe: Recipe, data: Loaded) -> None:
     device = device_from(recipe.train.device)
     while (work := ranks.announced()) != ranks.DONE:
         net = starting_net(recipe, data, device)
-        pruning = pruning_from(recipe, data, net) if work == "train" else None
-        fit(net, pruning, plan_from(recipe, data, device), Path(), lambda step, steps, numbers: None)
+        pruned = work == "train"
+        pruning = pruning_from(recipe, data, net) if pruned else None
+        fit(net, pruning, plan_from(recipe, data, device, pruned=pruned), Path(), lambda step, steps, numbers: None)
 
 
 def _training(recipe: Recipe, stage: Stage) -> str:
@@ -167,10 +171,9 @@ def _check_budget(pruning: Pruning, budget: Budget, dense: Mapping[str, Any], co
 
 def _mask_file(pruning: Pruning) -> bytes:
     """Return the binary masks, which are what counts, together with the values that they were rounded from."""
-    state: Mapping[str, Tensor] = cast(nn.Module, pruning).state_dict()
-    own = {name: tensor for name, tensor in state.items() if not name.startswith("net.")}
     kept = {f"kept.{name}": index for name, index in pruning.kept().items()}
-    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in {**own, **kept}.items()})
+    tensors = {**own_state(pruning), **kept}
+    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
 def _seal(
@@ -196,7 +199,7 @@ def _seal(
 
 def _training_facts(trained: Trained) -> dict[str, Any]:
     """Say which epoch is delivered, and what happened on the way."""
-    last = trained.records[-1]["epoch"]
+    last = trained.records[-1]["epoch"] if trained.records else 0
     delivered = last if trained.net is trained.last else trained.best_epoch
     epochs = {"delivered": delivered, "best": trained.best_epoch, "last": last}
     return {"epochs": epochs, "events": trained.events, "stretches": trained.stretches}

@@ -68,7 +68,7 @@ def settle(training: Training) -> None:
         for position in range(min(BATCHES, plan.steps_per_epoch)):
             if ranks.world() == 1:
                 stop_if_interrupted()
-            training.measure(batches.of_epoch(plan.options.epochs, position))
+            training.measure(batches.of_epoch(plan.epochs, position))
     finally:
         for average in averages:
             average.end()

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from robustdeploy.cost.module import copied
+from robustdeploy.errors import TrainingError
 from robustdeploy.prune.compact import Proof
-from robustdeploy.prune.protocol import Pruning
+from robustdeploy.prune.protocol import Pruning, load_own_state, own_parameters, own_state
 from robustdeploy.train import ranks
 from robustdeploy.train.batches import Batch
 from robustdeploy.train.checkpoints import State
-from robustdeploy.train.objective import Objective, distributed
-from robustdeploy.train.plan import Plan
+from robustdeploy.train.loss import BatchLoss, distributed
+from robustdeploy.train.plan import Plan, PlannedPhase
 from robustdeploy.train.precision import resolved
 from robustdeploy.train.protocol import Replaying, Task
-from robustdeploy.train.sentinel import Vitals, task_after
+from robustdeploy.train.sentinel import Vitals, task_after, watches
 
 Tensors = dict[str, Tensor]
 
@@ -33,6 +34,8 @@ class Best:
     robust: Tensor
     """One bool per validation image: still right under the attack."""
     net: Tensors
+    masks: Tensors = field(default_factory=dict)
+    """What the pruner held besides, where its masks were not frozen yet."""
 
 
 @dataclass
@@ -44,9 +47,12 @@ class Training:
     plan: Plan
     net: nn.Module = field(init=False)
     optimiser: torch.optim.SGD = field(init=False)
+    loss: BatchLoss = field(init=False)
     engine: nn.Module = field(init=False)
-    """The objective, shared out over processes where there are several."""
+    """``loss``, shared out over processes where there are several."""
     step: int = 0
+    number: int = 0
+    """Of the phase, from 0."""
     checked: int = 0
     """Step of the last probe for catastrophic overfitting."""
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -65,9 +71,9 @@ class Training:
     perturbation: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.use(self.dense)
-        if self.plan.options.ema is not None:
-            self.average = {name: value.clone() for name, value in _floats(self.net).items()}
+        self._learning = {name for name, value in self.dense.named_parameters() if value.requires_grad}
+        self.net = self.dense
+        self.begin_phase(0)
 
     @property
     def device(self) -> torch.device:
@@ -77,12 +83,18 @@ class Training:
     @property
     def module(self) -> nn.Module:
         """What is trained: the net under its masks, or by itself."""
-        return self.net if self._plain else cast(nn.Module, self.pruning)
+        return self.net if self.pruning is None or self._plain else self.pruning.module
+
+    @property
+    def phase(self) -> PlannedPhase:
+        """The phase that the next step is of, or, before the next phase is begun, the last step was of."""
+        return self.plan.phases[self.number]
 
     @property
     def task(self) -> Task | Replaying:
-        """The plan's task, or the safer one that the sentinel has put in its place."""
-        return task_after(self.plan.task, len(self.events), self.plan.threat.eps)
+        """The phase's objective, or the safer one that the sentinel has put in its place."""
+        own = self.phase.objective
+        return task_after(own, len(self.events), self.plan.threat.eps) if watches(own) else own
 
     @property
     def meets_budget(self) -> bool:
@@ -90,19 +102,72 @@ class Training:
         return self.pruning is None or self.pruning.is_frozen
 
     @property
+    def may_be_kept(self) -> bool:
+        """Whether the net as it is now may be the phase's best: what is delivered must meet the budget."""
+        return self.meets_budget or self.number < len(self.plan.phases) - 1
+
+    @property
+    def trains_weights(self) -> bool:
+        """Whether the phase trains the net's own parameters."""
+        return self.phase.train != "scores"
+
+    @property
+    def trains_scores(self) -> bool:
+        """Whether the phase trains the pruner's parameters, and they still move."""
+        return self.phase.train != "weights" and self.pruning is not None and not self.pruning.is_frozen
+
+    @property
     def _plain(self) -> bool:
         return self.pruning is None or self.shrunk_at is not None
+
+    def begin_phase(self, number: int) -> None:
+        """Begin a phase with the net and the masks as they are; all else starts anew."""
+        self.number = number
+        self.vitals, self.best, self.last_robust, self.perturbation = [], None, None, None
+        if self.pruning is not None and not self._plain:
+            self.pruning.on_phase(self.plan.info(number))
+        for value in (*self.net.parameters(), *self.own_parameters()):
+            value.grad = None  # left by a parameter's last step, it would count as this phase's
+        self.use(self.net)
+        if self.plan.options.ema is not None:
+            self.average = {name: value.clone() for name, value in _floats(self.net).items()}
+
+    def hand_on(self, *, best: bool) -> None:
+        """Put into the net what the phase ends with: its averaged weights, or with ``best`` those of its best epoch."""
+        if self.average is not None:
+            _put(self.net, self.average)
+        if best and self.best is not None:
+            self.net.load_state_dict(self.best.net)
+            if self.pruning is not None and self.best.masks:
+                load_own_state(self.pruning, self.best.masks)
 
     def use(self, net: nn.Module) -> None:
         """Train ``net`` from now on, with a new optimiser; channels last is the faster layout for convolutions."""
         self.net = net.to(memory_format=torch.channels_last)
-        options = self.plan.options
-        groups: list[dict[str, Any]] = [{"params": list(net.parameters()), "name": "weights"}]
-        groups += self.pruning.own_parameters() if self.pruning and not self._plain else []
+        options, phase = self.plan.options, self.phase
+        groups: list[dict[str, Any]] = []
+        if self.trains_weights:
+            groups.append({"params": list(net.parameters()), "name": "weights"})
+        if self.pruning is not None and phase.train != "weights" and not self._plain:
+            groups += self.pruning.own_parameters()
+        if not self.trains_weights and not (groups and self.trains_scores):
+            raise TrainingError(
+                f"phase '{phase.name}' trains scores alone, and there are none or they are frozen: there is nothing to "
+                "train; give it train: both or weights, or leave it out"
+            )
+        scheduled = ["lr" not in group for group in groups]
         self.optimiser = torch.optim.SGD(
-            groups, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
+            groups, lr=phase.lr, momentum=options.momentum, weight_decay=options.weight_decay
         )
+        self._scheduled = [g for g, follows in zip(self.optimiser.param_groups, scheduled, strict=True) if follows]
         self.attach()
+
+    def set_rate(self) -> None:
+        """Give the coming step its learning rate; a parameter group of the pruner may have one of its own."""
+        first, end = self.plan.first_step(self.number), self.plan.first_step(self.number + 1)
+        rate = self.phase.rate(self.step - first, end - first)
+        for group in self._scheduled:
+            group["lr"] = rate
 
     def note_conditions(self) -> None:
         """Note the format and the number of processes of the step to come, where they are others than before."""
@@ -113,18 +178,19 @@ class Training:
 
     def own_parameters(self) -> list[nn.Parameter]:
         """Return the pruner's own parameters, those of the masks."""
-        return [] if self.pruning is None else list(_own_parameters(self.pruning).values())
+        return [] if self.pruning is None else list(own_parameters(self.pruning).values())
 
     def attach(self) -> None:
-        """Make the objective anew, after the net or what of it is trained has changed."""
-        if self.pruning is not None:
-            frozen = self.pruning.is_frozen
-            for value in self.own_parameters():
-                value.requires_grad_(not frozen)
+        """Make the loss anew, after the net or what of it is trained has changed."""
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(self.trains_weights and name in self._learning)
+        for value in self.own_parameters():
+            value.requires_grad_(self.trains_scores)
         module = torch.compile(self.module) if self.plan.options.compile and self._plain else self.module
         precision = resolved(self.plan.options.precision, self.device)
-        objective = Objective(cast(nn.Module, module), self.plan.threat, precision)
-        self.engine = distributed(objective, self.plan.train.images[:2].to(self.device).float() / 255)
+        moving = self.pruning if self.pruning is not None and not self.pruning.is_frozen else None
+        self.loss = BatchLoss(cast(nn.Module, module), self.plan.threat, precision, moving)
+        self.engine = distributed(self.loss, self.plan.train.images[:2].to(self.device).float() / 255)
         self.engine.train()
 
     def shrink(self, proof: Proof) -> None:
@@ -163,26 +229,35 @@ class Training:
 
     def measure(self, batch: Batch) -> None:
         """Run the task on ``batch`` for what it does to the statistics of batch normalisation, in float32."""
-        Objective(self.module, self.plan.threat, torch.float32)(self.task, batch, None)
+        BatchLoss(self.module, self.plan.threat, torch.float32)(self.task, batch, None)
 
     def snapshot(self) -> Tensors:
         """Return the tensors of the net as it is now, to come back to."""
         return {name: value.detach().clone() for name, value in self.net.state_dict().items()}
 
+    def masks_snapshot(self) -> Tensors:
+        """Return what the pruner holds besides, while its masks still move."""
+        if self.pruning is None or self.pruning.is_frozen:
+            return {}
+        return {name: value.clone() for name, value in own_state(self.pruning).items()}
+
     def state(self) -> State:
         """Return all of this as a checkpoint's content; every process must call it."""
         tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
-        tensors |= {f"masks.{name}": value for name, value in _own(self.pruning).items()}
+        if self.pruning is not None:
+            tensors |= {f"masks.{name}": value for name, value in own_state(self.pruning).items()}
         tensors |= {f"momentum.{name}": value for name, value in self._momenta().items()}
         tensors |= {f"average.{name}": value for name, value in (self.average or {}).items()}
         if self.best is not None:
             tensors |= {f"best.{name}": value for name, value in self.best.net.items()}
+            tensors |= {f"best_masks.{name}": value for name, value in self.best.masks.items()}
             tensors["robust"] = self.best.robust.to(torch.uint8)
         if self.last_robust is not None:
             tensors["last_robust"] = self.last_robust.to(torch.uint8)
         if self.perturbation is not None:
             tensors["perturbation"] = ranks.gathered(self.perturbation)
         values = {
+            "phase": self.number,
             "checked": self.checked,
             "records": self.records,
             "sums": self.sums,
@@ -198,21 +273,24 @@ class Training:
     def restore(self, state: State) -> None:
         """Become what ``state`` says."""
         values, tensors = state.values, {name: value.to(self.device) for name, value in state.tensors.items()}
-        self.step, self.checked = state.step, values["checked"]
+        self.step, self.checked, self.number = state.step, values["checked"], values.get("phase", 0)
         self.records, self.sums, self.events = list(values["records"]), dict(values["sums"]), list(values["events"])
         self.stretches = list(values["stretches"])
         self.vitals = [Vitals(**vitals) for vitals in values["vitals"]]
         self.shrunk_at = values["shrunk_at"]
         self.proof = None if values["proof"] is None else Proof(**values["proof"])
         if self.pruning is not None:
-            cast(nn.Module, self.pruning).load_state_dict(_under("masks.", tensors), strict=False)
-        self.use(self.dense if self.shrunk_at is None else cast(Pruning, self.pruning).compact())
+            self.pruning.on_phase(self.plan.info(self.number))  # what it prepared, it prepared in another process
+            load_own_state(self.pruning, _under("masks.", tensors))
+        small = self.pruning is not None and self.shrunk_at is not None
+        self.use(cast(Pruning, self.pruning).compact() if small else self.dense)
         self.net.load_state_dict(_under("net.", tensors))
         self._set_momenta(_under("momentum.", tensors))
         self.average = None if self.average is None else _under("average.", tensors)
         self.best = None
         if values["best"] is not None:
-            self.best = Best(values["best"], tensors["robust"].bool(), _under("best.", tensors))
+            masks = _under("best_masks.", tensors)
+            self.best = Best(values["best"], tensors["robust"].bool(), _under("best.", tensors), masks)
         self.last_robust = tensors["last_robust"].bool() if "last_robust" in tensors else None
         whole = tensors.get("perturbation")
         self.perturbation = None if whole is None else ranks.own_part(whole).clone()
@@ -220,7 +298,7 @@ class Training:
     def _named_parameters(self) -> dict[str, nn.Parameter]:
         named = {f"net.{name}": value for name, value in self.net.named_parameters()}
         if self.pruning is not None and not self._plain:
-            named |= {f"masks.{name}": value for name, value in _own_parameters(self.pruning).items()}
+            named |= {f"masks.{name}": value for name, value in own_parameters(self.pruning).items()}
         return named
 
     def _momenta(self) -> Tensors:
@@ -232,17 +310,6 @@ class Training:
             if name in momenta:
                 buffer = torch.empty_like(parameter).copy_(momenta[name])
                 self.optimiser.state[parameter]["momentum_buffer"] = buffer
-
-
-def _own(pruning: Pruning | None) -> Tensors:
-    """Return what a pruner holds besides the net."""
-    state = {} if pruning is None else cast(nn.Module, pruning).state_dict()
-    return {name: value for name, value in state.items() if not name.startswith("net.")}
-
-
-def _own_parameters(pruning: Pruning) -> dict[str, nn.Parameter]:
-    named = cast(nn.Module, pruning).named_parameters()
-    return {name: value for name, value in named if not name.startswith("net.")}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:

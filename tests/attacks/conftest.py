@@ -8,7 +8,8 @@ from robustdeploy.data.load import load_data
 from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.onboard.types import Threat
-from robustdeploy.train.loop import Plan, fit
+from robustdeploy.train.loop import fit
+from robustdeploy.train.plan import Plan, single_phase
 from robustdeploy.train.tasks.fastat import FastAt
 
 
@@ -21,12 +22,13 @@ def digits():
 def trained(digits, tmp_path_factory):
     torch.manual_seed(0)
     net = Normalised(CifarResNet(1, (8, 8, 16), 10, 1), [0.3], [0.4])
+    options = Train(epochs=8, batch_size=64, lr=0.2)
     plan = Plan(
         train=digits.train,
         validation=digits.validation,
-        task=FastAt(),
+        phases=(single_phase(FastAt(), options),),
         threat=Threat(eps=0.05),
-        options=Train(epochs=8, batch_size=64, lr=0.2),
+        options=options,
         seed=0,
     )
     fit(net, None, plan, tmp_path_factory.mktemp("trained"), lambda *said: None)

@@ -46,6 +46,7 @@ KINDS = {
     "backends": ["onnxruntime", "null"],
     "pruners": ["masks"],
     "tasks": ["fastat", "pgd_at"],
+    "schedules": ["one_cycle"],
     "links": ["local", "ssh"],
     "formats": ["html"],
 }

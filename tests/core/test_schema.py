@@ -50,6 +50,12 @@ def test_every_schema_is_one(registries, kind):
         "name: t\nthreat: {eps: 0.001}",
         "name: t\nbudgett: {ops: 1}",
         "name: t\ntrain: {task: {alpha: 1}}",
+        "name: t\ntrain: {schedule: one-cycle, phases: [{name: a, train: weights, epochs: 2, lr: 1/2}]}",
+        "name: t\ntrain: {phases: [{name: a, objective: {name: pgd-at, steps: 2}, schedule: one-cycle}, {name: b}]}",
+        "name: t\ntrain: {phases: [{name: a, objective: pgd, schedule: one-cycle}]}",
+        "name: t\ntrain: {phases: [{name: a, schedule: two-cycle}]}",
+        "name: t\ntrain: {phases: [{name: a, train: all}]}",
+        "name: t\ntrain: {phases: [{train: both}]}",
         "seed: 1",
     ],
 )

@@ -31,7 +31,7 @@ SHAPE = (1, 8, 8)
 
 
 def masked(resnet, pruner, budget):
-    pruning = pruner.begin(copy.deepcopy(resnet), SHAPE, budget)
+    pruning = pruner.wrap(copy.deepcopy(resnet), SHAPE, budget)
     pruning.after_step(1.0)
     return pruning.compact().eval()
 
@@ -69,7 +69,7 @@ def test_export_and_report_of_a_run_say_it_plainly(desk, command):
     run = Run.open(desk / "runs/tiny", desk / "runs")
     old = run.sealed("train")
     net, info = load_net(run.root), load_info(run.root)
-    pruning = Weights().begin(net, info.image_shape, Budget(ops=0.5))
+    pruning = Weights().wrap(net, info.image_shape, Budget(ops=0.5))
     pruning.after_step(1.0)
     stage = run.stage("train", "train", old.inputs, old.parameters)
     stage.begin()

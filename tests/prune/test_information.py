@@ -8,6 +8,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.func import functional_call, grad, vmap
+from trainings import step_of
 
 from robustdeploy.core.recipe import Budget
 from robustdeploy.data.noise import Noise
@@ -101,7 +102,7 @@ def nets():
 @pytest.mark.parametrize("masked", [False, True])
 def test_over_all_images_it_is_the_gradient_in_the_masks(name, masked):
     """In training mode, where images share the statistics, and for masked channels too."""
-    pruning = Masks().begin(nets()[name], SHAPE, Budget(ops=0.4)).train()
+    pruning = Masks().wrap(nets()[name], SHAPE, Budget(ops=0.4)).train()
     if masked:
         pruning.after_step(0.25)
     images, labels = batch()
@@ -117,7 +118,7 @@ def test_over_all_images_it_is_the_gradient_in_the_masks(name, masked):
 @pytest.mark.parametrize("name", list(nets()))
 def test_the_gradient_in_a_mask_counts_what_is_read_of_its_channel_once(name):
     """Scaling a channel wherever a layer reads it: the sum of input · gradient over all readers, in evaluation mode."""
-    pruning = Masks().begin(nets()[name], SHAPE, Budget(ops=0.4)).train()
+    pruning = Masks().wrap(nets()[name], SHAPE, Budget(ops=0.4)).train()
     pruning.net.double().eval()
     modules, read = dict(pruning.net.named_modules()), {}
 
@@ -151,7 +152,7 @@ def test_the_gradient_in_a_mask_counts_what_is_read_of_its_channel_once(name):
 @pytest.mark.parametrize("name", ["residual", "depthwise", "gated", "tokens", "mirrored"])
 def test_it_is_the_mean_over_images_of_their_own_gradients(name):
     """torch.func gives the gradient of each image's loss in a mask of its own; statistics are fixed for that."""
-    pruning = Masks(lr=0.25).begin(nets()[name], SHAPE, Budget(ops=0.4)).train()
+    pruning = Masks(lr=0.25).wrap(nets()[name], SHAPE, Budget(ops=0.4)).train()
     pruning.net.eval()
     images, labels = batch()
 
@@ -162,7 +163,7 @@ def test_it_is_the_mean_over_images_of_their_own_gradients(name):
 
     gradients = vmap(grad(own_loss), (None, 0, 0))(torch.ones(sum(pruning.sizes)), images, labels).double().detach()
     loss_of(pruning, images, labels).backward()
-    pruning.before_step(len(images))  # with lr 1/4 and a look every fourth step, one look is all there is
+    pruning.before_step(step_of(len(images)))  # with lr 1/4 and a look every fourth step, one look is all there is
     for found, own in zip(pruning._information(), gradients.split(pruning.sizes, 1), strict=True):
         expected = own.T @ own / len(images)
         assert torch.allclose(found.double(), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
@@ -172,7 +173,7 @@ def test_it_is_the_mean_over_images_of_their_own_gradients(name):
 @pytest.mark.parametrize("passes", [1, 2])
 def test_what_clean_and_attacked_images_tell_is_one_gradient_per_image(task, passes):
     """Whether the task scores them in one pass or, as one that is not ours might, in two."""
-    pruning = Masks(lr=0.25).begin(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
+    pruning = Masks(lr=0.25).wrap(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
     pruning.net.eval()
     images, labels = batch()
     attacked = batch(seed=1)[0]
@@ -192,14 +193,14 @@ def test_what_clean_and_attacked_images_tell_is_one_gradient_per_image(task, pas
     gradients = vmap(grad(own_loss), (None, 0, 0, 0))(whole, images, attacked, labels).double().detach()
     scored = both(pruning, attacked, images) if passes == 1 else (pruning(attacked), pruning(images))
     loss(*scored, labels).backward()
-    pruning.before_step(len(images))
+    pruning.before_step(step_of(len(images)))
     for found, own in zip(pruning._information(), gradients.split(pruning.sizes, 1), strict=True):
         expected = own.T @ own / len(images)
         assert torch.allclose(found.double(), expected, rtol=2e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_only_passes_whose_weights_learn_are_looked_at():
-    pruning = Masks().begin(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
+    pruning = Masks().wrap(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
     images, labels = batch()
     moved = images.clone().requires_grad_()
     torch.autograd.grad(loss_of(pruning, moved, labels), moved)
@@ -216,7 +217,7 @@ def test_only_passes_whose_weights_learn_are_looked_at():
 
 @pytest.mark.parametrize(("task", "watched"), [(FastAt(), 1), (PgdAt(steps=3), 1), (FastAt(clean=0.5), 1)])
 def test_the_passes_of_an_attack_are_not_watched(task, watched):
-    pruning = Masks().begin(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
+    pruning = Masks().wrap(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
     images, labels = batch()
     noise = Noise(0, torch.arange(len(images)))
     task(pruning, images, labels, Threat(eps=8 / 255), noise)["loss"].backward()
@@ -239,10 +240,10 @@ class Aside(nn.Module):
 
 
 def test_a_group_that_the_loss_does_not_reach_is_worth_nothing():
-    pruning = Masks().begin(Aside(), SHAPE, Budget(ops=0.7)).train()
+    pruning = Masks().wrap(Aside(), SHAPE, Budget(ops=0.7)).train()
     images, labels = batch()
     loss_of(pruning, images, labels).backward()
-    pruning.before_step(len(images))
+    pruning.before_step(step_of(len(images)))
     worth = dict(zip((group.name for group in pruning.groups), torch.split(pruning.worth, pruning.sizes), strict=True))
     assert (worth["aside"] == 0).all()
     assert float(worth["first"].min()) > 0
@@ -253,7 +254,7 @@ def test_a_group_that_the_loss_does_not_reach_is_worth_nothing():
 def test_it_looks_every_fourth_step_and_leaves_the_training_as_it_is():
     """The weights get the same gradients, bit for bit, whether the pass is watched or not."""
     images, labels = batch()
-    pruning = Masks().begin(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
+    pruning = Masks().wrap(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
     found = []
     for step in range(6):
         pruning.zero_grad(set_to_none=True)
@@ -261,7 +262,7 @@ def test_it_looks_every_fourth_step_and_leaves_the_training_as_it_is():
         looked = bool(pruning._image_gradients._gates)
         assert looked == (step % 4 == 0)
         found.append({name: value.grad.clone() for name, value in pruning.net.named_parameters()})
-        pruning.before_step(len(images))
+        pruning.before_step(step_of(len(images)))
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
@@ -270,14 +271,14 @@ def test_wide_groups_are_worked_out_at_fewer_looks(monkeypatch):
     monkeypatch.setattr(masks, "NARROW", 16)
     layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 48, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 10)]
     net = nn.Sequential(*layers)
-    pruning = Masks().begin(net, (3, 5, 5), Budget(ops=0.7)).train()
+    pruning = Masks().wrap(net, (3, 5, 5), Budget(ops=0.7)).train()
     images, labels = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)), torch.arange(4)
     wide, narrow = pruning.worth.split(pruning.sizes)
     changed = []
     for _ in range(25):
         before = narrow.clone(), wide.clone()
         loss_of(pruning, images, labels).backward()
-        pruning.before_step(len(images))
+        pruning.before_step(step_of(len(images)))
         changed.append(tuple(not torch.equal(was, now) for was, now in zip(before, (narrow, wide), strict=True)))
         with torch.no_grad():
             net[0].weight.mul_(1.01)
@@ -321,13 +322,13 @@ def test_worth_never_rises_and_numbers_that_cannot_be_factored_still_give_some()
 
 def test_autocast_to_bf16_tells_nearly_the_same():
     def information(precision):
-        pruning = Masks(lr=0.25).begin(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
+        pruning = Masks(lr=0.25).wrap(nets()["residual"], SHAPE, Budget(ops=0.4)).train()
         pruning.after_step(0.2)
         images, labels = batch()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
             loss = nn.functional.cross_entropy(pruning(images).float(), labels)
         loss.backward()
-        pruning.before_step(len(images))
+        pruning.before_step(step_of(len(images)))
         return torch.stack([matrix.trace() for matrix in pruning._information()])
 
     exact = information(torch.float32)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from trainings import step_of
 
 from robustdeploy.core.recipe import Budget, Choice
 from robustdeploy.cost.memory import peak_bytes
@@ -30,7 +31,7 @@ def moved(pruning, seed, size=0.8):
             for parameter in group["params"]:
                 parameter.normal_(0, size, generator=generator)
                 parameter.grad = torch.randn(parameter.shape, generator=generator)
-    pruning.before_step(8)
+    pruning.before_step(step_of(8))
 
 
 def kept_counts(pruning):
@@ -51,7 +52,7 @@ def test_with_operations_alone_they_fall_along_the_cubic(ops):
     """In MACs: from the dense net's to the budget with (1 − t)³, as close below as one channel more or less is."""
     options, net = Masks(), fresh()
     dense = macs(net, SHAPE)
-    pruning = options.begin(net, SHAPE, Budget(ops=ops))
+    pruning = options.wrap(net, SHAPE, Budget(ops=ops))
     sizes = np.array([group.size for group in pruning.groups], float)
     model = operation_model(net, pruning.groups, SHAPE)
     channel = max(dense - float(model.of(fewer)) for fewer in sizes - np.eye(len(sizes)))
@@ -68,7 +69,7 @@ def test_with_operations_alone_they_fall_along_the_cubic(ops):
 @pytest.mark.parametrize("budget", [{"ops": 0.5}, {"params": 0.5}, {"ops": 0.6, "params": 0.6, "memory": 0.9}])
 def test_multiples_are_kept_at_every_step_and_not_rounded_in_the_end(multiple, budget):
     net = fresh(width=64)
-    pruning = Masks().begin(net, SHAPE, Budget(**budget, channel_multiple=multiple))
+    pruning = Masks().wrap(net, SHAPE, Budget(**budget, channel_multiple=multiple))
     sizes = np.array([group.size for group in pruning.groups])
     seen = set()
     for step, progress in enumerate(np.linspace(0, 0.36, 25)):
@@ -100,7 +101,7 @@ def test_every_limit_is_met_and_one_is_used_up(budget):
     net = fresh(width=8)
     dense = dense_costs(net)
     limits = {name: amount * dense[name] if amount <= 1 else amount for name, amount in budget.items()}
-    pruning = Masks().begin(net, SHAPE, Budget(**budget))
+    pruning = Masks().wrap(net, SHAPE, Budget(**budget))
     for step, progress in enumerate((0.0, 0.15, 0.25, 0.4)):
         moved(pruning, step)
         pruning.after_step(progress)
@@ -117,7 +118,7 @@ def test_every_limit_is_met_and_one_is_used_up(budget):
 
 def test_a_memory_budget_takes_channels_only_where_the_maps_are_large():
     net = fresh(width=8)
-    pruning = Masks().begin(net, SHAPE, Budget(memory=0.75))
+    pruning = Masks().wrap(net, SHAPE, Budget(memory=0.75))
     for step, progress in enumerate((0.0, 0.15, 0.25, 0.4)):
         moved(pruning, step)
         pruning.after_step(progress)
@@ -130,7 +131,7 @@ def test_a_memory_budget_takes_channels_only_where_the_maps_are_large():
 
 def test_limits_that_the_dense_net_keeps_prune_nothing():
     net = fresh(width=8)
-    pruning = Masks().begin(net, SHAPE, Budget(ops=10**12, params=10**9, memory=1.0))
+    pruning = Masks().wrap(net, SHAPE, Budget(ops=10**12, params=10**9, memory=1.0))
     for step, progress in enumerate((0.05, 0.2, 0.3, 0.5)):
         moved(pruning, step)
         pruning.after_step(progress)
@@ -140,7 +141,7 @@ def test_limits_that_the_dense_net_keeps_prune_nothing():
 
 def test_what_cannot_be_reached_is_refused_with_every_smallest_value():
     with pytest.raises(BudgetError) as caught:
-        Masks().begin(fresh(width=8), SHAPE, Budget(ops=0.5, params=100, memory=2048))
+        Masks().wrap(fresh(width=8), SHAPE, Budget(ops=0.5, params=100, memory=2048))
     said = str(caught.value)
     assert "of the parameters (100 parameters) is out of reach: the smallest this net and target allow is" in said
     assert "of the activation memory (2,048 bytes) is out of reach" in said
@@ -159,8 +160,8 @@ class Decides(nn.Module):
 
 
 def test_a_net_that_cannot_be_traced_can_keep_other_budgets():
-    pruning = Masks().begin(Decides(), SHAPE, Budget(ops=0.5))
+    pruning = Masks().wrap(Decides(), SHAPE, Budget(ops=0.5))
     pruning.after_step(1.0)
     assert "memory" not in pruning.costs()
     with pytest.raises(BudgetError, match=r"activation memory of this Decides .* cannot be traced"):
-        Masks().begin(Decides(), SHAPE, Budget(memory=0.5))
+        Masks().wrap(Decides(), SHAPE, Budget(memory=0.5))

@@ -43,7 +43,7 @@ def most_in_a_group(keep, m):
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 2)])
 def test_every_layer_that_can_gets_the_pattern(subject, n, m):
     net = subject.net()
-    pruning = learnt(NM(n, m).begin(net, subject.shape, Budget()))
+    pruning = learnt(NM(n, m).wrap(net, subject.shape, Budget()))
     modules = dict(net.named_modules())
     for layer, reason in pruning.whole.items():
         assert modules[layer].weight.shape[1] % m, layer
@@ -70,7 +70,7 @@ def small():
 
 def test_the_pattern_is_exact_in_every_step_and_layers_take_it_in_their_order():
     """Convolution 2 has most operations, then 4, then the linear layer; 0 reads three inputs."""
-    pruning = NM(warmup=0.1, freeze=0.5).begin(small(), (3, 10, 10), Budget())
+    pruning = NM(warmup=0.1, freeze=0.5).wrap(small(), (3, 10, 10), Budget())
     assert [weight.layer for weight in pruning.weights] == ["2", "4", "8"]
     assert list(pruning.whole) == ["0"]
     generator, taken = torch.Generator().manual_seed(0), []
@@ -93,7 +93,7 @@ def test_a_masked_weight_comes_back_before_the_freeze():
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 1, bias=False))
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([[4.0, 3.9, -3.8, 0.1]]))
-    pruning = NM(warmup=0, freeze=0.9).begin(net, (1, 2, 2), Budget())
+    pruning = NM(warmup=0, freeze=0.9).wrap(net, (1, 2, 2), Budget())
     own = torch.optim.SGD(pruning.own_parameters(), lr=0.1)
     found = []
     for _ in range(4 * EVERY):  # a score that should fall is served by the weight below 0
@@ -110,7 +110,7 @@ def test_the_first_masks_are_those_of_torchs_own_sparsifier():
     """Before any M has learnt, magnitude decides, as in torch's N:M masks for linear layers."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
-    pruning = NM().begin(net, (3, 4, 4), Budget())
+    pruning = NM().wrap(net, (3, 4, 4), Budget())
     pruning.after_step(1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -134,23 +134,23 @@ def test_as_few_layers_as_the_budget_needs_take_the_pattern():
         (2, total - saved["2"] - 1),
         (3, total - sum(saved.values())),
     ):
-        pruning = NM().begin(net, (3, 10, 10), Budget(ops=most))
+        pruning = NM().wrap(net, (3, 10, 10), Budget(ops=most))
         assert [weight.layer for weight in pruning.weights] == ["2", "4", "8"][:count]
         assert {layer for layer, why in pruning.whole.items() if "without it" in why} == {"2", "4", "8"} - set(
             ["2", "4", "8"][:count]
         )
         pruning.after_step(1.0)
         assert nonzero_macs(pruning.compact(), (3, 10, 10)) <= most
-    assert [w.layer for w in NM().begin(net, (3, 10, 10), Budget(params=0.59, ops=0.99)).weights][:2] == ["2", "4"]
+    assert [w.layer for w in NM().wrap(net, (3, 10, 10), Budget(params=0.59, ops=0.99)).weights][:2] == ["2", "4"]
 
 
 def test_parameters_decide_where_they_are_what_is_missed():
     """The first convolution has most operations, the linear layer most weights."""
     net = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 12))
     shape = (4, 8, 8)
-    assert [w.layer for w in NM().begin(net, shape, Budget(params=0.6)).weights] == ["3"]
-    assert [w.layer for w in NM().begin(net, shape, Budget(ops=0.6)).weights] == ["0"]
-    both = NM().begin(net, shape, Budget(ops=0.6, params=0.6))
+    assert [w.layer for w in NM().wrap(net, shape, Budget(params=0.6)).weights] == ["3"]
+    assert [w.layer for w in NM().wrap(net, shape, Budget(ops=0.6)).weights] == ["0"]
+    both = NM().wrap(net, shape, Budget(ops=0.6, params=0.6))
     both.after_step(1.0)
     assert {w.layer for w in both.weights} == {"0", "3"}
     assert nonzero_params(both.compact()) <= 0.6 * params(net)
@@ -164,15 +164,15 @@ def test_a_budget_below_the_pattern_is_refused_with_what_it_reaches():
         rf"budget of 0.3 of the operations .* out of reach: the smallest that 2:4 on the 3 layers .* \({least:,} MACs\)"
     )
     with pytest.raises(BudgetError, match=message):
-        NM().begin(net, (3, 10, 10), Budget(ops=0.3))
+        NM().wrap(net, (3, 10, 10), Budget(ops=0.3))
     with pytest.raises(BudgetError, match=r"of the parameters .* out of reach"):
-        NM().begin(net, (3, 10, 10), Budget(params=0.1))
+        NM().wrap(net, (3, 10, 10), Budget(params=0.1))
 
 
 def test_a_net_that_no_pattern_fits_is_refused():
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(6, 10))
     with pytest.raises(BudgetError, match="no layer of this Sequential reads a multiple of 4 inputs"):
-        NM().begin(net, (3, 3, 3), Budget())
+        NM().wrap(net, (3, 3, 3), Budget())
 
 
 @pytest.mark.parametrize("wrong", [{"n": 0}, {"n": 4}, {"n": 2, "m": 2}, {"freeze": 0.05}])

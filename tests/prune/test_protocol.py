@@ -1,4 +1,4 @@
-"""Every pruner that removes channels, on every net: the contract of ``Pruning``."""
+"""Every pruner: the contract of ``Pruning``; those that remove channels on every net."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from trainings import step_of
 
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.core.recipe import Budget
@@ -26,10 +27,11 @@ from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.compact import prove_equal
 from robustdeploy.prune.probing import operation_model
 from robustdeploy.prune.rehearsal import find_groups
+from robustdeploy.prune.protocol import PhaseInfo, StepData, lacking, load_own_state, own_parameters, own_state
 
 OPS = (0.7, 0.3, 0.1)
-REMOVE_CHANNELS = [name for name in PRUNERS.names() if name not in ("n-m", "weights")]
-"""Pruners that make the net smaller; the others keep its shape and have tests of their own."""
+REMOVE_CHANNELS = [name for name in PRUNERS.names() if name not in ("n-m", "scores", "weights")]
+"""Pruners that make the net smaller; the others keep its shape and have tests of their own too."""
 
 
 @pytest.fixture(params=REMOVE_CHANNELS)
@@ -58,7 +60,7 @@ def begun(pruner, net, shape, ops, multiple=1):
     which is taken instead.
     """
     try:
-        return pruner.begin(net, shape, Budget(ops=ops, channel_multiple=multiple)), ops
+        return pruner.wrap(net, shape, Budget(ops=ops, channel_multiple=multiple)), ops
     except BudgetError as error:
         found = re.search(r"(allow is|found below it is) ([\d.e+-]+) of the operations \(([\d,]+) MACs\)", str(error))
         told, count = float(found[2]), int(found[3].replace(",", ""))
@@ -66,7 +68,7 @@ def begun(pruner, net, shape, ops, multiple=1):
         assert told >= count / macs(net, shape) == pytest.approx(told, rel=1e-3)
         assert below is None or below <= 0.97 * ops * macs(net, shape)
         assert (count == below) if below is not None else (count == above)
-        return pruner.begin(net, shape, Budget(ops=told, channel_multiple=multiple)), told
+        return pruner.wrap(net, shape, Budget(ops=told, channel_multiple=multiple)), told
 
 
 def nearest(net, shape, ops, multiple):
@@ -151,7 +153,7 @@ def test_a_masked_channel_still_learns_whether_to_come_back(pruner):
     generator = torch.Generator().manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU())
     net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)])
-    pruning = pruner.begin(net, (3, 12, 12), Budget(ops=0.5))
+    pruning = pruner.wrap(net, (3, 12, 12), Budget(ops=0.5))
     own = [parameter for group in pruning.own_parameters() for parameter in group["params"]]
     pruning.train().after_step(0.2)
     loss = nn.functional.cross_entropy(pruning(torch.rand(32, 3, 12, 12, generator=generator)), torch.arange(32) % 10)
@@ -164,7 +166,7 @@ def test_a_masked_channel_still_learns_whether_to_come_back(pruner):
 
 
 def test_nothing_is_compacted_before_the_freeze_and_nothing_moves_after(pruner, users):
-    pruning = pruner.begin(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5))
+    pruning = pruner.wrap(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5))
     with pytest.raises(TrainingError, match="not reached their budget"):
         pruning.compact()
     pruning.after_step(1.0)
@@ -193,23 +195,102 @@ def test_a_twin_is_cut_as_the_net_is(pruner, subject):
     assert all(torch.equal(before[name], value) for name, value in twin.named_parameters())
 
 
-def test_what_belongs_to_the_masks_alone_is_told_by_its_name(pruner, users):
-    pruning = pruner.begin(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5))
-    inside = {f"net.{name}" for name in pruning.net.state_dict()}
-    assert {name for name in pruning.state_dict() if name.startswith("net.")} == inside
-    assert pruning.removes_channels
+@pytest.fixture(params=PRUNERS.names())
+def wrapped(request):
+    """Return a function that wraps a net of 8 and 16 channels with any of the pruners, at 0.6 of the operations."""
+
+    def wrap():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(4, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3))
+        net.extend([nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 8)])
+        return PRUNERS.build(request.param, {}).wrap(net, (4, 8, 8), Budget(ops=0.6))
+
+    return wrap
+
+
+def step_on(pruning):
+    """What a step on four random images is told of, after the pass back."""
+    pruning.module.train()
+    images, labels = torch.rand(4, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(4)
+    nn.functional.cross_entropy(pruning.module(images), labels).backward()
+    return StepData(images, labels, images + 0.01)
+
+
+def moved(pruning, progress):
+    """One step as the loop makes it, of a phase that trains all there is."""
+    sgd = torch.optim.SGD(pruning.own_parameters(), lr=0.1)
+    pruning.before_step(step_on(pruning))
+    sgd.step()
+    sgd.zero_grad()
+    pruning.after_step(progress)
+
+
+def test_a_pruning_has_all_that_the_loop_asks_for(wrapped):
+    pruning = wrapped()
+    assert lacking(pruning) == []
+    assert lacking(object()) == sorted({*lacking(object()), "after_step", "module", "net", "on_phase", "penalty"})
+    assert {id(value) for value in pruning.net.parameters()} <= {id(value) for value in pruning.module.parameters()}
+    assert all(pruning.net.get_submodule(name) for name in pruning.features())
+    groups = [parameter for group in pruning.own_parameters() for parameter in group["params"]]
+    assert {id(value) for value in groups} <= {id(value) for value in own_parameters(pruning).values()}
+    penalty = pruning.penalty(step_on(pruning))
+    assert penalty is None or (penalty.dim() == 0 and penalty.requires_grad)
+
+
+def test_its_own_state_is_all_but_the_nets_and_brings_everything_back(wrapped):
+    one, other = wrapped(), wrapped()
+    one.on_phase(PhaseInfo(steps=10))
+    for progress in (0.2, 0.3):
+        moved(one, progress)
+    state = {name: value.clone() for name, value in own_state(one).items()}
+    assert not {id(value) for value in state.values()} & {id(value) for value in one.net.state_dict().values()}
+    assert len(state) + len(one.net.state_dict()) == len(one.module.state_dict())
+    other.on_phase(PhaseInfo(steps=10))
+    other.net.load_state_dict(one.net.state_dict())
+    load_own_state(other, state)
+    for pruning in (one, other):
+        moved(pruning, 0.32)
+        pruning.finalize()
+    assert other.status() == one.status()
+    assert all(torch.equal(other.kept()[name], index) for name, index in one.kept().items())
+    with pytest.raises(KeyError, match="frozen"):
+        load_own_state(other, {name: value for name, value in state.items() if name != "frozen"})
+
+
+def test_in_a_phase_of_weights_masks_stay_and_in_one_of_scores_they_freeze_at_its_end(wrapped):
+    pruning = wrapped()
+    dense, images = copy.deepcopy(pruning.net).eval(), torch.rand(3, 4, 8, 8)
+    pruning.on_phase(PhaseInfo("pretrain", "weights", last_of_scores=False))
+    for _ in range(3):
+        pruning.before_step(step_on(pruning))
+        pruning.after_step(0.0)
+    dense.load_state_dict(pruning.net.state_dict())
+    assert torch.allclose(pruning.module.eval()(images), dense(images), atol=1e-6)
+    assert pruning.status().get("mask_flips", 0) == 0
+    pruning.on_phase(PhaseInfo("scores", "scores"))
+    for progress in (0.2, 0.6, 0.9, 1.0):
+        moved(pruning, progress)
+        assert not pruning.is_frozen
+    pruning.finalize()
+    assert pruning.is_frozen
+    assert pruning.costs()["ops"] <= 0.6 * macs(pruning.net, (4, 8, 8))
+    prove_equal(pruning.module.eval(), pruning.compact().eval(), images, images)
+
+
+def test_a_pruner_that_removes_channels_says_so(pruner, users):
+    assert pruner.wrap(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5)).removes_channels
 
 
 def test_a_budget_out_of_reach_is_refused_before_training(pruner, users):
     with pytest.raises(BudgetError, match=r"budget of 0.001 of the operations .* is out of reach: the smallest"):
-        pruner.begin(users["flat"](10, 3), (3, 12, 12), Budget(ops=0.001))
+        pruner.wrap(users["flat"](10, 3), (3, 12, 12), Budget(ops=0.001))
 
 
 def test_a_net_without_channels_to_remove_is_refused(pruner):
     with pytest.raises(
         BudgetError, match=r"no channels of this Sequential can be removed \(they are the net's output\)"
     ):
-        pruner.begin(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), (3, 2, 2), Budget(ops=0.5))
+        pruner.wrap(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), (3, 2, 2), Budget(ops=0.5))
 
 
 @pytest.mark.parametrize("ops", OPS)
@@ -256,7 +337,7 @@ def test_the_onnx_file_counts_the_same(pruner, subject, tmp_path):
 
 def test_the_gradient_of_a_group_is_taken_to_second_order_and_gets_unit_size(pruner, users):
     """In plain torch: what masking a kept channel, or taking back a masked one, changes in the loss."""
-    pruning = pruner.begin(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5))
+    pruning = pruner.wrap(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5))
     with torch.no_grad():
         pruning.logits.normal_(0, 0.7, generator=torch.Generator().manual_seed(3))
         pruning.information.uniform_(generator=torch.Generator().manual_seed(5))
@@ -266,7 +347,7 @@ def test_the_gradient_of_a_group_is_taken_to_second_order_and_gets_unit_size(pru
     slope = 0.5 * (1 - torch.tanh(pruning.logits.detach()) ** 2)
     raw = (pruning.logits.grad / slope).split(pruning.sizes)
     squares = pruning.information.split([size**2 for size in pruning.sizes])
-    pruning.before_step(8)
+    pruning.before_step(step_of(8))
     scaled = (pruning.logits.grad / slope).split(pruning.sizes)
     for first, square, after, index in zip(raw, squares, scaled, pruning.kept().values(), strict=True):
         half = 0.5 * square.view(len(first), -1).diagonal()
@@ -278,10 +359,10 @@ def test_the_gradient_of_a_group_is_taken_to_second_order_and_gets_unit_size(pru
 
 
 def test_a_group_without_a_gradient_stays_finite(pruner, users):
-    pruning = pruner.begin(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5))
-    pruning.before_step(8)  # no gradient at all
+    pruning = pruner.wrap(users["doubled"](10, 3), (3, 12, 12), Budget(ops=0.5))
+    pruning.before_step(step_of(8))  # no gradient at all
     pruning.logits.grad = torch.zeros_like(pruning.logits)
-    pruning.before_step(8)
+    pruning.before_step(step_of(8))
     assert (pruning.logits.grad == 0).all()
     pruning.after_step(0.2)
     assert torch.isfinite(pruning.shifts).all()
@@ -291,7 +372,7 @@ def test_a_group_that_is_worth_more_keeps_more(pruner):
     """And all others less, since the budget is the same."""
 
     def shares(group, factor):
-        pruning = pruner.begin(CifarResNet(1, (16, 32, 64), 10, 3), (3, 16, 16), Budget(ops=0.4))
+        pruning = pruner.wrap(CifarResNet(1, (16, 32, 64), 10, 3), (3, 16, 16), Budget(ops=0.4))
         falling = [1 / torch.arange(1.0, size + 1) for size in pruning.sizes]
         falling[group] *= factor
         pruning.worth.copy_(torch.cat(falling))
@@ -309,7 +390,7 @@ def test_masks_that_would_leak_through_an_activation_lie_behind_it(pruner):
     """A sigmoid makes one half of a masked channel's zero, so the layer behind it has the masks, on what it reads."""
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Sigmoid(), nn.Conv2d(16, 8, 3), nn.ReLU())
     net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)])
-    pruning = pruner.begin(net, (3, 12, 12), Budget(ops=0.5))
+    pruning = pruner.wrap(net, (3, 12, 12), Budget(ops=0.5))
     masked = {group.name: [(m.layer, m.side) for m in group.members if m.masked] for group in pruning.groups}
     assert masked == {"0": [("2", "in")], "2": [("2", "out")]}
     images = torch.rand(4, 3, 12, 12)
@@ -358,12 +439,12 @@ class Ragged(nn.Module):
 )
 def test_what_would_fail_in_the_middle_of_a_training_fails_before_it(pruner, net, told):
     with pytest.raises((BudgetError, TrainingError), match=told):
-        pruner.begin(net(), (3, 32, 32) if "checkpointing" in told else (3, 12, 12), Budget(ops=0.5))
+        pruner.wrap(net(), (3, 32, 32) if "checkpointing" in told else (3, 12, 12), Budget(ops=0.5))
 
 
 def test_the_masked_net_moves_to_another_device_as_a_whole(pruner, users):
     """As the proof at the freeze does, from an accelerator to the processor; with the device that every torch has."""
-    pruning = pruner.begin(users["dense"](10, 3), (3, 12, 12), Budget(ops=0.5))
+    pruning = pruner.wrap(users["dense"](10, 3), (3, 12, 12), Budget(ops=0.5))
     moved = copy.deepcopy(pruning).to("meta")
     left = {name for name, value in vars(moved).items() if isinstance(value, torch.Tensor) and not value.is_meta}
     assert left == set()

@@ -49,7 +49,7 @@ def pruned():
         if name not in held:
             net = built(name)
             budget = next(ops for ops in (0.5, 0.75, 0.9, 0.93, 0.96, 0.98) if reachable(net, ops))
-            pruning = Masks().begin(net, SHAPE, Budget(ops=budget))
+            pruning = Masks().wrap(net, SHAPE, Budget(ops=budget))
             with torch.no_grad():
                 pruning.logits.normal_(generator=torch.Generator().manual_seed(1))
             pruning.train()(torch.rand(8, *SHAPE)).square().mean().backward()
@@ -63,7 +63,7 @@ def pruned():
 
 def reachable(net, ops):
     try:
-        Masks().begin(net, SHAPE, Budget(ops=ops))
+        Masks().wrap(net, SHAPE, Budget(ops=ops))
     except BudgetError:
         return False
     return True
@@ -110,7 +110,7 @@ def test_the_exported_file_gives_the_same_scores(name, pruned, tmp_path):
 @pytest.mark.parametrize("name", ["group norm", "PReLU per channel", "instance norm", "U-Net", "rows", "ResNeXt"])
 def test_activation_memory_is_modelled_for_every_kind_of_layer(name):
     """A model that is wrong is refused; what it tells of the pruned net is what is counted on it."""
-    pruning = Masks().begin(built(name), SHAPE, Budget(ops=0.75, memory=1.0))
+    pruning = Masks().wrap(built(name), SHAPE, Budget(ops=0.75, memory=1.0))
     pruning.after_step(1.0)
     assert round(pruning.costs()["memory"]) == peak_bytes(pruning.compact(), SHAPE)
 
@@ -124,7 +124,7 @@ MASKED += ("old spectral norm", "weight standardisation", "rows", "self-attentio
 def test_single_weights_are_masked_in_nets_of_every_kind(name, pruner):
     net = built(name)
     computed = {layer for layer, reason in find_groups(net, SHAPE).whole.items() if reason.endswith(LEFT)}
-    pruning = pruner.begin(net, SHAPE, Budget(ops=0.6) if isinstance(pruner, Weights) else Budget())
+    pruning = pruner.wrap(net, SHAPE, Budget(ops=0.6) if isinstance(pruner, Weights) else Budget())
     assert computed <= set(pruning.whole)
     assert not computed & {weight.layer for weight in pruning.weights}
     pruning.train()(torch.rand(8, *SHAPE)).square().mean().backward()
@@ -140,7 +140,7 @@ def test_a_layer_of_two_names_is_masked_and_counted_once():
     same = block(16, 16)
     net = Net(lambda net, x: net.fc(pooled(net.b(net.a(x)))), a=block(1, 16), b=same, fc=nn.Linear(16, 10))
     net.also = nn.ModuleList([net.a, same])
-    pruning = Weights().begin(net, SHAPE, Budget(ops=0.5))
+    pruning = Weights().wrap(net, SHAPE, Budget(ops=0.5))
     assert [weight.layer for weight in pruning.weights] == ["a.0", "b.0", "fc"]
     pruning.train()(torch.rand(4, *SHAPE)).sum().backward()
     pruning.before_step(4)
@@ -154,12 +154,12 @@ def test_without_any_group_the_net_is_refused_before_training_with_the_reasons()
     net = Net(lambda net, x: net.fc(pooled(net.norm(net.a(x)))), a=nn.Conv2d(1, 16, 3), fc=nn.Linear(16, 10))
     net.norm = nn.LayerNorm([16, 6, 6])
     with pytest.raises(BudgetError, match=r"no channels of this Net can be removed; what stays whole: a \(the norm"):
-        Masks().begin(net, SHAPE, Budget(ops=0.5))
+        Masks().wrap(net, SHAPE, Budget(ops=0.5))
 
 
 def test_a_budget_that_what_stays_whole_takes_up_is_refused_with_its_names_and_the_smallest_one():
     with pytest.raises(BudgetError) as caught:
-        Masks().begin(built("unequal parts"), SHAPE, Budget(ops=0.1))
+        Masks().wrap(built("unequal parts"), SHAPE, Budget(ops=0.1))
     said = str(caught.value)
     assert "the smallest this net and target allow is 0.4465 of the operations" in said
     assert "what stays whole: stem.0, b.0, c.0 (the forward pass splits it into parts of 8 and 16 channels)" in said
@@ -200,12 +200,12 @@ def test_a_step_that_fails_is_told_before_training():
     net = Net(run, a=nn.Conv2d(1, 16, 3), fc=nn.Linear(16, 10))
     for pruner in (Masks(), Weights()):
         with pytest.raises(TrainingError, match="this Net cannot be trained under masks: a step on two images fails"):
-            pruner.begin(net, SHAPE, Budget(ops=0.5))
+            pruner.wrap(net, SHAPE, Budget(ops=0.5))
 
 
 def test_auxiliary_outputs_and_whole_layers_are_told():
     net = built("a tuple while training")
-    told = list(notes(net, Masks().begin(net, SHAPE, Budget(ops=0.5)), SHAPE))
+    told = list(notes(net, Masks().wrap(net, SHAPE, Budget(ops=0.5)), SHAPE))
     assert told[0] == (
         "the net gives several outputs while it trains; the loss is that of its scores alone, not of the others"
     )

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from trainings import step_of
 
 from robustdeploy.core.recipe import Budget, Data, Train
 from robustdeploy.cost.module import macs, params
@@ -25,7 +26,7 @@ from robustdeploy.prune.weight_budget import layer_weights, weight_costs
 from robustdeploy.prune.weight_masks import EVERY, Course, WeightMaskedNet
 from robustdeploy.prune.weights import Weights
 from robustdeploy.train.loop import fit
-from robustdeploy.train.plan import Plan
+from robustdeploy.train.plan import Plan, single_phase
 from robustdeploy.train.tasks.fastat import FastAt
 
 CASES = [(Weights(), Budget(ops=0.2)), (Weights(), Budget(params=0.3)), (NM(), Budget()), (NM(n=1, m=2), Budget())]
@@ -40,7 +41,7 @@ def small():
 @pytest.fixture(params=CASES, ids=["ops", "params", "2:4", "1:2"])
 def pruning(request):
     pruner, budget = request.param
-    return pruner.begin(small(), (4, 12, 12), budget)
+    return pruner.wrap(small(), (4, 12, 12), budget)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def test_the_gradients_are_those_worked_out_by_hand():
     score = pruning(torch.tensor([0.5, 0.25]).view(1, 1, 1, 2))
     assert score.item() == 1.5  # 3 · 0.5; the other is masked
     score.sum().backward()
-    pruning.before_step(1)
+    pruning.before_step(step_of(1))
     assert net[1].weight.grad.tolist() == [[0.5, 0.0]]
     # d score / d mask = pixel · weight = (1.5, -1), divided by its root mean square, times ½(1 - tanh²M).
     size = ((1.5**2 + 1) / 2) ** 0.5
@@ -83,14 +84,14 @@ def test_the_masks_gradient_is_the_same_however_many_processes_share_the_batch()
     """A process has the gradient of its part's loss; the mean over processes is what the step sees."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
     images = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    pruning = Weights().begin(net, (3, 6, 6), Budget(ops=0.5))
+    pruning = Weights().wrap(net, (3, 6, 6), Budget(ops=0.5))
 
     def gradients(parts):
         pruning.zero_grad()
         labels = torch.arange(8) % 3
         for part, own in zip(images.chunk(parts), labels.chunk(parts), strict=True):
             (nn.functional.cross_entropy(pruning(part), own) / parts).backward()
-        pruning.before_step(len(images) // parts)
+        pruning.before_step(step_of(len(images) // parts))
         return torch.cat([m.grad.flatten() for m in pruning.logits])
 
     alone = gradients(1)
@@ -103,7 +104,7 @@ def test_a_masked_weight_comes_back_when_its_gradient_asks_for_it():
     net = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([[4.0, -3.9]]))
-    pruning = Weights(warmup=0, freeze=0.9).begin(net, (1, 1, 2), Budget(ops=0.5))
+    pruning = Weights(warmup=0, freeze=0.9).wrap(net, (1, 1, 2), Budget(ops=0.5))
     own = torch.optim.SGD(pruning.own_parameters(), lr=0.1)
     pruning.steps.zero_()
     found = []
@@ -237,7 +238,7 @@ def test_masks_learn_under_autocast(pruning):
 
 def test_channel_pads_lose_their_gain():
     net = nn.Sequential(nn.Conv2d(4, 4, 3), ChannelPad(4, 8), nn.Flatten(), nn.Linear(32, 2))
-    pruning = NM().begin(net, (4, 4, 4), Budget())
+    pruning = NM().wrap(net, (4, 4, 4), Budget())
     pruning.after_step(0.9)
     assert pruning.compact()[1].gain is None
     assert net[1].gain is not None
@@ -257,11 +258,11 @@ def test_weights_compete_by_magnitude_per_fourth_root_of_price_and_by_their_m():
     with torch.no_grad():
         net[0].weight.fill_(1)
         net[3].weight.fill_(-0.6)
-    by_ops = Weights().begin(net, (1, 4, 4), Budget(ops=0.5))
+    by_ops = Weights().wrap(net, (1, 4, 4), Budget(ops=0.5))
     dear, cheap = (value.flatten() for value in by_ops.values())
     assert (cheap / dear[0]).tolist() == pytest.approx([1.2] * 10)
     assert sum(float((2 * value).square().sum()) for value in by_ops.values()) / 19 == pytest.approx(1)
-    by_params = Weights().begin(net, (1, 4, 4), Budget(params=0.8))
+    by_params = Weights().wrap(net, (1, 4, 4), Budget(params=0.8))
     dear, cheap = (value.flatten() for value in by_params.values())
     assert (cheap / dear[0]).tolist() == pytest.approx([0.6] * 10)
     before = by_params.values()[0]
@@ -271,12 +272,13 @@ def test_weights_compete_by_magnitude_per_fourth_root_of_price_and_by_their_m():
 
 
 def digits_plan(data, steps, epochs):
+    options = Train(epochs=epochs, batch_size=32, lr=0.2, precision="fp32")
     return Plan(
         train=data.train.select(torch.arange(32 * steps)),
         validation=data.validation,
-        task=FastAt(),
+        phases=(single_phase(FastAt(), options),),
         threat=Threat(eps=0.1),
-        options=Train(epochs=epochs, batch_size=32, lr=0.2, precision="fp32"),
+        options=options,
         seed=0,
         shift=data.shift,
     )
@@ -296,7 +298,7 @@ TRAINED = [(Weights(), Budget(ops=0.3)), (Weights(), Budget(params=0.3)), (NM(),
 def test_a_training_on_digits_learns_under_the_masks(pruner, budget, tmp_path):
     data, net = load_data(Data()), digits_net()
     shape = data.image_shape
-    pruning = pruner.begin(net, shape, budget)
+    pruning = pruner.wrap(net, shape, budget)
     told = []
     trained = fit(net, pruning, digits_plan(data, 32, 10), tmp_path, lambda step, steps, numbers: told.append(numbers))
     compact = trained.net
@@ -329,7 +331,7 @@ def test_a_stopped_training_ends_like_one_that_was_not(pruner, budget, tmp_path)
                 raise KeyboardInterrupt
 
         net = digits_net()
-        pruning = pruner.begin(net, data.image_shape, budget)
+        pruning = pruner.wrap(net, data.image_shape, budget)
         plan = replace(digits_plan(data, 4, 10), options=Train(epochs=10, batch_size=32, lr=0.2, checkpoint_every_s=0))
         return fit(net, pruning, plan, folder, progress).net.state_dict(), pruning.kept()
 

@@ -47,7 +47,7 @@ def learnt(pruning, seed=0):
 def test_the_budget_is_met_to_the_weight(subject, budget):
     net = subject.net()
     try:
-        pruning = learnt(Weights().begin(net, subject.shape, budget))
+        pruning = learnt(Weights().wrap(net, subject.shape, budget))
     except BudgetError:
         assert budget.params == 0.1  # what is not a weight is more than that already
         assert sum(w.size for w in pruning_weights(net, subject.shape)) < 0.9 * params(net)
@@ -74,7 +74,7 @@ def test_the_budget_is_met_to_the_weight(subject, budget):
 
 
 def pruning_weights(net, shape):
-    return Weights().begin(net, shape, Budget()).weights
+    return Weights().wrap(net, shape, Budget()).weights
 
 
 def kept_one_by_one(values, fewest, limit, most):
@@ -134,7 +134,7 @@ def test_equal_values_are_kept_in_the_order_of_the_layers():
 
 def test_without_a_limit_everything_stays():
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 10))
-    pruning = Weights().begin(net, (3, 2, 2), Budget())
+    pruning = Weights().wrap(net, (3, 2, 2), Budget())
     pruning.after_step(1.0)
     assert pruning.status() == {"nonzero_ops": 1.0, "nonzero_params": 1.0, "mask_flips": 0.0}
     assert torch.equal(pruning.compact()[1].weight, net[1].weight)
@@ -148,7 +148,7 @@ def test_no_layer_loses_almost_all_its_weights():
         net[2].weight.mul_(0.01)
     shares = {}
     for floor in (0.0, 0.1, 0.5):
-        pruning = Weights(floor=floor).begin(net, (1, 10, 10), Budget(params=0.3))
+        pruning = Weights(floor=floor).wrap(net, (1, 10, 10), Budget(params=0.3))
         pruning.after_step(1.0)
         shares[floor] = len(pruning.kept()["2"]) / 2500
     numbers = params(net)
@@ -160,23 +160,23 @@ def test_no_layer_loses_almost_all_its_weights():
 
 def test_one_weight_per_layer_is_the_least(users):
     net = users["flat"](10, 3)
-    pruning = Weights().begin(net, (3, 12, 12), Budget(ops=290))
+    pruning = Weights().wrap(net, (3, 12, 12), Budget(ops=290))
     pruning.after_step(1.0)
     assert {layer: len(index) for layer, index in pruning.kept().items()} == dict.fromkeys(
         ("conv", "more", "hidden", "out"), 1
     )
     message = r"of the operations \(289 MACs\) is out of reach: .*one weight in each layer, is .* \(290 MACs\)"
     with pytest.raises(BudgetError, match=message):
-        Weights().begin(net, (3, 12, 12), Budget(ops=289))
+        Weights().wrap(net, (3, 12, 12), Budget(ops=289))
     fixed = 6 + 10 + 12 + 10
     with pytest.raises(BudgetError, match=rf"of the parameters .* is out of reach: .*\({fixed + 4} parameters\)"):
-        Weights().begin(net, (3, 12, 12), Budget(params=20))
+        Weights().wrap(net, (3, 12, 12), Budget(params=20))
 
 
 def test_a_net_without_layers_is_refused():
     net = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())
     with pytest.raises(BudgetError, match="no convolution or linear layer whose weights can be masked"):
-        Weights().begin(net, (3, 2, 2), Budget(ops=0.5))
+        Weights().wrap(net, (3, 2, 2), Budget(ops=0.5))
 
 
 @pytest.mark.parametrize("wrong", [{"floor": 1.0}, {"floor": -0.1}, {"warmup": 0.7}, {"lr": 0}])
@@ -186,7 +186,7 @@ def test_options_are_checked(wrong):
 
 
 def test_values_that_are_not_finite_are_told(users):
-    pruning = Weights().begin(users["flat"](10, 3), (3, 12, 12), Budget(ops=0.5))
+    pruning = Weights().wrap(users["flat"](10, 3), (3, 12, 12), Budget(ops=0.5))
     with torch.no_grad():
         pruning.logits[0].view(-1)[0] = float("nan")
     with pytest.raises(TrainingError, match=r"no longer finite: give a lower train.lr"):
@@ -195,7 +195,7 @@ def test_values_that_are_not_finite_are_told(users):
 
 def test_depthwise_layers_are_masked_like_any_other(subject_mobilenet):
     net, shape = subject_mobilenet
-    pruning = Weights().begin(net, shape, Budget(ops=0.1))
+    pruning = Weights().wrap(net, shape, Budget(ops=0.1))
     pruning.after_step(1.0)
     depthwise = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d) and module.groups > 1]
     kept = pruning.kept()

@@ -12,7 +12,7 @@ from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.masks import Masks
-from robustdeploy.train.plan import Plan
+from robustdeploy.train.plan import Plan, single_phase
 from robustdeploy.train.tasks.fastat import FastAt
 
 
@@ -54,7 +54,7 @@ def make_net():
 def make_pruning(make_net):
     def make(ops=0.4, kind="resnet"):
         net = make_net(kind)
-        return net, Masks(warmup=0.1, freeze=0.5).begin(net, (1, 8, 8), Budget(ops=ops))
+        return net, Masks(warmup=0.1, freeze=0.5).wrap(net, (1, 8, 8), Budget(ops=ops))
 
     return make
 
@@ -64,19 +64,15 @@ def make_plan(digits):
     """A plan of ``epochs`` times ``steps`` steps."""
 
     def make(epochs=3, steps=4, batch_size=32, held_out=24, **more):
-        options = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "lr": 0.1,
-            "precision": "fp32",
-            **more.pop("options", {}),
-        }
+        given = more.pop("options", {})
+        options = Train(**{"epochs": epochs, "batch_size": batch_size, "lr": 0.1, "precision": "fp32", **given})
+        phases = more.pop("phases", None) or (single_phase(more.pop("task", FastAt()), options),)
         plan = Plan(
             train=digits.train.select(torch.arange(steps * batch_size)),
             validation=digits.validation.select(torch.arange(held_out)),
-            task=FastAt(),
+            phases=phases,
             threat=Threat(eps=0.1),
-            options=Train(**options),
+            options=options,
             seed=0,
             shift=1,
         )

@@ -13,17 +13,25 @@ import torch
 
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.recipe import Budget, Data, Train
+from robustdeploy.cost.module import macs
 from robustdeploy.data.load import load_data
 from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.masks import Masks
+from robustdeploy.prune.scores import Scores
 from robustdeploy.train import loop, ranks
 from robustdeploy.train import plan as plans
 from robustdeploy.train.loop import fit
-from robustdeploy.train.plan import Plan
+from robustdeploy.train.plan import Plan, PlannedPhase, single_phase
 from robustdeploy.train.tasks.fastat import FastAt
 from robustdeploy.train.tasks.free import Free
+
+PHASES = (
+    PlannedPhase("pretrain", "weights", 1, FastAt(), 0.1),
+    PlannedPhase("scores", "scores", 1, Free(replays=2), 0.1, first_epoch=1),
+    PlannedPhase("fine-tune", "weights", 1, FastAt(), 0.05, first_epoch=2),
+)
 
 
 class Stop(Exception):
@@ -56,22 +64,25 @@ def train(folder, task, stop_at):
     data = load_data(Data())
     torch.manual_seed(0)
     net = Normalised(CifarResNet(1, (4, 8, 8), 10, 1), [0.3], [0.4])
-    pruning = Masks(warmup=0.1, freeze=0.5).begin(net, (1, 8, 8), Budget(ops=0.4))
+    pruning = Masks(warmup=0.1, freeze=0.5).wrap(net, (1, 8, 8), Budget(ops=0.4))
+    if task == "phases":
+        pruning = Scores().wrap(net, (1, 8, 8), Budget(ops=0.4))
     if task == "spare head":
         net.head = torch.nn.Linear(8, 2)  # no part of the scores
+    options = Train(
+        epochs=3,
+        batch_size=32,
+        lr=0.1,
+        precision="fp32",
+        checkpoint_every_s=0,
+        ema=0.9 if task == "collapse" else None,
+    )
     plan = Plan(
         train=data.train.select(torch.arange(128)),
         validation=data.validation.select(torch.arange(24)),
-        task=Free() if task == "free" else FastAt(),
+        phases=PHASES if task == "phases" else (single_phase(Free() if task == "free" else FastAt(), options),),
         threat=Threat(eps=0.1),
-        options=Train(
-            epochs=3,
-            batch_size=32,
-            lr=0.1,
-            precision="fp32",
-            checkpoint_every_s=0,
-            ema=0.9 if task == "collapse" else None,
-        ),
+        options=options,
         seed=0,
         shift=1,
     )
@@ -89,7 +100,7 @@ def train(folder, task, stop_at):
         "net": digest(trained.net.state_dict()),
         "masks": {name: index.tolist() for name, index in pruning.kept().items()},
         "costs": dict(pruning.costs()),
-        "dense": dict(pruning.model.dense),
+        "dense": {"ops": macs(pruning.net, (1, 8, 8))},
         "records": trained.records,
         "events": trained.events,
     }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -17,8 +18,13 @@ from robustdeploy.data.order import epoch_order
 from robustdeploy.errors import Interrupted, TrainingError
 from robustdeploy.onboard.draws import key
 from robustdeploy.prune.masks import Masks
+from robustdeploy.prune.scores import Scores
 from robustdeploy.train.checkpoints import load_checkpoint
 from robustdeploy.train.loop import fit
+from robustdeploy.train.plan import PlannedPhase
+from robustdeploy.train.schedules.constant import Constant
+from robustdeploy.train.schedules.cosine import Cosine
+from robustdeploy.train.schedules.multi_step import MultiStep
 from robustdeploy.train.tasks.fastat import FastAt
 from robustdeploy.train.tasks.free import Free
 from robustdeploy.train.tasks.standard import Standard
@@ -41,12 +47,24 @@ def stopping_at(last):
     return progress
 
 
+SCORED = (
+    PlannedPhase("pretrain", "weights", 1, FastAt(), 0.1),
+    PlannedPhase("scores", "scores", 1, Standard(), 0.1, Cosine(), "best", first_epoch=1),
+    PlannedPhase("fine-tune", "weights", 1, FastAt(), 0.05, MultiStep(), first_epoch=2),
+)
+MASKED = (
+    PlannedPhase("pretrain", "weights", 1, Free(replays=3), 0.1),
+    PlannedPhase("prune", "both", 1, Free(replays=2), 0.1, first_epoch=1),
+    PlannedPhase("fine-tune", "weights", 1, FastAt(), 0.1, Constant(warmup=0.5), "best", first_epoch=2),
+)
 KINDS = {
     "dense": {},
     "pruned": {},
     "dropout": {},
     "averaged": {"options": {"ema": 0.8}},
     "free": {"task": Free(replays=3)},
+    "scored in phases": {"phases": SCORED},
+    "masked in phases": {"phases": MASKED, "options": {"ema": 0.8}},
 }
 
 
@@ -56,10 +74,14 @@ def train(request, make_net, make_pruning, make_plan):
 
     def run(folder, progress=silent, **more):
         kind, options = KINDS[request.param], more.pop("options", {})
+        if "lr" in options and "phases" in kind:
+            kind = {**kind, "phases": tuple(replace(phase, lr=options["lr"]) for phase in kind["phases"])}
         plan = make_plan(**{**kind, **more, "options": {**kind.get("options", {}), **options}})
         net, pruning = make_net("dropout" if request.param == "dropout" else "resnet"), None
-        if request.param in ("pruned", "averaged"):
+        if request.param in ("pruned", "averaged", "masked in phases"):
             net, pruning = make_pruning()
+        if request.param == "scored in phases":
+            pruning = Scores().wrap(net, (1, 8, 8), Budget(ops=0.4))
         return fit(net, pruning, plan, folder, progress)
 
     return run
@@ -261,9 +283,9 @@ def test_the_log_says_how_often_masks_changed_and_how_large_their_gradient_was(m
     hook = register_optimizer_step_pre_hook(lambda *_: kept.append(pruning.soft().detach() >= 0.5))
     step_before = pruning.before_step
 
-    def before_step(images):
+    def before_step(step):
         norms.append(logits.grad.norm().item())
-        step_before(images)
+        step_before(step)
 
     pruning.before_step = before_step
     try:
@@ -312,7 +334,7 @@ def test_nothing_jumps_when_the_net_is_made_smaller(make_net, make_plan, tmp_pat
     logs, nets = [], []
     for shrink in (True, False):
         net = make_net().double()
-        pruning = Masks(warmup=0.1, freeze=0.5).begin(net, (1, 8, 8), Budget(ops=0.4))
+        pruning = Masks(warmup=0.1, freeze=0.5).wrap(net, (1, 8, 8), Budget(ops=0.4))
         plan = make_plan(shrink=shrink, task=InDouble(), epochs=6, options={"lr": 0.1})
         trained = fit(net, pruning, plan, tmp_path / str(shrink), silent)
         logs.append([record["train_loss"] for record in trained.records])

@@ -93,6 +93,23 @@ def alone(tmp_path_factory, pair):
     return root, whole, resumed
 
 
+BORDERS = (3, 4, 5, 8, 9)
+"""Steps of a training in three phases of four steps, to stop after; what is saved is the step before."""
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_exactly_from_every_phase(tmp_path):
+    cut = [(tmp_path / f"cut{stop}", "phases", at) for stop in BORDERS for at in (stop, 0)]
+    (whole, same), *resumed = train(2, (tmp_path / "whole", "phases", 0), *cut)
+    assert whole == same
+    assert [record["phase"] for record in whole["records"]] == ["pretrain", "scores", "fine-tune"]
+    assert whole["costs"]["ops"] <= 0.4 * whole["dense"]["ops"]
+    for stop, (one, other) in zip(BORDERS, resumed, strict=True):
+        assert one["losses"] == whole["losses"][stop - 1 :]
+        assert one["net"] == other["net"] == whole["net"]
+        assert one["records"] == whole["records"]
+
+
 @pytest.mark.slow
 def test_two_processes_meet_the_same_budget_as_one(pair, alone):
     first, single = pair[1][0], alone[1][0]

@@ -19,7 +19,7 @@ from robustdeploy.train import desk, loop
 from robustdeploy.train import plan as plans
 from robustdeploy.train.checkpoints import load_checkpoint
 from robustdeploy.train.loop import fit
-from robustdeploy.train.plan import Plan
+from robustdeploy.train.plan import Plan, single_phase
 from robustdeploy.train.sentinel import PROBE, Vitals, collapse, sound, suspicious, task_after, vital_signs, watches
 from robustdeploy.train.tasks.fastat import FastAt
 from robustdeploy.train.tasks.free import Free
@@ -53,7 +53,8 @@ def collapsing(strokes):
             net = Normalised(nn.Sequential(*layers), [0.5], [0.4])
         options = Train(epochs=epochs, batch_size=64, lr=0.1, weight_decay=0, precision="fp32", sentinel=sentinel)
         task, threat = FastAt(alpha=2 * 0.38), Threat(eps=0.38)
-        return net, Plan(train=strokes[0], validation=strokes[1], task=task, threat=threat, options=options, seed=0)
+        phases = (single_phase(task, options),)
+        return net, Plan(strokes[0], strokes[1], phases, threat, options, seed=0)
 
     return make
 
@@ -77,7 +78,7 @@ def test_a_training_that_collapses_ends_with_a_robust_net_if_it_is_watched(colla
     (event,) = trained.events
     assert "PGD-10 only" in event["reason"]
     assert event["back_to_step"] < event["step"] < plan.steps
-    assert (event["task"], event["task_from_here"]) == (repr(plan.task), repr(PgdAt(steps=4)))
+    assert (event["task"], event["task_from_here"]) == (repr(plan.phases[0].objective), repr(PgdAt(steps=4)))
     assert trained.records[-1]["collapses"] == 1
 
 

@@ -224,7 +224,7 @@ def train(make_net, make_plan, tmp_path):
         plan = make_plan(epochs=EPOCHS, steps=STEPS, held_out=HELD_OUT, task=Standard(), shift=0, options=options)
         net, pruning, weights = make_net(), None, {}
         if kind == "pruned":
-            pruning = Masks(warmup=0.1, freeze=0.3).begin(net, (1, 8, 8), Budget(ops=0.4))  # in the second epoch
+            pruning = Masks(warmup=0.1, freeze=0.3).wrap(net, (1, 8, 8), Budget(ops=0.4))  # in the second epoch
 
         def noted(step, steps, numbers):
             weights[step] = {name: value.detach().clone() for name, value in net.named_parameters()}

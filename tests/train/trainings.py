@@ -2,6 +2,8 @@
 
 import torch
 
+from robustdeploy.prune.protocol import StepData
+
 
 class Stop(Exception):
     """What ends a training in the middle of a step's report."""
@@ -9,6 +11,11 @@ class Stop(Exception):
 
 def silent(step, steps, numbers):
     """Say nothing."""
+
+
+def step_of(images):
+    """What a pruner is told of a step on so many images, which it does not look at."""
+    return StepData(torch.zeros(images, 1, 1, 1), torch.zeros(images, dtype=torch.int64))
 
 
 def state_of(module):

@@ -14,6 +14,7 @@ from robustdeploy.cost.module import evaluating
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train.mixing import accuracy, both
+from robustdeploy.train.protocol import ADVERSARIAL
 from robustdeploy.train.tasks.ascent import ball, check_count, check_step, inside, spread, step_up
 
 START = 0.001
@@ -54,6 +55,7 @@ class Trades:
             "loss": natural + self.beta * divergence(scores, on_clean) / len(labels),
             "accuracy": accuracy(scores, labels),
             "clean_accuracy": accuracy(on_clean, labels),
+            ADVERSARIAL: attacked,
         }
 
     def _attacked(self, net: nn.Module, images: Tensor, threat: Threat, noise: Noise) -> Tensor:

@@ -74,6 +74,9 @@ def test_it_gives_scalars_and_leaves_all_else_alone(choice, plain_net, batch):
     assert [m.training for m in net.modules()] == modes
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
     assert {"loss", "accuracy"} <= parts.keys()
+    attacked = parts.pop("adversarial", None)
+    assert (attacked is None) == (choice[0] == "standard")
+    assert attacked is None or (attacked.shape == images.shape and not attacked.requires_grad)
     assert all(part.dim() == 0 and torch.isfinite(part) for part in parts.values())
     assert {name for name, part in parts.items() if part.requires_grad} == {"loss"}
     parts["loss"].backward()

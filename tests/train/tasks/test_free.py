@@ -130,7 +130,7 @@ def test_fewer_epochs_than_replays_are_refused():
     with pytest.raises(UsageError, match=r"2 would leave images unseen; give 3 or more, or fewer replays"):
         plan_from(given, load_data(given.data), torch.device("cpu"))
     enough = recipe_for("digits-resnet8", overrides=["train.task={name: free, replays: 3}", "train.epochs=3"])
-    assert plan_from(enough, load_data(enough.data), torch.device("cpu")).task == Free(replays=3)
+    assert plan_from(enough, load_data(enough.data), torch.device("cpu")).phases[0].objective == Free(replays=3)
 
 
 def test_without_a_gradient_it_does_not_climb():

@@ -1,0 +1,1 @@
+"""How the learning rate moves through a phase; one file per schedule."""

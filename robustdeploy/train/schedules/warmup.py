@@ -1,0 +1,12 @@
+"""Warm-up: a linear rise from 0 before a schedule begins (Goyal et al., 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def warmed_up(schedule: Callable[[float], float], position: float, warmup: float) -> float:
+    """Return the rate at ``position`` of a phase whose first share ``warmup`` rises to where ``schedule`` begins."""
+    if position < warmup:
+        return schedule(0.0) * position / warmup
+    return schedule((position - warmup) / (1 - warmup))

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from trainings import step_of
+
+from robustdeploy.core.recipe import Budget
+from robustdeploy.core.registry import PRUNERS
+from robustdeploy.cost.module import params
+from robustdeploy.errors import BudgetError, RecipeError, TrainingError
+from robustdeploy.prune.protocol import PhaseInfo
+from robustdeploy.prune.scores import Scores
+
+SCORING = PhaseInfo("scores", "scores")
+
+
+def small():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(8, 10))
+
+
+def wrapped(budget):
+    pruning = Scores().wrap(small(), (1, 8, 8), budget)
+    pruning.on_phase(SCORING)
+    return pruning
+
+
+def test_scores_begin_as_scaled_weights_and_the_largest_stay():
+    pruning = wrapped(Budget(params=0.5))
+    for score, keep, layer in zip(pruning.scores, pruning.keeps, (0, 2, 6), strict=True):
+        weight = pruning.net[layer].weight.detach()
+        fan_in = weight.shape[1:].numel()
+        assert torch.allclose(score, math.sqrt(6 / fan_in) * weight / weight.abs().max())
+        assert weight.abs()[keep].min() >= weight.abs()[~keep].max()
+
+
+@pytest.mark.parametrize("budget", [{"params": 0.5}, {"ops": 0.3}, {"params": 200, "ops": 0.9}])
+def test_every_layer_keeps_the_largest_share_that_every_limit_allows(budget):
+    pruning = wrapped(Budget(**budget))
+    sizes = [keep.numel() for keep in pruning.keeps]
+    kept = [int(keep.sum()) for keep in pruning.keeps]
+    dense = {cost.name: cost.dense for cost in pruning._costs}
+    limits = {name: amount * dense[name] if amount <= 1 else amount for name, amount in budget.items()}
+    assert all(pruning.costs()[name] <= limit for name, limit in limits.items())
+    share = max(count / size for count, size in zip(kept, sizes, strict=True))
+    assert all(count == max(1, math.floor(share * size)) for count, size in zip(kept, sizes, strict=True))
+    next_share = min((count + 1) / size for count, size in zip(kept, sizes, strict=True)) + 1e-9
+    more = [max(1, math.floor(next_share * size)) for size in sizes]
+    costs = {cost.name: cost.of(more) for cost in pruning._costs}
+    assert any(costs[name] > limit for name, limit in limits.items())
+
+
+def test_the_gradient_of_a_score_is_that_of_its_mask():
+    """In plain torch: d loss / d mask · sign(score), for the masked weights too."""
+    pruning = wrapped(Budget(params=0.4))
+    images = torch.rand(5, 1, 8, 8)
+    masks = [keep.float().requires_grad_() for keep in pruning.keeps]
+    plain = small()
+    values = {f"{n}.weight": plain[n].weight * mask for n, mask in zip((0, 2, 6), masks, strict=True)}
+    torch.func.functional_call(plain, values, (images,)).square().sum().backward()
+    pruning(images).square().sum().backward()
+    for score, mask, keep in zip(pruning.scores, masks, pruning.keeps, strict=True):
+        assert torch.allclose(score.grad, mask.grad * score.detach().sign(), atol=1e-6)
+        assert score.grad[~keep].abs().sum() > 0
+
+
+def test_weights_are_left_out_and_come_back_as_their_scores_say():
+    pruning = wrapped(Budget(params=0.4))
+    before = [keep.clone() for keep in pruning.keeps]
+    with torch.no_grad():
+        for score, keep in zip(pruning.scores, pruning.keeps, strict=True):
+            score[~keep] *= 1e6
+    pruning.before_step(step_of(1))
+    pruning.after_step(0.5)
+    assert all((was & now).sum() < was.sum() for was, now in zip(before, pruning.keeps, strict=True))
+    assert pruning.status()["mask_flips"] > 0
+    pruning.finalize()
+    chosen = [keep.clone() for keep in pruning.keeps]
+    with torch.no_grad():
+        for score in pruning.scores:
+            score.neg_().exp_()
+    pruning.after_step(1.0)
+    pruning.on_phase(PhaseInfo("fine-tune", "weights"))
+    assert all(torch.equal(was, now) for was, now in zip(chosen, pruning.keeps, strict=True))
+
+
+def test_the_compact_net_has_zeros_where_nothing_is_kept():
+    pruning = wrapped(Budget(params=0.3))
+    with pytest.raises(TrainingError, match="not reached"):
+        pruning.compact()
+    pruning.finalize()
+    plain, images = pruning.compact().eval(), torch.rand(4, 1, 8, 8)
+    assert torch.equal(plain(images), pruning.eval()(images))
+    nonzero = sum(int((value != 0).sum()) for value in plain.parameters())
+    assert nonzero == pruning.costs()["params"] <= 0.3 * params(plain)
+    assert pruning.kept()["2"].numel() == int((plain[2].weight != 0).sum())
+
+
+def test_what_cannot_be_reached_and_a_senseless_rate_are_refused():
+    with pytest.raises(BudgetError, match=r"out of reach: the smallest .* one weight in each layer"):
+        wrapped(Budget(params=10))
+    with pytest.raises(BudgetError, match="no convolution or linear layer"):
+        Scores().wrap(nn.Sequential(nn.Flatten(), nn.LayerNorm(4)), (1, 2, 2), Budget(ops=0.5))
+    with pytest.raises(RecipeError, match="lr: must be above 0"):
+        PRUNERS.build("scores", {"lr": 0})
+    assert wrapped(Budget()).status()["nonzero_params"] == 1.0
