@@ -31,8 +31,8 @@ from robustdeploy.core.stage import Stage
 from robustdeploy.cost.module import macs, params
 from robustdeploy.data.load import Loaded, load_data
 from robustdeploy.errors import ArtifactError, UsageError
-from robustdeploy.nets.cifar_resnet import init_convolutions
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.residual import init_convolutions
 from robustdeploy.nets.size import resize_modules
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, load_info, load_net, save_net
 from robustdeploy.pipeline import Talk

@@ -25,8 +25,8 @@ import torch
 
 from robustdeploy.core.recipe import Budget, Data, Threat, Train
 from robustdeploy.data.load import load_data
-from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.residual import ResidualNet
 from robustdeploy.prune.masks import Masks
 from robustdeploy.train.checkpoints import load_checkpoint
 from robustdeploy.train.loop import fit
@@ -44,7 +44,7 @@ def child(folder: Path, pipe: Connection) -> None:
     torch.set_num_threads(1)
     data = load_data(Data())
     torch.manual_seed(0)
-    net = Normalised(CifarResNet(1, (4, 8, 8), 10, 1), [0.3], [0.4])
+    net = Normalised(ResidualNet(1, (4, 8, 8), 10, 1), [0.3], [0.4])
     pruning = Masks().wrap(net, (1, 8, 8), Budget(ops=0.4))
     options = Train(epochs=EPOCHS, batch_size=32, lr=0.1, precision="fp32", checkpoint_every_s=0)
     plan = Plan(

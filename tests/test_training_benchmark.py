@@ -14,8 +14,8 @@ from torch import nn
 
 from robustdeploy.core.recipe import Train
 from robustdeploy.data.noise import Noise
-from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.residual import ResidualNet
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train.batches import Batches
 from robustdeploy.train.loop import fit
@@ -38,7 +38,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 def make_net(seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Normalised(CifarResNet(1, (4, 8, 8), 10, 3), MEAN, STD)
+        return Normalised(ResidualNet(1, (4, 8, 8), 10, 3), MEAN, STD)
 
 
 def a_batch(count=24, seed=3):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustdeploy.nets.cifar_resnet import conv3x3, init_convolutions
+from robustdeploy.nets.residual import conv3x3, init_convolutions
 
 
 class PreactBlock(nn.Module):

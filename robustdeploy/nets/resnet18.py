@@ -20,10 +20,10 @@ class ResNet18:
 
     def __call__(self, classes: int, channels: int) -> nn.Module:
         """Build the net with fresh weights from torch's global generator; the caller seeds it."""
-        from robustdeploy.nets.cifar_resnet import CifarResNet
+        from robustdeploy.nets.residual import ResidualNet
 
         widths = [self.width * factor for factor in (1, 2, 4, 8)]
-        return CifarResNet(2, widths, classes, channels, projection=True)
+        return ResidualNet(2, widths, classes, channels, projection=True)
 
 
 plugin = ResNet18

@@ -1,4 +1,4 @@
-"""ResNet-32 for small images: three stages of 5 residual blocks."""
+"""ResNet-32 for small images: another name for cifar-resnet with depth 32."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from robustdeploy.nets.cifar_resnet import CifarResNet
+
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True)
 class ResNet32:
-    """ResNet-32 in the form of the CIFAR experiments, with shortcuts that have no parameters."""
+    """ResNet-32, by the name that recipes and stored nets know it by."""
 
     width: Annotated[int, Field(ge=1, le=1024)] = 16
     """Channels of the first stage; the next two have twice and four times as many."""
 
     def __call__(self, classes: int, channels: int) -> nn.Module:
         """Build the net with fresh weights from torch's global generator; the caller seeds it."""
-        from robustdeploy.nets.cifar_resnet import CifarResNet
-
-        return CifarResNet(5, (self.width, 2 * self.width, 4 * self.width), classes, channels)
+        return CifarResNet(32, self.width)(classes, channels)
 
 
 plugin = ResNet32

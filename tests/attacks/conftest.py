@@ -5,8 +5,8 @@ import torch
 
 from robustdeploy.core.recipe import Data, Train
 from robustdeploy.data.load import load_data
-from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.residual import ResidualNet
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train.loop import fit
 from robustdeploy.train.plan import Plan, single_phase
@@ -21,7 +21,7 @@ def digits():
 @pytest.fixture(scope="session")
 def trained(digits, tmp_path_factory):
     torch.manual_seed(0)
-    net = Normalised(CifarResNet(1, (8, 8, 16), 10, 1), [0.3], [0.4])
+    net = Normalised(ResidualNet(1, (8, 8, 16), 10, 1), [0.3], [0.4])
     options = Train(epochs=8, batch_size=64, lr=0.2)
     plan = Plan(
         train=digits.train,

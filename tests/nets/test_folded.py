@@ -40,6 +40,7 @@ def scores_and_gradient(net, images):
 
 
 FOLDS_ALL = {
+    "cifar-resnet",
     "resnet8",
     "resnet20",
     "resnet32",

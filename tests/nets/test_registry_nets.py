@@ -8,6 +8,7 @@ from torch import nn
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import NETS
 from robustdeploy.cost.module import macs, params
+from robustdeploy.errors import RecipeError
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.channel_pad import ChannelPad
 from robustdeploy.nets.normalised import Normalised
@@ -35,6 +36,22 @@ def built(name: str, classes: int = 10, shape: tuple[int, int, int] = COLOUR, **
 def test_nets_cost_what_their_papers_say(name: str, expected_macs: int, expected_params: int) -> None:
     net = built(name)
     assert (macs(net, COLOUR), params(net)) == (expected_macs, expected_params)
+
+
+@pytest.mark.parametrize("depth", [8, 20, 32, 56])
+def test_the_older_names_are_the_same_nets(depth: int) -> None:
+    states = []
+    for name, options in ((f"resnet{depth}", {}), ("cifar-resnet", {"depth": depth})):
+        torch.manual_seed(0)
+        states.append(built(name, width=4, **options).state_dict())
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_depths_between_are_refused_with_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="depth must be 6n \\+ 2, such as 20, not 18"):
+        built("cifar-resnet", depth=18)
+    assert sum(isinstance(m, nn.Conv2d) for m in built("cifar-resnet", depth=110, width=2).modules()) == 109
 
 
 def test_the_hydra_head_has_two_hidden_layers_on_2048_features() -> None:

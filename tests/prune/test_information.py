@@ -12,7 +12,7 @@ from trainings import step_of
 
 from robustdeploy.core.recipe import Budget
 from robustdeploy.data.noise import Noise
-from robustdeploy.nets.cifar_resnet import CifarResNet
+from robustdeploy.nets.residual import ResidualNet
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune import masks
 from robustdeploy.prune.information import worth_in_order
@@ -84,7 +84,7 @@ def nets():
         "gated": Gated(),
         "tokens": Tokens(),
         "mirrored": Mirrored(),
-        "residual": CifarResNet(1, (8, 16, 32), 10, 3),
+        "residual": ResidualNet(1, (8, 16, 32), 10, 3),
         "in place": torchvision.models.resnet18(num_classes=10),
         "depthwise": torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.35),
         "plain": nn.Sequential(

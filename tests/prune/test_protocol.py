@@ -21,7 +21,7 @@ from robustdeploy.cost import flop_counter, onnx_graph
 from robustdeploy.cost.module import macs
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import BudgetError, TrainingError
-from robustdeploy.nets.cifar_resnet import CifarResNet
+from robustdeploy.nets.residual import ResidualNet
 from robustdeploy.nets.store import NetInfo, load_net, save_net
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.compact import prove_equal
@@ -372,7 +372,7 @@ def test_a_group_that_is_worth_more_keeps_more(pruner):
     """And all others less, since the budget is the same."""
 
     def shares(group, factor):
-        pruning = pruner.wrap(CifarResNet(1, (16, 32, 64), 10, 3), (3, 16, 16), Budget(ops=0.4))
+        pruning = pruner.wrap(ResidualNet(1, (16, 32, 64), 10, 3), (3, 16, 16), Budget(ops=0.4))
         falling = [1 / torch.arange(1.0, size + 1) for size in pruning.sizes]
         falling[group] *= factor
         pruning.worth.copy_(torch.cat(falling))

@@ -17,8 +17,8 @@ from robustdeploy.cost.sparse import nonzero_macs, nonzero_params, patterned_lay
 from robustdeploy.data.load import load_data
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.channel_pad import ChannelPad
-from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.residual import ResidualNet
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.compact import prove_equal
 from robustdeploy.prune.n_m import NM
@@ -287,7 +287,7 @@ def digits_plan(data, steps, epochs):
 def digits_net():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Normalised(CifarResNet(1, (8, 16, 16), 10, 1), [0.3], [0.4])
+        return Normalised(ResidualNet(1, (8, 16, 16), 10, 1), [0.3], [0.4])
 
 
 TRAINED = [(Weights(), Budget(ops=0.3)), (Weights(), Budget(params=0.3)), (NM(), Budget()), (NM(), Budget(ops=0.8))]

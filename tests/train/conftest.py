@@ -8,8 +8,8 @@ from torch import nn
 
 from robustdeploy.core.recipe import Budget, Data, Train
 from robustdeploy.data.load import load_data
-from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.residual import ResidualNet
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.masks import Masks
 from robustdeploy.train.plan import Plan, single_phase
@@ -44,7 +44,7 @@ def make_net():
     def make(kind="resnet"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            net = Dropping() if kind == "dropout" else CifarResNet(1, (4, 8, 8), 10, 1)
+            net = Dropping() if kind == "dropout" else ResidualNet(1, (4, 8, 8), 10, 1)
             return Normalised(net, [0.3], [0.4])
 
     return make

@@ -15,8 +15,8 @@ from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.recipe import Budget, Data, Train
 from robustdeploy.cost.module import macs
 from robustdeploy.data.load import load_data
-from robustdeploy.nets.cifar_resnet import CifarResNet
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.residual import ResidualNet
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.masks import Masks
 from robustdeploy.prune.scores import Scores
@@ -63,7 +63,7 @@ def train(folder, task, stop_at):
     """Train ResNet-8 on digits under masks for twelve steps; end after ``stop_at`` of them as if killed."""
     data = load_data(Data())
     torch.manual_seed(0)
-    net = Normalised(CifarResNet(1, (4, 8, 8), 10, 1), [0.3], [0.4])
+    net = Normalised(ResidualNet(1, (4, 8, 8), 10, 1), [0.3], [0.4])
     pruning = Masks(warmup=0.1, freeze=0.5).wrap(net, (1, 8, 8), Budget(ops=0.4))
     if task == "phases":
         pruning = Scores().wrap(net, (1, 8, 8), Budget(ops=0.4))
