@@ -39,8 +39,8 @@ from robustdeploy.prune.folding import Folding
 from robustdeploy.prune.follow import OUTPUT
 from robustdeploy.prune.groups import ChannelGroup, told_whole
 from robustdeploy.prune.information import ImageGradients, worth_in_order
-from robustdeploy.prune.rehearsal import find_groups, rehearse
 from robustdeploy.prune.protocol import PhaseInfo, StepData
+from robustdeploy.prune.rehearsal import find_groups, rehearse
 
 SCALE = 0.5
 ALMOST_ZERO = 1e-12

@@ -26,8 +26,8 @@ from robustdeploy.nets.store import NetInfo, load_net, save_net
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.compact import prove_equal
 from robustdeploy.prune.probing import operation_model
-from robustdeploy.prune.rehearsal import find_groups
 from robustdeploy.prune.protocol import PhaseInfo, StepData, lacking, load_own_state, own_parameters, own_state
+from robustdeploy.prune.rehearsal import find_groups
 
 OPS = (0.7, 0.3, 0.1)
 REMOVE_CHANNELS = [name for name in PRUNERS.names() if name not in ("n-m", "scores", "weights")]
@@ -396,7 +396,7 @@ def test_masks_that_would_leak_through_an_activation_lie_behind_it(pruner):
     images = torch.rand(4, 3, 12, 12)
     pruning.train()(images).square().mean().backward()
     assert all((part != 0).any() for part in torch.split(pruning.logits.grad, [16, 8]))
-    pruning.before_step(4)
+    pruning.before_step(step_of(4))
     assert all((part != 0).any() for part in torch.split(pruning.information, [16 * 16, 8 * 8]))
     pruning.after_step(1.0)
     prove_equal(pruning.eval(), pruning.compact(), images, images)

@@ -8,6 +8,7 @@ import torch
 from kinds import FORMS, KINDS, LEFT, SHAPE, Net, block, pooled
 from torch import nn
 from torch.nn import functional as F
+from trainings import step_of
 
 from robustdeploy.core.recipe import Budget, Choice
 from robustdeploy.cost.memory import peak_bytes
@@ -53,7 +54,7 @@ def pruned():
             with torch.no_grad():
                 pruning.logits.normal_(generator=torch.Generator().manual_seed(1))
             pruning.train()(torch.rand(8, *SHAPE)).square().mean().backward()
-            pruning.before_step(8)
+            pruning.before_step(step_of(8))
             pruning.after_step(1.0)
             held[name] = pruning
         return held[name]
@@ -128,7 +129,7 @@ def test_single_weights_are_masked_in_nets_of_every_kind(name, pruner):
     assert computed <= set(pruning.whole)
     assert not computed & {weight.layer for weight in pruning.weights}
     pruning.train()(torch.rand(8, *SHAPE)).square().mean().backward()
-    pruning.before_step(8)
+    pruning.before_step(step_of(8))
     pruning.after_step(0.2)
     pruning.after_step(1.0)
     small, images = pruning.compact(), torch.rand(4, *SHAPE)
@@ -143,7 +144,7 @@ def test_a_layer_of_two_names_is_masked_and_counted_once():
     pruning = Weights().wrap(net, SHAPE, Budget(ops=0.5))
     assert [weight.layer for weight in pruning.weights] == ["a.0", "b.0", "fc"]
     pruning.train()(torch.rand(4, *SHAPE)).sum().backward()
-    pruning.before_step(4)
+    pruning.before_step(step_of(4))
     pruning.after_step(1.0)
     small = pruning.compact()
     assert small.also[1] is small.b

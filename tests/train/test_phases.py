@@ -287,7 +287,10 @@ def test_the_dense_net_takes_part_in_what_trains_weights():
             "[{name: a, objective: fastta}]",
             r"train.phases\[0\].objective: unknown .* 'fastta'; did you mean 'fastat'",
         ),
-        ("[{name: a, schedule: {name: cosine, warmup: 2}}]", r"train.phases\[0\].schedule.warmup: must be below 1"),
+        (
+            "[{name: a, schedule: {name: cosine, warmup: 2}}]",
+            r"train.phases\[0\].schedule.warmup: must be at least 0 and below 1",
+        ),
         ("[{name: a, train: all}]", r"train.phases\[0\].train: must be"),
     ],
 )

@@ -40,7 +40,7 @@ def test_rates_are_those_of_the_formula(name, options, expected):
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("cosine", {"warmup": 1.0}, "warmup: must be below 1"),
+        ("cosine", {"warmup": 1.0}, "warmup: must be at least 0 and below 1"),
         ("constant", {"warmup": -0.1}, "warmup: must be at least 0"),
         ("multi-step", {"milestones": [0.5, 0.2]}, "milestones must be shares"),
         ("multi-step", {"milestones": [1.0]}, "milestones must be shares"),
