@@ -289,7 +289,7 @@ def test_the_dense_net_takes_part_in_what_trains_weights():
         ),
         (
             "[{name: a, schedule: {name: cosine, warmup: 2}}]",
-            r"train.phases\[0\].schedule.warmup: must be at least 0 and below 1",
+            r"schedule.warmup: must be at least 0 and below 1",
         ),
         ("[{name: a, train: all}]", r"train.phases\[0\].train: must be"),
     ],
