@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.complaint import did_you_mean
 from robustdeploy.core.factories import (
     TORCHVISION,
@@ -134,3 +135,11 @@ def check_finished(root: Path, place: str, how: str) -> None:
 def check_data(data: Data) -> None:
     """Refuse a data set that is not where it should be."""
     find_source(data)
+
+
+def recipe_to_adopt(folder: Path, named: str | Path | None, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe that a stored net is held against: the one that was named, or that beside the net."""
+    path = folder / "recipe.yaml" if named is None else named
+    if named is None and not (folder / "recipe.yaml").is_file():
+        raise UsageError(f"{folder} holds a net but no recipe.yaml; say with --recipe what to hold the net against")
+    return recipe_for(path, overrides=overrides, before=lambda quick: check_data(quick.data))

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustdeploy import load_net, pipeline
+from robustdeploy import api, load_net
+from robustdeploy.core.asked import DEFAULT_RECIPE, recipe_for
 from robustdeploy.core.files import canonical_json
 from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.load import load_target, resolved_yaml
@@ -19,6 +20,7 @@ from robustdeploy.core.run import Run, verify_run
 from robustdeploy.core.shipped import shipped_names
 from robustdeploy.errors import UsageError
 
+BOARD = "pruned/fp32@quick"
 RUN = ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml"]
 EVALUATE = ["evaluate", "--target", "quick.yaml"]
 
@@ -225,7 +227,7 @@ def test_rows_follow_from_the_stored_outcomes(chain):
     right = held["predictions"] == held["labels"]
     for attack in ("fgsm", "pgd-5", "square-30"):
         stands = right & (held[f"{attack}/predictions"] == held["labels"])
-        (row,) = [r for r in measured if (r["metric"], r["where"], r["attack"]) == ("robust_accuracy", "board", attack)]
+        (row,) = [r for r in measured if (r["metric"], r["subject"], r["attack"]) == ("robust_accuracy", BOARD, attack)]
         assert (row["value"], row["n"]) == (stands.mean(), 60)
         assert row["low"] < row["value"] < row["high"]
 
@@ -240,22 +242,22 @@ def test_the_net_of_a_run_loads_and_scores_as_the_board_did(chain):
 
 
 def test_stages_name_the_one_that_is_missing(tmp_path):
-    run = Run.for_recipe(tmp_path, pipeline.recipe_for(pipeline.DEFAULT_RECIPE))
-    for stage in (pipeline.export, pipeline.evaluate):
+    run = Run.for_recipe(tmp_path, recipe_for(DEFAULT_RECIPE))
+    for stage in (api.export, api.evaluate):
         with pytest.raises(UsageError, match="robustdeploy prune"):
             stage(run)
     with pytest.raises(UsageError, match="robustdeploy evaluate"):
-        pipeline.report(run)
+        api.report(run)
 
 
 @pytest.mark.parametrize("name", shipped_names("recipes"))
 def test_a_recipe_has_the_same_hash_when_a_run_reads_its_own_copy(tmp_path, name):
-    recipe = pipeline.recipe_for(name)
+    recipe = recipe_for(name)
     (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe))
-    assert canonical_json(plain(pipeline.recipe_for(tmp_path / "recipe.yaml"))) == canonical_json(plain(recipe))
+    assert canonical_json(plain(recipe_for(tmp_path / "recipe.yaml"))) == canonical_json(plain(recipe))
 
 
 def test_a_target_raises_the_channel_multiple():
-    recipe = pipeline.recipe_for(pipeline.DEFAULT_RECIPE, ops=0.5, target=load_target("jetson-orin"))
+    recipe = recipe_for(DEFAULT_RECIPE, ops=0.5, targets=[load_target("jetson-orin")])
     assert (recipe.budget.ops, recipe.budget.channel_multiple) == (0.5, 8)
-    assert pipeline.recipe_for(pipeline.DEFAULT_RECIPE).budget.channel_multiple == 1
+    assert recipe_for(DEFAULT_RECIPE).budget.channel_multiple == 1

@@ -32,6 +32,7 @@ def gate(
     """
     from robustdeploy.cli.result import show, verdict_document, verdict_text
     from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.lineage import label_target
     from robustdeploy.core.run import Run
     from robustdeploy.errors import UsageError
     from robustdeploy.report.judge import judge_report
@@ -46,10 +47,10 @@ def gate(
         opened = Run.open(run, runs)
         loaded = read_report(opened, target)
         with TerminalTalk(quiet or as_json) as talk:
-            talk.say(f"run {opened.root}, evaluation {loaded.evaluation or loaded.target}")
+            talk.say(f"run {opened.root}, {label_target(loaded) or ', '.join(loaded.targets)}")
             for other in other_evaluations(opened, loaded):
                 talk.say(f"note: this says nothing of {other}; `robustdeploy report --target {other}` does")
     verdict = judge_report(loaded, None if rules is None else load_rules(rules))
-    about = {"report": loaded.name, "target": loaded.target, "evaluation": loaded.evaluation or loaded.target}
+    about = {"report": loaded.name, "targets": list(loaded.targets), "label": loaded.label}
     show(verdict_text(verdict), {**about, **verdict_document(verdict)}, as_json)
     raise typer.Exit(verdict.outcome.exit_code)

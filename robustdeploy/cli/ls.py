@@ -66,7 +66,9 @@ def _show_runs(runs: Path, as_json: bool) -> None:
         shares = ["-" if value is None else f"{100 * value:.1f}" for value in (each.clean, each.worst, each.ops)]
         latency = "-" if each.p99_ms is None else f"{each.p99_ms:.3g}"
         age = age_text(each.age_s(now))
-        rows.append([each.name, state, (each.verdict or "-") + warned, *shares, latency, each.target or "-", age])
+        rows.append(
+            [each.name, state, (each.verdict or "-") + warned, *shares, latency, ", ".join(each.targets) or "-", age]
+        )
     if not found:
         print(f"there is no run in {runs} yet; `robustdeploy run` makes one", file=sys.stderr)
     document = [{**asdict(each), "age_s": each.age_s(now)} for each in found]

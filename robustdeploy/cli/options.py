@@ -20,9 +20,24 @@ RunArgument = Annotated[
 TargetOption = Annotated[
     str, typer.Option("--target", "-t", help="Target by name or YAML file.", autocompletion=complete_target)
 ]
+TargetsOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--target", "-t", help="Target by name or YAML file; may be repeated.", autocompletion=complete_target
+    ),
+]
 OptionalTarget = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--target", "-t", help="Target by name or YAML file.", autocompletion=complete_target),
+]
+EvaluationsOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--target",
+        "-t",
+        help="Evaluation by its target, or TARGET@LABEL under other settings; may be repeated.",
+        autocompletion=complete_target,
+    ),
 ]
 EvaluationOption = Annotated[
     Optional[str],  # noqa: UP045
@@ -87,6 +102,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]
 
 RUNS = Path("runs")
+HOST = "host-cpu"
+"""The target where none is given."""
 
 
 def overrides(

@@ -50,10 +50,9 @@ def prune(
     """
     from robustdeploy.cli.result import show
     from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.asked import recipe_for
     from robustdeploy.core.load import load_target
     from robustdeploy.core.manifest import read_manifest
-    from robustdeploy.pipeline import follow, recipe_for
-    from robustdeploy.pipeline import prune as pruned
     from robustdeploy.preflight import check_training, remarks
     from robustdeploy.train.launch import follows
 
@@ -62,14 +61,17 @@ def prune(
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         # Of several processes one has the run's folder already.
         check = None if follows() else partial(check_training, runs=runs, name=name)
-        loaded = recipe_for(recipe, target=goal, overrides=more, before=check)
+        loaded = recipe_for(recipe, targets=[goal] if goal else [], overrides=more, before=check)
+        from robustdeploy.api import follow  # whatever can be refused without torch has been
+        from robustdeploy.api import prune as pruned
+
         if follows():
             follow(loaded)
             return
         for remark in remarks(loaded):
             talk.say(f"note: {remark}")
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
-        run = pruned(loaded, target=goal, runs=runs, name=name, force=force, talk=talk)
+        run = pruned(loaded, targets=[goal] if goal else [], runs=runs, name=name, force=force, talk=talk)
     manifest = read_manifest(run.root / "train")
     facts = manifest.facts
     text = (

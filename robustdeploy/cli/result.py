@@ -48,6 +48,8 @@ def refuse(error: RobustdeployError, document: Any, as_json: bool) -> NoReturn:
 def verdict_text(verdict: Any) -> str:
     """Return a verdict as lines: the outcome, what made the evaluation unsound, each rule, and what stands beside."""
     lines = [verdict.headline]
+    if len(verdict.subjects) > 1:
+        lines += [f"  {each.outcome.value:<12} {each.subject}" for each in verdict.subjects]
     lines += [f"  unsound: {reason}" for reason in verdict.reasons]
     lines += [f"  {rule.outcome.value:<12} {rule.rule}: {rule.text}" for rule in verdict.rules]
     lines += [f"  {'warning':<12} {warning}" for warning in verdict.warnings]
@@ -62,32 +64,41 @@ def verdict_document(verdict: Any) -> dict[str, Any]:
 
 
 def accuracy_text(report: Any) -> str:
-    """Return accuracy per attack as a table: the compact net on the board and on the host, and the dense net."""
-    columns = {"board": ("", "board"), "host": ("", "host"), "dense": ("dense_", "host")}
-    cells = {(row.metric, row.where, row.attack): row for row in report.measurements}
-    attacks = [row.attack for row in report.measurements if row.metric == "robust_accuracy" and row.where == "board"]
+    """Return accuracy per attack as a table with a column for each subject."""
+    from robustdeploy.report.evidence import subjects_in_order
+
+    subjects = subjects_in_order(report)
+    cells: dict[tuple[str, str, str | None], Any] = {}
+    for row in report.measurements:
+        cells.setdefault((row.metric, row.subject, row.attack), row)
+    attacks = dict.fromkeys(row.attack for row in report.measurements if row.metric == "robust_accuracy")
+    # The worst case sums the others up.
+    attacks = {**{name: None for name in attacks if name != "worst"}, **attacks}
     n = max((row.n for row in report.measurements if row.metric == "clean_accuracy"), default=0)
-    lines = [f"{f'% [95 % interval], n = {n:,}':<28}" + "".join(f"{name:>22}" for name in columns)]
+    widths = [max(22, len(subject) + 2) for subject in subjects]
+    head = "".join(f"{name:>{width}}" for name, width in zip(subjects, widths, strict=True))
+    lines = [f"{f'% [95 % interval], n = {n:,}':<28}{head}"]
     for attack in (None, *attacks):
         line = f"{attack or 'clean':<28}"
-        for prefix, where in columns.values():
-            metric = prefix + ("clean_accuracy" if attack is None else "robust_accuracy")
-            line += f"{_share(cells.get((metric, where, attack))):>22}"
+        metric = "clean_accuracy" if attack is None else "robust_accuracy"
+        for subject, width in zip(subjects, widths, strict=True):
+            line += f"{_share(cells.get((metric, subject, attack))):>{width}}"
         lines.append(line)
-    return "\n".join([*lines, *_balance(report, len(columns))])
+    return "\n".join([*lines, *_balance(report, dict(zip(subjects, widths, strict=True)))])
 
 
-def _balance(report: Any, columns: int) -> list[str]:
+def _balance(report: Any, widths: dict[str, int]) -> list[str]:
     """Return balanced accuracies, and what a constant answer reaches, where the classes are of unequal size."""
     from robustdeploy.report.evidence import BALANCE, is_unbalanced
 
     if not is_unbalanced(report):
         return []
-    names = dict(
-        zip(BALANCE, ("clean, classes alike", "worst, classes alike", "always the largest class"), strict=True)
-    )
-    rows = [row for row in report.measurements if row.metric in BALANCE]
-    return [f"{names[row.metric]:<28}{_share(row):>22}" + f"{'-':>22}" * (columns - 1) for row in rows]
+    words = ("clean, classes alike", "worst, classes alike", "always the largest class")
+    lines = []
+    for metric, name in zip(BALANCE, words, strict=True):
+        rows = {row.subject: row for row in report.measurements if row.metric == metric}
+        lines.append(f"{name:<28}" + "".join(f"{_share(rows.get(each)):>{width}}" for each, width in widths.items()))
+    return lines
 
 
 def _share(row: Any) -> str:

@@ -16,9 +16,12 @@ from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.given import runs_below
 from robustdeploy.core.ledger import Ledger, Record
 from robustdeploy.core.manifest import FILE_NAME
+from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.report import SCHEMA_VERSION
 from robustdeploy.core.run import LATEST, holder
 from robustdeploy.core.settings import is_own
 from robustdeploy.core.stage import sealed_manifests
+from robustdeploy.core.subject import places_of, selects
 from robustdeploy.core.verify import LEDGER, RECIPE
 from robustdeploy.core.yaml_source import source_from_file
 from robustdeploy.errors import ArtifactError, RecipeError
@@ -34,7 +37,7 @@ _FIGURES = {
     "ops": ("ops_fraction", None),
     "p99_ms": ("latency_ms.p99", None),
 }
-"""What is shown of a report: metric and attack, on the board."""
+"""What is shown of a report: metric and attack, of the run's own net on the target where it is worst."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Overview:
     process: str | None
     """Number of the process that works in it."""
     latest: bool
-    target: str | None
+    targets: tuple[str, ...]
     verdict: str | None
     warnings: int
     clean: float | None
@@ -93,11 +96,11 @@ def overview(root: Path, *, latest: bool = False) -> Overview:
         detail=detail,
         process=process,
         latest=latest,
-        target=report.get("target"),
+        targets=tuple(places_of(each["subject"] for each in report.get("subjects", ()))),
         verdict=report.get("verdict", {}).get("outcome"),
         warnings=len(report.get("verdict", {}).get("warnings", ())),
         updated=updated,
-        **_figures(report.get("measurements", ())),
+        **_figures(report.get("measurements", ()), str(report.get("net"))),
     )
 
 
@@ -162,12 +165,18 @@ def _epoch(root: Path, place: str, sealed: Mapping[str, str]) -> str:
 def _report(root: Path) -> Mapping[str, Any]:
     """Return the report's plain values; its hash is that of the ledger, so it is well formed."""
     found: dict[str, Any] = json.loads((root / REPORT).read_text(encoding="utf-8"))
+    # One of an earlier schema has a verdict, and its rows name no subject.
+    return found if found.get("schema_version") == SCHEMA_VERSION else {"verdict": found.get("verdict", {})}
+
+
+def _figures(rows: Sequence[Mapping[str, Any]], net: str) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name, (metric, attack) in _FIGURES.items():
+        its = [row for row in rows if row.get("metric") == metric and row.get("attack") == attack]
+        values = [row["value"] for row in its if selects(None, str(row.get("subject", "")), net)]
+        worst = min if METRICS[metric].higher_is_better else max
+        found[name] = worst(values, default=None)
     return found
-
-
-def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    cells = {(row.get("metric"), row.get("attack")): row.get("value") for row in rows if row.get("where") == "board"}
-    return {name: cells.get(row) for name, row in _FIGURES.items()}
 
 
 def age_text(seconds: float | None) -> str:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from robustdeploy.core.files import canonical_json, hash_or_reason, sha256_of_text
 from robustdeploy.core.ledger import Ledger, Record
-from robustdeploy.core.lineage import behind, chain_problems, report_problems
+from robustdeploy.core.lineage import chain_problems, places_behind, report_problems
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.manifest import FILE_NAME, Manifest, read_manifest
 from robustdeploy.core.plain import plain
@@ -98,7 +98,8 @@ def verify_run(root: Path) -> list[str]:
 
 def evidence_problems(held: Held, report: Report) -> list[str]:
     """Say why a report of this run cannot be believed now: the recipe, and every stage that it rests on."""
-    places = behind(report.evaluation or report.target)
+    evaluations = [each.evaluation.partition("/")[2] for each in report.deployed if each.evaluation]
+    places = tuple(dict.fromkeys(place for each in evaluations for place in places_behind(each, held.made)))
     sealed = sealed_manifests(held.records)
     problems = list(_recipe_problems(held))
     for place in places:

@@ -38,13 +38,29 @@ def line(x1: str, y1: float, x2: str, y2: float, class_: str) -> str:
     return tag("line", x1=x1, y1=f"{y1:.1f}", x2=x2, y2=f"{y2:.1f}", class_=class_)
 
 
-def mark(series: str, x: str, y: float) -> str:
+_SHAPES = {
+    "s3": "M0 -5 L5 0 L0 5 L-5 0 Z",
+    "s4": "M-4 -4 H4 V4 H-4 Z",
+    "s5": "M0 -5 L5 4 H-5 Z",
+    "s6": "M0 5 L5 -4 H-5 Z",
+}
+STYLES = ("s1", "s2", "s3", "s4", "s5", "s6")
+"""How series are told apart: the first two are circles, one of them filled."""
+
+
+def mark(style: str, x: str, y: float) -> str:
     """Return the mark of a series: told apart by shape first, by colour second."""
-    if series == "dense":
+    if style in _SHAPES:
         # A percentage cannot be added to inside a path; a nested drawing puts the origin there instead.
-        diamond = tag("path", d="M0 -5 L5 0 L0 5 L-5 0 Z", class_="mark dense")
-        return tag("svg", diamond, x=x, y=f"{y:.1f}", overflow="visible")
-    return tag("circle", cx=x, cy=f"{y:.1f}", r=4.5 if series == "board" else 4, class_=f"mark {series}")
+        shape = tag("path", d=_SHAPES[style], class_=f"mark {style}")
+        return tag("svg", shape, x=x, y=f"{y:.1f}", overflow="visible")
+    return tag("circle", cx=x, cy=f"{y:.1f}", r=4.5 if style == "s1" else 4, class_=f"mark {style}")
+
+
+def swatch(style: str) -> str:
+    """Return a series' line and mark, for a key."""
+    inside = line("1", 7, "25", 7, f"whisker {style}") + mark(style, "13", 7)
+    return tag("svg", inside, width=26, height=14, aria_hidden="true")
 
 
 def axis(ticks: Iterable[tuple[float, str]], top: float, bottom: float) -> str:

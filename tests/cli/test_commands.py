@@ -197,13 +197,13 @@ def test_compare_says_what_is_not_alike(desk, command):
     done = command(desk, "compare", "tiny", "tiny", "--json")
     assert done.document["differences"] == []
     assert all(row["before"] == row["after"] for row in done.document["rows"])
-    other = json.loads((desk / "runs/tiny/report.json").read_text())
-    other["threat"]["eps"], other["target"] = 0.05, "elsewhere"
+    other = json.loads((desk / "runs/tiny/report.json").read_text().replace("@quick", "@elsewhere"))
+    other["threat"]["eps"] = 0.05
     (desk / "other.json").write_text(json.dumps(other))
     done = command(desk, "compare", "tiny", "other.json")
     assert done.code == 0
     assert "not alike: threat: eps 0.1 against eps 0.05" in done.out
-    assert "not alike: target: quick against elsewhere" in done.out
+    assert "not alike: targets: quick against elsewhere" in done.out
 
 
 def test_doctor_looks_at_a_board(tmp_path, command):
@@ -291,9 +291,9 @@ def test_compare_names_the_runs_and_shows_what_one_of_them_lacks(desk, command):
     assert lines[1].startswith("other: other on quick, ")
     (head,) = [line for line in lines if line.endswith("unit") and "change" in line]
     assert head.split() == ["tiny", "other", "change", "unit"]
-    (lacking,) = [line for line in lines if line.startswith("params (board)")]
+    (lacking,) = [line for line in lines if line.startswith("params (pruned/fp32@quick)")]
     assert "only in tiny" in lacking
-    (clean,) = [line for line in lines if line.startswith("clean_accuracy (board)")]
+    (clean,) = [line for line in lines if line.startswith("clean_accuracy (pruned/fp32@quick)")]
     assert clean.split()[-2:] == ["+0.00", "%"]
 
 

@@ -242,7 +242,7 @@ def test_a_report_of_an_older_version_is_still_read(desk, command):
     run = desk / "runs/tiny"
     path = desk / "old.json"
     document = json.loads((run / "report.json").read_text())
-    for name in ("evaluation", "overrides", "omissions"):
+    for name in ("label", "overrides", "omissions"):
         del document[name]
     for name in ("warnings", "unchecked"):
         del document["verdict"][name]

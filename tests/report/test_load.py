@@ -38,8 +38,8 @@ def test_a_report_cut_anywhere_is_refused(make_report, tmp_path):
         (lambda d: d["rules"].pop(), "edited"),
         (lambda d: d["measurements"][0].update(value="high"), "measurements.0.value must be a number"),
         (lambda d: d["budget"].update(maccs=3), "budget.maccs unknown key"),
-        (lambda d: d.pop("subject"), "subject is required and missing"),
-        (lambda d: d.update(schema_version=2), "has schema_version 2"),
+        (lambda d: d.pop("subjects"), "subjects is required and missing"),
+        (lambda d: d.update(schema_version=3), "has schema_version 3"),
         (lambda d: d.pop("measurements"), "no report"),
     ],
 )

@@ -27,10 +27,12 @@ class Junit:
         suite.append(_properties(report))
         metrics = {rule.id: rule.metric for rule in report.rules}
         for line in report.verdict.rules:
-            suite.append(_rule_case(line, f"gate.{report.target}.{metrics.get(line.rule, 'rule')}"))
+            suite.append(_rule_case(line, f"gate.{_classname(line.subject)}.{metrics.get(line.rule, 'rule')}"))
         for diagnostic in report.diagnostics:
             if diagnostic.level == "block" and _concerns(diagnostic, report.rules):
-                suite.append(_case(diagnostic.id, f"diagnostic.{report.target}", "error", diagnostic.text))
+                suite.append(
+                    _case(diagnostic.id, f"diagnostic.{_classname(diagnostic.subject)}", "error", diagnostic.text)
+                )
         _account_for_verdict(suite, report)
         _count(suite)
         ElementTree.SubElement(suite, "system-out").text = _legal("\n".join(_beside(report)))
@@ -43,6 +45,11 @@ class Junit:
 def _concerns(diagnostic: Diagnostic, rules: Sequence[Rule]) -> bool:
     """Whether a check that blocks touches this gate: one that names metrics touches the rules on these alone."""
     return not diagnostic.metrics or any(rule.metric in diagnostic.metrics for rule in rules)
+
+
+def _classname(subject: str | None) -> str:
+    """Name a subject in a test's class, where CI systems take a dot for a package."""
+    return (subject or "all").replace(".", "_")
 
 
 def _legal(text: str) -> str:
@@ -69,7 +76,7 @@ def _account_for_verdict(suite: ElementTree.Element, report: Report) -> None:
     red = suite.findall("testcase/failure") + suite.findall("testcase/error")
     if report.verdict.outcome is not Outcome.PASS and not red:
         text = "; ".join(report.verdict.reasons) or f"the verdict is {report.verdict.outcome}"
-        suite.append(_case("verdict", f"gate.{report.target}", "error", text))
+        suite.append(_case("verdict", "gate", "error", text))
 
 
 def _beside(report: Report) -> Iterator[str]:
@@ -81,10 +88,13 @@ def _beside(report: Report) -> Iterator[str]:
 
 def _properties(report: Report) -> ElementTree.Element:
     held = ElementTree.Element("properties")
-    facts = {"verdict": report.verdict.outcome.value, "target": report.target, "producer": report.producer}
+    facts = {"verdict": report.verdict.outcome.value, "targets": ", ".join(report.targets), "producer": report.producer}
     facts |= {f"warning.{n}": text for n, text in enumerate(report.verdict.warnings, start=1)}
     facts |= {f"unchecked.{n}": text for n, text in enumerate(report.verdict.unchecked, start=1)}
-    facts |= {f"sha256.{name}": digest for name, digest in report.subject.items()}
+    facts |= {f"verdict.{each.subject}": each.outcome.value for each in report.verdict.subjects}
+    facts |= {f"sha256.{name}": digest for name, digest in report.sha256.items()}
+    for each in report.deployed:
+        facts |= {f"sha256.{each.subject}.{name}": digest for name, digest in each.sha256.items()}
     for name, value in facts.items():
         ElementTree.SubElement(held, "property", name=_legal(name), value=_legal(value))
     return held

@@ -36,7 +36,7 @@ class Markdown:
             _classes(rows),
             _latency(rows),
             _budget(report),
-            _rows("Host and board", rows.agreement),
+            _rows("Agreement with the reference", rows.agreement),
             _diagnostics(report),
             _rows("Other measurements", rows.other),
             _provenance(report),
@@ -66,10 +66,12 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 def _verdict(report: Report) -> list[str]:
     verdict = report.verdict
     beside = verdict.headline.removeprefix(verdict.outcome.value)
-    lines = [f"# {_SIGNS[verdict.outcome]}{beside}: {escaped(report.name)} on {escaped(report.target)}", ""]
+    lines = [f"# {_SIGNS[verdict.outcome]}{beside}: {escaped(report.title)}", ""]
     if verdict.reasons:
         lines += ["The evaluation itself is not sound enough for a verdict. This is not a pass.", ""]
         lines += [*(f"- {escaped(reason)}" for reason in verdict.reasons), ""]
+    if len(verdict.subjects) > 1:
+        lines += _table(("Subject", "Verdict"), ((s.subject, _SIGNS[s.outcome]) for s in verdict.subjects))
     lines += _table(("Rule", "Outcome", "Evidence"), ((r.rule, _SIGNS[r.outcome], r.text) for r in verdict.rules))
     lines += [*(f"- **Warning**: {escaped(warning)}" for warning in verdict.warnings)]
     lines += [*(f"- **Not checked**: {escaped(unchecked)}" for unchecked in verdict.unchecked)]
@@ -100,8 +102,8 @@ def _accuracy(rows: evidence.Evidence) -> list[str]:
         f"Intervals{f' ({intervals})' if intervals else ''} cover sampling error.",
         "",
         *_table(
-            ("Attack", *evidence.SERIES.values(), "Found by", "Budget of the attack"),
-            ((a.label, _cell(a.board), _cell(a.host), _cell(a.dense), a.kinds, a.budget) for a in rows.accuracy),
+            ("Attack", *rows.subjects, "Found by", "Budget of the attack"),
+            ((a.label, *(_cell(a.rows.get(s)) for s in rows.subjects), a.kinds, a.budget) for a in rows.accuracy),
         ),
     ]
 
@@ -109,8 +111,8 @@ def _accuracy(rows: evidence.Evidence) -> list[str]:
 def _curve(rows: evidence.Evidence) -> list[str]:
     if not rows.radii:
         return []
-    names = [curve.series for curve in rows.curves]
-    head = ("Radius", *(evidence.SERIES[name] for name in names), "Attack")
+    names = [curve.subject for curve in rows.curves]
+    head = ("Radius", *names, "Attack")
     lines = ((eps_text(r.eps), *(_cell(r.rows.get(name)) for name in names), r.attacks) for r in rows.radii)
     return ["## Accuracy over the radius", "", *_table(head, lines)]
 
@@ -118,9 +120,9 @@ def _curve(rows: evidence.Evidence) -> list[str]:
 def _classes(rows: evidence.Evidence) -> list[str]:
     """The classes that stand worst, folded away: a data set may have a thousand."""
     shown = rows.classes[:_CLASSES]
-    lines = ((line.name, _cell(line.clean), _cell(line.worst)) for line in shown)
+    lines = ((line.name, line.subject, _cell(line.clean), _cell(line.worst)) for line in shown)
     more = f", the {len(shown)} worst of {len(rows.classes)}" if len(shown) < len(rows.classes) else ""
-    table = _table(("Class", "Clean", "Worst case"), lines)
+    table = _table(("Class", "Subject", "Clean", "Worst case"), lines)
     folded = [f"<details><summary>Accuracy per class{more}</summary>", "", *table, "</details>", ""]
     return [*_rows("Classes", rows.balance), *(folded if shown else [])]
 
@@ -135,8 +137,8 @@ def _latency(rows: evidence.Evidence) -> list[str]:
 def _rows(title: str, rows: Sequence[Measurement]) -> list[str]:
     if not rows:
         return []
-    lines = ((r.metric, r.where, r.attack, quantity(r.value, r.unit), interval(r), f"{r.n:,}") for r in rows)
-    return [f"## {title}", "", *_table(("Metric", "Where", "Attack", "Value", "Interval", "n"), lines)]
+    lines = ((r.metric, r.subject, r.attack, quantity(r.value, r.unit), interval(r), f"{r.n:,}") for r in rows)
+    return [f"## {title}", "", *_table(("Metric", "Subject", "Attack", "Value", "Interval", "n"), lines)]
 
 
 def _budget(report: Report) -> list[str]:
@@ -167,8 +169,11 @@ def _diagnostics(report: Report) -> list[str]:
 
 
 def _provenance(report: Report) -> list[str]:
-    facts = [*evidence.flat(report.board), *((f"data.{k}", v) for k, v in evidence.flat(report.data))]
-    lines = [*((f"SHA-256 of {name}", digest) for name, digest in report.subject.items()), *facts]
+    lines = [(f"SHA-256 of {name}", digest) for name, digest in report.sha256.items()]
+    for each in report.deployed:
+        lines += [(f"{each.subject}: SHA-256 of {name}", digest) for name, digest in each.sha256.items()]
+        lines += [(f"{each.subject}: {name}", value) for name, value in evidence.flat(each.board)]
+    lines += [(f"data.{name}", value) for name, value in evidence.flat(report.data)]
     return ["<details><summary>Where this comes from</summary>", "", *_table(("What", "Value"), lines), "</details>"]
 
 
