@@ -159,7 +159,7 @@ def check_rules(recipe: Recipe, target: Target | None = None) -> None:
         dense=partial(_dense_costs, recipe),
     )
     if problems := [text for _, text in gate_problems(prospect)]:
-        raise RecipeError("\n".join(f"gate: {text}" for text in problems))
+        raise RecipeError(*(f"gate: {text}" for text in problems))
 
 
 def _dense_costs(recipe: Recipe) -> dict[str, float]:
@@ -265,8 +265,7 @@ def _sealed(run: Run, place: str, how: str) -> Sealed:
         check_facts(place, manifest.facts, str(run.root / place / FILE_NAME))
         return Sealed(run.root / place, manifest)
     except ArtifactError as error:
-        lines = (f"{line}; `{how} --force` makes it again" for line in str(error).splitlines())
-        raise ArtifactError("\n".join(lines)) from None
+        raise ArtifactError(*(f"{line}; `{how} --force` makes it again" for line in error.args)) from None
 
 
 def export(
@@ -388,7 +387,7 @@ def _test_images(run: Run, classes: Sequence[str], data: Path | None, skip_unrea
 def _up_to_date(run: Run, *places: str) -> None:
     """Raise an ArtifactError that names every one of ``places`` that was made from what is there no more."""
     if problems := list(chain_problems(run.root, places, run.manifests(), run.recipe)):
-        raise ArtifactError("\n".join(problems))
+        raise ArtifactError(*problems)
 
 
 def _same_images(run: Run, stage: Stage) -> None:

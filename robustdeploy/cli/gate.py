@@ -30,7 +30,7 @@ def gate(
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
-    from robustdeploy.cli.result import show, verdict_document, verdict_text
+    from robustdeploy.cli.result import show, verdict_document, verdict_lines
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.run import Run
     from robustdeploy.errors import UsageError
@@ -51,5 +51,5 @@ def gate(
                 talk.say(f"note: this says nothing of {other}; `robustdeploy report --target {other}` does")
     verdict = judge_report(loaded, None if rules is None else load_rules(rules))
     about = {"report": loaded.name, "target": loaded.target, "evaluation": loaded.evaluation or loaded.target}
-    show(verdict_text(verdict), {**about, **verdict_document(verdict)}, as_json)
+    show(verdict_lines(verdict), {**about, **verdict_document(verdict)}, as_json)
     raise typer.Exit(verdict.outcome.exit_code)

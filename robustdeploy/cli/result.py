@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NoReturn
 
 import typer
 
 from robustdeploy.cli.streams import shows_everything
 from robustdeploy.errors import RobustdeployError
+from robustdeploy.foreign import json_text, one_line, sentence
 
 
-def show(text: str, document: Any, as_json: bool) -> None:
-    """Print ``text``, or ``document`` when JSON was asked for, on stdout."""
+def show(lines: Iterable[str], document: Any, as_json: bool) -> None:
+    """Print ``lines``, or ``document`` when JSON was asked for, on stdout.
+
+    Each line stays one, whatever words of others are in it.
+    """
     if as_json:
         # An encoding that lacks a character must not change a value: JSON has escapes of its own.
         plain = not shows_everything(sys.stdout)
-        print(json.dumps(document, indent=2, default=str, ensure_ascii=plain, allow_nan=False))
-    elif text:
-        print(text)
+        print(json_text(document, ascii_only=plain, indent=2, default=str, allow_nan=False))
+        return
+    for line in lines:
+        print(sentence(line))
 
 
-def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
     """Return rows of cells as lines with columns of one width; those in ``right`` are aligned at their right side."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -33,26 +38,26 @@ def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
             for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return lines
 
 
 def refuse(error: RobustdeployError, document: Any, as_json: bool) -> NoReturn:
     """End with an error whose findings are the command's document: with JSON that is printed, and nothing beside it."""
     if not as_json:
         raise error
-    show("", document, as_json)
+    show((), document, as_json)
     print(f"error: {error}", file=sys.stderr)
     raise typer.Exit(error.exit_code)
 
 
-def verdict_text(verdict: Any) -> str:
+def verdict_lines(verdict: Any) -> list[str]:
     """Return a verdict as lines: the outcome, what made the evaluation unsound, each rule, and what stands beside."""
     lines = [verdict.headline]
     lines += [f"  unsound: {reason}" for reason in verdict.reasons]
     lines += [f"  {rule.outcome.value:<12} {rule.rule}: {rule.text}" for rule in verdict.rules]
     lines += [f"  {'warning':<12} {warning}" for warning in verdict.warnings]
     lines += [f"  {'not checked':<12} {unchecked}" for unchecked in verdict.unchecked]
-    return "\n".join(lines)
+    return lines
 
 
 def verdict_document(verdict: Any) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def verdict_document(verdict: Any) -> dict[str, Any]:
     return document
 
 
-def accuracy_text(report: Any) -> str:
+def accuracy_lines(report: Any) -> list[str]:
     """Return accuracy per attack as a table: the compact net on the board and on the host, and the dense net."""
     columns = {"board": ("", "board"), "host": ("", "host"), "dense": ("dense_", "host")}
     cells = {(row.metric, row.where, row.attack): row for row in report.measurements}
@@ -69,12 +74,12 @@ def accuracy_text(report: Any) -> str:
     n = max((row.n for row in report.measurements if row.metric == "clean_accuracy"), default=0)
     lines = [f"{f'% [95 % interval], n = {n:,}':<28}" + "".join(f"{name:>22}" for name in columns)]
     for attack in (None, *attacks):
-        line = f"{attack or 'clean':<28}"
+        line = f"{one_line(attack or 'clean'):<28}"
         for prefix, where in columns.values():
             metric = prefix + ("clean_accuracy" if attack is None else "robust_accuracy")
             line += f"{_share(cells.get((metric, where, attack))):>22}"
         lines.append(line)
-    return "\n".join([*lines, *_balance(report, len(columns))])
+    return [*lines, *_balance(report, len(columns))]
 
 
 def _balance(report: Any, columns: int) -> list[str]:

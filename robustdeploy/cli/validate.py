@@ -30,10 +30,10 @@ def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
             _check(file)
             problems[str(file)] = []
         except UsageError as error:
-            problems[str(file)] = str(error).splitlines()
+            problems[str(file)] = list(error.args)
     if wrong := [line for found in problems.values() for line in found]:
-        refuse(RecipeError("\n".join(wrong)), problems, as_json)
-    show("\n".join(f"{file}: ok" for file in problems), problems, as_json)
+        refuse(RecipeError(*wrong), problems, as_json)
+    show((f"{file}: ok" for file in problems), problems, as_json)
 
 
 def _all(files: list[Path]) -> list[Path]:
@@ -52,6 +52,7 @@ def _all(files: list[Path]) -> list[Path]:
 
 def _check(file: Path) -> None:
     from robustdeploy.core.load import kind_of_file, load_recipe, load_target
+    from robustdeploy.foreign import sentence
     from robustdeploy.preflight import check_recipe, remarks
     from robustdeploy.report.load import load_report, load_rules
 
@@ -65,4 +66,4 @@ def _check(file: Path) -> None:
     kind = kind_of_file(file)
     loaded = loaders[kind](file)
     for remark in remarks(loaded) if kind == "recipe" else ():
-        print(f"note: {file}: {remark}", file=sys.stderr)
+        print(sentence(f"note: {file}: {remark}"), file=sys.stderr)

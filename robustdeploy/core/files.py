@@ -15,6 +15,7 @@ from typing import Any
 
 from robustdeploy.core.reading import no_file
 from robustdeploy.errors import ArtifactError, StorageError
+from robustdeploy.foreign import json_text
 
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR}
 
@@ -26,7 +27,7 @@ def canonical_json(value: Any) -> str:
 
 def sha256_of_text(text: str) -> str:
     """Return the SHA-256 of ``text`` in UTF-8, as hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def sha256_of_file(path: Path) -> str:
@@ -110,9 +111,9 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
 
 def atomic_write_text(path: Path, content: str) -> None:
     """Replace ``path`` by ``content`` in UTF-8 in one step."""
-    atomic_write_bytes(path, content.encode())
+    atomic_write_bytes(path, content.encode(errors="surrogatepass"))
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by ``value`` as indented JSON in one step; NaN and infinity are a ValueError."""
-    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write_text(path, json_text(value, indent=2, allow_nan=False) + "\n")

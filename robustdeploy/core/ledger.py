@@ -71,7 +71,7 @@ class Ledger:
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 self._cut_torn_line()
                 record = self._next(event, data)
-                _write_all(handle, (canonical_json(record.model_dump()) + "\n").encode())
+                _write_all(handle, (canonical_json(record.model_dump()) + "\n").encode(errors="surrogatepass"))
                 os.fsync(handle)
             finally:
                 os.close(handle)

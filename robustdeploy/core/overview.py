@@ -5,7 +5,6 @@ Files are compared with the ledger where that is cheap: manifests and the report
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +15,7 @@ from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.given import runs_below
 from robustdeploy.core.ledger import Ledger, Record
 from robustdeploy.core.manifest import FILE_NAME
+from robustdeploy.core.reading import read_json
 from robustdeploy.core.run import LATEST, holder
 from robustdeploy.core.settings import is_own
 from robustdeploy.core.stage import sealed_manifests
@@ -73,19 +73,39 @@ def overviews(runs: Path) -> list[Overview]:
 def overview(root: Path, *, latest: bool = False) -> Overview:
     """Return where the run at ``root`` stands."""
     process = holder(root)
-    report: Mapping[str, Any] = {}
     updated = None
     state: State
     try:
         records = Ledger(root / LEDGER).records()
-        updated = records[-1].time if records else None
+        updated = _utc(records[-1].time) if records else None
         problem = "" if process else _damage(root, records)
         state, detail = ("damaged", problem) if problem else _state(root, records, process is not None)
         report = _report(root) if state == "reported" else {}
+        return _of(root, state, detail, process, latest, updated, report)
     except (ArtifactError, RecipeError) as error:
-        state, detail = "damaged", str(error)
+        detail = "; ".join(error.args)
     except OSError as error:
-        state, detail = "damaged", f"cannot be read: {error.strerror}"
+        detail = f"cannot be read: {error.strerror}"
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        updated, detail = None, f"{LEDGER} or {REPORT} holds what robustdeploy does not write"
+    return _of(root, "damaged", detail, process, latest, updated, {})
+
+
+def _utc(time: str) -> str:
+    if datetime.fromisoformat(time).tzinfo is None:
+        raise ValueError("a time without its zone")
+    return time
+
+
+def _of(
+    root: Path,
+    state: State,
+    detail: str,
+    process: str | None,
+    latest: bool,
+    updated: str | None,
+    report: Mapping[str, Any],
+) -> Overview:
     return Overview(
         name=root.name,
         folder=str(root),
@@ -93,8 +113,8 @@ def overview(root: Path, *, latest: bool = False) -> Overview:
         detail=detail,
         process=process,
         latest=latest,
-        target=report.get("target"),
-        verdict=report.get("verdict", {}).get("outcome"),
+        target=str(report["target"]) if report else None,
+        verdict=str(report["verdict"]["outcome"]) if report else None,
         warnings=len(report.get("verdict", {}).get("warnings", ())),
         updated=updated,
         **_figures(report.get("measurements", ())),
@@ -160,14 +180,14 @@ def _epoch(root: Path, place: str, sealed: Mapping[str, str]) -> str:
 
 
 def _report(root: Path) -> Mapping[str, Any]:
-    """Return the report's plain values; its hash is that of the ledger, so it is well formed."""
-    found: dict[str, Any] = json.loads((root / REPORT).read_text(encoding="utf-8"))
+    """Return the report's plain values; its hash is that of the ledger."""
+    found: dict[str, Any] = read_json(root / REPORT)
     return found
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     cells = {(row.get("metric"), row.get("attack")): row.get("value") for row in rows if row.get("where") == "board"}
-    return {name: cells.get(row) for name, row in _FIGURES.items()}
+    return {name: None if cells.get(row) is None else float(cells[row]) for name, row in _FIGURES.items()}
 
 
 def age_text(seconds: float | None) -> str:

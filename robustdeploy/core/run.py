@@ -29,6 +29,7 @@ from robustdeploy.core.stage import Stage, seal_problems, sealed_manifests
 from robustdeploy.core.verify import LEDGER, RECIPE, held_by
 from robustdeploy.core.verify import verify_run as verify_run  # whoever opens runs checks them
 from robustdeploy.errors import ArtifactError, RecipeError, StorageError, UsageError
+from robustdeploy.foreign import shown_name
 
 LOCK, LATEST = ".lock", "latest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -118,6 +119,10 @@ class Run:
             raise UsageError(no_latest(runs))
         if not (root / RECIPE).is_file():
             raise UsageError(no_run(root, runs))
+        try:
+            shown_name(root.resolve().name)
+        except ValueError as error:
+            raise UsageError(f"{root} cannot be a run: {error}; rename the folder") from error
         # The link may move to another run while this one is in use.
         return root.parent / root.resolve().name if path is None else root
 
@@ -135,7 +140,7 @@ class Run:
         if not lies_in(folder, self.root):
             raise ArtifactError(f"{folder} leads out of the run through a link, so it is not believed; remove the link")
         if problems := seal_problems(folder, sealed_manifests(self.ledger.records()).get(place)):
-            raise ArtifactError("\n".join(problems))
+            raise ArtifactError(*problems)
         return read_manifest(folder)
 
     def enter_written(self, files: Mapping[Path, str]) -> None:
@@ -224,7 +229,7 @@ def _recipe_in(root: Path) -> Recipe:
     try:
         return load_recipe(root / RECIPE, registries=None)
     except RecipeError as error:
-        raise ArtifactError(f"the run's own recipe cannot be read any more; start a new run:\n{error}") from error
+        raise ArtifactError("the run's own recipe cannot be read any more; start a new run:", *error.args) from error
 
 
 def _point_latest_at(root: Path) -> None:

@@ -17,10 +17,13 @@ import yaml
 from robustdeploy.core.complaint import Place
 from robustdeploy.core.model import number_from_text
 from robustdeploy.errors import RecipeError
+from robustdeploy.foreign import sentence
 
 MAX_BYTES = 2**20
 MAX_ALIASES = 16
 MAX_DEPTH = 32
+_MOST_SHOWN = 80
+"""Characters of a key that a message repeats."""
 
 _FRACTION = "!fraction"
 _SCALARS = (
@@ -84,7 +87,8 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (str(self.mark), dotted(self.place), self.text) if part)
+        parts = (str(self.mark), dotted(tuple(_short(step) for step in self.place)), self.text)
+        return ": ".join(sentence(part) for part in parts if part)
 
 
 @dataclass
@@ -104,6 +108,10 @@ class Source:
             if place[:end] in self.marks:
                 return self.marks[place[:end]]
         return Mark(self.label)
+
+
+def _short(step: str | int) -> str | int:
+    return step if isinstance(step, int) or len(step) <= _MOST_SHOWN else f"{step[:_MOST_SHOWN]}…"
 
 
 def dotted(place: Place) -> str:

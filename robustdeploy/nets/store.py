@@ -24,12 +24,12 @@ from robustdeploy.core.files import (
     sha256_of_file,
     sha256_of_text,
 )
-from robustdeploy.core.foreign import shown_name
 from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import parse_json, read_bounded, size_text
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.trust import Trust, check_trusted
 from robustdeploy.errors import ArtifactError, RecipeError
+from robustdeploy.foreign import shown_name
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.channel_pad import set_gains
 from robustdeploy.nets.normalised import Normalised

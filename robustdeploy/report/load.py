@@ -36,7 +36,7 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
     meant += [(("rules", index), text) for index, text in contradictions(found.rules)] if found else []
     problems += [Problem(source.mark(place), place, text) for place, text in meant]
     if found is None or problems:
-        raise RecipeError("\n".join(dict.fromkeys(str(p) for p in sorted(problems, key=lambda p: p.mark))))
+        raise RecipeError(*dict.fromkeys(str(p) for p in sorted(problems, key=lambda p: p.mark)))
     return found.rules
 
 

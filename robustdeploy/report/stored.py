@@ -60,10 +60,10 @@ def believed(path: Path) -> Report:
         return load_report(path)
     held = held_by(path.parent)
     if problems := written_problems(held, path.name):
-        raise ArtifactError("\n".join(f"{problem}; `robustdeploy report` writes it again" for problem in problems))
+        raise ArtifactError(*(f"{problem}; `robustdeploy report` writes it again" for problem in problems))
     loaded = load_report(path)
     if problems := evidence_problems(held, loaded):
-        raise ArtifactError("\n".join(problems))
+        raise ArtifactError(*problems)
     return loaded
 
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from robustdeploy.core.report import Report
+from robustdeploy.foreign import sentence
 from robustdeploy.report import charts, evidence, nonzero, quantity
 
 
@@ -39,6 +40,14 @@ class Html:
         )
 
 
+def _shown(value: Any) -> Any:
+    """Write out what does not show, of every text but the markup that is ours."""
+    from jinja2 import Undefined
+    from markupsafe import Markup
+
+    return value if isinstance(value, Markup | Undefined) else sentence(str(value))
+
+
 def _page(**content: Any) -> str:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
@@ -47,6 +56,7 @@ def _page(**content: Any) -> str:
     environment = Environment(
         loader=FunctionLoader(lambda name: here.joinpath(name).read_text(encoding="utf-8")),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
