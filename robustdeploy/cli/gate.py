@@ -36,12 +36,15 @@ def gate(
     from robustdeploy.errors import UsageError
     from robustdeploy.report.judge import judge_report
     from robustdeploy.report.load import load_rules
-    from robustdeploy.report.stored import believed, other_evaluations, read_report
+    from robustdeploy.report.stored import believed, is_of_run, other_evaluations, read_report
 
     if run is not None and run.is_file():
         if target is not None:
             raise UsageError(f"--target names an evaluation of a run, and {run} is one report; leave it out")
         loaded = believed(run)
+        if not is_of_run(run):
+            with TerminalTalk(quiet or as_json) as talk:
+                talk.say(f"note: {run} lies in no run's folder, so it is judged as it is, without its evidence")
     else:
         opened = Run.open(run, runs)
         loaded = read_report(opened, target)

@@ -56,7 +56,7 @@ def held_by(root: Path) -> Held:
     ledger = Ledger(root / LEDGER)
     records = ledger.records()
     if not records:
-        raise ArtifactError(f"{ledger.path} is missing or empty")
+        raise ArtifactError(f"{ledger.path} is missing or empty, so nothing in this run can be believed; put it back")
     made = {}
     for place in sealed_manifests(records):
         try:
