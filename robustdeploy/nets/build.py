@@ -48,6 +48,8 @@ def build_net(
         raise RecipeError(f"{NETS.unknown(name)}; torchvision's classifiers and package.module:factory work too")
     if not isinstance(net, nn.Module):
         raise RecipeError(f"net '{name}' gave {type(net).__name__}; it must give a torch.nn.Module")
+    net = _unwrapped(net)
+    _check_layers(name, net)
     whole = Normalised(net, mean, std)
     _check_logits(name, whole, classes, image_shape)
     return whole
@@ -124,6 +126,35 @@ def _called(name: str, factory: Callable[..., Any], arguments: Mapping[str, Any]
     except Exception as error:  # foreign code may raise anything
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise RecipeError(f"net '{name}' called with {given}: {type(error).__name__}: {error}") from error
+
+
+def _unwrapped(net: nn.Module) -> nn.Module:
+    """Return what is inside of wrappers that only say how a net is run; that is the recipe's to say."""
+    while True:
+        if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            net = net.module
+        elif isinstance(inside := getattr(net, "_orig_mod", None), nn.Module):  # of torch.compile
+            net = inside
+        else:
+            return net
+
+
+def _check_layers(name: str, net: nn.Module) -> None:
+    """Refuse layers that nothing here could follow or export, and numbers that an export would change."""
+    for path, module in net.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"at {path} it" if path else "it"
+            raise RecipeError(
+                f"net '{name}': {where} is compiled to TorchScript, whose layers cannot be pruned or exported; give "
+                "the module as it was before torch.jit"
+            )
+    for path, parameter in net.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise RecipeError(
+                f"net '{name}': its parameter {path} is {kind}; nets are trained and exported in float32: leave out "
+                ".half(), .bfloat16() and .double()"
+            )
 
 
 def _check_logits(name: str, net: nn.Module, classes: int, image_shape: tuple[int, int, int]) -> None:

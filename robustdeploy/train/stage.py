@@ -41,6 +41,7 @@ from robustdeploy.train.facts import (
     prints_file,
     target_facts,
 )
+from robustdeploy.train.first_step import check_first_step
 from robustdeploy.train.loop import Progress, Trained, fit
 from robustdeploy.train.notes import notes
 from robustdeploy.train.setup import device_from, plan_from, pruning_from
@@ -52,10 +53,11 @@ def check_trainable(recipe: Recipe, data: Loaded) -> list[str]:
 
     Returns what the user should know of the training before it begins.
     """
-    plan_from(recipe, data, torch.device("cpu"))
-    net = starting_net(recipe, data, device_from(recipe.train.device))
+    plan = plan_from(recipe, data, torch.device("cpu"))
+    net, what = starting_net(recipe, data, device_from(recipe.train.device)), f"net '{recipe.net.name}'"
     check_memory(recipe, net, data)
-    check_steady(net, data.train.images[:LOOKED_AT].cpu() / 255, f"net '{recipe.net.name}'")
+    check_steady(net, data.train.images[:LOOKED_AT].cpu() / 255, what)
+    check_first_step(net, plan, what)
     return list(notes(net, pruning_from(recipe, data, net), data.image_shape))
 
 

@@ -115,3 +115,38 @@ def test_the_net_is_left_in_training_mode_with_untouched_statistics() -> None:
     net = built("resnet8")
     assert all(module.training for module in net.modules())
     assert net.get_buffer("net.bn.num_batches_tracked") == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("torch.jit.script(Tiny(num_classes))", "net 'wrapped_nets:net': it is compiled to TorchScript"),
+        ("torch.jit.trace(Tiny(num_classes), torch.zeros(1, 3, 8, 8))", "it is compiled to TorchScript"),
+        ("nn.Sequential(torch.jit.script(nn.ReLU()), Tiny(num_classes))", "at 0 it is compiled to TorchScript"),
+        (
+            "Tiny(num_classes).double()",
+            "its parameter conv.weight is float64; nets are trained and exported in",
+        ),
+        ("partly(Tiny(num_classes))", "its parameter fc.weight is bfloat16"),
+    ],
+)
+def test_layers_that_could_not_be_exported_as_they_are_are_refused(made, said, tmp_path, monkeypatch):
+    source = f"import torch\n{FACTORIES}\ndef partly(net):\n    net.fc.bfloat16()\n    return net\n"
+    (tmp_path / "wrapped_nets.py").write_text(f"{source}\ndef net(num_classes): return {made}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wrapped_nets", raising=False)
+    with pytest.raises(RecipeError) as told:
+        build_net(Choice(name="wrapped_nets:net"), 10, (3, 8, 8), [0.5] * 3, [0.5] * 3)
+    assert said in str(told.value)
+
+
+@pytest.mark.parametrize("made", ["nn.DataParallel(net)", "torch.compile(net, backend='eager')"])
+def test_what_only_says_how_a_net_is_run_is_taken_off(made, tmp_path, monkeypatch):
+    source = f"import torch\n{FACTORIES}\ndef net(num_classes):\n    net = Tiny(num_classes)\n    return {made}\n"
+    (tmp_path / "wrapped_nets.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wrapped_nets", raising=False)
+    net = build_net(Choice(name="wrapped_nets:net"), 10, (3, 8, 8), [0.5] * 3, [0.5] * 3)
+    assert type(net.net).__name__ == "Tiny"
+    assert "net.conv.weight" in net.state_dict()
