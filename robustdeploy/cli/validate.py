@@ -65,5 +65,20 @@ def _check(file: Path) -> None:
     }
     kind = kind_of_file(file)
     loaded = loaders[kind](file)
+    if kind == "recipe":
+        _check_rules(file, loaded)
     for remark in remarks(loaded) if kind == "recipe" else ():
         print(sentence(f"note: {file}: {remark}"), file=sys.stderr)
+
+
+def _check_rules(file: Path, recipe: Any) -> None:
+    """Hold a recipe's rules against its data set where that is here: number of images, names of classes, costs."""
+    from robustdeploy.errors import DataError, RecipeError
+    from robustdeploy.pipeline import check_rules
+
+    try:
+        check_rules(recipe)
+    except RecipeError as error:
+        raise RecipeError(*(f"{file}: {line}" for line in str(error).splitlines())) from error
+    except DataError:  # the data set is somewhere else, so nothing is known of it
+        pass
