@@ -187,7 +187,7 @@ def _report(root: Path) -> Mapping[str, Any]:
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     cells = {(row.get("metric"), row.get("attack")): row.get("value") for row in rows if row.get("where") == "board"}
-    return {name: None if cells.get(row) is None else float(cells[row]) for name, row in _FIGURES.items()}
+    return {name: None if (value := cells.get(row)) is None else float(value) for name, row in _FIGURES.items()}
 
 
 def age_text(seconds: float | None) -> str:
