@@ -6,7 +6,6 @@ from torch import nn
 
 from robustdeploy.cost.flop_counter import macs as flop_macs
 from robustdeploy.cost.module import layer_macs, macs, params
-from robustdeploy.errors import BudgetError
 
 LAYERS = [
     (nn.Conv2d(6, 8, (3, 5), stride=2, padding=1, groups=2), 8 * 5 * 4 * (3 * 3 * 5)),
@@ -41,7 +40,7 @@ def test_counting_leaves_the_net_as_it_was() -> None:
 
 def test_the_hooks_go_even_if_the_net_fails() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3))
-    with pytest.raises(BudgetError, match=r"its forward pass fails on black images \(RuntimeError: Given groups=1"):
+    with pytest.raises(RuntimeError):
         macs(net, (2, 8, 8))
     assert not net[0]._forward_hooks
     assert net.training
