@@ -20,7 +20,6 @@ _FOLLOWERS = frozenset("\u200c\u200d" + "".join(map(chr, range(0xFE00, 0xFE10)))
 _SPACES = "\u00a0\u202f"
 """Before units and French marks; they show as the space that they are."""
 _FIRST_SCRIPT_WITH_JOINERS = "\u0590"
-_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 _PLAIN = re.compile(r"[ -~]*")
 
 
@@ -34,7 +33,9 @@ def one_line(text: object) -> str:
 
 def sentence(text: object) -> str:
     """Return ``text`` on one line, as `one_line` does, with a space where a line ended."""
-    return one_line(_BREAKS.sub(" ", str(text).strip("\r\n")))
+    first, *others = str(text).splitlines() or [""]
+    parts = [first.rstrip() if others else first, *(part for line in others if (part := line.strip()))]
+    return one_line(" ".join(parts))
 
 
 def shown_name(name: str) -> str:

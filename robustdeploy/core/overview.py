@@ -15,7 +15,7 @@ from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.given import runs_below
 from robustdeploy.core.ledger import Ledger, Record
 from robustdeploy.core.manifest import FILE_NAME
-from robustdeploy.core.reading import read_json
+from robustdeploy.core.reading import read_bounded, read_json
 from robustdeploy.core.run import LATEST, holder
 from robustdeploy.core.settings import is_own
 from robustdeploy.core.stage import sealed_manifests
@@ -174,7 +174,7 @@ def _epoch(root: Path, place: str, sealed: Mapping[str, str]) -> str:
     path = root / place / _LOG
     if place in sealed or not path.is_file():
         return "the dense net is trained" if place in sealed else ""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_bounded(path).splitlines()
     total = source_from_file(root / RECIPE, RECIPE).data.get("train", {}).get("epochs", "?")
     return f"epoch {len(lines)} of {total}" + (" of the dense net" if place == "dense" else "")
 

@@ -15,6 +15,7 @@ from robustdeploy.core.lineage import behind, chain_problems, report_problems
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.manifest import FILE_NAME, Manifest, read_manifest
 from robustdeploy.core.plain import plain
+from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
 from robustdeploy.core.stage import seal_problems, sealed_manifests
@@ -140,8 +141,8 @@ def _report_file_problems(held: Held, path: Path) -> list[str]:
     if not path.is_file():
         return []  # told already
     try:
-        return _subject_problems(held, Report.model_validate_json(path.read_bytes()))
-    except (OSError, ValueError, ValidationError, RecursionError) as error:
+        return _subject_problems(held, Report.model_validate(read_json(path)))
+    except (ArtifactError, ValidationError) as error:
         return [f"{path} cannot be read as a report ({type(error).__name__}); `robustdeploy report` writes it again"]
 
 

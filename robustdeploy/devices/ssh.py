@@ -200,7 +200,7 @@ def _checked(link: Ssh, answer: str, size: int) -> bool:
             raise BoardError(f"{link.host} cannot take the agent into {link.folder}: {_plain(str(problem))}")
         python, numpy = tuple(int(part) for part in facts["python"]), bool(facts["numpy"])
         free, have = int(facts["free"]), bool(facts["have"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError):
         raise BoardError(f"{link.host} answered with something else than its facts: {_plain(answer)}") from None
     if python < _OLDEST_PYTHON:
         raise BoardError(
