@@ -41,6 +41,24 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of a run that is written in place; a link or a pipe where it should be is an ArtifactError.
+
+    Through a link in a run that somebody sent, any file of the user's would be written to.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+        raise ArtifactError(f"{path} is a link or no file, and nothing is written there; remove it") from error
+    about = os.fstat(handle)
+    if no_file(about.st_mode) or about.st_nlink > 1:
+        os.close(handle)
+        raise ArtifactError(f"{path} is a link or no file, and nothing is written there; remove it")
+    return handle
+
+
 def hash_or_reason(path: Path) -> str:
     """Return the SHA-256 of a file's content, or why it cannot be read, which is no file's hash."""
     try:

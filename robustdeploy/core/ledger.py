@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from robustdeploy.core.files import canonical_json, sha256_of_text, storage_errors, sync_file
+from robustdeploy.core.files import canonical_json, open_own, sha256_of_text, storage_errors, sync_file
 from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import parse_json, read_bounded
 from robustdeploy.errors import ArtifactError
@@ -65,7 +65,7 @@ class Ledger:
         """Add one event and force it to the disk; a broken chain is an ArtifactError, a full disk a StorageError."""
         with storage_errors(self.path):
             new = not self.path.exists()
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            handle = open_own(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
                 # Two processes may enter something at once; the kernel frees this when the handle closes.
                 fcntl.flock(handle, fcntl.LOCK_EX)

@@ -15,6 +15,7 @@ from robustdeploy.core.files import (
     atomic_write_text,
     canonical_json,
     lies_in,
+    open_own,
     sha256_of_file,
     sha256_of_text,
     storage_errors,
@@ -155,7 +156,7 @@ class Run:
         """
         path = self.root / LOCK
         with storage_errors(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -193,8 +194,8 @@ def check_same_training(root: Path, recipe: Recipe) -> Recipe | None:
 def holder(root: Path) -> str | None:
     """Return the number of the process that works in the run at ``root``, or None; nothing is changed by asking."""
     try:
-        handle = os.open(root / LOCK, os.O_RDONLY)
-    except OSError:
+        handle = open_own(root / LOCK, os.O_RDONLY)
+    except (OSError, ArtifactError):
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
