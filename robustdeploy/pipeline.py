@@ -333,6 +333,7 @@ def evaluate(
     """
     goal = load_target(target) if isinstance(target, str) else target
     check_evaluable(run, goal.name, data)
+    from robustdeploy.cost.onnx_graph import read_model
     from robustdeploy.evaluate import stage as evaluation
     from robustdeploy.evaluate.attack import chosen
     from robustdeploy.export.agent import own_agent
@@ -348,6 +349,7 @@ def evaluate(
         exported = _sealed(run, f"export/{goal.name}", f"robustdeploy export --target {goal.name}")
         _same_target(run, goal)
         _up_to_date(run, f"export/{goal.name}")
+        read_model(exported.folder / "model.onnx")
         info, compared = load_info(train.folder), run.recipe.baseline and is_pruned(run.recipe)
         images = _test_images(run, info.classes, data, skip_unreadable, talk)
         request = evaluation.Request(

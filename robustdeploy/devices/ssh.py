@@ -22,7 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from robustdeploy.devices.link import Pipe
+from robustdeploy.devices.link import Pipe, check_place
 from robustdeploy.errors import ArtifactError, BoardError, ToolchainError, UsageError
 
 # Letters that no shell, no ProxyCommand and no option parser reads as anything else (cf. CVE-2023-51385).
@@ -65,6 +65,8 @@ class Ssh:
             value = str(getattr(self, name))
             if not value or value.startswith("-") or not value.isprintable():
                 raise UsageError(f"the link's {name} is {value!r}; it must be a name or path and not begin with -")
+        check_place("command", self.command, on_path=True)
+        check_place("config", self.config, on_path=False)
         if min(self.timeout_s, self.connect_s) < 1 or min(self.grace_s, self.free_mib) < 0:
             raise UsageError("the link's timeout_s and connect_s must be 1 or more, grace_s and free_mib 0 or more")
 
