@@ -94,16 +94,19 @@ def prune(
     A repeated call resumes what was interrupted and skips what is done; ``force`` does it again. Under ``torchrun``
     this is for rank 0; all other processes call ``follow``.
     """
+    from robustdeploy.data.find import find_source
     from robustdeploy.data.load import load_data
     from robustdeploy.evaluate.attack import adversaries_from
     from robustdeploy.export.rehearsal import OPSET, rehearse
     from robustdeploy.train import ranks
     from robustdeploy.train.setup import device_from, is_pruned
-    from robustdeploy.train.stage import check_trainable, train_dense, train_pruned
+    from robustdeploy.train.stage import check_affordable, check_trainable, train_dense, train_pruned
     from robustdeploy.train.start import pinned, start_inputs
 
     loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops))
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
+    if not Run.folder_for(runs, loaded, name).exists():
+        check_affordable(loaded, find_source(loaded.data))
     data = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
     if force or not (Run.folder_for(runs, loaded, name) / "train" / FILE_NAME).exists():
         check_rules(loaded, target)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from robustdeploy.cost.onnx_nodes import NEWEST_OPSET, UNCOUNTED, Shape, attribute, node_macs
 from robustdeploy.errors import ArtifactError
@@ -71,7 +71,7 @@ def _elsewhere(message: Any) -> Iterator[onnx.TensorProto]:
     """The tensors, anywhere in a message, whose values are in other files: any file that the runtime may read."""
     for field, value in message.ListFields():
         if field.type == field.TYPE_MESSAGE:
-            for inner in value if hasattr(value, "__iter__") else (value,):
+            for inner in (value,) if isinstance(value, Message) else value:
                 if isinstance(inner, onnx.TensorProto) and inner.data_location == onnx.TensorProto.EXTERNAL:
                     yield inner
                 yield from _elsewhere(inner)

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from robustdeploy.core.factories import (
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import NETS
 from robustdeploy.errors import RecipeError, RobustdeployError
+from robustdeploy.nets.bounds import TooLarge, bounded, check_bounds
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.steady import entered, layer_text
 
@@ -37,15 +39,20 @@ def build_net(
     Weights are drawn from torch's global generator, so the caller seeds it. One forward pass in eval mode on zeros
     proves that the net takes the images and gives one logit per class. Whatever is wrong is a RecipeError.
     """
-    name = choice.name
-    if name in NETS:
-        net = NETS.build(name, choice.options)(classes, image_shape[0])
-    elif is_factory(name):
-        net = _from_factory(name, choice.options, classes, image_shape[0])
+    name, options, channels = choice.name, choice.options, image_shape[0]
+    make: Callable[[], Any]
+    if is_factory(name):
+        make = partial(_from_factory, name, options, classes, channels)
+    elif name in NETS:
+        make = partial(NETS.build(name, options), classes, channels)
     elif name.removeprefix(TORCHVISION) in _torchvision_names():
-        net = _from_torchvision(name.removeprefix(TORCHVISION), choice.options, classes, image_shape[0])
+        make = partial(_from_torchvision, name.removeprefix(TORCHVISION), options, classes, channels)
     else:
         raise RecipeError(f"{NETS.unknown(name)}; torchvision's classifiers and package.module:factory work too")
+    if not is_factory(name):  # code of the user's own is not run once more for this
+        check_bounds(name, make)
+    with bounded(name):
+        net = make()
     if not isinstance(net, nn.Module):
         raise RecipeError(f"net '{name}' gave {type(net).__name__}; it must give a torch.nn.Module")
     net = _unwrapped(net)
@@ -123,6 +130,8 @@ def _sizes(name: str, factory: Callable[..., Any], classes: int, channels: int) 
 def _called(name: str, factory: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     try:
         return factory(**arguments)
+    except TooLarge:
+        raise
     except Exception as error:  # foreign code may raise anything
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise RecipeError(f"net '{name}' called with {given}: {type(error).__name__}: {error}") from error

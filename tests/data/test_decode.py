@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from robustdeploy.core.recipe import Data
+from robustdeploy.core.room import left_of_control_groups
 from robustdeploy.data import room
 from robustdeploy.data.load import load_data, load_test
 from robustdeploy.errors import DataError
@@ -411,7 +412,7 @@ def test_what_is_to_be_had_is_less_than_all_and_obeys_the_limit_of_the_process()
     assert free is not None
     assert 2**20 < free < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     code = (
-        "import resource; from robustdeploy.data.room import available_bytes\n"
+        "import resource; from robustdeploy.core.room import available_bytes\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32)); print(available_bytes())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -450,4 +451,4 @@ def test_the_limits_of_control_groups_are_read(tmp_path, files, names, expected)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert list(room.left_of_control_groups(tmp_path, names.splitlines())) == expected
+    assert list(left_of_control_groups(tmp_path, names.splitlines())) == expected

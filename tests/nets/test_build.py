@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from robustdeploy.core.recipe import Choice
+from robustdeploy.core.registry import NETS
 from robustdeploy.errors import RecipeError
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.normalised import Normalised
@@ -150,3 +152,42 @@ def test_what_only_says_how_a_net_is_run_is_taken_off(made, tmp_path, monkeypatc
     net = build_net(Choice(name="wrapped_nets:net"), 10, (3, 8, 8), [0.5] * 3, [0.5] * 3)
     assert type(net.net).__name__ == "Tiny"
     assert "net.conv.weight" in net.state_dict()
+
+
+TOO_LARGE = [
+    ("mobilenet_v2", {"width_mult": 10_000}, 10),
+    ("resnet50", {"width_per_group": 100_000}, 10),
+    ("resnet8", {}, 10**9),
+    ("lenet", {"hidden": 65_536}, 10**8),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "classes"), TOO_LARGE)
+def test_a_net_that_memory_cannot_hold_is_refused_before_memory_is_taken(name, options, classes):
+    shape = (3, 32, 32)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RecipeError, match=r"has weights of .* of memory are to be had here; give it smaller options"):
+        build_net(Choice(name=name, options=options), classes, shape, (0.5,) * 3, (0.5,) * 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
+
+
+def test_a_factory_that_makes_layers_without_end_is_stopped(tmp_path, monkeypatch):
+    (tmp_path / "endless.py").write_text(
+        "from torch import nn\ndef make(num_classes):\n"
+        "    net = nn.Sequential()\n    while True:\n        net.append(nn.ReLU())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RecipeError, match="more than 50,000 layers"):
+        build_net(Choice(name="endless:make"), 10, (1, 8, 8), (0.5,), (0.5,))
+
+
+def test_counting_a_net_first_changes_none_of_its_weights():
+    def weights(look):
+        torch.manual_seed(3)
+        if look:
+            net = build_net(Choice(name="resnet8"), 10, (1, 8, 8), (0.5,), (0.5,)).net
+        else:
+            net = NETS.build("resnet8", {})(10, 1)
+        return torch.cat([tensor.flatten() for tensor in net.state_dict().values()])
+
+    assert torch.equal(weights(True), weights(False))
