@@ -94,7 +94,6 @@ def prune(
     A repeated call resumes what was interrupted and skips what is done; ``force`` does it again. Under ``torchrun``
     this is for rank 0; all other processes call ``follow``.
     """
-    from robustdeploy.data.find import find_source
     from robustdeploy.data.load import load_data
     from robustdeploy.evaluate.attack import adversaries_from
     from robustdeploy.export.rehearsal import OPSET, rehearse
@@ -105,12 +104,12 @@ def prune(
 
     loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops))
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
-    if not Run.folder_for(runs, loaded, name).exists():
-        check_affordable(loaded, find_source(loaded.data))
+    if new := not Run.folder_for(runs, loaded, name).exists():
+        check_affordable(loaded)
     data = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
     if force or not (Run.folder_for(runs, loaded, name) / "train" / FILE_NAME).exists():
         check_rules(loaded, target)
-    if not Run.folder_for(runs, loaded, name).exists():
+    if new:
         for note in check_trainable(loaded, data):
             talk.say(note)
         rehearse(loaded, data, target.opset if target else OPSET)
@@ -336,7 +335,6 @@ def evaluate(
     """
     goal = load_target(target) if isinstance(target, str) else target
     check_evaluable(run, goal.name, data)
-    from robustdeploy.cost.onnx_graph import read_model
     from robustdeploy.evaluate import stage as evaluation
     from robustdeploy.evaluate.attack import chosen
     from robustdeploy.export.agent import own_agent
@@ -352,7 +350,6 @@ def evaluate(
         exported = _sealed(run, f"export/{goal.name}", f"robustdeploy export --target {goal.name}")
         _same_target(run, goal)
         _up_to_date(run, f"export/{goal.name}")
-        read_model(exported.folder / "model.onnx")
         info, compared = load_info(train.folder), run.recipe.baseline and is_pruned(run.recipe)
         images = _test_images(run, info.classes, data, skip_unreadable, talk)
         request = evaluation.Request(

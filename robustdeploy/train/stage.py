@@ -22,7 +22,7 @@ from robustdeploy.cost.flop_counter import macs as flop_counter_macs
 from robustdeploy.cost.memory import training_bytes
 from robustdeploy.cost.module import macs, repeated_macs
 from robustdeploy.cost.sparse import nonzero_macs
-from robustdeploy.data.images import Source
+from robustdeploy.data.find import find_source
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.build import build_net
@@ -63,12 +63,13 @@ def check_trainable(recipe: Recipe, data: Loaded) -> list[str]:
     return list(notes(net, pruning_from(recipe, data, net), data.image_shape))
 
 
-def check_affordable(recipe: Recipe, source: Source) -> None:
+def check_affordable(recipe: Recipe) -> None:
     """Refuse a net or a batch size that memory cannot hold, before any image is decoded.
 
     A net that the training begins with, and may be smaller than the recipe's, is looked at later.
     """
     if recipe.train.start is None:
+        source = find_source(recipe.data)
         plain = (0.5,) * source.image_shape[0]
         with torch.random.fork_rng(devices=[]):
             net = build_net(recipe.net, len(source.classes), source.image_shape, plain, plain)
