@@ -16,9 +16,10 @@ from robustdeploy.core.files import canonical_json
 from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.load import load_target, resolved_yaml
 from robustdeploy.core.plain import plain
+from robustdeploy.core.recipe import Choice, Data, Recipe
 from robustdeploy.core.run import Run, verify_run
 from robustdeploy.core.shipped import shipped_names
-from robustdeploy.errors import UsageError
+from robustdeploy.errors import DataError, RecipeError, UsageError
 
 BOARD = "pruned/fp32@quick"
 RUN = ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml"]
@@ -261,3 +262,24 @@ def test_a_target_raises_the_channel_multiple():
     recipe = recipe_for(DEFAULT_RECIPE, ops=0.5, targets=[load_target("jetson-orin")])
     assert (recipe.budget.ops, recipe.budget.channel_multiple) == (0.5, 8)
     assert recipe_for(DEFAULT_RECIPE).budget.channel_multiple == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": Data(name="digits", size=1024)}, "a training step on 128 images of 1024×1024"),
+        ({"net": Choice(name="mobilenet_v2", options={"width_mult": 10_000})}, "net 'mobilenet_v2'"),
+    ],
+)
+def test_what_memory_cannot_hold_is_told_before_any_image_is_read(tmp_path, monkeypatch, change, words):
+    from robustdeploy.stages import train
+    from robustdeploy.train import stage
+
+    def never(*_):
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr(train, "load_data", never)
+    monkeypatch.setattr(stage, "available_bytes", lambda: 2**31)
+    with pytest.raises((DataError, RecipeError), match=words):
+        api.prune(Recipe(name="x", **change), runs=tmp_path)
+    assert list(tmp_path.iterdir()) == []

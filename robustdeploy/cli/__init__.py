@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any, NoReturn
 
@@ -78,14 +77,20 @@ def _told(code: int, kind: str, message: str) -> int:
 def _document(kind: str, message: str) -> None:
     if "--json" in sys.argv:
         from robustdeploy.cli.streams import shows_everything
+        from robustdeploy.foreign import json_text
 
         plain = not shows_everything(sys.stdout)
-        print(json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=plain))
+        print(json_text({"error": {"kind": kind, "message": message}}, ascii_only=plain))
 
 
-def _usage_told(error: object) -> int:
+def _usage_told(error: Any) -> int:
     """Let Typer show how the command is used; without any words, that is its help and no error."""
-    message = str(getattr(error, "format_message", lambda: error)())
-    getattr(error, "show", lambda: None)()
+    from robustdeploy.foreign import sentence
+
+    message = str(error.format_message())
+    if type(error).__name__ != "NoArgsIsHelpError":
+        message = sentence(message)  # it repeats the user's words
+        error.format_message = lambda: message
+    error.show(sys.stderr)  # by itself Typer would look for another way to stderr where that is ASCII
     _document("UsageError", message)
-    return int(getattr(error, "exit_code", 2))
+    return int(error.exit_code)

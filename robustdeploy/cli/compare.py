@@ -40,7 +40,7 @@ def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUN
     lines += [f"not alike: {each}" for each in found.not_alike]
     lines += [f"differs: {each}" for each in found.differs]
     cells = [["", *names, "change", "unit", ""], *(_cells(row, *names) for row in found.rows)]
-    lines += ["", table(cells, right=range(1, 4))]
+    lines += ["", *table(cells, right=range(1, 4))]
     document = {
         "runs": [
             {"shown_as": side, "name": r.name, "targets": list(r.targets), "outcome": r.verdict.outcome}
@@ -50,7 +50,7 @@ def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUN
         "made_differently": found.differs,
         "rows": [{"row": row.label, **asdict(row), "change": row.change} for row in found.rows],
     }
-    show("\n".join(lines), document, as_json)
+    show(lines, document, as_json)
 
 
 def _read(path: Path, runs: Path) -> tuple[Report, Recipe | None]:

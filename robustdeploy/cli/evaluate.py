@@ -122,12 +122,12 @@ def _show(root: Path, target: str, folder: Path, changed: Sequence[Any], as_json
     from robustdeploy.core.settings import is_own
 
     rows = _rows(folder)
-    text = "\n".join(_line(row) for row in rows["measurements"] if not row["subject"].endswith("@torch"))
+    lines = [_line(row) for row in rows["measurements"] if not row["subject"].endswith("@torch")]
     named = target if is_own(folder.name) else folder.name
-    text += f"\n{folder / 'outcomes.npz'} is written; next: robustdeploy report {root} --target {named}"
-    text += "".join(f"\nnot the recipe's own evaluation: {change}" for change in changed)
+    lines += [f"{folder / 'outcomes.npz'} is written; next: robustdeploy report {root} --target {named}"]
+    lines += [f"not the recipe's own evaluation: {change}" for change in changed]
     document = {"overrides": [change.model_dump() for change in changed]}
-    show(text, {"run": str(root), "folder": str(folder), **document, **rows}, as_json)
+    show(lines, {"run": str(root), "folder": str(folder), **document, **rows}, as_json)
 
 
 def _is_of(part: str, override: str) -> bool:

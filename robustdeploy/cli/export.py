@@ -44,5 +44,5 @@ def export(
 
         bundle = exported(opened, goal, force=force, trust=trust, talk=talk)
     manifest = read_manifest(bundle.path.parent)
-    text = f"{bundle.path} is written; next: robustdeploy evaluate {opened.root} --target {target}"
-    show(text, {"run": str(opened.root), "bundle": str(bundle.path), **manifest.model_dump(mode="json")}, as_json)
+    line = f"{bundle.path} is written; next: robustdeploy evaluate {opened.root} --target {target}"
+    show([line], {"run": str(opened.root), "bundle": str(bundle.path), **manifest.model_dump(mode="json")}, as_json)

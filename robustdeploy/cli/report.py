@@ -29,7 +29,7 @@ def report(
 
     It is assembled from the sealed stages, of every target that was evaluated.
     """
-    from robustdeploy.cli.result import accuracy_text, show, verdict_text
+    from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.run import Run
     from robustdeploy.stages.report import report as reported
@@ -39,10 +39,10 @@ def report(
         talk.say(f"run {opened.root}")
         chosen = [each.strip() for each in formats.split(",") if each.strip()]
         written = reported(opened, target or (), formats=chosen, talk=talk)
-    files = "\n".join(f"{path} is written" for path in written.files)
-    text = f"{accuracy_text(written.report)}\n{verdict_text(written.report.verdict)}\n"
-    text += f"{files}; next: robustdeploy gate {opened.root}{_named(written.report)}"
-    show(text, written.report.model_dump(mode="json"), as_json)
+    lines = [*accuracy_lines(written.report), *verdict_lines(written.report.verdict)]
+    lines += [f"{path} is written" for path in written.files]
+    lines[-1] += f"; next: robustdeploy gate {opened.root}{_named(written.report)}"
+    show(lines, written.report.model_dump(mode="json"), as_json)
 
 
 def _named(report: Report) -> str:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NoReturn
 
 import typer
 
 from robustdeploy.cli.streams import shows_everything
 from robustdeploy.errors import RobustdeployError
+from robustdeploy.foreign import json_text, one_line, sentence
 
 
-def show(text: str, document: Any, as_json: bool) -> None:
-    """Print ``text``, or ``document`` when JSON was asked for, on stdout."""
+def show(lines: Iterable[str], document: Any, as_json: bool) -> None:
+    """Print ``lines``, or ``document`` when JSON was asked for, on stdout.
+
+    Each line stays one, whatever words of others are in it.
+    """
     if as_json:
         # An encoding that lacks a character must not change a value: JSON has escapes of its own.
         plain = not shows_everything(sys.stdout)
-        print(json.dumps(document, indent=2, default=str, ensure_ascii=plain, allow_nan=False))
-    elif text:
-        print(text)
+        print(json_text(document, ascii_only=plain, indent=2, default=str, allow_nan=False))
+        return
+    for line in lines:
+        print(sentence(line))
 
 
-def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
     """Return rows of cells as lines with columns of one width; those in ``right`` are aligned at their right side."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -33,19 +38,19 @@ def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
             for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return lines
 
 
 def refuse(error: RobustdeployError, document: Any, as_json: bool) -> NoReturn:
     """End with an error whose findings are the command's document: with JSON that is printed, and nothing beside it."""
     if not as_json:
         raise error
-    show("", document, as_json)
+    show((), document, as_json)
     print(f"error: {error}", file=sys.stderr)
     raise typer.Exit(error.exit_code)
 
 
-def verdict_text(verdict: Any) -> str:
+def verdict_lines(verdict: Any) -> list[str]:
     """Return a verdict as lines: the outcome, what made the evaluation unsound, each rule, and what stands beside."""
     lines = [verdict.headline]
     if len(verdict.subjects) > 1:
@@ -54,7 +59,7 @@ def verdict_text(verdict: Any) -> str:
     lines += [f"  {rule.outcome.value:<12} {rule.rule}: {rule.text}" for rule in verdict.rules]
     lines += [f"  {'warning':<12} {warning}" for warning in verdict.warnings]
     lines += [f"  {'not checked':<12} {unchecked}" for unchecked in verdict.unchecked]
-    return "\n".join(lines)
+    return lines
 
 
 def verdict_document(verdict: Any) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def verdict_document(verdict: Any) -> dict[str, Any]:
     return document
 
 
-def accuracy_text(report: Any) -> str:
+def accuracy_lines(report: Any) -> list[str]:
     """Return accuracy per attack as a table with a column for each subject."""
     from robustdeploy.report.evidence import subjects_in_order
 
@@ -79,12 +84,12 @@ def accuracy_text(report: Any) -> str:
     head = "".join(f"{name:>{width}}" for name, width in zip(subjects, widths, strict=True))
     lines = [f"{f'% [95 % interval], n = {n:,}':<28}{head}"]
     for attack in (None, *attacks):
-        line = f"{attack or 'clean':<28}"
+        line = f"{one_line(attack or 'clean'):<28}"
         metric = "clean_accuracy" if attack is None else "robust_accuracy"
         for subject, width in zip(subjects, widths, strict=True):
             line += f"{_share(cells.get((metric, subject, attack))):>{width}}"
         lines.append(line)
-    return "\n".join([*lines, *_balance(report, dict(zip(subjects, widths, strict=True)))])
+    return [*lines, *_balance(report, dict(zip(subjects, widths, strict=True)))]
 
 
 def _balance(report: Any, widths: dict[str, int]) -> list[str]:

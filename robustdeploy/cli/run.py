@@ -53,7 +53,7 @@ def run(
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
-    from robustdeploy.cli.result import accuracy_text, show, verdict_text
+    from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.asked import check_targets, recipe_for
     from robustdeploy.core.lineage import label_target
@@ -86,7 +86,7 @@ def run(
     verdict = written.report.verdict
     page = next((path for path in written.files if path.suffix == ".html"), written.files[0])
     named = f" --target {label_target(written.report)}" if written.report.label else ""
-    text = f"{accuracy_text(written.report)}\n{verdict_text(verdict)}\n"
-    text += f"{page} is written; open it, or judge again: robustdeploy gate {page.parent}{named}"
-    show(text, written.report.model_dump(mode="json"), as_json)
+    lines = [*accuracy_lines(written.report), *verdict_lines(verdict)]
+    lines += [f"{page} is written; open it, or judge again: robustdeploy gate {page.parent}{named}"]
+    show(lines, written.report.model_dump(mode="json"), as_json)
     raise typer.Exit(verdict.outcome.exit_code)

@@ -5,7 +5,6 @@ Files are compared with the ledger where that is cheap: manifests and the report
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +16,7 @@ from robustdeploy.core.given import runs_below
 from robustdeploy.core.ledger import Ledger, Record
 from robustdeploy.core.manifest import FILE_NAME
 from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.reading import read_bounded, read_json
 from robustdeploy.core.report import SCHEMA_VERSION
 from robustdeploy.core.run import LATEST, holder
 from robustdeploy.core.settings import is_own
@@ -76,19 +76,39 @@ def overviews(runs: Path) -> list[Overview]:
 def overview(root: Path, *, latest: bool = False) -> Overview:
     """Return where the run at ``root`` stands."""
     process = holder(root)
-    report: Mapping[str, Any] = {}
     updated = None
     state: State
     try:
         records = Ledger(root / LEDGER).records()
-        updated = records[-1].time if records else None
+        updated = _utc(records[-1].time) if records else None
         problem = "" if process else _damage(root, records)
         state, detail = ("damaged", problem) if problem else _state(root, records, process is not None)
         report = _report(root) if state == "reported" else {}
+        return _of(root, state, detail, process, latest, updated, report)
     except (ArtifactError, RecipeError) as error:
-        state, detail = "damaged", str(error)
+        detail = "; ".join(error.args)
     except OSError as error:
-        state, detail = "damaged", f"cannot be read: {error.strerror}"
+        detail = f"cannot be read: {error.strerror}"
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        updated, detail = None, f"{LEDGER} or {REPORT} holds what robustdeploy does not write"
+    return _of(root, "damaged", detail, process, latest, updated, {})
+
+
+def _utc(time: str) -> str:
+    if datetime.fromisoformat(time).tzinfo is None:
+        raise ValueError("a time without its zone")
+    return time
+
+
+def _of(
+    root: Path,
+    state: State,
+    detail: str,
+    process: str | None,
+    latest: bool,
+    updated: str | None,
+    report: Mapping[str, Any],
+) -> Overview:
     return Overview(
         name=root.name,
         folder=str(root),
@@ -97,7 +117,7 @@ def overview(root: Path, *, latest: bool = False) -> Overview:
         process=process,
         latest=latest,
         targets=tuple(places_of(each["subject"] for each in report.get("subjects", ()))),
-        verdict=report.get("verdict", {}).get("outcome"),
+        verdict=str(report["verdict"]["outcome"]) if report else None,
         warnings=len(report.get("verdict", {}).get("warnings", ())),
         updated=updated,
         **_figures(report.get("measurements", ()), str(report.get("net"))),
@@ -157,23 +177,23 @@ def _epoch(root: Path, place: str, sealed: Mapping[str, str]) -> str:
     path = root / place / _LOG
     if place in sealed or not path.is_file():
         return "the dense net is trained" if place in sealed else ""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_bounded(path).splitlines()
     total = source_from_file(root / RECIPE, RECIPE).data.get("train", {}).get("epochs", "?")
     return f"epoch {len(lines)} of {total}" + (" of the dense net" if place == "dense" else "")
 
 
 def _report(root: Path) -> Mapping[str, Any]:
-    """Return the report's plain values; its hash is that of the ledger, so it is well formed."""
-    found: dict[str, Any] = json.loads((root / REPORT).read_text(encoding="utf-8"))
+    """Return the report's plain values; its hash is that of the ledger."""
+    found: dict[str, Any] = read_json(root / REPORT)
     # One of an earlier schema has a verdict, and its rows name no subject.
-    return found if found.get("schema_version") == SCHEMA_VERSION else {"verdict": found.get("verdict", {})}
+    return found if found.get("schema_version") == SCHEMA_VERSION else {"verdict": found["verdict"]}
 
 
 def _figures(rows: Sequence[Mapping[str, Any]], net: str) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name, (metric, attack) in _FIGURES.items():
         its = [row for row in rows if row.get("metric") == metric and row.get("attack") == attack]
-        values = [row["value"] for row in its if selects(None, str(row.get("subject", "")), net)]
+        values = [float(row["value"]) for row in its if selects(None, str(row["subject"]), net)]
         worst = min if METRICS[metric].higher_is_better else max
         found[name] = worst(values, default=None)
     return found

@@ -26,6 +26,7 @@ BUDGET_WINDOW = 0.97
 CURVE_ATTACK = "pgd-10"
 _ROW = ("metric", "attack")
 _NETS = (PRUNED, DENSE, IMPORTED)
+USUAL_LATENCY = "latency_ms.p99"
 _TAIL = 0.025
 _MOST_SAMPLES = 1_000_000
 
@@ -34,7 +35,9 @@ def meaning_problems(rule: Rule) -> Iterator[Problem]:
     """Say what is wrong with a rule whatever it is asked of: its metric, place, attack, direction and limit."""
     metric = METRICS.get(rule.metric)
     if metric is None:
-        near = did_you_mean(rule.metric, METRICS)
+        # Of several latencies the one that a limit is usually set on.
+        begun = USUAL_LATENCY.startswith(rule.metric)
+        near = f"; did you mean '{USUAL_LATENCY}'?" if begun else did_you_mean(rule.metric, METRICS)
         yield ("metric",), f"there is no metric '{rule.metric}'{near} (`robustdeploy ls metrics` lists all)"
         return
     yield from _subject_problems(rule, metric)
@@ -95,6 +98,8 @@ def _limit_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
         share = f"{metric.name}_fraction"
         meant = f"; did you mean {share}?" if share in METRICS and 0 < limit <= 1 else ""
         yield (side,), f"{metric.name} counts {metric.unit} from {metric.low:g}, so {limit:g} is no limit{meant}"
+    elif side == "at_most" and limit == 0 and metric.unit == "ms":
+        yield (side,), f"{metric.name} is above 0 whatever the board does, so no net could meet this rule"
     elif side == "at_least" and limit == 0:
         yield (side,), f"{metric.name} is at least 0 whatever the net does, so this rule could never fail"
     elif side == "at_least" and metric.is_share and limit == 1 and rule.on == "bound":

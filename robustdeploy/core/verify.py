@@ -15,6 +15,7 @@ from robustdeploy.core.lineage import chain_problems, places_behind, report_prob
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.manifest import FILE_NAME, Manifest, read_manifest
 from robustdeploy.core.plain import plain
+from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
 from robustdeploy.core.stage import seal_problems, sealed_manifests
@@ -56,7 +57,7 @@ def held_by(root: Path) -> Held:
     ledger = Ledger(root / LEDGER)
     records = ledger.records()
     if not records:
-        raise ArtifactError(f"{ledger.path} is missing or empty")
+        raise ArtifactError(f"{ledger.path} is missing or empty, so nothing in this run can be believed; put it back")
     made = {}
     for place in sealed_manifests(records):
         try:
@@ -141,8 +142,8 @@ def _report_file_problems(held: Held, path: Path) -> list[str]:
     if not path.is_file():
         return []  # told already
     try:
-        return _subject_problems(held, Report.model_validate_json(path.read_bytes()))
-    except (OSError, ValueError, ValidationError, RecursionError) as error:
+        return _subject_problems(held, Report.model_validate(read_json(path)))
+    except (ArtifactError, ValidationError) as error:
         return [f"{path} cannot be read as a report ({type(error).__name__}); `robustdeploy report` writes it again"]
 
 

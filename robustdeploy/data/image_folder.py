@@ -10,10 +10,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from robustdeploy.core.foreign import one_line
 from robustdeploy.data.decode import SUFFIXES, probe, read_images
 from robustdeploy.data.images import Images, Progress, Reading, Source
 from robustdeploy.errors import DataError
+from robustdeploy.foreign import one_line
 
 _NOT_CLASSES = frozenset({"__MACOSX", "@eaDir", "lost+found"})
 """Folders that other programs leave behind."""

@@ -53,9 +53,10 @@ def rehearse(pruning: nn.Module, net: nn.Module, image_shape: tuple[int, int, in
         with warnings.catch_warnings(), torch.random.fork_rng(), torch.enable_grad():
             warnings.simplefilter("ignore")
             pruning.train()(images).square().mean().backward()
-    except (RuntimeError, IndexError, TrainingError) as problem:
+    except Exception as problem:  # foreign code may raise anything
+        first = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise TrainingError(
-            f"this {kind_of(net)} cannot be trained under masks: a step on two images fails ({problem}); is activation "
+            f"this {kind_of(net)} cannot be trained under masks: a step on two images fails ({first}); is activation "
             "checkpointing on, or an activation overwritten that the pass back needs?"
         ) from problem
 
@@ -88,7 +89,7 @@ class _Trial:
         try:
             self._net, self._images = self._net.double(), self._images.double()
             return self._scores(self._net)
-        except RuntimeError:
+        except Exception:  # foreign code may raise anything; in float32 it did run when it was built
             self._net, self._images = self._net.float(), self._images.float()
             return self._scores(self._net)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustdeploy.core.load import load_target
+from robustdeploy.core.manifest import FILE_NAME
 from robustdeploy.core.report import Report
 from robustdeploy.core.run import Run
 from robustdeploy.core.settings import DEVICE, is_own, label_in, report_suffix, target_of
@@ -73,15 +74,23 @@ def believed(path: Path) -> Report:
 
     A file that lies in no run's folder is taken as it is.
     """
-    if not (path.parent / LEDGER).exists():
+    if not is_of_run(path):
         return load_report(path)
+    path = path.resolve()
     held = held_by(path.parent)
     if problems := written_problems(held, path.name):
-        raise ArtifactError("\n".join(f"{problem}; `robustdeploy report` writes it again" for problem in problems))
+        raise ArtifactError(*(f"{problem}; `robustdeploy report` writes it again" for problem in problems))
     loaded = load_report(path)
     if problems := evidence_problems(held, loaded):
-        raise ArtifactError("\n".join(problems))
+        raise ArtifactError(*problems)
     return loaded
+
+
+def is_of_run(path: Path) -> bool:
+    """Whether a report lies in a run's folder; one whose ledger was taken away is a run's all the same."""
+    folder = path.resolve().parent
+    stages = ("train", "dense", "export/*", f"{DEVICE}/*")
+    return (folder / LEDGER).exists() or any(True for at in stages for _ in folder.glob(f"{at}/{FILE_NAME}"))
 
 
 def other_evaluations(run: Run, report: Report) -> list[str]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from xml.sax.saxutils import escape, quoteattr
 
+from robustdeploy.foreign import one_line
+
 PAD = 0.5
 """Percent of the width kept free on either side, so that marks on the edge are not cut."""
 
 
 def tag(name: str, *children: str, **attributes: object) -> str:
     """Return one element; ``class_`` becomes ``class`` and underscores become dashes. Children are markup already."""
-    written = "".join(f" {key.rstrip('_').replace('_', '-')}={quoteattr(str(v))}" for key, v in attributes.items())
+    written = "".join(f" {key.rstrip('_').replace('_', '-')}={quoteattr(one_line(v))}" for key, v in attributes.items())
     return f"<{name}{written}>{''.join(children)}</{name}>" if children else f"<{name}{written}/>"
 
 
@@ -30,7 +32,7 @@ def width(share: float) -> str:
 
 def text(words: str, x: str, y: float, class_: str = "", anchor: str = "start") -> str:
     """Return a text element; ``words`` are escaped."""
-    return tag("text", escape(words), x=x, y=f"{y:.1f}", class_=class_, text_anchor=anchor)
+    return tag("text", escape(one_line(words)), x=x, y=f"{y:.1f}", class_=class_, text_anchor=anchor)
 
 
 def line(x1: str, y1: float, x2: str, y2: float, class_: str) -> str:
@@ -82,8 +84,8 @@ def levels(ticks: Iterable[tuple[float, str]]) -> str:
 
 def drawing(identity: str, title: str, description: str, height: float, *parts: str) -> str:
     """Return a whole drawing that screen readers meet as one image with a title and a description."""
-    names = tag("title", escape(title), id=f"{identity}-title")
-    told = tag("desc", escape(description), id=f"{identity}-desc")
+    names = tag("title", escape(one_line(title)), id=f"{identity}-title")
+    told = tag("desc", escape(one_line(description)), id=f"{identity}-desc")
     return tag(
         "svg",
         names,

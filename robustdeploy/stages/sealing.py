@@ -45,14 +45,13 @@ def sealed_stage(run: Run, place: str, how: str) -> Sealed:
         check_facts(place, manifest.facts, str(run.root / place / FILE_NAME))
         return Sealed(run.root / place, manifest)
     except ArtifactError as error:
-        lines = (f"{line}; `{how} --force` makes it again" for line in str(error).splitlines())
-        raise ArtifactError("\n".join(lines)) from None
+        raise ArtifactError(*(f"{line}; `{how} --force` makes it again" for line in error.args)) from None
 
 
 def check_up_to_date(run: Run, *places: str) -> None:
     """Raise an ArtifactError that names every one of ``places`` that was made from what is there no more."""
     if problems := list(chain_problems(run.root, places, run.manifests(), run.recipe)):
-        raise ArtifactError("\n".join(problems))
+        raise ArtifactError(*problems)
 
 
 def check_same_target(run: Run, goal: Target) -> None:

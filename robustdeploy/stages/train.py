@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, recipe_for
 from robustdeploy.core.interrupts import catch_signals
-from robustdeploy.core.load import gate_problems, prospect_of
 from robustdeploy.core.manifest import FILE_NAME, Manifest
-from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.run import Run, training_content
@@ -20,16 +17,15 @@ from robustdeploy.core.settings import overrides
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import remember
-from robustdeploy.data.find import find_source
 from robustdeploy.data.load import load_data
-from robustdeploy.errors import RecipeError
 from robustdeploy.evaluate.attack import adversaries_from
 from robustdeploy.export.rehearsal import OPSET, rehearse
+from robustdeploy.preflight import check_rules
 from robustdeploy.stages.sealing import is_due, working
 from robustdeploy.train import ranks
 from robustdeploy.train.facts import DENSE, dense_cost_facts
 from robustdeploy.train.setup import device_from, is_pruned
-from robustdeploy.train.stage import check_trainable, train_dense, train_pruned
+from robustdeploy.train.stage import check_affordable, check_trainable, train_dense, train_pruned
 from robustdeploy.train.stage import follow as follow_rank_0
 from robustdeploy.train.start import pinned, start_inputs, starting_net
 
@@ -54,10 +50,12 @@ def prune(
 
     loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops))
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
+    if new := not Run.folder_for(runs, loaded, name).exists():
+        check_affordable(loaded)
     data = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
     if force or not (Run.folder_for(runs, loaded, name) / "train" / FILE_NAME).exists():
-        check_rules(loaded, targets)
-    if not Run.folder_for(runs, loaded, name).exists():
+        check_rules(loaded, targets, dense_costs)
+    if new:
         for note in check_trainable(loaded, data):
             talk.say(note)
         for opset in sorted({target.opset for target in targets} or {OPSET}):
@@ -96,23 +94,7 @@ def kept_settings(run: Run, asked: Recipe) -> Iterator[str]:
         yield "note: the run keeps its own gate; others judge with `robustdeploy gate --rules FILE`"
 
 
-def check_rules(recipe: Recipe, targets: Sequence[Target] = ()) -> None:
-    """Raise a RecipeError that names every rule of the recipe's gate that its evaluation could never meet."""
-
-    asks = any(METRICS[rule.metric].support in ("images", "curve") for rule in recipe.gate if rule.metric in METRICS)
-    source = find_source(recipe.data)
-    prospect = replace(
-        prospect_of(recipe),
-        targets=tuple(targets),
-        test_images=source.test_images if asks else None,
-        classes=source.classes,
-        dense=partial(_dense_costs, recipe),
-    )
-    if problems := [text for _, text in gate_problems(prospect)]:
-        raise RecipeError("\n".join(f"gate: {text}" for text in problems))
-
-
-def _dense_costs(recipe: Recipe) -> dict[str, float]:
+def dense_costs(recipe: Recipe) -> dict[str, float]:
     """Return what the dense net costs, by the names of Budget."""
 
     data = load_data(recipe.data)

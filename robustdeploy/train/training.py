@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeploy.cost.module import copied
+from robustdeploy.nets.layout import lay_channels_last
 from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
@@ -95,7 +96,8 @@ class Training:
 
     def use(self, net: nn.Module) -> None:
         """Train ``net`` from now on, with a new optimiser; channels last is the faster layout for convolutions."""
-        self.net = net.to(memory_format=torch.channels_last)
+        lay_channels_last(net)
+        self.net = net
         options = self.plan.options
         groups: list[dict[str, Any]] = [{"params": list(net.parameters()), "name": "weights"}]
         groups += self.pruning.own_parameters() if self.pruning and not self._plain else []

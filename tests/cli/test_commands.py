@@ -193,6 +193,23 @@ def test_validate_tells_all_problems_of_all_files(tmp_path, command):
     }
 
 
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("metric: clean_accuracy, at_least: 0.9, n_at_least: 1000", "needs 1,000 where the evaluation has 544"),
+        ("metric: clean_accuracy, at_least: 0.9999", "544 test images, all of them right, put the lower bound at"),
+        ("metric: class_clean_accuracy, class_name: 11, at_least: 0.5", "the data set has no class '11'"),
+        ("metric: ops, at_most: 10k", "ends above 97% of it, and 10000 is less"),
+    ],
+)
+def test_validate_holds_rules_against_the_data_set(tmp_path, command, rule, told):
+    (tmp_path / "a.yaml").write_text(f"name: a\nnet: resnet8\nbudget: {{ops: 0.3}}\ngate: [{{id: RD-A-1, {rule}}}]\n")
+    done = command(tmp_path, "validate", "a.yaml")
+    assert done.code == 2
+    assert done.err.startswith("error: a.yaml: gate: RD-A-1 can never hold: ")
+    assert told in done.err
+
+
 def test_compare_says_what_is_not_alike(desk, command):
     done = command(desk, "compare", "tiny", "tiny", "--json")
     assert done.document["differences"] == []

@@ -24,6 +24,10 @@ def rule(**fields):
     [
         ({"metric": "robust_acuracy", "at_least": 0.5}, "there is no metric 'robust_acuracy'; did you mean 'robust_a"),
         ({"metric": "latency_ms_p99", "at_most": 5}, "did you mean 'latency_ms.p99'"),
+        ({"metric": "latency", "at_most": 5}, "did you mean 'latency_ms.p99'"),
+        ({"metric": "latency_ms", "at_most": 5}, "did you mean 'latency_ms.p99'"),
+        ({"metric": "latency_ms.p99", "at_most": 0}, "above 0 whatever the board does"),
+        ({"metric": "latency_ms.mean", "at_most": "0 us"}, "above 0 whatever the board does"),
         ({"metric": "clean_accuracy", "at_least": 95}, r"95 is none; did you mean 0.95 \(95 %\)\?"),
         ({"metric": "clean_accuracy", "at_least": 950}, r"from 0 to 1, and 950 is none$"),
         ({"metric": "robust_accuracy", "attack": "worst", "at_least": -0.1}, "from 0 to 1, and -0.1 is none"),

@@ -163,6 +163,7 @@ FACTS = (
     Lie("time: backwards", "time", _array("starts_ns", lambda a: a[::-1].copy()), "overlap", "samples_ns"),
     Lie("time: a hundredth", "time", _array("samples_ns", lambda a: a // 100 + 2000), "between two", "samples_ns"),
     Lie("time: a hundredth, packed", "time", _packed, "nothing else ran", "samples_ns"),
+    Lie("time: slow empty calls", "time", _array("empty_ns", lambda a: 0 * a + 50_000), "50,000 ns", "empty_ns"),
     Lie("time: two nanoseconds", "time", _array("samples_ns", lambda a: 0 * a + 2), "an empty call took", "samples_ns"),
     Lie("time: ten times", "time", _array("samples_ns", lambda a: 10 * a), "window", "samples_ns"),
     Lie("time: beyond all sums", "time", _array("samples_ns", lambda a: 0 * a + 2**62), "in a window", "samples_ns"),

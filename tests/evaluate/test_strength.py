@@ -74,6 +74,7 @@ def test_the_shipped_recipes_are_above_it(name):
         ((choice("pgd", steps=20), STRONG[1], STRONG[2]), "start 2 times in all (5 needed)"),
         ((*STRONG[:2], choice("square", queries=1)), "no query attack may ask 500 times per image (the most is 1)"),
         (STRONG[:2], "no query attack may ask 500 times per image"),
+        ((*STRONG[:2], choice("square", queries=900, p_init=0.001)), "begin with squares of less than 5% of the image"),
     ],
 )
 def test_each_shortfall_of_the_attacks_is_told(attacks, lacking):

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from robustdeploy.core.report import Report
+from robustdeploy.foreign import sentence
 from robustdeploy.report import charts, evidence, nonzero, quantity, svg
 
 
@@ -49,6 +50,14 @@ def _of(subject: str, rows: evidence.Rows) -> evidence.Rows:
     return tuple(row for row in rows if row.subject == subject)
 
 
+def _shown(value: Any) -> Any:
+    """Write out what does not show, of every text but the markup that is ours."""
+    from jinja2 import Undefined
+    from markupsafe import Markup
+
+    return value if isinstance(value, Markup | Undefined) else sentence(str(value))
+
+
 def _page(**content: Any) -> str:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
@@ -56,6 +65,7 @@ def _page(**content: Any) -> str:
     environment = Environment(
         loader=FunctionLoader(lambda name: here.joinpath(name).read_text(encoding="utf-8")),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from robustdeploy.core.gate import Outcome, Rule, RuleVerdict
 from robustdeploy.core.report import Diagnostic, Report
-
-# What XML 1.0 cannot hold even when escaped.
-_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from robustdeploy.foreign import printable, sentence
 
 
 @dataclass(frozen=True)
@@ -22,8 +19,8 @@ class Junit:
 
     def __call__(self, report: Report) -> str:
         """Return the XML: FAIL is a failure, INCONCLUSIVE an error, and so is every diagnostic that blocks a rule."""
-        suite = ElementTree.Element("testsuite", name=_legal(f"robustdeploy.{report.name}"))
-        suite.set("timestamp", _legal(report.created.removesuffix("Z")))
+        suite = ElementTree.Element("testsuite", name=sentence(f"robustdeploy.{report.name}"))
+        suite.set("timestamp", sentence(report.created.removesuffix("Z")))
         suite.append(_properties(report))
         metrics = {rule.id: rule.metric for rule in report.rules}
         for line in report.verdict.rules:
@@ -35,7 +32,7 @@ class Junit:
                 )
         _account_for_verdict(suite, report)
         _count(suite)
-        ElementTree.SubElement(suite, "system-out").text = _legal("\n".join(_beside(report)))
+        ElementTree.SubElement(suite, "system-out").text = printable("\n".join(_beside(report)))
         suites = ElementTree.Element("testsuites", {k: v for k, v in suite.attrib.items() if k != "timestamp"})
         suites.append(suite)
         ElementTree.indent(suites)
@@ -52,17 +49,13 @@ def _classname(subject: str | None) -> str:
     return (subject or "all").replace(".", "_")
 
 
-def _legal(text: str) -> str:
-    return _ILLEGAL.sub("\ufffd", text)
-
-
 def _case(name: str, group: str, result: str | None, text: str) -> ElementTree.Element:
-    case = ElementTree.Element("testcase", name=_legal(name), classname=_legal(group), time="0")
+    case = ElementTree.Element("testcase", name=sentence(name), classname=sentence(group), time="0")
     if result:
         kind = {"failure": "FAIL", "error": "INCONCLUSIVE"}[result]
-        ElementTree.SubElement(case, result, message=_legal(text), type=kind).text = _legal(text)
+        ElementTree.SubElement(case, result, message=sentence(text), type=kind).text = sentence(text)
     else:
-        ElementTree.SubElement(case, "system-out").text = _legal(text)
+        ElementTree.SubElement(case, "system-out").text = sentence(text)
     return case
 
 
@@ -82,8 +75,8 @@ def _account_for_verdict(suite: ElementTree.Element, report: Report) -> None:
 def _beside(report: Report) -> Iterator[str]:
     """What the verdict is never told without, for whoever reads the log of a green suite."""
     yield report.verdict.headline
-    yield from (f"warning: {warning}" for warning in report.verdict.warnings)
-    yield from (f"not checked: {unchecked}" for unchecked in report.verdict.unchecked)
+    yield from (sentence(f"warning: {warning}") for warning in report.verdict.warnings)
+    yield from (sentence(f"not checked: {unchecked}") for unchecked in report.verdict.unchecked)
 
 
 def _properties(report: Report) -> ElementTree.Element:
@@ -96,7 +89,7 @@ def _properties(report: Report) -> ElementTree.Element:
     for each in report.deployed:
         facts |= {f"sha256.{each.subject}.{name}": digest for name, digest in each.sha256.items()}
     for name, value in facts.items():
-        ElementTree.SubElement(held, "property", name=_legal(name), value=_legal(value))
+        ElementTree.SubElement(held, "property", name=sentence(name), value=sentence(value))
     return held
 
 

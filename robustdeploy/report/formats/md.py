@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from robustdeploy.core.gate import Outcome
 from robustdeploy.core.report import Measurement, Report
+from robustdeploy.foreign import one_line
 from robustdeploy.report import evidence
 from robustdeploy.report.nonzero import nonzero_note
 from robustdeploy.report.quantity import eps_text, interval, quantity
@@ -16,6 +17,10 @@ _SIGNS = {Outcome.PASS: "✅ PASS", Outcome.FAIL: "❌ FAIL", Outcome.INCONCLUSI
 _LEVELS = {"ok": "OK", "warn": "Warning", "block": "Blocks"}
 _CLASSES = 20
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|~#!@&$])")
+_LINK = re.compile(r"\b(www|mailto|xmpp)([.:])|()(:)(?=//)", re.IGNORECASE)
+"""What would become a link by itself."""
+_BEGINNING = re.compile(r"^(\d{0,9})([-+=.)])(?=[-+=\s]|$)")
+"""What would make the beginning of a line a list or a heading."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,9 @@ def _cut(text: str, most_bytes: int) -> str:
 
 def escaped(text: object) -> str:
     """Write any text so that Markdown and HTML show it as it is, on one line."""
-    return _MARKUP.sub(r"\\\1", " ".join(str(text).split())).replace("\\<", "&lt;").replace("\\>", "&gt;")
+    marked = _MARKUP.sub(r"\\\1", one_line(" ".join(str(text).split())))
+    plain = _BEGINNING.sub(r"\1\\\2", _LINK.sub(r"\1\3\\\2\4", marked))
+    return plain.replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
