@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from robustdeploy.core.reading import size_text
@@ -65,7 +66,10 @@ def bounded(name: str) -> Iterator[None]:
             raise TooLarge(f"net '{name}' has more than {MOST_MODULES:,} layers; give it smaller options")
 
     def add_tensor(_module: nn.Module, _name: str, added: Tensor | None) -> None:
-        counted["bytes"] += 0 if added is None else added.numel() * added.element_size()
+        # A lazy parameter has no size before the first pass, which refuses it or gives it one.
+        if added is None or is_lazy(added):
+            return
+        counted["bytes"] += added.numel() * added.element_size()
         if available is not None and COPIES * counted["bytes"] > available:
             raise TooLarge(
                 f"net '{name}' has weights of {size_text(counted['bytes'])} or more, {COPIES} times that are needed, "
