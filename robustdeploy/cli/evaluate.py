@@ -82,11 +82,7 @@ def evaluate(
     from robustdeploy.errors import UsageError
     from robustdeploy.preflight import check_evaluable, recipe_to_adopt
 
-    given = overrides(set_)
-    used = [each for each in given if _is_of("evaluate", each)]
-    used += [] if attacks is None else [f"evaluate.attacks=[{attacks}]"]
-    used += [] if limit is None else [f"evaluate.limit={limit}"]
-    other = [each for each in given if not _is_of("evaluate", each)]
+    used, other = _split(overrides(set_), attacks, limit)
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target)
         if run is not None and is_stored_net(run):
@@ -115,6 +111,14 @@ def evaluate(
         folder = evaluated(opened, goal, **its, force=force, trust=word, talk=talk).path.parent
     changed = [] if settings is None else core_overrides(opened.recipe.evaluate, plain(settings))
     _show(opened.root, target, folder, changed, as_json)
+
+
+def _split(given: Sequence[str], attacks: str | None, limit: int | None) -> tuple[list[str], list[str]]:
+    """Tell the overrides of the evaluation, those that have options of their own among them, from all others."""
+    used = [each for each in given if _is_of("evaluate", each)]
+    used += [] if attacks is None else [f"evaluate.attacks=[{attacks}]"]
+    used += [] if limit is None else [f"evaluate.limit={limit}"]
+    return used, [each for each in given if not _is_of("evaluate", each)]
 
 
 def _show(root: Path, target: str, folder: Path, changed: Sequence[Any], as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import typer
@@ -79,14 +78,14 @@ def run(
             talk.say(f"note: {remark}")
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
         written = api.run(loaded, goals, runs=runs, name=name, force=force, talk=talk)
-        if plain(loaded.gate) != plain(written.report.rules):
+        report = written.report
+        if plain(loaded.gate) != plain(report.rules):
             # The run keeps its own gate; what was asked for here decides here.
-            stored, written = written, replace(written, report=judged_by(written.report, loaded.gate))
-            talk.say(f"note: judged by the rules given now; by the run's own it is {stored.report.verdict.headline}")
-    verdict = written.report.verdict
+            talk.say(f"note: judged by the rules given now; by the run's own it is {report.verdict.headline}")
+            report = judged_by(report, loaded.gate)
     page = next((path for path in written.files if path.suffix == ".html"), written.files[0])
-    named = f" --target {label_target(written.report)}" if written.report.label else ""
-    lines = [*accuracy_lines(written.report), *verdict_lines(verdict)]
+    named = f" --target {label_target(report)}" if report.label else ""
+    lines = [*accuracy_lines(report), *verdict_lines(report.verdict)]
     lines += [f"{page} is written; open it, or judge again: robustdeploy gate {page.parent}{named}"]
-    show(lines, written.report.model_dump(mode="json"), as_json)
-    raise typer.Exit(verdict.outcome.exit_code)
+    show(lines, report.model_dump(mode="json"), as_json)
+    raise typer.Exit(report.verdict.outcome.exit_code)

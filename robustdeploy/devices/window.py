@@ -18,6 +18,8 @@ _CLOCKS_APART = 1.01
 """How much faster a board's clock may run than the host's."""
 _HARNESS = 10
 """How many empty calls the harness may take between two samples, usually; one stall there means nothing."""
+_STALL_NS = 100_000_000
+"""Longest that a busy board may hold the harness up outside of all samples of a window."""
 _HARNESS_NS = 5_000
 _COLD = 0.1
 """And which share of a usual sample: a call that needs much memory leaves none of the harness in the caches."""
@@ -119,9 +121,9 @@ def _check_gaps(window: Window) -> None:
     if (stalled := int((gaps > allowed).sum())) > _STALLED[0] + _STALLED[1] * len(samples):
         told = f"leaves more than {allowed:,} ns, which the harness takes at most, at {stalled:,} places"
         raise impossible("time", "samples_ns", told)
-    # A stall falls outside of the samples only by chance, and most of the window's time is theirs.
+    # A stall falls outside of the samples only by chance: in a window of some length most of the time is theirs.
     timed, needed = int(samples.sum()), allowed * len(samples)
-    if 2 * timed + needed < window.duration_ns:
+    if 2 * timed + needed + _STALL_NS < window.duration_ns:
         told = f"comes to {timed * 1e-9:.4g} s in a window of {window.duration_ns * 1e-9:.4g} s"
         raise impossible("time", "samples_ns", f"{told}, and nothing else ran in it")
 

@@ -67,14 +67,13 @@ def evaluate(
         check_up_to_date(run, f"export/{goal.name}")
         info, compared = load_info(train.folder), run.recipe.baseline and is_pruned(run.recipe)
         images = _test_images(run, info.classes, data, skip_unreadable, talk)
-        subject = Subject(own_net(train.manifest.facts), FP32, goal.name)
         asked = replace(run, recipe=run.recipe.model_copy(update={"evaluate": used}))
         test, place = chosen(images, used.limit), f"{DEVICE}/{name}"
         if not force:
             _same_images(run, place, test.digest, sha256_of_file(exported.folder / "model.onnx"))
         agent = stack.enter_context(own_agent(exported.folder / "agent.pyz", talk.say))
+        subject = Subject(own_net(train.manifest.facts), FP32, goal.name)
         how: Any = {"trust": trust, "force": force and not replay, "talk": talk}
-        found = attack(run, asked, subject.net, train, test, deployed=True, **how)
         beside = sealed_stage(run, "dense", "robustdeploy prune") if compared else None
         request = evaluation.Request(
             subject=subject,
@@ -84,7 +83,7 @@ def evaluate(
             available=len(images),
             classes=info.classes,
             net=train.folder,
-            found=found,
+            found=attack(run, asked, subject.net, train, test, deployed=True, **how),
             dense_found=attack(run, asked, DENSE, beside, test, deployed=False, **how) if beside else None,
             export=exported.folder,
             agent=agent,
@@ -94,12 +93,18 @@ def evaluate(
             trust=trust,
             reading=images.reading,
         )
-        settings_used = {"evaluate": plain(used), "threat": plain(run.recipe.threat), "target": plain(goal)}
-        stage = run.stage("evaluate", place, evaluation.evaluation_inputs(request), settings_used)
-        if is_due(stage, force, talk):
-            evaluation.evaluate(request, stage, talk.progress)
-            talk.say(f"evaluate: {len(request.test.ids)} test images, outcomes in {stage.folder}")
-        return sealed_stage(run, stage.place, f"robustdeploy evaluate --target {goal.name}").artifact("outcomes.npz")
+        return _measured(run, place, request, force, talk)
+
+
+def _measured(run: Run, place: str, request: evaluation.Request, force: bool, talk: Talk) -> Artifact:
+    """Measure on the board, unless that is done and still true; return the outcomes."""
+    recipe, target = request.run.recipe, request.target
+    settings = {"evaluate": plain(recipe.evaluate), "threat": plain(recipe.threat), "target": plain(target)}
+    stage = run.stage("evaluate", place, evaluation.evaluation_inputs(request), settings)
+    if is_due(stage, force, talk):
+        evaluation.evaluate(request, stage, talk.progress)
+        talk.say(f"evaluate: {len(request.test.ids)} test images, outcomes in {stage.folder}")
+    return sealed_stage(run, place, f"robustdeploy evaluate --target {target.name}").artifact("outcomes.npz")
 
 
 def _test_images(run: Run, classes: Sequence[str], data: Path | None, skip_unreadable: bool, talk: Talk) -> Any:

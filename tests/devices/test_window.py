@@ -102,3 +102,11 @@ def test_slow_empty_calls_excuse_nothing():
         checked(even(5 * US), even(80 * US), empty=9 * US)
     with pytest.raises(BoardError, match=r"'samples_ns' is usually 5,000 ns, but an empty call took 9,000 ns"):
         checked(even(5 * US), even(80 * US), empty=np.where(np.arange(EMPTY_CALLS) == 0, 60, 9 * US))
+
+
+def test_samples_packed_at_the_start_of_their_window_are_not_believed():
+    """A lie of a hundredth that leaves no gap between the samples leaves the rest of the window empty."""
+    real = even(1 * MS, 300)
+    with pytest.raises(BoardError, match="nothing else ran in it"):
+        checked(real // 100, even(300, 300), tail=int(real.sum()) - int(real.sum()) // 100)
+    checked(even(100 * US, 50), even(300, 50), tail=90 * MS)  # a stall at the end of a short window

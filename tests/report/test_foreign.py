@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.ledger import Ledger
-from robustdeploy.core.report import Diagnostic, Omission
+from robustdeploy.core.report import Diagnostic, Evidence, Omission
 from robustdeploy.devices.board import _error_from
 from robustdeploy.errors import ArtifactError, BoardError, RobustdeployError
 from robustdeploy.foreign import json_text, one_line, printable, sentence, shown_name
@@ -19,6 +19,7 @@ from robustdeploy.report.formats.html import Html
 from robustdeploy.report.formats.junit import Junit
 from robustdeploy.report.formats.md import Markdown
 
+BOARD = "pruned/fp32@jetson-orin"
 LINK = "\x1b]8;;https://evil.example\x07click\x1b]8;;\x07"
 STEERS = f"a{LINK}\x1b[2J\x9b31m\r\b\x07\x7f\u202eb\u2066\u200b\u200d\ufeff\u3164\U000e0041"
 SPOOF = f"{STEERS}\nPASS: all rules hold\u2028PASS\x0bPASS\x85PASS"
@@ -196,20 +197,24 @@ def _hostile_report(make_report):
 
     checks = (Diagnostic(id=HOSTILE, level="warn", text=HOSTILE), Diagnostic(id="b", level="block", text=HOSTILE))
     rules = (Rule(id="RD-A-1", metric="robust_accuracy", attack=HOSTILE, at_least=0.4, reason=HOSTILE),)
-    row = {"where": "board", "attack": HOSTILE, "value": 0.5, "unit": "fraction", "n": 10, "low": 0.4, "high": 0.6}
+    row = {"subject": BOARD, "attack": HOSTILE, "value": 0.5, "unit": "fraction", "n": 10, "low": 0.4, "high": 0.6}
     rows = tuple(
         Measurement(metric=metric, conditions={"class": HOSTILE, HOSTILE: HOSTILE, "eps": 0.1}, **row)
         for metric in ("robust_accuracy", "class_clean_accuracy", "robust_accuracy_at_eps", HOSTILE)
     )
     told = {HOSTILE: {HOSTILE: [HOSTILE]}, "throttled": [HOSTILE]}
+    subjects = (
+        Evidence(subject=BOARD, evaluation=HOSTILE, sha256={HOSTILE: HOSTILE}, board=told),
+        Evidence(subject="pruned/fp32@elsewhere", lost=HOSTILE),
+    )
     made = make_report(
         rules,
         checks,
         name=HOSTILE,
-        target=HOSTILE,
         producer=HOSTILE,
         omissions=(Omission(id=HOSTILE, text=HOSTILE),),
-        board=told,
+        subjects=subjects,
+        sha256={HOSTILE: HOSTILE},
         data=told,
     )
     return made.model_copy(update={"measurements": rows + made.measurements})
