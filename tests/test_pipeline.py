@@ -48,8 +48,17 @@ def events(folder, kind):
     return [r.data for r in Ledger(folder / "runs/tiny/ledger.jsonl").records() if r.event == kind]
 
 
-def parts(folder):
-    return [record["part"] for record in events(folder, "part")]
+def parts(folder, place="device/quick"):
+    """The parts that were sealed for a stage, by the folder it is sealed in; of one that goes on, the latest ones."""
+    found = []
+    for record in Ledger(folder / "runs/tiny/ledger.jsonl").records():
+        if record.event == "part":
+            found.append(record.data["part"])
+        elif record.event == "sealed":
+            if record.data["folder"] == place:
+                break
+            found = []
+    return found
 
 
 def outcomes(folder):
@@ -87,12 +96,31 @@ def unevaluated(desk):
     shutil.rmtree(run / "device")
     for name in ("report.json", "report.html", "report.md", "junit.xml"):
         (run / name).unlink()
-    lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["event"] not in ("part", "written")]
-    kept = [line for line in kept if "device/quick" not in line]
-    assert lines[: len(kept)] == kept, "the evaluation's events come last"
-    (run / "ledger.jsonl").write_text("".join(kept))
+    cut_ledger(run, "attacks/dense/fp32")
     return desk
+
+
+def cut_ledger(run, last):
+    """Leave a run's ledger as it was when the stage in the folder ``last`` had been sealed."""
+    lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (end,) = [n for n, line in enumerate(lines) if '"sealed"' in line and f'"{last}"' in line]
+    (run / "ledger.jsonl").write_text("".join(lines[: end + 1]))
+
+
+@pytest.mark.slow
+def test_a_kill_while_torch_is_attacked_keeps_every_sealed_part(unevaluated, chain, spawn, command):
+    shutil.rmtree(unevaluated / "runs/tiny/attacks")
+    cut_ledger(unevaluated / "runs/tiny", "export/quick")
+    process = spawn(unevaluated, *EVALUATE)
+    assert wait_for(process, lambda: len(parts(unevaluated, "attacks/pruned/fp32")) >= 1)
+    kill(process)
+    seen = parts(unevaluated, "attacks/pruned/fp32")
+    assert command(unevaluated, *EVALUATE).code == 0
+    final = parts(unevaluated, "attacks/pruned/fp32")
+    assert final[: len(seen)] == seen
+    assert len(final) == len(set(final)) == len(parts(chain, "attacks/pruned/fp32"))
+    same_evaluation(unevaluated, chain)
+    assert verify_run(unevaluated / "runs/tiny") == []
 
 
 @pytest.mark.slow
@@ -114,7 +142,14 @@ def test_kills_during_training_cost_nothing(chain, tmp_path, spawn, command):
     assert weights(tmp_path) == weights(chain)
     assert weights(tmp_path, "dense") == weights(chain, "dense")
     assert verify_run(run) == []
-    assert [record["stage"] for record in events(tmp_path, "sealed")] == ["dense", "train", "export", "evaluate"]
+    assert [record["stage"] for record in events(tmp_path, "sealed")] == [
+        "dense",
+        "train",
+        "export",
+        "attack",
+        "attack",
+        "evaluate",
+    ]
     same_evaluation(tmp_path, chain)
 
 

@@ -84,8 +84,9 @@ def test_samples_a_third_or_less_of_what_passed_are_not_believed(real, divisor):
     told = even(real // divisor)
     with pytest.raises(BoardError, match=r"'samples_ns' usually leaves .* between two"):
         checked(told, real - told)
+    many = even(real // divisor, 7000)
     with pytest.raises(BoardError, match="nothing else ran in it"):
-        checked(told, even(300), tail=700 * real - int(told.sum()))
+        checked(many, even(300, 7000), tail=7000 * real - int(many.sum()))
 
 
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.3])
