@@ -19,7 +19,7 @@ from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.room import available_bytes, check_room
 from robustdeploy.core.stage import Stage
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
-from robustdeploy.cost.memory import training_bytes
+from robustdeploy.cost.memory import images_at_once, training_bytes
 from robustdeploy.cost.module import macs, repeated_macs
 from robustdeploy.cost.sparse import nonzero_macs
 from robustdeploy.data.find import find_source
@@ -27,7 +27,7 @@ from robustdeploy.data.load import Loaded
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.normalised import Normalised
-from robustdeploy.nets.steady import LOOKED_AT, check_steady
+from robustdeploy.nets.steady import CROWD, check_steady
 from robustdeploy.nets.store import NetInfo, save_net
 from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.groups import own_names
@@ -58,7 +58,8 @@ def check_trainable(recipe: Recipe, data: Loaded) -> list[str]:
     plan = plan_from(recipe, data, torch.device("cpu"))
     net, what = starting_net(recipe, data, device_from(recipe.train.device)), f"net '{recipe.net.name}'"
     check_memory(recipe, net, data.image_shape)
-    check_steady(net, data.train.images[:LOOKED_AT].cpu() / 255, what)
+    many = images_at_once(net, data.image_shape, max(CROWD, recipe.train.batch_size))
+    check_steady(net, data.train.images[:many].cpu() / 255, what)
     check_first_step(net, plan, what)
     return list(notes(net, pruning_from(recipe, data, net), data.image_shape))
 
