@@ -175,7 +175,7 @@ def test_a_kill_during_export_costs_that_export_only(unevaluated, chain, spawn, 
 @pytest.mark.slow
 def test_kills_during_evaluation_keep_every_sealed_part(unevaluated, chain, spawn, command):
     seen = []
-    for count in (2, 7):
+    for count in (1, 3):  # replays are quick, so a kill has to come early to come in time
         process = spawn(unevaluated, *EVALUATE)
         assert wait_for(process, lambda count=count: len(parts(unevaluated)) >= count)
         kill(process)
@@ -195,7 +195,7 @@ def test_kills_during_evaluation_keep_every_sealed_part(unevaluated, chain, spaw
 @pytest.mark.slow
 def test_a_signal_ends_an_evaluation_where_it_can_go_on(unevaluated, chain, spawn, command):
     process = spawn(unevaluated, *EVALUATE, "--json")
-    assert wait_for(process, lambda: len(parts(unevaluated)) >= 2)
+    assert wait_for(process, lambda: len(parts(unevaluated)) >= 1)
     process.terminate()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
@@ -212,7 +212,7 @@ def test_a_signal_ends_an_evaluation_where_it_can_go_on(unevaluated, chain, spaw
 @pytest.mark.slow
 def test_an_agent_that_dies_is_an_environment_failure_and_the_next_run_goes_on(unevaluated, chain, spawn, command):
     process = spawn(unevaluated, *EVALUATE)
-    assert wait_for(process, lambda: len(parts(unevaluated)) >= 2)
+    assert wait_for(process, lambda: len(parts(unevaluated)) >= 1)
     children = [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     assert len(children) == 1
     os.kill(children[0], signal.SIGKILL)
