@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any, NoReturn
+
+_OF_THE_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
+"""What the system says of a path that a user gave and nobody may even look at."""
 
 
 def main() -> NoReturn:
@@ -43,15 +47,27 @@ def _run() -> int | None:
         return _usage_told(error)
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except Exception as error:
-        if _began_as_interrupt(error):
-            return _interrupted()
-        import traceback
+    except OSError as error:
+        if error.errno not in _OF_THE_PATH or error.filename is None:
+            return _fault(error)
+        from robustdeploy.foreign import one_line
 
-        # Python's own exit code for this is 1, which would read as a verdict.
-        traceback.print_exc()
-        fault = f"{error}: this is a fault of robustdeploy itself; please report the lines above"
-        return _told(4, type(error).__name__, fault)
+        path, why = one_line(error.filename)[:80], (error.strerror or "").lower()
+        return _told(2, "UsageError", f"cannot look at {path}: {why}; give another path, or leave to read this one")
+    except Exception as error:
+        return _fault(error)
+
+
+def _fault(error: Exception) -> int:
+    """Tell of an error that nobody foresaw, with its traceback."""
+    if _began_as_interrupt(error):
+        return _interrupted()
+    import traceback
+
+    # Python's own exit code for this is 1, which would read as a verdict.
+    traceback.print_exc()
+    fault = f"{error}: this is a fault of robustdeploy itself; please report the lines above"
+    return _told(4, type(error).__name__, fault)
 
 
 def _interrupted() -> int:

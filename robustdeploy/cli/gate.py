@@ -7,11 +7,12 @@ from typing import Annotated, Optional
 
 import typer
 
+from robustdeploy.cli.completion import complete_yaml
 from robustdeploy.cli.options import RUNS, EvaluationOption, JsonOption, QuietOption, RunArgument, RunsOption
 
 RulesOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--rules", help="YAML file with other rules than the report's own."),
+    typer.Option("--rules", help="YAML file with other rules than the report's own.", autocompletion=complete_yaml),
 ]
 
 

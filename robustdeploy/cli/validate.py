@@ -9,10 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from robustdeploy.cli.completion import complete_yaml
 from robustdeploy.cli.options import JsonOption
 
 FilesArgument = Annotated[
-    list[Path], typer.Argument(metavar="FILE…", help="Recipe, target or gate files, or folders of them.")
+    list[Path],
+    typer.Argument(
+        metavar="FILE…", help="Recipe, target or gate files, or folders of them.", autocompletion=complete_yaml
+    ),
 ]
 
 
