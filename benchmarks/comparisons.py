@@ -28,6 +28,7 @@ from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.run import Run, training_content
 from robustdeploy.core.stage import Stage
+from robustdeploy.core.talk import Talk
 from robustdeploy.cost.module import macs, params
 from robustdeploy.data.load import Loaded, load_data
 from robustdeploy.errors import ArtifactError, UsageError
@@ -35,7 +36,6 @@ from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.residual import init_convolutions
 from robustdeploy.nets.size import resize_modules
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, load_info, load_net, save_net
-from robustdeploy.pipeline import Talk
 from robustdeploy.train.loop import Trained, fit
 from robustdeploy.train.setup import plan_from
 from robustdeploy.train.stage import device_from

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from robustdeploy.attacks.pgd import Pgd
+from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.data.images import Images
 from robustdeploy.data.load import load_data
@@ -28,7 +29,6 @@ from robustdeploy.errors import RobustdeployError
 from robustdeploy.evaluate.host import load_host_net
 from robustdeploy.evaluate.intervals import clopper_pearson, paired_difference
 from robustdeploy.nets.store import load_info, net_folder
-from robustdeploy.pipeline import recipe_for
 from robustdeploy.train.adopt import check_fits
 from robustdeploy.train.stage import device_from
 

@@ -25,15 +25,17 @@ from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.manifest import fingerprint, loaded_versions, producer
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Threat
+from robustdeploy.core.subject import FP32, PRUNED, TORCH
+from robustdeploy.core.subject import Subject as Own
+from robustdeploy.core.talk import Talk
 from robustdeploy.data.load import load_test
 from robustdeploy.errors import UsageError
-from robustdeploy.evaluate.attack import Adversary, Bench, Images, Progress, adversaries_from, attack_dense
+from robustdeploy.evaluate.attack import Adversary, Bench, Images, Progress, adversaries_from, attack_host
 from robustdeploy.evaluate.host import HostNet, load_host_net
 from robustdeploy.evaluate.outcomes import Bits
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.rows import share_row
 from robustdeploy.nets.store import NetInfo, load_info
-from robustdeploy.pipeline import Talk
 from robustdeploy.train.stage import device_from
 
 ATTACKS = (
@@ -132,13 +134,14 @@ def _standing(subject: Subject, adversary: Adversary, among: Bits, progress: Pro
         all_ = subject.images
         images = Images(all_.ids[places], all_.images[places], all_.labels[places])
         bench = Bench(images, subject.threat, SEED, subject.parts, progress)
-        bits[places] = attack_dense(adversary, bench, subject.net).host == images.labels
+        bits[places] = attack_host(adversary, bench, subject.net).predictions == images.labels
     return bits
 
 
 def _row(bits: Bits, metric: str, conditions: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    row = share_row(metric, "host", bits, conditions, **more)
-    return {"count": int(bits.sum()), **row.model_dump(mode="json", exclude_none=True)}
+    row = share_row(metric, Own(PRUNED, FP32, TORCH), bits, conditions, **more)
+    # Whose it is, the row's folder says.
+    return {"count": int(bits.sum()), **row.model_dump(mode="json", exclude_none=True, exclude={"subject"})}
 
 
 def _record(subject: Subject, measurements: list[dict[str, Any]], seconds: float) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.errors import UsageError
-from robustdeploy.pipeline import recipe_for
 
 Method = Literal["dense", "in-train", "scratch", "one-shot"]
 

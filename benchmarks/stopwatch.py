@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from robustdeploy.core.files import atomic_write_json
-from robustdeploy.pipeline import Talk
+from robustdeploy.core.talk import Talk
 
 EVERY_S = 5.0
 """Seconds between two writings; a kill loses no more of the count."""

@@ -25,8 +25,8 @@ from pictures import pictures
 from setting import Setting
 from speeds import by_turns, whole_trainings
 
+from robustdeploy.core.asked import recipe_for
 from robustdeploy.errors import RobustdeployError
-from robustdeploy.pipeline import recipe_for
 from robustdeploy.train.precision import resolved
 from robustdeploy.train.stage import device_from
 

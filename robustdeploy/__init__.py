@@ -14,7 +14,7 @@ _HOMES = {
     "load_target": "core.load",
 }
 
-__all__ = ["__version__", "load_net", "load_recipe", "load_report", "load_target"]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

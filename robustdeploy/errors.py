@@ -17,11 +17,23 @@ RobustdeployError
 A message says what was asked, what was found and what to do. This file also runs on boards (Python 3.10).
 """
 
+from .foreign import sentence
+
 
 class RobustdeployError(Exception):
-    """Root of the tree; its message is meant for the user and needs no traceback."""
+    """Root of the tree; its message is meant for the user and needs no traceback.
+
+    Each argument is one line of the message. Foreign words in it can neither begin a line of their own nor steer a
+    terminal.
+    """
 
     exit_code = 1
+
+    def __init__(self, *lines: object) -> None:
+        super().__init__(*map(sentence, lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class UsageError(RobustdeployError):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.complaint import did_you_mean
 from robustdeploy.core.factories import (
     TORCHVISION,
@@ -16,9 +19,12 @@ from robustdeploy.core.factories import (
     source_of,
 )
 from robustdeploy.core.given import NET_FILES, no_run
+from robustdeploy.core.load import gate_problems, prospect_of
 from robustdeploy.core.manifest import FILE_NAME
+from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.recipe import Budget, Choice, Data, Recipe
 from robustdeploy.core.run import Run, check_same_training, holder, in_use
+from robustdeploy.core.target import Target
 from robustdeploy.data.find import find_source
 from robustdeploy.errors import RecipeError, StorageError, UsageError
 
@@ -134,3 +140,33 @@ def check_finished(root: Path, place: str, how: str) -> None:
 def check_data(data: Data) -> None:
     """Refuse a data set that is not where it should be."""
     find_source(data)
+
+
+def recipe_to_adopt(folder: Path, named: str | Path | None, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe that a stored net is held against: the one that was named, or that beside the net."""
+    path = folder / "recipe.yaml" if named is None else named
+    if named is None and not (folder / "recipe.yaml").is_file():
+        raise UsageError(f"{folder} holds a net but no recipe.yaml; say with --recipe what to hold the net against")
+    return recipe_for(path, overrides=overrides, before=lambda quick: check_data(quick.data))
+
+
+def check_rules(
+    recipe: Recipe,
+    targets: Sequence[Target] = (),
+    dense: Callable[[Recipe], Mapping[str, float]] | None = None,
+) -> None:
+    """Raise a RecipeError that names every rule of the recipe's gate that its evaluation could never meet.
+
+    ``dense`` works out what the dense net costs, by the names of Budget; it is asked only where a rule needs it.
+    """
+    asks = any(METRICS[rule.metric].support in ("images", "curve") for rule in recipe.gate if rule.metric in METRICS)
+    source = find_source(recipe.data)
+    prospect = replace(
+        prospect_of(recipe),
+        targets=tuple(targets),
+        test_images=source.test_images if asks else None,
+        classes=source.classes,
+        dense=None if dense is None else partial(dense, recipe),
+    )
+    if problems := [text for _, text in gate_problems(prospect)]:
+        raise RecipeError(*(f"gate: {text}" for text in problems))

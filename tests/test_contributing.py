@@ -139,11 +139,11 @@ def test_one_run_takes_all_of_them_from_the_data_to_the_format(site, tmp_path):
     done = robustdeploy(site, tmp_path, "report", "--format", "csv", "--quiet")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "runs/latest/report.json").read_text())
-    board = [row for row in report["measurements"] if row["where"] == "board"]
+    board = [row for row in report["measurements"] if row["subject"] == "pruned/fp32@slow-lane"]
     assert {"fgsm", "mi-fgsm-5", "corners-10", "worst"} <= {row["attack"] for row in board}
     assert next(row["value"] for row in board if row["metric"] == "attack_queries") == 10
-    assert report["board"]["backend"] == "onnx-reference"
-    assert report["board"]["where"] == "this machine at nice 10"
+    assert report["subjects"][0]["board"]["backend"] == "onnx-reference"
+    assert report["subjects"][0]["board"]["where"] == "this machine at nice 10"
     assert 0.97 * 0.5 < report["budget"]["macs"] / report["budget"]["dense_macs"] <= 0.5
     lines = (tmp_path / "runs/latest/rows.csv").read_text().splitlines()
     assert len(lines) == 1 + len(report["measurements"])

@@ -112,11 +112,11 @@ def tree_on_the_page():
 def test_the_picture_of_the_run_folder_is_a_real_one(chain):
     run = chain / "runs/tiny"
     shown = tree_on_the_page()
-    shown = {path.replace("TARGET", "quick") for path in shown}
+    shown = {path.replace("TARGET", "quick").replace("NET", "pruned") for path in shown}
     missing = [path for path in sorted(shown) if not (run / path).exists()]
     assert missing == []
     found = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
-    sometimes = ("dense/", "train/best/", "train/last/")  # as the page says below the picture
+    sometimes = ("dense/", "attacks/dense/", "train/best/", "train/last/")  # as the page says below the picture
     found = {path for path in found if "/checkpoints/" not in path and not path.startswith(sometimes)}
     assert found - shown == set()
     assert (chain / "runs/latest").resolve() == run.resolve()
@@ -138,7 +138,9 @@ def test_the_arrays_of_a_real_evaluation_are_those_of_the_page(chain):
 @pytest.mark.slow
 def test_robust_accuracy_follows_from_the_outcomes_as_the_page_says(chain):
     report = json.loads((chain / "runs/tiny/report.json").read_text())
-    rows = [r for r in report["measurements"] if (r["metric"], r["where"]) == ("robust_accuracy", "board")]
+    rows = [
+        r for r in report["measurements"] if (r["metric"], r["subject"]) == ("robust_accuracy", "pruned/fp32@quick")
+    ]
     with np.load(chain / "runs/tiny/device/quick/outcomes.npz") as held:
         clean = held["predictions"] == held["labels"]
         bits = {r["attack"]: clean & (held[f"{r['attack']}/predictions"] == held["labels"]) for r in rows[:-1]}
@@ -155,7 +157,7 @@ def test_the_fields_of_the_report_are_on_the_page():
     assert set(ticked(rows["diagnostics"])) == set(Diagnostic.model_fields)
     assert set(ticked(rows["verdict"])) <= set(Verdict.model_fields)
     row = text.partition("A row has ")[2].partition(" Metrics:")[0]
-    assert set(Measurement.model_fields) == set(ticked(row)) - {"host", "board"}
+    assert set(Measurement.model_fields) == set(ticked(row))
     manifest = text.partition("## manifest.json")[2].partition("## ")[0].partition("It holds ")[2].partition(". ")[0]
     assert set(ticked(manifest)) == set(Manifest.model_fields)
 

@@ -8,11 +8,11 @@ import pytest
 
 from robustdeploy import load_net
 from robustdeploy.attacks.pgd import Pgd
+from robustdeploy.core.asked import recipe_for
 from robustdeploy.data import digits
 from robustdeploy.data.load import load_data
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
-from robustdeploy.pipeline import recipe_for
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 

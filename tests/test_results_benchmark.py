@@ -12,10 +12,12 @@ from torch import nn
 
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.attacks.pgd import Pgd
+from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Data
+from robustdeploy.core.talk import SILENCE
 from robustdeploy.cost.module import macs
 from robustdeploy.data.load import load_test
 from robustdeploy.data.noise import Noise
@@ -25,7 +27,6 @@ from robustdeploy.nets.build import build_net
 from robustdeploy.nets.store import load_net
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Threat
-from robustdeploy.pipeline import SILENCE, recipe_for
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.rehearsal import find_groups
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import sys
 from typing import Any, NoReturn
+
+_OF_THE_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
+"""What the system says of a path that a user gave and nobody may even look at."""
 
 
 def main() -> NoReturn:
@@ -44,15 +47,27 @@ def _run() -> int | None:
         return _usage_told(error)
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except Exception as error:
-        if _began_as_interrupt(error):
-            return _interrupted()
-        import traceback
+    except OSError as error:
+        if error.errno not in _OF_THE_PATH or error.filename is None:
+            return _fault(error)
+        from robustdeploy.foreign import one_line
 
-        # Python's own exit code for this is 1, which would read as a verdict.
-        traceback.print_exc()
-        fault = f"{error}: this is a fault of robustdeploy itself; please report the lines above"
-        return _told(4, type(error).__name__, fault)
+        path, why = one_line(error.filename)[:80], (error.strerror or "").lower()
+        return _told(2, "UsageError", f"cannot look at {path}: {why}; give another path, or leave to read this one")
+    except Exception as error:
+        return _fault(error)
+
+
+def _fault(error: Exception) -> int:
+    """Tell of an error that nobody foresaw, with its traceback."""
+    if _began_as_interrupt(error):
+        return _interrupted()
+    import traceback
+
+    # Python's own exit code for this is 1, which would read as a verdict.
+    traceback.print_exc()
+    fault = f"{error}: this is a fault of robustdeploy itself; please report the lines above"
+    return _told(4, type(error).__name__, fault)
 
 
 def _interrupted() -> int:
@@ -78,14 +93,20 @@ def _told(code: int, kind: str, message: str) -> int:
 def _document(kind: str, message: str) -> None:
     if "--json" in sys.argv:
         from robustdeploy.cli.streams import shows_everything
+        from robustdeploy.foreign import json_text
 
         plain = not shows_everything(sys.stdout)
-        print(json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=plain))
+        print(json_text({"error": {"kind": kind, "message": message}}, ascii_only=plain))
 
 
-def _usage_told(error: object) -> int:
+def _usage_told(error: Any) -> int:
     """Let Typer show how the command is used; without any words, that is its help and no error."""
-    message = str(getattr(error, "format_message", lambda: error)())
-    getattr(error, "show", lambda: None)()
+    from robustdeploy.foreign import sentence
+
+    message = str(error.format_message())
+    if type(error).__name__ != "NoArgsIsHelpError":
+        message = sentence(message)  # it repeats the user's words
+        error.format_message = lambda: message
+    error.show(sys.stderr)  # by itself Typer would look for another way to stderr where that is ASCII
     _document("UsageError", message)
-    return int(getattr(error, "exit_code", 2))
+    return int(error.exit_code)

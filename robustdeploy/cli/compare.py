@@ -36,21 +36,21 @@ def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUN
     (first, first_recipe), (second, second_recipe) = (_read(path, runs) for path in (before, after))
     found = compared(first, second, (first_recipe, second_recipe))
     names = _names(first, second, before, after)
-    lines = [f"{side}: {report.name} on {report.target}, {report.verdict.headline}" for side, report in names.items()]
+    lines = [f"{side}: {report.title}, {report.verdict.headline}" for side, report in names.items()]
     lines += [f"not alike: {each}" for each in found.not_alike]
     lines += [f"differs: {each}" for each in found.differs]
     cells = [["", *names, "change", "unit", ""], *(_cells(row, *names) for row in found.rows)]
-    lines += ["", table(cells, right=range(1, 4))]
+    lines += ["", *table(cells, right=range(1, 4))]
     document = {
         "runs": [
-            {"shown_as": side, "name": r.name, "target": r.target, "outcome": r.verdict.outcome}
+            {"shown_as": side, "name": r.name, "targets": list(r.targets), "outcome": r.verdict.outcome}
             for side, r in names.items()
         ],
         "differences": found.not_alike,
         "made_differently": found.differs,
         "rows": [{"row": row.label, **asdict(row), "change": row.change} for row in found.rows],
     }
-    show("\n".join(lines), document, as_json)
+    show(lines, document, as_json)
 
 
 def _read(path: Path, runs: Path) -> tuple[Report, Recipe | None]:
@@ -69,7 +69,7 @@ def _names(first: Report, second: Report, before: Path, after: Path) -> dict[str
     """Name the two columns: by run, with the target or the place in the command where that is the same."""
     for one, other in (
         (first.name, second.name),
-        (f"{first.name} on {first.target}", f"{second.name} on {second.target}"),
+        (first.title, second.title),
         (str(before), str(after)),
     ):
         if one != other:

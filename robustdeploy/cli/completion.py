@@ -46,6 +46,30 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     return _runs(Path(ctx.params.get("runs") or "runs"), incomplete)
 
 
+def complete_evaluation(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Evaluations of the run that was named, those under other settings too; without one, what a target may be."""
+    given = ctx.params.get("run") or next(iter(ctx.args), "")  # an option that is not whole keeps words in the latter
+    root = Path(given)
+    places = (root, Path(ctx.params.get("runs") or "runs") / root)
+    found = {path.parent.name for place in places if root.name for path in place.glob("device/*/manifest.json")}
+    return _beginning(incomplete, sorted(found)) if found else complete_target(incomplete)
+
+
+def complete_yaml(incomplete: str) -> list[str]:
+    """YAML files."""
+    return _files(incomplete, (".yaml", ".yml"))
+
+
+def complete_start(incomplete: str) -> list[str]:
+    """Runs, and folders, which may hold a net."""
+    return [*_runs(Path("runs"), incomplete), *_files(incomplete, ())]
+
+
+def complete_folder(incomplete: str) -> list[str]:
+    """Folders."""
+    return _files(incomplete, ())
+
+
 def complete_report(ctx: typer.Context, incomplete: str) -> list[str]:
     """Runs, and reports as files."""
     return [*complete_run(ctx, incomplete), *_files(incomplete, (".json",))]

@@ -34,7 +34,7 @@ def doctor(target: OptionalTarget = None, as_json: JsonOption = False) -> None:
     for finding in findings:
         lines.append(f"{'ok ' if finding.ok else 'NO '} {finding.what}: {finding.found}")
         lines += [f"      fix: {finding.fix}"] if finding.fix and not finding.ok else []
-    show("\n".join(lines), [asdict(finding) for finding in findings], as_json)
+    show(lines, [asdict(finding) for finding in findings], as_json)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(4)
 

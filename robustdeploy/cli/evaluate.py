@@ -80,18 +80,16 @@ def evaluate(
     from robustdeploy.core.run import Run
     from robustdeploy.core.settings import overrides as core_overrides
     from robustdeploy.errors import UsageError
-    from robustdeploy.pipeline import adopt, export
-    from robustdeploy.pipeline import evaluate as evaluated
+    from robustdeploy.preflight import check_evaluable, recipe_to_adopt
 
-    given = overrides(set_)
-    used = [each for each in given if _is_of("evaluate", each)]
-    used += [] if attacks is None else [f"evaluate.attacks=[{attacks}]"]
-    used += [] if limit is None else [f"evaluate.limit={limit}"]
-    other = [each for each in given if not _is_of("evaluate", each)]
+    used, other = _split(overrides(set_), attacks, limit)
     with TerminalTalk(quiet or as_json) as talk:
         goal = load_target(target)
         if run is not None and is_stored_net(run):
             other += ["data.skip_unreadable=true"] if skip_unreadable else []
+            recipe_to_adopt(run, recipe, [*other, *([] if data is None else [f"data.path={data}"])])
+            from robustdeploy.api import adopt, export  # whatever can be refused without torch has been
+
             opened = adopt(run, recipe, data=data, overrides=other, runs=runs, force=force, trust=trust, talk=talk)
             word = trust or [opened.recipe.net]  # adopt has found the user's word for it
             export(opened, goal, force=force, trust=word, talk=talk)
@@ -103,13 +101,24 @@ def evaluate(
             _refuse(other)
             opened = Run.open(run, runs)
         talk.say(f"run {opened.root}, target {goal.name}")
+        check_evaluable(opened, goal.name, data)
         # A recipe that is named again for a net that has its run by now says how, and does not become that run's own.
         base = opened.root / "recipe.yaml" if recipe is None else recipe
         settings = load_recipe(base, used).evaluate if used or recipe is not None else None
         its: dict[str, Any] = {"settings": settings, "data": data, "skip_unreadable": skip_unreadable}
+        from robustdeploy.api import evaluate as evaluated
+
         folder = evaluated(opened, goal, **its, force=force, trust=word, talk=talk).path.parent
     changed = [] if settings is None else core_overrides(opened.recipe.evaluate, plain(settings))
     _show(opened.root, target, folder, changed, as_json)
+
+
+def _split(given: Sequence[str], attacks: str | None, limit: int | None) -> tuple[list[str], list[str]]:
+    """Tell the overrides of the evaluation, those that have options of their own among them, from all others."""
+    used = [each for each in given if _is_of("evaluate", each)]
+    used += [] if attacks is None else [f"evaluate.attacks=[{attacks}]"]
+    used += [] if limit is None else [f"evaluate.limit={limit}"]
+    return used, [each for each in given if not _is_of("evaluate", each)]
 
 
 def _show(root: Path, target: str, folder: Path, changed: Sequence[Any], as_json: bool) -> None:
@@ -117,12 +126,12 @@ def _show(root: Path, target: str, folder: Path, changed: Sequence[Any], as_json
     from robustdeploy.core.settings import is_own
 
     rows = _rows(folder)
-    text = "\n".join(_line(row) for row in rows["measurements"] if row["where"] == "board")
+    lines = [_line(row) for row in rows["measurements"] if not row["subject"].endswith("@torch")]
     named = target if is_own(folder.name) else folder.name
-    text += f"\n{folder / 'outcomes.npz'} is written; next: robustdeploy report {root} --target {named}"
-    text += "".join(f"\nnot the recipe's own evaluation: {change}" for change in changed)
+    lines += [f"{folder / 'outcomes.npz'} is written; next: robustdeploy report {root} --target {named}"]
+    lines += [f"not the recipe's own evaluation: {change}" for change in changed]
     document = {"overrides": [change.model_dump() for change in changed]}
-    show(text, {"run": str(root), "folder": str(folder), **document, **rows}, as_json)
+    show(lines, {"run": str(root), "folder": str(folder), **document, **rows}, as_json)
 
 
 def _is_of(part: str, override: str) -> bool:

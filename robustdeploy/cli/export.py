@@ -30,14 +30,19 @@ def export(
     """
     from robustdeploy.cli.result import show
     from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.load import load_target
     from robustdeploy.core.manifest import read_manifest
     from robustdeploy.core.run import Run
-    from robustdeploy.pipeline import export as exported
+    from robustdeploy.preflight import check_finished
 
     with TerminalTalk(quiet or as_json) as talk:
         opened = Run.open(run, runs)
-        talk.say(f"run {opened.root}, target {target}")
-        bundle = exported(opened, target, force=force, trust=trust, talk=talk)
+        goal = load_target(target)
+        talk.say(f"run {opened.root}, target {goal.name}")
+        check_finished(opened.root, "train", "robustdeploy prune")
+        from robustdeploy.api import export as exported
+
+        bundle = exported(opened, goal, force=force, trust=trust, talk=talk)
     manifest = read_manifest(bundle.path.parent)
-    text = f"{bundle.path} is written; next: robustdeploy evaluate {opened.root} --target {target}"
-    show(text, {"run": str(opened.root), "bundle": str(bundle.path), **manifest.model_dump(mode="json")}, as_json)
+    line = f"{bundle.path} is written; next: robustdeploy evaluate {opened.root} --target {target}"
+    show([line], {"run": str(opened.root), "bundle": str(bundle.path), **manifest.model_dump(mode="json")}, as_json)

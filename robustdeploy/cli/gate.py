@@ -7,11 +7,12 @@ from typing import Annotated, Optional
 
 import typer
 
+from robustdeploy.cli.completion import complete_yaml
 from robustdeploy.cli.options import RUNS, EvaluationOption, JsonOption, QuietOption, RunArgument, RunsOption
 
 RulesOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--rules", help="YAML file with other rules than the report's own."),
+    typer.Option("--rules", help="YAML file with other rules than the report's own.", autocompletion=complete_yaml),
 ]
 
 
@@ -30,26 +31,30 @@ def gate(
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
-    from robustdeploy.cli.result import show, verdict_document, verdict_text
+    from robustdeploy.cli.result import show, verdict_document, verdict_lines
     from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.lineage import label_target
     from robustdeploy.core.run import Run
     from robustdeploy.errors import UsageError
     from robustdeploy.report.judge import judge_report
     from robustdeploy.report.load import load_rules
-    from robustdeploy.report.stored import believed, other_evaluations, read_report
+    from robustdeploy.report.stored import believed, is_of_run, other_evaluations, read_report
 
     if run is not None and run.is_file():
         if target is not None:
             raise UsageError(f"--target names an evaluation of a run, and {run} is one report; leave it out")
         loaded = believed(run)
+        if not is_of_run(run):
+            with TerminalTalk(quiet or as_json) as talk:
+                talk.say(f"note: {run} lies in no run's folder, so it is judged as it is, without its evidence")
     else:
         opened = Run.open(run, runs)
         loaded = read_report(opened, target)
         with TerminalTalk(quiet or as_json) as talk:
-            talk.say(f"run {opened.root}, evaluation {loaded.evaluation or loaded.target}")
+            talk.say(f"run {opened.root}, {label_target(loaded) or ', '.join(loaded.targets)}")
             for other in other_evaluations(opened, loaded):
                 talk.say(f"note: this says nothing of {other}; `robustdeploy report --target {other}` does")
     verdict = judge_report(loaded, None if rules is None else load_rules(rules))
-    about = {"report": loaded.name, "target": loaded.target, "evaluation": loaded.evaluation or loaded.target}
-    show(verdict_text(verdict), {**about, **verdict_document(verdict)}, as_json)
+    about = {"report": loaded.name, "targets": list(loaded.targets), "label": loaded.label}
+    show(verdict_lines(verdict), {**about, **verdict_document(verdict)}, as_json)
     raise typer.Exit(verdict.outcome.exit_code)

@@ -47,7 +47,7 @@ def ls(kind: KindArgument = "", runs: RunsOption = RUNS, as_json: JsonOption = F
         lines += [each] if not kind else []
         width = max((len(entry["name"]) for entry in entries), default=0)
         lines += [f"{'' if kind else '  '}{entry['name']:<{width}}  {entry['summary']}" for entry in entries]
-    show("\n".join(lines), found[kind] if kind else found, as_json)
+    show(lines, found[kind] if kind else found, as_json)
 
 
 def _show_runs(runs: Path, as_json: bool) -> None:
@@ -56,6 +56,7 @@ def _show_runs(runs: Path, as_json: bool) -> None:
     from robustdeploy.cli.result import show, table
     from robustdeploy.core.ledger import utc_now
     from robustdeploy.core.overview import age_text, overviews
+    from robustdeploy.foreign import one_line
 
     found, now = overviews(runs), utc_now()
     rows = [["run", "state", "verdict", "clean %", "worst %", "ops %", "p99 ms", "target", "age"]]
@@ -66,11 +67,13 @@ def _show_runs(runs: Path, as_json: bool) -> None:
         shares = ["-" if value is None else f"{100 * value:.1f}" for value in (each.clean, each.worst, each.ops)]
         latency = "-" if each.p99_ms is None else f"{each.p99_ms:.3g}"
         age = age_text(each.age_s(now))
-        rows.append([each.name, state, (each.verdict or "-") + warned, *shares, latency, each.target or "-", age])
+        rows.append(
+            [each.name, state, (each.verdict or "-") + warned, *shares, latency, ", ".join(each.targets) or "-", age]
+        )
     if not found:
-        print(f"there is no run in {runs} yet; `robustdeploy run` makes one", file=sys.stderr)
+        print(one_line(f"there is no run in {runs} yet; `robustdeploy run` makes one"), file=sys.stderr)
     document = [{**asdict(each), "age_s": each.age_s(now)} for each in found]
-    show(table(rows, right=range(3, 7)) if found else "", document, as_json)
+    show(table(rows, right=range(3, 7)) if found else (), document, as_json)
 
 
 def _listed(kind: str) -> list[dict[str, str]]:

@@ -7,7 +7,15 @@ from typing import Annotated, Optional
 
 import typer
 
-from robustdeploy.cli.completion import complete_recipe, complete_run, complete_set, complete_target
+from robustdeploy.cli.completion import (
+    complete_evaluation,
+    complete_folder,
+    complete_recipe,
+    complete_run,
+    complete_set,
+    complete_start,
+    complete_target,
+)
 from robustdeploy.errors import UsageError
 
 RecipeArgument = Annotated[
@@ -20,9 +28,24 @@ RunArgument = Annotated[
 TargetOption = Annotated[
     str, typer.Option("--target", "-t", help="Target by name or YAML file.", autocompletion=complete_target)
 ]
+TargetsOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--target", "-t", help="Target by name or YAML file; may be repeated.", autocompletion=complete_target
+    ),
+]
 OptionalTarget = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--target", "-t", help="Target by name or YAML file.", autocompletion=complete_target),
+]
+EvaluationsOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--target",
+        "-t",
+        help="Evaluation by its target, or TARGET@LABEL under other settings; may be repeated.",
+        autocompletion=complete_target,
+    ),
 ]
 EvaluationOption = Annotated[
     Optional[str],  # noqa: UP045
@@ -30,10 +53,10 @@ EvaluationOption = Annotated[
         "--target",
         "-t",
         help="Evaluation by its target, or TARGET@LABEL under other settings.",
-        autocompletion=complete_target,
+        autocompletion=complete_evaluation,
     ),
 ]
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.", autocompletion=complete_folder)]
 SetOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
@@ -42,7 +65,7 @@ SetOption = Annotated[
 ]
 DataOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--data", help="Folder of the data set (data.path)."),
+    typer.Option("--data", help="Folder of the data set (data.path).", autocompletion=complete_folder),
 ]
 SkipOption = Annotated[
     bool,
@@ -50,7 +73,11 @@ SkipOption = Annotated[
 ]
 StartOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--start", help="Trained dense net to begin with, by folder or run (train.start)."),
+    typer.Option(
+        "--start",
+        help="Trained dense net to begin with, by folder or run (train.start).",
+        autocompletion=complete_start,
+    ),
 ]
 OpsOption = Annotated[
     Optional[str],  # noqa: UP045
@@ -87,6 +114,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]
 
 RUNS = Path("runs")
+HOST = "host-cpu"
+"""The target where none is given."""
 
 
 def overrides(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -50,10 +51,9 @@ def prune(
     """
     from robustdeploy.cli.result import show
     from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.asked import recipe_for
     from robustdeploy.core.load import load_target
     from robustdeploy.core.manifest import read_manifest
-    from robustdeploy.pipeline import follow, recipe_for
-    from robustdeploy.pipeline import prune as pruned
     from robustdeploy.preflight import check_training, remarks
     from robustdeploy.train.launch import follows
 
@@ -62,23 +62,28 @@ def prune(
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         # Of several processes one has the run's folder already.
         check = None if follows() else partial(check_training, runs=runs, name=name)
-        loaded = recipe_for(recipe, target=goal, overrides=more, before=check)
+        loaded = recipe_for(recipe, targets=[goal] if goal else [], overrides=more, before=check)
+        from robustdeploy.api import follow  # whatever can be refused without torch has been
+        from robustdeploy.api import prune as pruned
+
         if follows():
             follow(loaded)
             return
         for remark in remarks(loaded):
             talk.say(f"note: {remark}")
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
-        run = pruned(loaded, target=goal, runs=runs, name=name, force=force, talk=talk)
+        run = pruned(loaded, targets=[goal] if goal else [], runs=runs, name=name, force=force, talk=talk)
     manifest = read_manifest(run.root / "train")
     facts = manifest.facts
-    text = (
+    lines = [
         f"{facts['macs']:,} of {facts['dense_macs']:,} MACs kept ({facts['macs'] / facts['dense_macs']:.4f}), "
-        f"{facts['params']:,} parameters{_memory(facts)}\n{_zeros(facts)}{_certificate(facts)}"
+        f"{facts['params']:,} parameters{_memory(facts)}",
+        *_zeros(facts),
+        *_certificate(facts),
         f"{run.root / 'train' / 'model.safetensors'} is written; "
-        f"next: robustdeploy export {run.root} --target {target or 'host-cpu'}"
-    )
-    show(text, {"run": str(run.root), "stage": "train", **manifest.model_dump(mode="json")}, as_json)
+        f"next: robustdeploy export {run.root} --target {target or 'host-cpu'}",
+    ]
+    show(lines, {"run": str(run.root), "stage": "train", **manifest.model_dump(mode="json")}, as_json)
 
 
 def _memory(facts: dict[str, Any]) -> str:
@@ -88,21 +93,21 @@ def _memory(facts: dict[str, Any]) -> str:
     return f", {facts['memory_bytes'] / 1024:,.1f} KiB of activation memory for one image"
 
 
-def _zeros(facts: dict[str, Any]) -> str:
-    """Return the line that says what masked weights are worth, where weights are what was masked."""
+def _zeros(facts: dict[str, Any]) -> Iterator[str]:
+    """Say what masked weights are worth, where weights are what was masked."""
     if (nonzero := facts.get("nonzero_macs")) is None:
-        return ""
+        return
     share = nonzero / facts["dense_macs"]
-    return f"{nonzero:,} MACs ({share:.4f}) are by weights other than 0; a dense runtime gains no time from the zeros\n"
+    yield f"{nonzero:,} MACs ({share:.4f}) are by weights other than 0; a dense runtime gains no time from the zeros"
 
 
-def _certificate(facts: dict[str, Any]) -> str:
-    """Return the line that says what was proved of the compact net; a net without a budget has none."""
+def _certificate(facts: dict[str, Any]) -> Iterator[str]:
+    """Say what was proved of the compact net; a net without a budget has no proof."""
     if "proof" not in facts:
-        return ""
+        return
     proof = facts["proof"]
-    return (
+    yield (
         f"counted alike from {', '.join(facts['counts'])}; masked and compact scores within "
         f"{max(proof['clean'], proof['adversarial']):.1e} ({proof['precision']}) on {proof['n']} clean and "
-        f"{proof['n']} adversarial images\n"
+        f"{proof['n']} adversarial images"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustdeploy.cli.completion import complete_formats
-from robustdeploy.cli.options import RUNS, EvaluationOption, JsonOption, QuietOption, RunArgument, RunsOption
+from robustdeploy.cli.options import RUNS, EvaluationsOption, JsonOption, QuietOption, RunArgument, RunsOption
 
 if TYPE_CHECKING:
     from robustdeploy.core.report import Report
@@ -19,7 +19,7 @@ FormatOption = Annotated[
 
 def report(
     run: RunArgument = None,
-    target: EvaluationOption = None,
+    target: EvaluationsOption = None,
     formats: FormatOption = "html,md,junit",
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
@@ -27,24 +27,26 @@ def report(
 ) -> None:
     """Write, judge and render report.json.
 
-    It is assembled from the sealed stages.
+    It is assembled from the sealed stages, of every target that was evaluated.
     """
-    from robustdeploy.cli.result import accuracy_text, show, verdict_text
+    from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.run import Run
-    from robustdeploy.pipeline import report as reported
+    from robustdeploy.stages.report import report as reported
 
     with TerminalTalk(quiet or as_json) as talk:
         opened = Run.open(run, runs)
         talk.say(f"run {opened.root}")
         chosen = [each.strip() for each in formats.split(",") if each.strip()]
-        written = reported(opened, target, formats=chosen, talk=talk)
-    files = "\n".join(f"{path} is written" for path in written.files)
-    text = f"{accuracy_text(written.report)}\n{verdict_text(written.report.verdict)}\n"
-    text += f"{files}; next: robustdeploy gate {opened.root}{_named(written.report)}"
-    show(text, written.report.model_dump(mode="json"), as_json)
+        written = reported(opened, target or (), formats=chosen, talk=talk)
+    lines = [*accuracy_lines(written.report), *verdict_lines(written.report.verdict)]
+    lines += [f"{path} is written" for path in written.files]
+    lines[-1] += f"; next: robustdeploy gate {opened.root}{_named(written.report)}"
+    show(lines, written.report.model_dump(mode="json"), as_json)
 
 
 def _named(report: Report) -> str:
     """Return the option that names an evaluation under other settings, which ``gate`` must be asked for."""
-    return f" --target {report.evaluation}" if report.overrides else ""
+    from robustdeploy.core.lineage import label_target
+
+    return f" --target {label_target(report)}" if report.label else ""

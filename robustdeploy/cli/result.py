@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NoReturn
 
 import typer
 
 from robustdeploy.cli.streams import shows_everything
 from robustdeploy.errors import RobustdeployError
+from robustdeploy.foreign import json_text, one_line, sentence
 
 
-def show(text: str, document: Any, as_json: bool) -> None:
-    """Print ``text``, or ``document`` when JSON was asked for, on stdout."""
+def show(lines: Iterable[str], document: Any, as_json: bool) -> None:
+    """Print ``lines``, or ``document`` when JSON was asked for, on stdout.
+
+    Each line stays one, whatever words of others are in it.
+    """
     if as_json:
         # An encoding that lacks a character must not change a value: JSON has escapes of its own.
         plain = not shows_everything(sys.stdout)
-        print(json.dumps(document, indent=2, default=str, ensure_ascii=plain, allow_nan=False))
-    elif text:
-        print(text)
+        print(json_text(document, ascii_only=plain, indent=2, default=str, allow_nan=False))
+        return
+    for line in lines:
+        print(sentence(line))
 
 
-def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
     """Return rows of cells as lines with columns of one width; those in ``right`` are aligned at their right side."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -33,26 +38,28 @@ def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
             for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return lines
 
 
 def refuse(error: RobustdeployError, document: Any, as_json: bool) -> NoReturn:
     """End with an error whose findings are the command's document: with JSON that is printed, and nothing beside it."""
     if not as_json:
         raise error
-    show("", document, as_json)
+    show((), document, as_json)
     print(f"error: {error}", file=sys.stderr)
     raise typer.Exit(error.exit_code)
 
 
-def verdict_text(verdict: Any) -> str:
+def verdict_lines(verdict: Any) -> list[str]:
     """Return a verdict as lines: the outcome, what made the evaluation unsound, each rule, and what stands beside."""
     lines = [verdict.headline]
+    if len(verdict.subjects) > 1:
+        lines += [f"  {each.outcome.value:<12} {each.subject}" for each in verdict.subjects]
     lines += [f"  unsound: {reason}" for reason in verdict.reasons]
     lines += [f"  {rule.outcome.value:<12} {rule.rule}: {rule.text}" for rule in verdict.rules]
     lines += [f"  {'warning':<12} {warning}" for warning in verdict.warnings]
     lines += [f"  {'not checked':<12} {unchecked}" for unchecked in verdict.unchecked]
-    return "\n".join(lines)
+    return lines
 
 
 def verdict_document(verdict: Any) -> dict[str, Any]:
@@ -61,33 +68,42 @@ def verdict_document(verdict: Any) -> dict[str, Any]:
     return document
 
 
-def accuracy_text(report: Any) -> str:
-    """Return accuracy per attack as a table: the compact net on the board and on the host, and the dense net."""
-    columns = {"board": ("", "board"), "host": ("", "host"), "dense": ("dense_", "host")}
-    cells = {(row.metric, row.where, row.attack): row for row in report.measurements}
-    attacks = [row.attack for row in report.measurements if row.metric == "robust_accuracy" and row.where == "board"]
+def accuracy_lines(report: Any) -> list[str]:
+    """Return accuracy per attack as a table with a column for each subject."""
+    from robustdeploy.report.evidence import subjects_in_order
+
+    subjects = subjects_in_order(report)
+    cells: dict[tuple[str, str, str | None], Any] = {}
+    for row in report.measurements:
+        cells.setdefault((row.metric, row.subject, row.attack), row)
+    attacks = dict.fromkeys(row.attack for row in report.measurements if row.metric == "robust_accuracy")
+    # The worst case sums the others up.
+    attacks = {**{name: None for name in attacks if name != "worst"}, **attacks}
     n = max((row.n for row in report.measurements if row.metric == "clean_accuracy"), default=0)
-    lines = [f"{f'% [95 % interval], n = {n:,}':<28}" + "".join(f"{name:>22}" for name in columns)]
+    widths = [max(22, len(subject) + 2) for subject in subjects]
+    head = "".join(f"{name:>{width}}" for name, width in zip(subjects, widths, strict=True))
+    lines = [f"{f'% [95 % interval], n = {n:,}':<28}{head}"]
     for attack in (None, *attacks):
-        line = f"{attack or 'clean':<28}"
-        for prefix, where in columns.values():
-            metric = prefix + ("clean_accuracy" if attack is None else "robust_accuracy")
-            line += f"{_share(cells.get((metric, where, attack))):>22}"
+        line = f"{one_line(attack or 'clean'):<28}"
+        metric = "clean_accuracy" if attack is None else "robust_accuracy"
+        for subject, width in zip(subjects, widths, strict=True):
+            line += f"{_share(cells.get((metric, subject, attack))):>{width}}"
         lines.append(line)
-    return "\n".join([*lines, *_balance(report, len(columns))])
+    return [*lines, *_balance(report, dict(zip(subjects, widths, strict=True)))]
 
 
-def _balance(report: Any, columns: int) -> list[str]:
+def _balance(report: Any, widths: dict[str, int]) -> list[str]:
     """Return balanced accuracies, and what a constant answer reaches, where the classes are of unequal size."""
     from robustdeploy.report.evidence import BALANCE, is_unbalanced
 
     if not is_unbalanced(report):
         return []
-    names = dict(
-        zip(BALANCE, ("clean, classes alike", "worst, classes alike", "always the largest class"), strict=True)
-    )
-    rows = [row for row in report.measurements if row.metric in BALANCE]
-    return [f"{names[row.metric]:<28}{_share(row):>22}" + f"{'-':>22}" * (columns - 1) for row in rows]
+    words = ("clean, classes alike", "worst, classes alike", "always the largest class")
+    lines = []
+    for metric, name in zip(BALANCE, words, strict=True):
+        rows = {row.subject: row for row in report.measurements if row.metric == metric}
+        lines.append(f"{name:<28}" + "".join(f"{_share(rows.get(each)):>{width}}" for each, width in widths.items()))
+    return lines
 
 
 def _share(row: Any) -> str:

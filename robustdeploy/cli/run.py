@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import typer
 
 from robustdeploy.cli.options import (
+    HOST,
     RUNS,
     DataOption,
     ForceOption,
@@ -23,14 +23,14 @@ from robustdeploy.cli.options import (
     SetOption,
     SkipOption,
     StartOption,
-    TargetOption,
+    TargetsOption,
     overrides,
 )
 
 
 def run(
     recipe: RecipeArgument = "digits-resnet8",
-    target: TargetOption = "host-cpu",
+    target: TargetsOption = None,
     ops_target: OpsOption = None,
     params_target: ParamsOption = None,
     memory_target: MemoryOption = None,
@@ -47,13 +47,15 @@ def run(
 ) -> None:
     """Go all the way, from a recipe to the verdict.
 
-    Prunes, exports, evaluates, reports and gates; what is done already is skipped.
+    Prunes, exports, evaluates, reports and gates; what is done already is skipped. Several targets are told in one
+    report, and one that is lost does not stop the others.
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
-    from robustdeploy import pipeline
-    from robustdeploy.cli.result import accuracy_text, show, verdict_text
+    from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
     from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.asked import check_targets, recipe_for
+    from robustdeploy.core.lineage import label_target
     from robustdeploy.core.load import load_target
     from robustdeploy.core.plain import plain
     from robustdeploy.preflight import check_training, remarks
@@ -61,29 +63,29 @@ def run(
     from robustdeploy.train.launch import follows
 
     with TerminalTalk(quiet or as_json) as talk:
-        goal = load_target(target)
+        goals = [load_target(each) for each in target or [HOST]]
+        check_targets(goals)
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         # Of several processes one has the run's folder already.
         check = None if follows() else partial(check_training, runs=runs, name=name)
-        loaded = pipeline.recipe_for(recipe, target=goal, overrides=more, before=check)
+        loaded = recipe_for(recipe, targets=goals, overrides=more, before=check)
+        from robustdeploy import api  # whatever can be refused without torch has been
+
         if follows():
-            pipeline.follow(loaded)
+            api.follow(loaded)
             return
         for remark in remarks(loaded):
             talk.say(f"note: {remark}")
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
-        made = pipeline.prune(loaded, target=goal, runs=runs, name=name, force=force, talk=talk)
-        pipeline.export(made, goal, force=force, trust=[loaded.net], talk=talk)
-        outcomes = pipeline.evaluate(made, goal, settings=loaded.evaluate, force=force, trust=[loaded.net], talk=talk)
-        written = pipeline.report(made, outcomes.path.parent.name, talk=talk)
-        if plain(loaded.gate) != plain(made.recipe.gate):
+        written = api.run(loaded, goals, runs=runs, name=name, force=force, talk=talk)
+        report = written.report
+        if plain(loaded.gate) != plain(report.rules):
             # The run keeps its own gate; what was asked for here decides here.
-            stored, written = written, replace(written, report=judged_by(written.report, loaded.gate))
-            talk.say(f"note: judged by the rules given now; by the run's own it is {stored.report.verdict.headline}")
-    verdict = written.report.verdict
+            talk.say(f"note: judged by the rules given now; by the run's own it is {report.verdict.headline}")
+            report = judged_by(report, loaded.gate)
     page = next((path for path in written.files if path.suffix == ".html"), written.files[0])
-    named = f" --target {written.report.evaluation}" if written.report.overrides else ""
-    text = f"{accuracy_text(written.report)}\n{verdict_text(verdict)}\n"
-    text += f"{page} is written; open it, or judge again: robustdeploy gate {made.root}{named}"
-    show(text, written.report.model_dump(mode="json"), as_json)
-    raise typer.Exit(verdict.outcome.exit_code)
+    named = f" --target {label_target(report)}" if report.label else ""
+    lines = [*accuracy_lines(report), *verdict_lines(report.verdict)]
+    lines += [f"{page} is written; open it, or judge again: robustdeploy gate {page.parent}{named}"]
+    show(lines, report.model_dump(mode="json"), as_json)
+    raise typer.Exit(report.verdict.outcome.exit_code)

@@ -27,4 +27,4 @@ def schema(noun: NounArgument = "recipe", as_json: JsonOption = False) -> None:
     if noun not in KINDS:
         raise UsageError(f"there is no schema of '{noun}'{did_you_mean(noun, KINDS)} (schemas: {', '.join(KINDS)})")
     kind: Any = noun
-    show("", schema_of(kind), as_json=True)
+    show((), schema_of(kind), as_json=True)

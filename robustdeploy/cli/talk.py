@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from robustdeploy.cli.streams import Stream
+from robustdeploy.foreign import one_line, sentence
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -45,8 +48,12 @@ class TerminalTalk:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[numbers]}"),
             )
-            self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
+            # What rich draws passes as it is. Its progress display takes stderr meanwhile, and what others print there
+            # comes back through it: that is made printable first.
+            drawn = Console(file=getattr(sys.stderr, "steering", sys.stderr))
+            self._bars = Progress(*columns, console=drawn, transient=True)
             self._bars.start()
+            sys.stderr = Stream(sys.stderr)
         return self
 
     def __exit__(
@@ -56,11 +63,12 @@ class TerminalTalk:
             self._bars.stop()
 
     def say(self, line: str) -> None:
-        """Say one line."""
+        """Say one line; words of others in it begin no other."""
         if self._quiet:
             return
+        line = sentence(line)
         if self._bars is not None:
-            self._bars.console.print(line, markup=False, highlight=False)
+            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
@@ -86,7 +94,9 @@ class TerminalTalk:
 
     def _move_bar(self, bars: Progress, what: str, done: int, total: int) -> None:
         if what not in self._tasks:
-            self._tasks[what] = bars.add_task(what, total=total, numbers="")
+            from rich.markup import escape
+
+            self._tasks[what] = bars.add_task(escape(one_line(what)), total=total, numbers="")
         text = ", ".join(_of_training(self._numbers[what]))
         bars.update(self._tasks[what], completed=done, total=total, visible=done < total, numbers=text)
 

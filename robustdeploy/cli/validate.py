@@ -9,10 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from robustdeploy.cli.completion import complete_yaml
 from robustdeploy.cli.options import JsonOption
 
 FilesArgument = Annotated[
-    list[Path], typer.Argument(metavar="FILE…", help="Recipe, target or gate files, or folders of them.")
+    list[Path],
+    typer.Argument(
+        metavar="FILE…", help="Recipe, target or gate files, or folders of them.", autocompletion=complete_yaml
+    ),
 ]
 
 
@@ -30,10 +34,10 @@ def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
             _check(file)
             problems[str(file)] = []
         except UsageError as error:
-            problems[str(file)] = str(error).splitlines()
+            problems[str(file)] = list(error.args)
     if wrong := [line for found in problems.values() for line in found]:
-        refuse(RecipeError("\n".join(wrong)), problems, as_json)
-    show("\n".join(f"{file}: ok" for file in problems), problems, as_json)
+        refuse(RecipeError(*wrong), problems, as_json)
+    show((f"{file}: ok" for file in problems), problems, as_json)
 
 
 def _all(files: list[Path]) -> list[Path]:
@@ -52,6 +56,7 @@ def _all(files: list[Path]) -> list[Path]:
 
 def _check(file: Path) -> None:
     from robustdeploy.core.load import kind_of_file, load_recipe, load_target
+    from robustdeploy.foreign import sentence
     from robustdeploy.preflight import check_recipe, remarks
     from robustdeploy.report.load import load_report, load_rules
 
@@ -64,5 +69,26 @@ def _check(file: Path) -> None:
     }
     kind = kind_of_file(file)
     loaded = loaders[kind](file)
+    if kind == "recipe":
+        _check_rules(file, loaded)
     for remark in remarks(loaded) if kind == "recipe" else ():
-        print(f"note: {file}: {remark}", file=sys.stderr)
+        print(sentence(f"note: {file}: {remark}"), file=sys.stderr)
+
+
+def _check_rules(file: Path, recipe: Any) -> None:
+    """Hold a recipe's rules against its data set where that is here: number of images, names of classes, costs."""
+    from robustdeploy.errors import DataError, RecipeError
+    from robustdeploy.preflight import check_rules
+
+    try:
+        check_rules(recipe, dense=_dense_costs)
+    except RecipeError as error:
+        raise RecipeError(*(f"{file}: {line}" for line in str(error).splitlines())) from error
+    except DataError:  # the data set is somewhere else, so nothing is known of it
+        pass
+
+
+def _dense_costs(recipe: Any) -> Any:
+    from robustdeploy.stages.train import dense_costs
+
+    return dense_costs(recipe)

@@ -22,7 +22,5 @@ def verify(run: RunArgument = None, runs: RunsOption = RUNS, as_json: JsonOption
     problems = [*verify_run(root), *changed]
     document = {"run": str(root), "problems": problems, "notes": notes}
     if problems:
-        refuse(ArtifactError("\n".join(problems)), document, as_json)
-    text = "".join(f"{note}\n" for note in notes)
-    text += f"{root}: the ledger, every manifest and every output are as they were written"
-    show(text, document, as_json)
+        refuse(ArtifactError(*problems), document, as_json)
+    show([*notes, f"{root}: the ledger, every manifest and every output are as they were written"], document, as_json)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from robustdeploy.core.complaint import decimal_comma, shown
-from robustdeploy.core.model import number_from_text
+from robustdeploy.core.model import LONGEST_NUMBER, number_from_text
 
 _SCALE = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d{1,2}))?"
@@ -30,7 +30,7 @@ def _number(pattern: re.Pattern[str], examples: str, value: Any) -> Any:
     """Turn a text such as ``12.2M`` into a float; leave what is no text, and ``8/255``, to the usual ways."""
     if not isinstance(value, str) or isinstance(value := number_from_text(value), float):
         return value
-    if (match := pattern.fullmatch(value)) is None:
+    if len(value) > LONGEST_NUMBER or (match := pattern.fullmatch(value)) is None:
         raise _refusal(examples, value)
     # Decimal, because 12.2 times a million is not a whole number in binary.
     number = Decimal(match[1]) * Decimal(10) ** int(match[2] or 0)

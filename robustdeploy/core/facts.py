@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustdeploy.core.complaint import complaint
+from robustdeploy.core.subject import DENSE, IMPORTED, PRUNED
 from robustdeploy.errors import ArtifactError
 
 _Count = Annotated[int, Field(ge=0, le=2**63)]
@@ -90,3 +91,10 @@ def check_facts(place: str, facts: Mapping[str, Any], where: str) -> None:
         first = error.errors()[0]
         name = ".".join(map(str, ("facts", *first["loc"])))
         raise ArtifactError(f"{where}: {name} {complaint(first, kind)}, so it was edited") from error
+
+
+def own_net(training: Mapping[str, Any]) -> str:
+    """Return what subjects call the net that a run trained or took over, by the facts of its manifest."""
+    if "adopted" in training.get("data", {}):
+        return IMPORTED
+    return PRUNED if training.get("channels") else DENSE

@@ -15,6 +15,7 @@ from typing import Any
 
 from robustdeploy.core.reading import no_file
 from robustdeploy.errors import ArtifactError, StorageError
+from robustdeploy.foreign import json_text
 
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR}
 
@@ -26,7 +27,7 @@ def canonical_json(value: Any) -> str:
 
 def sha256_of_text(text: str) -> str:
     """Return the SHA-256 of ``text`` in UTF-8, as hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def sha256_of_file(path: Path) -> str:
@@ -38,6 +39,24 @@ def sha256_of_file(path: Path) -> str:
         raise ArtifactError(f"cannot read {path}: it is {found}, not a file")
     with os.fdopen(handle, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of a run that is written in place; a link or a pipe where it should be is an ArtifactError.
+
+    Through a link in a run that somebody sent, any file of the user's would be written to.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+        raise ArtifactError(f"{path} is a link or no file, and nothing is written there; remove it") from error
+    about = os.fstat(handle)
+    if no_file(about.st_mode) or about.st_nlink > 1:
+        os.close(handle)
+        raise ArtifactError(f"{path} is a link or no file, and nothing is written there; remove it")
+    return handle
 
 
 def hash_or_reason(path: Path) -> str:
@@ -110,9 +129,9 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
 
 def atomic_write_text(path: Path, content: str) -> None:
     """Replace ``path`` by ``content`` in UTF-8 in one step."""
-    atomic_write_bytes(path, content.encode())
+    atomic_write_bytes(path, content.encode(errors="surrogatepass"))
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by ``value`` as indented JSON in one step; NaN and infinity are a ValueError."""
-    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write_text(path, json_text(value, indent=2, allow_nan=False) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from robustdeploy.core.limit import BUDGET, Limit, LimitOrBudget, with_units
 from robustdeploy.core.model import Noun
+from robustdeploy.core.subject import SubjectName, SubjectPattern
 
 
 class Outcome(StrEnum):
@@ -36,7 +37,9 @@ class Rule(Noun):
     """Attack label of the row, e.g. ``pgd-50-10``; ``worst`` is the worst case over all attacks."""
     class_name: Annotated[str, Field(coerce_numbers_to_str=True)] | None = None
     """Class of the row, for metrics that are measured class by class; unset: every class must meet the rule."""
-    where: Literal["host", "board"] = "board"
+    subject: SubjectPattern | None = None
+    """Subjects it speaks of, as ``net/precision@place`` with ``*`` for any, e.g. ``dense/fp32@torch``. Unset: the run's
+    own net (``pruned/*@*`` where it was pruned), on every target and in every precision."""
     at_least: Limit | None = None
     at_most: LimitOrBudget | None = None
     """``budget`` is what the recipe's budget allows of this cost; a number, ``95 %`` and ``20 ms`` are accepted."""
@@ -49,8 +52,8 @@ class Rule(Noun):
 
     @model_validator(mode="before")
     @classmethod
-    def _limits_in_units(cls, given: Any) -> Any:
-        return with_units(given)
+    def _as_written(cls, given: Any) -> Any:
+        return with_units(_in_subjects(given))
 
     @property
     def by_budget(self) -> bool:
@@ -62,6 +65,17 @@ class Rule(Noun):
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError(f"rule {self.id} needs exactly one of at_least and at_most")
         return self
+
+
+def _in_subjects(given: Any) -> Any:
+    """Return a rule of the first schema, which said ``where`` and had ``dense_`` metrics, in the words of this one."""
+    if not isinstance(given, Mapping) or given.get("where") not in ("host", "board"):
+        return given
+    rule = {name: value for name, value in given.items() if name != "where"}
+    if given["where"] == "host":
+        net = "dense" if str(rule.get("metric")).startswith("dense_") else "pruned"
+        rule |= {"metric": str(rule.get("metric")).removeprefix("dense_"), "subject": f"{net}/fp32@torch"}
+    return rule
 
 
 class Gate(Noun):
@@ -83,18 +97,29 @@ def check_ids(rules: Sequence[Rule]) -> None:
 
 
 class RuleVerdict(Noun):
-    """The outcome of one rule and the evidence behind it."""
+    """The outcome of one rule for one subject, and the evidence behind it."""
 
     rule: str
+    subject: SubjectName | None = None
+    """None where the rule selects no subject of the report."""
     outcome: Outcome
     text: str
     """One sentence: what was required, what was measured, with n and interval."""
 
 
+class SubjectVerdict(Noun):
+    """The outcome of all rules on one subject."""
+
+    subject: SubjectName
+    outcome: Outcome
+
+
 class Verdict(Noun):
-    """The outcome of all rules together."""
+    """The outcome of all rules together: that of the subject for which it is worst."""
 
     outcome: Outcome
+    subjects: tuple[SubjectVerdict, ...] = ()
+    """One outcome for each subject that a rule speaks of."""
     reasons: tuple[str, ...] = ()
     """What made the evaluation itself unsound; non-empty only for INCONCLUSIVE."""
     rules: tuple[RuleVerdict, ...] = ()

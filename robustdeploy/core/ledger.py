@@ -7,7 +7,6 @@ before. A kill in the middle of a write leaves a last line without its newline; 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from robustdeploy.core.files import canonical_json, sha256_of_text, storage_errors, sync_file
+from robustdeploy.core.files import canonical_json, open_own, sha256_of_text, storage_errors, sync_file
 from robustdeploy.core.model import Noun
+from robustdeploy.core.reading import parse_json, read_bounded
 from robustdeploy.errors import ArtifactError
 
 _START = "0" * 64
@@ -65,13 +65,13 @@ class Ledger:
         """Add one event and force it to the disk; a broken chain is an ArtifactError, a full disk a StorageError."""
         with storage_errors(self.path):
             new = not self.path.exists()
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            handle = open_own(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
                 # Two processes may enter something at once; the kernel frees this when the handle closes.
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 self._cut_torn_line()
                 record = self._next(event, data)
-                _write_all(handle, (canonical_json(record.model_dump()) + "\n").encode())
+                _write_all(handle, (canonical_json(record.model_dump()) + "\n").encode(errors="surrogatepass"))
                 os.fsync(handle)
             finally:
                 os.close(handle)
@@ -110,14 +110,14 @@ class Ledger:
         if not self.path.is_file():
             raise ArtifactError(f"{self.path} is no file, so the ledger of this run cannot be read; put it back")
         try:
-            return self.path.read_bytes().split(b"\n")[:-1]
-        except OSError as error:
-            raise ArtifactError(f"{self.path} cannot be read ({error.strerror}); make it readable") from error
+            return read_bounded(self.path).split(b"\n")[:-1]
+        except ArtifactError as error:
+            raise ArtifactError(f"{error}; make it readable") from error
 
     def _record(self, number: int, line: bytes) -> Record:
         try:
-            return Record.model_validate(json.loads(line))
-        except (ValueError, ValidationError, RecursionError) as error:
+            return Record.model_validate(parse_json(line, "the line"))
+        except (ArtifactError, ValidationError) as error:
             raise self._broken(number, "is not a ledger's line") from error
 
     def _broken(self, number: int, what: str) -> ArtifactError:

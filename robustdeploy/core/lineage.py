@@ -7,9 +7,10 @@ from pathlib import Path
 
 from robustdeploy.core.manifest import FILE_NAME, Manifest
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.report import Report
+from robustdeploy.core.report import Evidence, Report
 from robustdeploy.core.settings import DEVICE, as_options, overrides, target_of
 
+ATTACKS, FOUND = "attacks", "attacks.npz"
 Manifests = Mapping[str, Manifest]
 """The manifests of the finished stages by their folders in the run, e.g. ``export/host-cpu``."""
 
@@ -24,10 +25,22 @@ def sources_of(place: str) -> dict[str, tuple[str, str]]:
         return {
             "net": ("train", "model.safetensors"),
             "prints": ("train", "prints.npz"),
-            "dense": ("dense", "model.safetensors"),
             "onnx": (export, "model.onnx"),
         }
+    if kind == ATTACKS:
+        return {"net": ("train", "model.safetensors"), "dense": ("dense", "model.safetensors")}
     return {}
+
+
+def attacks_behind(evaluation: Manifest) -> tuple[str, ...]:
+    """Return the folders with what was found in torch and replayed in an evaluation."""
+    return tuple(name for name in evaluation.inputs if name.startswith(f"{ATTACKS}/"))
+
+
+def places_behind(evaluation: str, made: Manifests) -> tuple[str, ...]:
+    """Return all folders that an evaluation rests on, those of the attacks that it replays among them."""
+    *before, device = behind(evaluation)
+    return (*before, *(attacks_behind(made[device]) if device in made else ()), device)
 
 
 def behind(evaluation: str) -> tuple[str, ...]:
@@ -39,7 +52,8 @@ def stale(root: Path, place: str, made: Manifests, recipe: Recipe) -> list[str]:
     """Compare what the stage in ``place`` read with what is there now; one sentence says what to do, or none."""
     manifest, kind = made[place], place.partition("/")[0]
     found = []
-    for name, (source, output) in sources_of(place).items():
+    replayed = {name: (name, FOUND) for name in attacks_behind(manifest)}
+    for name, (source, output) in {**sources_of(place), **replayed}.items():
         if name not in manifest.inputs:
             continue
         if source not in made:
@@ -58,6 +72,8 @@ def stale(root: Path, place: str, made: Manifests, recipe: Recipe) -> list[str]:
 def _again(root: Path, place: str, made: Manifests, recipe: Recipe) -> str:
     kind, _, name = place.partition("/")
     target = target_of(name)
+    if kind == ATTACKS:
+        return "`robustdeploy evaluate` finds it again"
     command = f"robustdeploy {'export' if kind == 'export' else 'evaluate'} {root} --target {target}"
     export = f"export/{target}"
     if kind == DEVICE:
@@ -74,30 +90,50 @@ def report_problems(
 
     ``recipes`` holds the SHA-256 that the run's recipe may have in it, ``files`` those of files by path.
     """
-    evaluation = report.evaluation or report.target
-    _, train, export, device = behind(evaluation)
-    missing = [place for place in (train, export, device) if place not in made]
-    again = f"`robustdeploy report {root} --target {evaluation}` writes it again"
+    asked = f" --target {named}" if (named := label_target(report)) else ""
+    again = f"`robustdeploy report {root}{asked}` writes it again"
+    common = {
+        "recipe": report.sha256.get("recipe") if report.sha256.get("recipe") in recipes or not recipes else "another",
+        "net": made["train"].outputs.get("model.safetensors") if "train" in made else None,
+        "training manifest": files.get(f"train/{FILE_NAME}"),
+    }
+    told = [_out_of_date("", report.sha256, common)] if "train" in made else []
+    if "train" not in made:
+        told = [f"the report is out of date: {root / 'train'} is not finished any more"]
+    for each in report.deployed:
+        if each.evaluation:
+            told.append(_evidence_problem(root, each, made, files))
+    return [f"{problem}; {again}" for problem in dict.fromkeys(told) if problem]
+
+
+def label_target(report: Report) -> str:
+    """Return what names the report among those of a run: nothing for the recipe's own evaluation."""
+    evaluations = [each.evaluation.partition("/")[2] for each in report.deployed if each.evaluation]
+    return evaluations[0] if report.label and evaluations else ""
+
+
+def _evidence_problem(root: Path, evidence: Evidence, made: Manifests, files: Mapping[str, str]) -> str:
+    """Compare what a report says that a subject's numbers rest on with what is there now."""
+    evaluation = evidence.evaluation.partition("/")[2]
+    _, _, export, device = behind(evaluation)
+    missing = [place for place in (export, device) if place not in made]
     if missing:
-        return [f"the report on {evaluation} is out of date: {root / missing[0]} is not finished any more; {again}"]
+        return f"the report on {evaluation} is out of date: {root / missing[0]} is not finished any more"
     found = {
-        "net": made[train].outputs.get("model.safetensors"),
         "onnx": made[export].outputs.get("model.onnx"),
         "bundle": made[export].outputs.get("bundle.zip"),
         "agent": made[device].inputs.get("agent"),  # built anew for each evaluation, of what is installed then
         "engine": made[device].facts.get("engine"),
         "outcomes": made[device].outputs.get("outcomes.npz"),
-        "training manifest": files.get(f"{train}/{FILE_NAME}"),
         "export manifest": files.get(f"{export}/{FILE_NAME}"),
         "evaluation manifest": files.get(f"{device}/{FILE_NAME}"),
     }
-    other = [name for name, now in found.items() if name in report.subject and report.subject[name] != now]
-    other += ["recipe"] if recipes and report.subject.get("recipe", next(iter(recipes))) not in recipes else []
-    if not other:
-        return []
-    return [
-        f"the report on {evaluation} is out of date: it is about another {', '.join(other)} than is there now; {again}"
-    ]
+    return _out_of_date(f" on {evaluation}", evidence.sha256, found)
+
+
+def _out_of_date(on: str, held: Mapping[str, str], found: Mapping[str, str | None]) -> str:
+    other = [name for name, now in found.items() if name in held and held[name] != now]
+    return f"the report{on} is out of date: it is about another {', '.join(other)} than is there now" if other else ""
 
 
 def chain_problems(root: Path, places: Sequence[str], made: Manifests, recipe: Recipe) -> Iterator[str]:

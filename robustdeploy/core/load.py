@@ -135,7 +135,8 @@ def _extended(source: Source) -> Source:
     try:
         base = _source("targets", beside if beside.suffix in (".yaml", ".yml") else parent)
     except RecipeError as error:
-        raise RecipeError(str(Problem(source.mark(("extends",)), ("extends",), str(error)))) from error
+        text = "; ".join(error.args)
+        raise RecipeError(str(Problem(source.mark(("extends",)), ("extends",), text))) from error
     if "extends" in base.data:
         text = f"{base.label} extends another target itself; one level is the limit"
         raise RecipeError(str(Problem(source.mark(("extends",)), ("extends",), text)))
@@ -184,7 +185,7 @@ def _validated(
     if noun is None or problems:
         # Overrides come after the file: their label starts with dashes.
         ordered = sorted(problems, key=lambda p: (p.mark.label.startswith("--"), p.mark))
-        raise RecipeError("\n".join(dict.fromkeys(map(str, ordered))))
+        raise RecipeError(*dict.fromkeys(map(str, ordered)))
     return noun
 
 

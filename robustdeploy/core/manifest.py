@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from robustdeploy.core.files import canonical_json, hash_or_reason, lies_in, sha256_of_file, sha256_of_text
-from robustdeploy.core.foreign import one_line
 from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import read_json
 from robustdeploy.errors import ArtifactError
+from robustdeploy.foreign import one_line
 
 FILE_NAME = "manifest.json"
 _PACKAGES = ("numpy", "torch", "torchvision", "torch_pruning", "onnx", "onnxruntime", "safetensors", "scipy")

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-Where = Literal["host", "board"]
-_BOTH: Final[tuple[Where, ...]] = ("host", "board")
-_BOARD: Final[tuple[Where, ...]] = ("board",)
+Place = Literal["torch", "target"]
+"""The host's reference, or wherever a net is deployed."""
+_BOTH: Final[tuple[Place, ...]] = ("torch", "target")
+_DEPLOYED: Final[tuple[Place, ...]] = ("target",)
 _SHARE = "fraction"
 
 
@@ -23,7 +24,7 @@ class Metric:
     """One line, for people."""
     higher_is_better: bool | None = None
     """None where neither end is the better one."""
-    where: tuple[Where, ...] = ("board",)
+    places: tuple[Place, ...] = ("target",)
     attacked: Literal["never", "maybe", "always"] = "never"
     """Whether its rows name an attack: ``maybe`` has rows with and rows without."""
     worst: bool = False
@@ -47,16 +48,16 @@ class Metric:
         return self.unit == _SHARE and self.high == 1
 
 
-def _accuracy(name: str, meaning: str, where: tuple[Where, ...] = _BOTH) -> Metric:
-    return Metric(name, _SHARE, meaning, higher_is_better=True, where=where, high=1)
+def _accuracy(name: str, meaning: str, places: tuple[Place, ...] = _BOTH) -> Metric:
+    return Metric(name, _SHARE, meaning, higher_is_better=True, places=places, high=1)
 
 
-def _robust(name: str, meaning: str, where: tuple[Where, ...] = _BOTH) -> Metric:
-    return Metric(name, _SHARE, meaning, True, where, "always", worst=True, high=1)
+def _robust(name: str, meaning: str, places: tuple[Place, ...] = _BOTH) -> Metric:
+    return Metric(name, _SHARE, meaning, True, places, "always", worst=True, high=1)
 
 
 def _worst(name: str, meaning: str) -> Metric:
-    return replace(_robust(name, meaning, _BOARD), by_attack=False)
+    return replace(_robust(name, meaning, _DEPLOYED), by_attack=False)
 
 
 def _cost(name: str, unit: str, meaning: str, limited_by: Literal["ops", "params", "memory"]) -> Metric:
@@ -74,24 +75,22 @@ def _latency(percentile: str, meaning: str) -> Metric:
 _ALL = (
     _accuracy("clean_accuracy", "share of test images labelled right"),
     _robust("robust_accuracy", "share right as they are and under `attack`; `worst` is per image over all attacks"),
-    _accuracy("balanced_clean_accuracy", "mean of the classes' clean accuracies, each class counting alike", _BOARD),
+    _accuracy("balanced_clean_accuracy", "mean of the classes' clean accuracies, each class counting alike", _DEPLOYED),
     _worst("balanced_robust_accuracy", "mean of the classes' robust accuracies under `worst`"),
     Metric("majority_baseline", _SHARE, "share of the largest class, which a constant answer reaches", high=1),
     replace(
-        _accuracy("class_clean_accuracy", "clean accuracy of a class; without `class_name` a rule asks all", _BOARD),
+        _accuracy("class_clean_accuracy", "clean accuracy of a class; without `class_name` a rule asks all", _DEPLOYED),
         by_class=True,
     ),
     replace(
         _worst("class_robust_accuracy", "robust accuracy of one class under `worst`, in the same way"), by_class=True
     ),
-    _accuracy("dense_clean_accuracy", "`clean_accuracy` of the dense net", ("host",)),
-    _robust("dense_robust_accuracy", "`robust_accuracy` of the dense net, attacked in the same way", ("host",)),
     # No side is the better one: it should be high at the threat's own radius and vanish at several times that.
     Metric(
         "robust_accuracy_at_eps",
         _SHARE,
         "share right under PGD-10 at the `eps` in its conditions, on the first `evaluate.curve_limit` images",
-        where=_BOTH,
+        places=_BOTH,
         attacked="always",
         high=1,
         support="curve",
@@ -99,14 +98,19 @@ _ALL = (
     Metric(
         "top1_agreement",
         _SHARE,
-        "share of images that board and host label alike; with `attack`, of that attack's images",
+        "share of images that the target and torch label alike; with `attack`, of that attack's images",
         higher_is_better=True,
         attacked="maybe",
         high=1,
     ),
     Metric("attack_queries", "queries per image", "mean spent by a query attack", attacked="always", bounded=False),
     Metric(
-        "parity_max_abs", "logits", "largest difference between torch and ONNX Runtime", False, ("host",), bounded=False
+        "parity_max_abs",
+        "logits",
+        "largest difference between torch and ONNX Runtime",
+        False,
+        ("torch",),
+        bounded=False,
     ),
     _cost("ops", "MACs", "MACs of the compact net; counted, not sampled, as are the costs below", "ops"),
     _cost_share("ops_fraction", "`ops` over the dense net's", "ops"),

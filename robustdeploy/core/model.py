@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+LONGEST_NUMBER = 100
+"""Characters of a number in words; a longer text is none, and would only take time to search."""
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 
 
 def number_from_text(value: Any) -> Any:
     """Turn ``"8/255"`` into a float and leave anything else alone; a zero denominator is a ValueError."""
-    if isinstance(value, str) and (match := _FRACTION.fullmatch(value)):
+    if isinstance(value, str) and len(value) <= LONGEST_NUMBER and (match := _FRACTION.fullmatch(value)):
         if float(match[2]) == 0:
             raise ValueError(f"{value.strip()} divides by zero")
         return float(match[1]) / float(match[2])

@@ -8,23 +8,28 @@ from typing import Any
 from robustdeploy.core.complaint import Place, keys_at, shown
 from robustdeploy.core.plain import plain, value_at
 from robustdeploy.core.recipe import Choice, Recipe
-from robustdeploy.core.yaml_source import Mark, Problem, Source, value_from_text
+from robustdeploy.core.yaml_source import MAX_DEPTH, Mark, Problem, Source, value_from_text
 from robustdeploy.errors import RecipeError
 
+_MOST_SHOWN = 200
+"""Characters of an override that a message repeats."""
 _INDEX = re.compile(r"\[(\d+)\]")
 """``attacks[1]``, as messages write it, for ``attacks.1``."""
 
 
 def apply_override(source: Source, override: str) -> None:
     """Lay ``a.b=c`` over the values; what is wrong with it is noted under ``--set a.b=c``."""
-    mark = Mark(f"--set {override}")
+    mark = Mark(f"--set {override if len(override) <= _MOST_SHOWN else override[:_MOST_SHOWN] + '…'}")
     path, equals, text = override.partition("=")
     steps = _INDEX.sub(r".\1", path.strip()).split(".")
     if not equals or not all(steps):
         source.problems.append(Problem(mark, (), "must look like budget.ops=0.3"))
         return
+    if len(steps) > MAX_DEPTH:
+        source.problems.append(Problem(mark, (), f"leads deeper than {MAX_DEPTH} levels"))
+        return
     if steps[0] not in Recipe.model_fields and (home := _home(steps[0])):
-        source.problems.append(Problem(mark, (steps[0],), f"unknown key; did you mean {home}={text}?"))
+        source.problems.append(Problem(mark, (steps[0],), f"unknown key; did you mean {home}={text[:_MOST_SHOWN]}?"))
         return
     try:
         value = value_from_text(text, mark.label)
@@ -55,9 +60,9 @@ def _step(source: Source, holder: Any, place: Place, step: str, mark: Mark) -> P
         return (*place, step)
     if not isinstance(holder, list):
         source.problems.append(Problem(mark, place, f"is {shown(holder)}, which has no keys"))
-    elif not (step.isdecimal() and int(step) < len(holder)):
+    elif not (step.isdecimal() and len(step) < 9 and int(step) < len(holder)):
         there = f"it has {len(holder)}, counted from 0"
-        source.problems.append(Problem(mark, place, f"there is no item {step}; {there}"))
+        source.problems.append(Problem(mark, place, f"there is no item {step[:20]}; {there}"))
     else:
         return (*place, int(step))
     return ()

@@ -5,7 +5,6 @@ Files are compared with the ledger where that is cheap: manifests and the report
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,9 +15,13 @@ from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.given import runs_below
 from robustdeploy.core.ledger import Ledger, Record
 from robustdeploy.core.manifest import FILE_NAME
+from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.reading import read_bounded, read_json
+from robustdeploy.core.report import SCHEMA_VERSION
 from robustdeploy.core.run import LATEST, holder
 from robustdeploy.core.settings import is_own
 from robustdeploy.core.stage import sealed_manifests
+from robustdeploy.core.subject import places_of, selects
 from robustdeploy.core.verify import LEDGER, RECIPE
 from robustdeploy.core.yaml_source import source_from_file
 from robustdeploy.errors import ArtifactError, RecipeError
@@ -34,7 +37,7 @@ _FIGURES = {
     "ops": ("ops_fraction", None),
     "p99_ms": ("latency_ms.p99", None),
 }
-"""What is shown of a report: metric and attack, on the board."""
+"""What is shown of a report: metric and attack, of the run's own net on the target where it is worst."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Overview:
     process: str | None
     """Number of the process that works in it."""
     latest: bool
-    target: str | None
+    targets: tuple[str, ...]
     verdict: str | None
     warnings: int
     clean: float | None
@@ -73,19 +76,39 @@ def overviews(runs: Path) -> list[Overview]:
 def overview(root: Path, *, latest: bool = False) -> Overview:
     """Return where the run at ``root`` stands."""
     process = holder(root)
-    report: Mapping[str, Any] = {}
     updated = None
     state: State
     try:
         records = Ledger(root / LEDGER).records()
-        updated = records[-1].time if records else None
+        updated = _utc(records[-1].time) if records else None
         problem = "" if process else _damage(root, records)
         state, detail = ("damaged", problem) if problem else _state(root, records, process is not None)
         report = _report(root) if state == "reported" else {}
+        return _of(root, state, detail, process, latest, updated, report)
     except (ArtifactError, RecipeError) as error:
-        state, detail = "damaged", str(error)
+        detail = "; ".join(error.args)
     except OSError as error:
-        state, detail = "damaged", f"cannot be read: {error.strerror}"
+        detail = f"cannot be read: {error.strerror}"
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        updated, detail = None, f"{LEDGER} or {REPORT} holds what robustdeploy does not write"
+    return _of(root, "damaged", detail, process, latest, updated, {})
+
+
+def _utc(time: str) -> str:
+    if datetime.fromisoformat(time).tzinfo is None:
+        raise ValueError("a time without its zone")
+    return time
+
+
+def _of(
+    root: Path,
+    state: State,
+    detail: str,
+    process: str | None,
+    latest: bool,
+    updated: str | None,
+    report: Mapping[str, Any],
+) -> Overview:
     return Overview(
         name=root.name,
         folder=str(root),
@@ -93,11 +116,11 @@ def overview(root: Path, *, latest: bool = False) -> Overview:
         detail=detail,
         process=process,
         latest=latest,
-        target=report.get("target"),
-        verdict=report.get("verdict", {}).get("outcome"),
+        targets=tuple(places_of(each["subject"] for each in report.get("subjects", ()))),
+        verdict=str(report["verdict"]["outcome"]) if report else None,
         warnings=len(report.get("verdict", {}).get("warnings", ())),
         updated=updated,
-        **_figures(report.get("measurements", ())),
+        **_figures(report.get("measurements", ()), str(report.get("net"))),
     )
 
 
@@ -154,20 +177,26 @@ def _epoch(root: Path, place: str, sealed: Mapping[str, str]) -> str:
     path = root / place / _LOG
     if place in sealed or not path.is_file():
         return "the dense net is trained" if place in sealed else ""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_bounded(path).splitlines()
     total = source_from_file(root / RECIPE, RECIPE).data.get("train", {}).get("epochs", "?")
     return f"epoch {len(lines)} of {total}" + (" of the dense net" if place == "dense" else "")
 
 
 def _report(root: Path) -> Mapping[str, Any]:
-    """Return the report's plain values; its hash is that of the ledger, so it is well formed."""
-    found: dict[str, Any] = json.loads((root / REPORT).read_text(encoding="utf-8"))
+    """Return the report's plain values; its hash is that of the ledger."""
+    found: dict[str, Any] = read_json(root / REPORT)
+    # One of an earlier schema has a verdict, and its rows name no subject.
+    return found if found.get("schema_version") == SCHEMA_VERSION else {"verdict": found["verdict"]}
+
+
+def _figures(rows: Sequence[Mapping[str, Any]], net: str) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name, (metric, attack) in _FIGURES.items():
+        its = [row for row in rows if row.get("metric") == metric and row.get("attack") == attack]
+        values = [float(row["value"]) for row in its if selects(None, str(row["subject"]), net)]
+        worst = min if METRICS[metric].higher_is_better else max
+        found[name] = worst(values, default=None)
     return found
-
-
-def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    cells = {(row.get("metric"), row.get("attack")): row.get("value") for row in rows if row.get("where") == "board"}
-    return {name: cells.get(row) for name, row in _FIGURES.items()}
 
 
 def age_text(seconds: float | None) -> str:

@@ -6,13 +6,18 @@ import json
 import math
 import os
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
 from robustdeploy.errors import ArtifactError
+from robustdeploy.onboard.wire import nests_deeper
 
 MOST_JSON = 256 * 2**20
 """Bytes of the largest document that a run holds; those with every latency sample are the largest."""
+MOST_LEVELS = 64
+"""Lists and objects inside one another; what reads them calls itself once for each."""
+MOST_DIGITS = 40
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 
 
@@ -62,14 +67,40 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:
 
 
 def parse_json(content: bytes, where: str) -> Any:
-    """Return what JSON in UTF-8 holds; numbers that are not finite, too long or too deep are an ArtifactError too."""
+    """Return what JSON in UTF-8 holds; anything wrong with it, as `values_from` finds it, is an ArtifactError."""
     try:
-        return json.loads(content, parse_constant=_refused, parse_float=_finite)
-    except RecursionError as error:
-        raise ArtifactError(f"{where} is no sound JSON: it nests too deeply") from error
+        return values_from(content)
     except ValueError as error:
-        why = str(error).partition(";")[0]  # Python goes on to say how its limit of digits is raised
-        raise ArtifactError(f"{where} is no sound JSON: {why}; it was damaged or edited") from error
+        raise ArtifactError(f"{where} is no sound JSON: {error}; it was damaged or edited") from error
+
+
+def values_from(content: bytes | str) -> Any:
+    """Return what JSON holds. What is damaged is a ValueError that says why.
+
+    So are numbers that are not finite or too long, keys that stand twice in one object, and deep nesting.
+    """
+    hooks: dict[str, Any] = {"parse_constant": _refused, "parse_float": _finite, "parse_int": _whole}
+    try:
+        document = json.loads(content, object_pairs_hook=_without_twins, **hooks)
+    except RecursionError as error:
+        raise ValueError("it nests too deeply") from error
+    if nests_deeper(document, MOST_LEVELS):
+        raise ValueError("it nests too deeply")
+    return document
+
+
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"it holds a number of {len(text):,} digits")
+    return int(text)
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key '{twice[:80]}' stands twice in one object")
+    return found
 
 
 def _refused(name: str) -> NoReturn:

@@ -107,7 +107,7 @@ class Registry(Generic[T]):
         built, problems = self._attempt(name, options)
         if built is None:
             lines = [f"{self.kind} '{name}': {'.'.join(map(str, place))}: {text}" for place, text in problems]
-            raise RecipeError("\n".join(line.replace(": : ", ": ") for line in lines))
+            raise RecipeError(*(line.replace(": : ", ": ") for line in lines))
         return built
 
     def problems(

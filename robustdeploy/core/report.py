@@ -9,15 +9,17 @@ from pydantic import Field
 from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.model import Noun
 from robustdeploy.core.recipe import Threat
+from robustdeploy.core.subject import PRUNED, SubjectName, places_of
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 class Measurement(Noun):
     """One measured number with the sample count, interval and conditions that make it evidence."""
 
     metric: str
-    where: Literal["host", "board"]
+    subject: SubjectName
+    """What the number is about, e.g. ``pruned/fp32@host-cpu``; the place ``torch`` is the host's reference."""
     attack: str | None = None
     """Attack label, e.g. ``pgd-50-10``; ``worst`` is the worst case over attacks per image; None for clean rows."""
     kind: Literal["replay", "transfer", "straight-through", "query", "divergence", "worst"] | None = None
@@ -43,6 +45,8 @@ class Diagnostic(Noun):
     threshold: float | None = None
     metrics: tuple[str, ...] = ()
     """Metrics that the check speaks of; none means the whole evaluation."""
+    subject: SubjectName | None = None
+    """Whose evaluation was checked; None where the check is about the net itself, in all places."""
 
 
 class Override(Noun):
@@ -71,6 +75,8 @@ class Omission(Noun):
     """Stable identifier, e.g. ``eps-curve``."""
     text: str
     """One sentence: what was left out, why, and what that hides."""
+    subject: SubjectName | None = None
+    """In whose evaluation; None where it is about all of them."""
 
 
 class BudgetLine(Noun):
@@ -126,18 +132,36 @@ class Figures(Noun):
     """What the page draws besides the rows."""
 
     channels: tuple[ChannelCount, ...] = ()
-    latency: Histogram | None = None
+    latency: dict[str, Histogram] = {}
+    """By subject."""
     samples: tuple[Sample, ...] = ()
 
 
-class Report(Noun):
-    """The whole evidence of one run on one target."""
+class Evidence(Noun):
+    """A subject of a report, and what its numbers rest on."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
-    name: str
-    target: str
+    subject: SubjectName
+    lost: str = ""
+    """Why there are no numbers of it, e.g. that its board did not answer; empty where there are."""
     evaluation: str = ""
-    """The evaluation it is about: the target's name, with a label behind ``@`` where settings were overridden."""
+    """Folder of its evaluation in the run, e.g. ``device/host-cpu``; empty for the host's reference."""
+    sha256: dict[str, str] = {}
+    """SHA-256 of everything its numbers are about: net, onnx, engine, bundle, agent, outcomes and the manifests."""
+    board: dict[str, Any] = {}
+    """Facts the board gave: system, toolchain version, clocks, throttling."""
+
+
+class Report(Noun):
+    """The whole evidence of one run, on every target that it was evaluated on."""
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    name: str
+    net: str = PRUNED
+    """The run's own net, as subjects call it; rules that name no subject are about this one."""
+    subjects: tuple[Evidence, ...]
+    """All subjects, those that were to be measured and were not among them."""
+    label: str = ""
+    """What marks an evaluation under other settings than the recipe's; nothing marks the recipe's own."""
     overrides: tuple[Override, ...] = ()
     """Settings that are not those of the run's own recipe; none in the report that the gate judges."""
     created: str
@@ -146,15 +170,32 @@ class Report(Noun):
     """Tool and version."""
     data: dict[str, Any] = {}
     """Which data set, where from, split hash, and how many images."""
-    subject: dict[str, str]
-    """SHA-256 of everything the numbers are about: recipe, net, onnx, engine, bundle, agent, outcomes."""
+    sha256: dict[str, str] = {}
+    """SHA-256 of what all subjects have in common, the recipe among it."""
     threat: Threat
     budget: BudgetLine
-    board: dict[str, Any] = {}
-    """Facts the board gave: system, toolchain version, clocks, throttling."""
     measurements: tuple[Measurement, ...]
     diagnostics: tuple[Diagnostic, ...] = ()
     omissions: tuple[Omission, ...] = ()
     figures: Figures = Figures()
     rules: tuple[Rule, ...] = ()
     verdict: Verdict
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets, those among them that were lost."""
+        return tuple(places_of(each.subject for each in self.subjects))
+
+    @property
+    def title(self) -> str:
+        """Name of the run and where its net is: ``digits-resnet8 on host-cpu``."""
+        return f"{self.name} on {', '.join(self.targets) or 'no target'}"
+
+    @property
+    def deployed(self) -> tuple[Evidence, ...]:
+        """What is known of the subjects on targets."""
+        return tuple(each for each in self.subjects if each.evaluation or each.lost)
+
+    def evidence_of(self, subject: str) -> Evidence | None:
+        """Return what a subject's numbers rest on; None for one that is not in the report."""
+        return next((each for each in self.subjects if each.subject == subject), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import combinations
 
 from robustdeploy.core.amount import absolute
@@ -12,7 +13,10 @@ from robustdeploy.core.gate import Rule
 from robustdeploy.core.metrics import METRICS, Metric
 from robustdeploy.core.percentiles import samples_needed
 from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.subject import DENSE, IMPORTED, PRUNED, TORCH, overlap, parts_of
 from robustdeploy.core.target import Target
+
+PRECISIONS = ("fp32",)
 
 Problem = tuple[Place, str]
 """The place inside a rule, and one sentence."""
@@ -20,7 +24,9 @@ Problem = tuple[Place, str]
 BUDGET_WINDOW = 0.97
 """Pruned channels use more than this share of their budget; a limit at or below it cannot be met."""
 CURVE_ATTACK = "pgd-10"
-_ROW = ("metric", "where", "attack")
+_ROW = ("metric", "attack")
+_NETS = (PRUNED, DENSE, IMPORTED)
+USUAL_LATENCY = "latency_ms.p99"
 _TAIL = 0.025
 _MOST_SAMPLES = 1_000_000
 
@@ -29,12 +35,12 @@ def meaning_problems(rule: Rule) -> Iterator[Problem]:
     """Say what is wrong with a rule whatever it is asked of: its metric, place, attack, direction and limit."""
     metric = METRICS.get(rule.metric)
     if metric is None:
-        near = did_you_mean(rule.metric, METRICS)
+        # Of several latencies the one that a limit is usually set on.
+        begun = USUAL_LATENCY.startswith(rule.metric)
+        near = f"; did you mean '{USUAL_LATENCY}'?" if begun else did_you_mean(rule.metric, METRICS)
         yield ("metric",), f"there is no metric '{rule.metric}'{near} (`robustdeploy ls metrics` lists all)"
         return
-    if rule.where not in metric.where:
-        there = metric.where[0]
-        yield ("where",), f"{metric.name} is measured on the {there}, never on the {rule.where}; say `where: {there}`"
+    yield from _subject_problems(rule, metric)
     if rule.class_name is not None and not metric.by_class:
         told = [name for name in METRICS if name.startswith("class_")]
         yield ("class_name",), f"{metric.name} is not measured class by class; {' and '.join(told)} are"
@@ -44,6 +50,21 @@ def meaning_problems(rule: Rule) -> Iterator[Problem]:
         yield ("on",), f"{metric.name} has no interval whose bound could be judged; say `on: value`"
     if metric.support == "count" and rule.n_at_least > 1:
         yield ("n_at_least",), f"{metric.name} is counted and not sampled, so n is 1; remove n_at_least"
+
+
+def _subject_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
+    net, precision, place = parts_of(rule.subject)
+    in_torch = place == TORCH
+    if ("torch" if in_torch else "target") not in metric.places:
+        if in_torch:
+            yield ("subject",), f"{metric.name} is measured on targets, never in torch; leave `subject` out"
+        else:
+            yield ("subject",), f"{metric.name} is measured in torch alone; say `subject: {net}/fp32@{TORCH}`"
+    if not any(fnmatchcase(each, net) for each in _NETS):
+        yield ("subject",), f"no run has a net '{net}'{did_you_mean(net, _NETS)} ({', '.join(_NETS)})"
+    if not any(fnmatchcase(each, precision) for each in PRECISIONS):
+        near = did_you_mean(precision, PRECISIONS)
+        yield ("subject",), f"no net has the precision '{precision}'{near} ({', '.join(PRECISIONS)})"
 
 
 def _attack_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
@@ -77,6 +98,8 @@ def _limit_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
         share = f"{metric.name}_fraction"
         meant = f"; did you mean {share}?" if share in METRICS and 0 < limit <= 1 else ""
         yield (side,), f"{metric.name} counts {metric.unit} from {metric.low:g}, so {limit:g} is no limit{meant}"
+    elif side == "at_most" and limit == 0 and metric.unit == "ms":
+        yield (side,), f"{metric.name} is above 0 whatever the board does, so no net could meet this rule"
     elif side == "at_least" and limit == 0:
         yield (side,), f"{metric.name} is at least 0 whatever the net does, so this rule could never fail"
     elif side == "at_least" and metric.is_share and limit == 1 and rule.on == "bound":
@@ -87,6 +110,8 @@ def contradictions(rules: Sequence[Rule]) -> Iterator[tuple[int, str]]:
     """Find pairs of rules on one row of which only one can hold; the place is the second one's."""
     for (_, one), (index, other) in combinations(enumerate(rules), 2):
         if any(getattr(one, field) != getattr(other, field) for field in _ROW):
+            continue
+        if not overlap(one.subject, other.subject):
             continue
         if None not in (one.class_name, other.class_name) and one.class_name != other.class_name:
             continue
@@ -107,7 +132,8 @@ class Prospect:
     removes_channels: bool = True
     """Whether the pruner makes the net smaller; else its budget counts what is not zero."""
     pruned: bool = True
-    target: Target | None = None
+    targets: tuple[Target, ...] = ()
+    """Where it will be deployed, as far as that is known."""
     test_images: int | None = None
     classes: tuple[str, ...] = ()
     """Names of the data set's classes, where they are known."""
@@ -128,16 +154,15 @@ def unmet_problems(rule: Rule, prospect: Prospect) -> Iterator[Problem]:
     yield from _too_few(rule, metric, prospect)
     if metric.limited_by is not None:
         yield from _against_budget(rule, metric, prospect)
-    if prospect.target is not None and metric.support == "samples":
-        yield from _against_target(rule, metric, prospect.target)
+    if metric.support == "samples":
+        for target in prospect.targets:
+            yield from _against_target(rule, metric, target)
 
 
 def _missing_rows(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Problem]:
     recipe, attacks = prospect.recipe, prospect.attacks
     place: Place = ("metric",)
-    if metric.name.startswith("dense_") and not (recipe.baseline and prospect.pruned):
-        why = "`baseline` is false" if prospect.pruned else "no budget asks for pruning"
-        yield place, f"{metric.name} is never measured: {why}, so no dense net is trained beside this one"
+    yield from _missing_subjects(rule, prospect)
     if metric.support == "curve" and not recipe.evaluate.eps_curve:
         yield place, f"{metric.name} is never measured: evaluate.eps_curve is empty"
     if metric.attacked == "always" and metric.support != "curve":
@@ -158,6 +183,27 @@ def _missing_rows(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Pr
             ("attack",),
             f"the recipe runs no attack '{rule.attack}'{near} (its attacks: {', '.join(labels) or 'none'})",
         )
+
+
+def _missing_subjects(rule: Rule, prospect: Prospect) -> Iterator[Problem]:
+    """Say why no subject of the run will be one that the rule selects."""
+    if rule.subject is None:
+        return
+    place: Place = ("subject",)
+    own = PRUNED if prospect.pruned else DENSE
+    baseline = prospect.recipe.baseline if prospect.pruned else False
+    nets = [own, *([DENSE] if baseline and own != DENSE else [])]
+    net, _, where = parts_of(rule.subject)
+    selected = [each for each in nets if fnmatchcase(each, net)]
+    if not selected:
+        why = "`baseline` is false" if prospect.pruned else "no budget asks for pruning"
+        yield place, f"{rule.subject} is never measured: {why}, so this run has the net {own} alone"
+    elif where != TORCH and selected == [DENSE] and own != DENSE:
+        yield place, f"{rule.subject} is never measured: the dense net is not deployed; say `subject: dense/fp32@torch`"
+    elif where != TORCH and prospect.targets:
+        names = [target.name for target in prospect.targets]
+        if not any(fnmatchcase(name, where) for name in names):
+            yield place, f"{rule.subject} is on no target of this run ({', '.join(names)})"
 
 
 def _too_few(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Problem]:

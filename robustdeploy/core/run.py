@@ -15,6 +15,7 @@ from robustdeploy.core.files import (
     atomic_write_text,
     canonical_json,
     lies_in,
+    open_own,
     sha256_of_file,
     sha256_of_text,
     storage_errors,
@@ -29,6 +30,7 @@ from robustdeploy.core.stage import Stage, seal_problems, sealed_manifests
 from robustdeploy.core.verify import LEDGER, RECIPE, held_by
 from robustdeploy.core.verify import verify_run as verify_run  # whoever opens runs checks them
 from robustdeploy.errors import ArtifactError, RecipeError, StorageError, UsageError
+from robustdeploy.foreign import shown_name
 
 LOCK, LATEST = ".lock", "latest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -120,6 +122,10 @@ class Run:
             raise UsageError(no_latest(runs))
         if not (root / RECIPE).is_file():
             raise UsageError(no_run(root, runs))
+        try:
+            shown_name(root.resolve().name)
+        except ValueError as error:
+            raise UsageError(f"{root} cannot be a run: {error}; rename the folder") from error
         # The link may move to another run while this one is in use.
         return root.parent / root.resolve().name if path is None else root
 
@@ -137,7 +143,7 @@ class Run:
         if not lies_in(folder, self.root):
             raise ArtifactError(f"{folder} leads out of the run through a link, so it is not believed; remove the link")
         if problems := seal_problems(folder, sealed_manifests(self.ledger.records()).get(place)):
-            raise ArtifactError("\n".join(problems))
+            raise ArtifactError(*problems)
         return read_manifest(folder)
 
     def enter_written(self, files: Mapping[Path, str]) -> None:
@@ -152,7 +158,7 @@ class Run:
         """
         path = self.root / LOCK
         with storage_errors(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,8 +196,8 @@ def check_same_training(root: Path, recipe: Recipe) -> Recipe | None:
 def holder(root: Path) -> str | None:
     """Return the number of the process that works in the run at ``root``, or None; nothing is changed by asking."""
     try:
-        handle = os.open(root / LOCK, os.O_RDONLY)
-    except OSError:
+        handle = open_own(root / LOCK, os.O_RDONLY)
+    except (OSError, ArtifactError):
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -226,7 +232,7 @@ def _recipe_in(root: Path) -> Recipe:
     try:
         return load_recipe(root / RECIPE, registries=None)
     except RecipeError as error:
-        raise ArtifactError(f"the run's own recipe cannot be read any more; start a new run:\n{error}") from error
+        raise ArtifactError("the run's own recipe cannot be read any more; start a new run:", *error.args) from error
 
 
 def _point_latest_at(root: Path) -> None:

@@ -30,6 +30,11 @@ def target_of(evaluation: str) -> str:
     return evaluation.partition(_MARK)[0]
 
 
+def label_in(evaluation: str) -> str:
+    """Return the mark of other settings in an evaluation's name; nothing in that of the recipe's own."""
+    return evaluation.partition(_MARK)[2]
+
+
 def is_own(evaluation: str) -> bool:
     """Whether an evaluation has the recipe's own settings, by its name."""
     return _MARK not in evaluation

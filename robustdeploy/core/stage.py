@@ -94,7 +94,7 @@ class Stage:
         if not (self.folder / FILE_NAME).exists():
             return None
         if problems := seal_problems(self.folder, sealed_manifests(self.ledger.records()).get(self.place)):
-            raise ArtifactError("\n".join(f"{text}; the same command with --force makes it again" for text in problems))
+            raise ArtifactError(*(f"{text}; the same command with --force makes it again" for text in problems))
         manifest = read_manifest(self.folder)
         return manifest if manifest.fingerprint == self.fingerprint else None
 

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from robustdeploy.core.files import canonical_json, hash_or_reason, sha256_of_text
 from robustdeploy.core.ledger import Ledger, Record
-from robustdeploy.core.lineage import behind, chain_problems, report_problems
+from robustdeploy.core.lineage import chain_problems, places_behind, report_problems
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.manifest import FILE_NAME, Manifest, read_manifest
 from robustdeploy.core.plain import plain
+from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
 from robustdeploy.core.stage import seal_problems, sealed_manifests
@@ -56,7 +57,7 @@ def held_by(root: Path) -> Held:
     ledger = Ledger(root / LEDGER)
     records = ledger.records()
     if not records:
-        raise ArtifactError(f"{ledger.path} is missing or empty")
+        raise ArtifactError(f"{ledger.path} is missing or empty, so nothing in this run can be believed; put it back")
     made = {}
     for place in sealed_manifests(records):
         try:
@@ -98,7 +99,8 @@ def verify_run(root: Path) -> list[str]:
 
 def evidence_problems(held: Held, report: Report) -> list[str]:
     """Say why a report of this run cannot be believed now: the recipe, and every stage that it rests on."""
-    places = behind(report.evaluation or report.target)
+    evaluations = [each.evaluation.partition("/")[2] for each in report.deployed if each.evaluation]
+    places = tuple(dict.fromkeys(place for each in evaluations for place in places_behind(each, held.made)))
     sealed = sealed_manifests(held.records)
     problems = list(_recipe_problems(held))
     for place in places:
@@ -140,8 +142,8 @@ def _report_file_problems(held: Held, path: Path) -> list[str]:
     if not path.is_file():
         return []  # told already
     try:
-        return _subject_problems(held, Report.model_validate_json(path.read_bytes()))
-    except (OSError, ValueError, ValidationError, RecursionError) as error:
+        return _subject_problems(held, Report.model_validate(read_json(path)))
+    except (ArtifactError, ValidationError) as error:
         return [f"{path} cannot be read as a report ({type(error).__name__}); `robustdeploy report` writes it again"]
 
 

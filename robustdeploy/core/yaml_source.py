@@ -15,14 +15,20 @@ from typing import Any
 import yaml
 
 from robustdeploy.core.complaint import Place
-from robustdeploy.core.model import number_from_text
+from robustdeploy.core.model import LONGEST_NUMBER, number_from_text
 from robustdeploy.errors import RecipeError
+from robustdeploy.foreign import sentence
 
 MAX_BYTES = 2**20
 MAX_ALIASES = 16
 MAX_DEPTH = 32
+MAX_VALUES = 20_000
+"""Keys and values of one text, those behind aliases counted each time."""
+_MOST_SHOWN = 80
+"""Characters of a key that a message repeats."""
 
 _FRACTION = "!fraction"
+_MERGE = "<<"
 _SCALARS = (
     ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -56,7 +62,7 @@ for _tag, _pattern, _first in _SCALARS:
 
 def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     # PyYAML writes the rarer line breaks as they are between single quotes, where they read back as a space.
-    style = '"' if set(text) & set("\x85\u2028\u2029") else None
+    style = '"' if text == _MERGE or set(text) & set("\x85\u2028\u2029") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
@@ -84,7 +90,8 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (str(self.mark), dotted(self.place), self.text) if part)
+        parts = (str(self.mark), dotted(tuple(_short(step) for step in self.place)), self.text)
+        return ": ".join(sentence(part) for part in parts if part)
 
 
 @dataclass
@@ -106,6 +113,10 @@ class Source:
         return Mark(self.label)
 
 
+def _short(step: str | int) -> str | int:
+    return step if isinstance(step, int) or len(step) <= _MOST_SHOWN else f"{step[:_MOST_SHOWN]}…"
+
+
 def dotted(place: Place) -> str:
     """Return a place as users write it: ``evaluate.attacks[1].steps``."""
     steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
@@ -113,18 +124,21 @@ def dotted(place: Place) -> str:
 
 
 def _guarded_events(text: str, label: str) -> None:
-    """Refuse deep nesting and many aliases before anything recursive sees the text."""
-    depth = aliases = 0
+    """Refuse deep nesting, many aliases and many values before anything recursive sees the text."""
+    depth = aliases = values = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         aliases += isinstance(event, yaml.AliasEvent)
-        if depth > MAX_DEPTH or aliases > MAX_ALIASES:
+        values += isinstance(event, yaml.NodeEvent)
+        limits = (
+            (depth, MAX_DEPTH, f"nested deeper than {MAX_DEPTH} levels"),
+            (aliases, MAX_ALIASES, f"more than {MAX_ALIASES} aliases"),
+            (values, MAX_VALUES, f"more than {MAX_VALUES:,} values"),
+        )
+        if broken := [told for found, most, told in limits if found > most]:
             start = event.start_mark
             mark = Mark(label, start.line + 1, start.column + 1) if start else Mark(label)
-            limit = (
-                f"nested deeper than {MAX_DEPTH} levels" if depth > MAX_DEPTH else f"more than {MAX_ALIASES} aliases"
-            )
-            raise RecipeError(f"{mark}: {limit}; write the values out plainly")
+            raise RecipeError(f"{mark}: {broken[0]}; write out plainly what is needed")
 
 
 def _syntax_error(error: yaml.YAMLError, label: str) -> RecipeError:
@@ -145,6 +159,7 @@ def _syntax_error(error: yaml.YAMLError, label: str) -> RecipeError:
 class _Reading:
     source: Source
     open_nodes: set[int] = field(default_factory=set)
+    made: int = 0
 
     def problem(self, node: yaml.Node, place: Place, text: str) -> None:
         self.source.problems.append(Problem(self.at(node), place, text))
@@ -154,6 +169,9 @@ class _Reading:
 
     def value(self, node: yaml.Node, place: Place) -> Any:
         """Make the plain value of a node; what is wrong with it is noted and leaves None."""
+        self.made += 1
+        if self.made > MAX_VALUES:  # an alias of an alias doubles what is behind it
+            raise RecipeError(f"{self.at(node)}: more than {MAX_VALUES:,} values, with aliases written out")
         self.source.marks.setdefault(place, self.at(node))
         if id(node) in self.open_nodes:
             return self.refuse(node, place, "refers to itself; write the value out plainly")
@@ -183,11 +201,16 @@ class _Reading:
                 line = earlier.start_mark.line + 1
                 self.problem(key, (*place, key.value), f"stands here a second time (first in line {line}); keep one")
                 continue
+            if key.value == _MERGE and key.style is None:
+                self.problem(key, (*place, key.value), "keys are not merged here; write them out, or use 'extends'")
+                continue
             self.source.marks[(*place, key.value)] = self.at(key)
             yield key.value, self.value(child, (*place, key.value))
 
     def scalar(self, node: yaml.ScalarNode, place: Place) -> Any:
         text = node.value
+        if len(text) > LONGEST_NUMBER and node.tag.rpartition(":")[2] in ("int", "float", "!fraction"):
+            return self.refuse(node, place, f"a number of {len(text):,} characters; at most {LONGEST_NUMBER} are read")
         try:
             match node.tag.rpartition(":")[2]:
                 case "str":

@@ -78,6 +78,9 @@ def without_values(net: nn.Module) -> nn.Module:
             held[id(tensor)] = nn.Parameter(empty, tensor.requires_grad)
         elif tensor.is_floating_point():
             held[id(tensor)] = empty
+    for module in net.modules():  # weight_norm of old keeps the weight that it computed, which torch refuses to copy
+        made = (value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf)
+        held |= {id(tensor): torch.empty_like(tensor, device="meta") for tensor in made}
     return copy.deepcopy(net, held)
 
 
@@ -106,10 +109,10 @@ class Trace:
 
     The layers are those of eval mode, in the order in which the forward pass runs them. A layer is a module without
     modules inside, a layer of torch's own, or a single operation between modules. While it runs, its inputs and its
-    output exist, and every earlier map that a later layer still reads; the image counts as well, parameters do not,
-    nor what a layer needs inside itself. A view (a flattened map, a slice) takes no memory of its own and keeps what it
-    shows. A layer that works number by number (batch normalisation, ReLU, dropout, an addition) writes its output over
-    an input of the same size that nobody reads afterwards.
+    output exist, and every earlier map that a later layer still reads; the image counts as well. Parameters do not, nor
+    what is computed from them alone, nor what a layer needs inside itself. A view (a flattened map, a slice) takes no
+    memory of its own and keeps what it shows. A layer that works number by number (batch normalisation, ReLU, dropout,
+    an addition) writes its output over an input of the same size that nobody reads afterwards.
 
     Only shapes are traced, nothing is computed. Raises BudgetError when the net cannot be traced so.
     """
@@ -125,14 +128,17 @@ class Trace:
                 module.forward = partial(self._layer, name, module, module.forward)
         try:
             self._steps, output = self._run({}, ())
+            fixed = {_memory(tensor) for tensor in (*self._net.parameters(), *self._net.buffers())}
+            for step in self._steps:  # a weight that is computed from parameters: a runtime folds it into a constant
+                if step.reads and fixed.issuperset(map(_memory, step.reads)):
+                    fixed.update(map(_memory, step.gives))
+            self._makers, self.activations = _placed(self._steps, output, fixed)
         except Exception as problem:
             first = (str(problem).splitlines() or [""])[0]
             raise BudgetError(
-                f"the activation memory of this {type(net).__name__} cannot be counted, as its layers cannot be traced "
+                "the activation memory of this net cannot be counted, as its layers cannot be traced "
                 f"({type(problem).__name__}: {first}); a forward pass can be that decides nothing by computed values"
             ) from problem
-        fixed = {_memory(tensor) for tensor in (*self._net.parameters(), *self._net.buffers())}
-        self._makers, self.activations = _placed(self._steps, output, fixed)
         self._dense = self._given
 
     def sizes(self, channels: Mapping[str, int]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robustdeploy.cost.memory import without_values
 from robustdeploy.cost.operators import Sizes
-from robustdeploy.cost.products import Product, watched
+from robustdeploy.cost.products import Product, as_named, watched
 from robustdeploy.errors import BudgetError
 
 Found = TypeVar("Found")
@@ -32,22 +32,22 @@ def products(net: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Product
     two, three = (on_zeros(net, (count, *image_shape), watched) for count in (2, 3))
     if [product.operator for product in two] != [product.operator for product in three]:
         raise BudgetError(
-            f"the operations of this {type(net).__name__} cannot be counted: it computes other products for three "
+            "the operations of this net cannot be counted: it computes other products for three "
             "images than for two; a net must treat each image alike"
         )
     return tuple(
-        replace(double, sizes=_for_one(net, double, triple))
+        replace(double, sizes=_for_one(double, triple))
         for double, triple in zip(two, three, strict=True)
         if double.macs != triple.macs
     )
 
 
-def _for_one(net: nn.Module, double: Product, triple: Product) -> Sizes:
+def _for_one(double: Product, triple: Product) -> Sizes:
     """Return a product's sizes for one image from those for two and for three."""
     if 3 * double.macs != 2 * triple.macs:
         raise BudgetError(
-            f"the operations of this {type(net).__name__} cannot be counted for one image: a '{double.operator}' in "
-            f"{double.layer or 'the net itself'} takes {double.macs:,} MACs for two images and {triple.macs:,} for "
+            f"the operations of this net cannot be counted for one image: a '{double.operator}' in "
+            f"{as_named(double.layer)} takes {double.macs:,} MACs for two images and {triple.macs:,} for "
             "three; a net must treat each image alike"
         )
     return tuple(a if a == b else b - a for a, b in zip(double.sizes, triple.sizes, strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from robustdeploy.cost.onnx_nodes import NEWEST_OPSET, UNCOUNTED, Shape, attribute, node_macs
 from robustdeploy.errors import ArtifactError
@@ -32,7 +32,7 @@ def product_macs(path: Path) -> dict[str, int]:
     own functions are looked into. A file that is no ONNX model, whose shapes cannot be inferred, or with an operator
     that cannot be counted is an ArtifactError.
     """
-    model = onnx.inliner.inline_local_functions(_model(path))
+    model = onnx.inliner.inline_local_functions(read_model(path))
     _check_opset(path, model)
     _drop_weights(model.graph)
     batch = _free_batch(model)
@@ -53,14 +53,28 @@ def product_macs(path: Path) -> dict[str, int]:
     return {name: single for name, single in one.items() if two[name] == 2 * single}
 
 
-def _model(path: Path) -> onnx.ModelProto:
+def read_model(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file that holds all of itself; one that takes values from other files is an ArtifactError."""
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError) as error:
         raise ArtifactError(f"cannot read {path} as ONNX: {error}") from error
     if not model.ir_version or not model.graph.node:
         raise ArtifactError(f"{path} is no ONNX model: it has no graph")
+    if (tensor := next(_elsewhere(model), None)) is not None:
+        place = next((entry.value for entry in tensor.external_data if entry.key == "location"), "another file")
+        raise ArtifactError(f"{path} takes the values of '{tensor.name}' from {place!r}; such a file is not used")
     return model
+
+
+def _elsewhere(message: Any) -> Iterator[onnx.TensorProto]:
+    """The tensors, anywhere in a message, whose values are in other files: any file that the runtime may read."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for inner in (value,) if isinstance(value, Message) else value:
+                if isinstance(inner, onnx.TensorProto) and inner.data_location == onnx.TensorProto.EXTERNAL:
+                    yield inner
+                yield from _elsewhere(inner)
 
 
 def _check_opset(path: Path, model: onnx.ModelProto) -> None:

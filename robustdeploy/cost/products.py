@@ -99,7 +99,6 @@ class _Watch(TorchDispatchMode):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[Product] = []
-        self._net = type(net).__name__
         self._running = [""]
         self._owners: dict[int, list[tuple[str, str]]] = {}
         for module_name, module in net.named_modules(remove_duplicate=False):
@@ -132,8 +131,8 @@ class _Watch(TorchDispatchMode):
             self._note(name, kind.sizes(args, output), args[kind.factors], number)
         elif not has_no_products(func):
             raise BudgetError(
-                f"the operations of this {self._net} cannot be counted: nobody knows what torch's "
-                f"'{func.namespace}.{name}' multiplies (in {self._running[-1] or 'the net itself'}); "
+                "the operations of this net cannot be counted: nobody knows what torch's "
+                f"'{func.namespace}.{name}' multiplies (in {as_named(self._running[-1])}); "
                 "write it with convolutions or matrix products, or leave it out"
             )
         self._remember(func, args, kwargs, output, number)
@@ -142,8 +141,8 @@ class _Watch(TorchDispatchMode):
     def _note(self, name: str, sizes: list[Sizes], factors: Sequence[Tensor], number: int) -> None:
         if any(factor.is_complex() or factor.layout != torch.strided for factor in factors):
             raise BudgetError(
-                f"the operations of this {self._net} cannot be counted: '{name}' is a product of complex or sparse "
-                f"tensors (in {self._running[-1] or 'the net itself'}); write it with dense real ones"
+                f"the operations of this net cannot be counted: '{name}' is a product of complex or sparse "
+                f"tensors (in {as_named(self._running[-1])}); write it with dense real ones"
             )
         layer, operand = self._running[-1], None
         if (weights := next((each for each in reversed(factors) if _memory(each) in self._owners), None)) is not None:
@@ -186,6 +185,12 @@ class _Watch(TorchDispatchMode):
                 self._number_of[leaf] = (own, self._writes.get(_memory(leaf), 0))
 
 
+def as_named(layer: str) -> str:
+    """Return what a layer is called by the net's author, who does not know what normalises the pixels."""
+    path = layer.removeprefix("net.")
+    return path if path not in ("", "net") else "the net itself"
+
+
 def _run(operator: Any, args: Any, kwargs: Any) -> Any:
     if operator.overloadpacket is torch.ops.aten.native_batch_norm and args[0].is_meta:
         # Torch's own rule for the shapes of batch normalisation takes longer than all other layers.
@@ -198,5 +203,5 @@ def _memory(tensor: Tensor) -> int:
     """Return what tells one piece of memory from another; a tensor that has none is its own."""
     try:
         return int(tensor.untyped_storage()._cdata)
-    except NotImplementedError:  # sparse
+    except (NotImplementedError, RuntimeError):  # sparse, or one of many under vmap
         return id(tensor)

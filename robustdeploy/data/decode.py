@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from robustdeploy.core.foreign import one_line
 from robustdeploy.core.reading import no_file
 from robustdeploy.data.images import Images, Progress, Reading, numbered
 from robustdeploy.data.room import check_images
 from robustdeploy.errors import DataError
+from robustdeploy.foreign import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,18 +96,18 @@ def read_images(
     kept = decoded.kept
     joined = None if groups is None else torch.tensor(groups)[kept]
     if not len(kept):
-        raise DataError(unreadable_text(decoded.reading, skippable=False))
+        raise DataError(*unreadable_lines(decoded.reading, skippable=False))
     return numbered(decoded.images, torch.tensor(labels)[kept], joined, kept, decoded.reading)
 
 
-def unreadable_text(reading: Reading, skippable: bool = True) -> str:
+def unreadable_lines(reading: Reading, skippable: bool = True) -> list[str]:
     """Return the sentences about all files that could not be read, the first ten by name."""
     found = reading.unreadable
     fix = "mend or remove them"
     if skippable:
         fix += ", or leave them out with --skip-unreadable (data.skip_unreadable), which says how many they were"
     one = f"{len(found):,} images cannot be read" if len(found) > 1 else "one image cannot be read"
-    return "\n".join([f"{one}; {fix}:", *_first(found)])
+    return [f"{one}; {fix}:", *_first(found)]
 
 
 def decode(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool, progress: Progress | None) -> Decoded:
@@ -144,7 +144,7 @@ def decode(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool, pro
     finally:
         pool.shutdown(cancel_futures=True)
     if unfit:
-        raise DataError("\n".join(_first([unfit[place] for place in sorted(unfit)])))
+        raise DataError(*_first([unfit[place] for place in sorted(unfit)]))
     kept = np.array([place for place in range(len(paths)) if place not in unreadable], np.int64)
     reading = Reading(tuple(unreadable[place] for place in sorted(unreadable)), dict(sorted(changes.items())))
     whole = images if len(kept) == len(paths) else images[kept]

@@ -10,10 +10,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from robustdeploy.core.foreign import one_line
 from robustdeploy.data.decode import SUFFIXES, probe, read_images
 from robustdeploy.data.images import Images, Progress, Reading, Source
 from robustdeploy.errors import DataError
+from robustdeploy.foreign import one_line
 
 _NOT_CLASSES = frozenset({"__MACOSX", "@eaDir", "lost+found"})
 """Folders that other programs leave behind."""
@@ -24,9 +24,10 @@ def folder_source(path: Path, size: int | None, name: str, mirror: bool) -> Sour
     train, test = path / "train", _test_folder(path)
     classes, theirs = _classes(train), _classes(test)
     if set(classes) != set(theirs):
+        alone = ((test, set(classes) - set(theirs)), (train, set(theirs) - set(classes)))
+        told = "; ".join(f"{folder} lacks {_some(sorted(names))}" for folder, names in alone if names)
         raise DataError(
-            f"{train} and {test} have different classes: only in the first {sorted(set(classes) - set(theirs))}, "
-            f"only in the second {sorted(set(theirs) - set(classes))}"
+            f"{train} and {test} have different classes: {told}; give every class a folder with images in both"
         )
     files, test_files = _files_of(train, classes), _files_of(test, theirs)
     heads = [_head(files[label]) for label in files]
@@ -146,5 +147,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _names(folder: Path) -> str:
-    names = sorted(one_line(p.name) for p in folder.iterdir())
-    return (", ".join(names[:8]) + (", …" if len(names) > 8 else "")) or "nothing"
+    return _some(sorted(one_line(p.name) for p in folder.iterdir())) or "nothing"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")

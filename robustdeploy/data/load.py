@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustdeploy.core.recipe import Data
-from robustdeploy.data.decode import unreadable_text
+from robustdeploy.data.decode import unreadable_lines
 from robustdeploy.data.find import find_source
 from robustdeploy.data.images import Images, Progress, Reading, Source
 from robustdeploy.data.order import epoch_order
@@ -106,7 +106,7 @@ def _whole(images: Images, spec: Data, say: Say | None) -> Images:
     """Refuse unreadable files unless they are to be left out, and say what became of the others."""
     reading = images.reading
     if reading.unreadable and not spec.skip_unreadable:
-        raise DataError(unreadable_text(reading))
+        raise DataError(*unreadable_lines(reading))
     if say is not None and reading.unreadable:
         say(f"{len(reading.unreadable):,} unreadable images are left out, first: {reading.unreadable[0]}")
     for how, count in reading.changes.items():

@@ -8,6 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from robustdeploy.errors import UsageError
+
+
+def check_place(what: str, path: str, *, on_path: bool) -> None:
+    """Refuse, with a UsageError, a program or configuration that a target names by a path from the current folder.
+
+    A target that somebody sent would otherwise start what lies beside it. A program may be a name, found ``on_path``.
+    """
+    if path and not path.startswith(("/", "~/")) and not (on_path and "/" not in path):
+        name = ", or a name that is found on PATH" if on_path else ""
+        raise UsageError(f"the link's {what} is {path!r}; give its whole path{name}")
+
 
 @dataclass
 class Pipe:

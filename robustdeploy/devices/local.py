@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from robustdeploy.devices.link import Pipe
+from robustdeploy.devices.link import Pipe, check_place
 from robustdeploy.errors import BoardError, StorageError
 
 _GRACE_S = 2.0
@@ -30,6 +30,9 @@ class Local:
     """Python that runs the agent; the one that runs robustdeploy when empty."""
     workdir: str = ""
     """Folder that keeps engines between runs; one that is removed at the end when empty."""
+
+    def __post_init__(self) -> None:
+        check_place("python", self.python, on_path=True)
 
     @contextmanager
     def open(self, agent: Path) -> Iterator[Pipe]:

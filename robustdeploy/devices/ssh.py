@@ -22,7 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from robustdeploy.devices.link import Pipe
+from robustdeploy.devices.link import Pipe, check_place
 from robustdeploy.errors import ArtifactError, BoardError, ToolchainError, UsageError
 
 # Letters that no shell, no ProxyCommand and no option parser reads as anything else (cf. CVE-2023-51385).
@@ -65,6 +65,8 @@ class Ssh:
             value = str(getattr(self, name))
             if not value or value.startswith("-") or not value.isprintable():
                 raise UsageError(f"the link's {name} is {value!r}; it must be a name or path and not begin with -")
+        check_place("command", self.command, on_path=True)
+        check_place("config", self.config, on_path=False)
         if min(self.timeout_s, self.connect_s) < 1 or min(self.grace_s, self.free_mib) < 0:
             raise UsageError("the link's timeout_s and connect_s must be 1 or more, grace_s and free_mib 0 or more")
 
@@ -200,7 +202,7 @@ def _checked(link: Ssh, answer: str, size: int) -> bool:
             raise BoardError(f"{link.host} cannot take the agent into {link.folder}: {_plain(str(problem))}")
         python, numpy = tuple(int(part) for part in facts["python"]), bool(facts["numpy"])
         free, have = int(facts["free"]), bool(facts["have"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError):
         raise BoardError(f"{link.host} answered with something else than its facts: {_plain(answer)}") from None
     if python < _OLDEST_PYTHON:
         raise BoardError(

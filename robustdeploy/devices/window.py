@@ -16,9 +16,17 @@ from robustdeploy.onboard.wire import Array
 
 _CLOCKS_APART = 1.01
 """How much faster a board's clock may run than the host's."""
-_HARNESS = 20
+_HARNESS = 10
 """How many empty calls the harness may take between two samples, usually; one stall there means nothing."""
+_STALL_NS = 100_000_000
+"""Longest that a busy board may hold the harness up outside of all samples of a window."""
 _HARNESS_NS = 5_000
+_COLD = 0.1
+"""And which share of a usual sample: a call that needs much memory leaves none of the harness in the caches."""
+_STALLED = 3, 0.01
+"""At so many places, and at this share of all, something else may hold the harness up; most of that hits samples."""
+_EMPTY_NS = 10_000
+"""The most that an empty call may usually take; the interpreter of a small board needs a tenth of it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,8 @@ def _check_duration(window: Window, plan: Plan, took_s: float) -> None:
     empty = int(window.empty_ns.min()), int(window.empty_ns.max())
     if empty[0] < 0 or empty[1] > took_s * 1e9 * _CLOCKS_APART:
         raise impossible("time", "empty_ns", f"must be 0 to {took_s * 1e9:.4g} ns, not {empty[0]:,} to {empty[1]:,} ns")
+    if (usual := _usual(window.empty_ns)) > _EMPTY_NS:
+        raise impossible("time", "empty_ns", f"is usually {usual:,} ns, where {_EMPTY_NS:,} is very slow already")
 
 
 def _check_samples(window: Window, plan: Plan) -> None:
@@ -82,8 +92,12 @@ def _check_samples(window: Window, plan: Plan) -> None:
     shortest, longest = int(samples.min()), int(samples.max())
     if shortest <= 0:
         raise impossible("time", "samples_ns", f"must be above 0 ns, and one sample is {shortest:,} ns")
-    if shortest < (least := int(window.empty_ns.min())):
-        raise impossible("time", "samples_ns", f"holds {shortest:,} ns, but an empty call took {least:,} ns there")
+    for word, ours, empty in (
+        ("holds", shortest, int(window.empty_ns.min())),
+        ("is usually", _usual(samples), _usual(window.empty_ns)),
+    ):
+        if ours < empty:
+            raise impossible("time", "samples_ns", f"{word} {ours:,} ns, but an empty call took {empty:,} ns there")
     if longest > window.duration_ns:
         raise impossible("time", "samples_ns", f"holds {longest * 1e-9:.4g} s in a window of {lasted:.4g} s")
     _check_gaps(window)
@@ -99,16 +113,23 @@ def _check_gaps(window: Window) -> None:
     if int(ends.max()) > window.duration_ns or (len(gaps) and int(gaps.min()) < 0):
         raise impossible("time", "samples_ns", "overlap each other or the end of their window")
     # Half of the gaps at least are free of stalls, however busy the board is.
-    usual = float(np.median(gaps)) if len(gaps) else 0.0
-    allowed = _HARNESS_NS + _HARNESS * int(np.median(window.empty_ns))
+    usual = _usual(gaps) if len(gaps) else 0
+    allowed = int(_HARNESS_NS + _HARNESS * _usual(window.empty_ns) + _COLD * _usual(samples))
     if usual > allowed:
-        told = f"usually leaves {usual:,.0f} ns between two, where the harness takes {allowed:,} at most"
+        told = f"usually leaves {usual:,} ns between two, where the harness takes {allowed:,} at most"
         raise impossible("time", "samples_ns", told)
-    # A stall falls outside of the samples only by chance, and most of the window's time is theirs.
+    if (stalled := int((gaps > allowed).sum())) > _STALLED[0] + _STALLED[1] * len(samples):
+        told = f"leaves more than {allowed:,} ns, which the harness takes at most, at {stalled:,} places"
+        raise impossible("time", "samples_ns", told)
+    # A stall falls outside of the samples only by chance: in a window of some length most of the time is theirs.
     timed, needed = int(samples.sum()), allowed * len(samples)
-    if 2 * timed + needed < window.duration_ns:
+    if 2 * timed + needed + _STALL_NS < window.duration_ns:
         told = f"comes to {timed * 1e-9:.4g} s in a window of {window.duration_ns * 1e-9:.4g} s"
         raise impossible("time", "samples_ns", f"{told}, and nothing else ran in it")
+
+
+def _usual(times: Nanoseconds) -> int:
+    return int(np.median(times))
 
 
 def _check_warmup(window: Window, plan: Plan, took_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -85,6 +86,14 @@ class Images:
     images: Bytes
     labels: Labels
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of which images these are, what is on them and how they are labelled."""
+        digest = hashlib.sha256()
+        for part in (self.ids, self.images, self.labels):
+            digest.update(part.tobytes())
+        return digest.hexdigest()
+
     def blocks(self) -> Iterator[tuple[int, Images]]:
         """Split into numbered blocks that do not depend on where a run was resumed."""
         for start in range(0, len(self.ids), BLOCK):
@@ -111,8 +120,40 @@ class Bench:
     """Images that the board is given at a time when what was found is judged."""
 
 
-def attack_board(adversary: Adversary, bench: Bench, host: HostNet, board: Board) -> AttackOutcome:
-    """Attack what runs on the board: gradients come from ``host``, queries are asked on the board itself."""
+@dataclass(frozen=True)
+class Found:
+    """What one attack found in torch, for all test images, and how the attacked net labels it."""
+
+    images: Bytes
+    predictions: Labels
+
+    def of(self, block: int) -> Found:
+        """Return the part of one block of images."""
+        part = slice(block * BLOCK, (block + 1) * BLOCK)
+        return Found(self.images[part], self.predictions[part])
+
+
+def attack_host(adversary: Adversary, bench: Bench, host: HostNet) -> Found:
+    """Attack a net in torch: by its gradient, or by queries where the attack asks for these."""
+
+    def one(block: Images, number: int) -> Arrays:
+        noise_key = key(bench.seed, adversary.label)
+        if adversary.gradient is not None:
+            found = host.attack(adversary.gradient, block.images, block.labels, bench.threat, noise_key, block.ids)
+        else:
+            assert adversary.query is not None
+            draws = Draws(noise_key, block.ids)
+            found = adversary.query(host, block.images, block.labels, bench.threat, draws)
+        found = _made_valid(block.images, found, bench.threat)
+        return {"images": found, "predictions": host.score(found).argmax(1).astype(np.int64)}
+
+    return Found(**_gathered(bench, adversary.label, one))
+
+
+def attack_board(
+    adversary: Adversary, bench: Bench, host: HostNet, board: Board, replayed: Found | None
+) -> AttackOutcome:
+    """Attack what runs on the board: ``replayed`` holds what gradients found, queries are asked on the board itself."""
 
     def one(block: Images, number: int) -> Arrays:
         done = number * BLOCK
@@ -121,45 +162,35 @@ def attack_board(adversary: Adversary, bench: Bench, host: HostNet, board: Board
             bench.progress(adversary.label, done, len(bench.images.ids))
 
         queries = np.full(len(block.ids), -1, np.int64)
-        noise_key = key(bench.seed, adversary.label)
-        if adversary.gradient is not None:
-            found = host.attack(adversary.gradient, block.images, block.labels, bench.threat, noise_key, block.ids)
+        if replayed is not None:
+            found, on_host = replayed.of(number).images, replayed.of(number).predictions
         else:
-            name, options = adversary.choice.name, _numbers(adversary)
+            name, options, noise_key = adversary.choice.name, _numbers(adversary), key(bench.seed, adversary.label)
             arguments = (name, options, bench.threat, noise_key, block.images, block.labels, block.ids)
             found, queries = board.attack(*arguments, progress=asked, budget=adversary.budget)
-        found = _made_valid(block.images, found, bench.threat)
+            found = _made_valid(block.images, found, bench.threat)
+            on_host = host.score(found).argmax(1).astype(np.int64)
         judged = judge(board, found, bench.batch)
         return {
             "images": found,
             "board": judged.labels,
-            "host": host.score(found).argmax(1).astype(np.int64),
+            "host": on_host,
             "queries": queries,
             "moved": judged.moved,
             "restless": judged.restless,
         }
 
-    return _gathered(adversary, bench, adversary.label, one)
-
-
-def attack_dense(adversary: Adversary, bench: Bench, dense: HostNet) -> AttackOutcome:
-    """Attack the dense net on the host in the same way, for comparison."""
-
-    def one(block: Images, number: int) -> Arrays:
-        noise_key = key(bench.seed, adversary.label)
-        if adversary.gradient is not None:
-            found = dense.attack(adversary.gradient, block.images, block.labels, bench.threat, noise_key, block.ids)
-        else:
-            assert adversary.query is not None
-            draws = Draws(noise_key, block.ids)
-            found = adversary.query(dense, block.images, block.labels, bench.threat, draws)
-        found = _made_valid(block.images, found, bench.threat)
-        predicted = dense.score(found).argmax(1).astype(np.int64)
-        queries, still = np.full(len(found), -1, np.int64), np.zeros(len(found), np.bool_)
-        outcome = {"images": found, "board": predicted, "host": predicted, "queries": queries}
-        return {**outcome, "moved": still, "restless": still}
-
-    return _gathered(adversary, bench, f"dense-{adversary.label}", one)
+    joined = _gathered(bench, adversary.label, one)
+    return AttackOutcome(
+        label=adversary.label,
+        kind=adversary.kind,
+        images=joined["images"],
+        board=joined["board"],
+        host=joined["host"],
+        queries=joined["queries"] if adversary.kind == "query" else None,
+        moved=int(joined["moved"].sum()),
+        restless=int(joined["restless"].sum()),
+    )
 
 
 def _numbers(adversary: Adversary) -> Mapping[str, Any]:
@@ -174,21 +205,11 @@ def _made_valid(images: Bytes, proposals: Bytes, threat: Threat) -> Bytes:
     return valid
 
 
-def _gathered(adversary: Adversary, bench: Bench, name: str, one: Callable[[Images, int], Arrays]) -> AttackOutcome:
+def _gathered(bench: Bench, name: str, one: Callable[[Images, int], Arrays]) -> Arrays:
     parts = []
     for number, block in bench.images.blocks():
         stop_if_interrupted()
         bench.progress(name, number * BLOCK, len(bench.images.ids))
         parts.append(bench.parts.get(f"{name}-{number:05d}", partial(one, block, number)))
     bench.progress(name, len(bench.images.ids), len(bench.images.ids))
-    joined = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
-    return AttackOutcome(
-        label=adversary.label,
-        kind=adversary.kind,
-        images=joined["images"],
-        board=joined["board"],
-        host=joined["host"],
-        queries=joined["queries"] if adversary.kind == "query" else None,
-        moved=int(joined["moved"].sum()),
-        restless=int(joined["restless"].sum()),
-    )
+    return {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}

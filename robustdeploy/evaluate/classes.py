@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from robustdeploy.core.report import Diagnostic, Measurement
+from robustdeploy.core.subject import Subject
 from robustdeploy.evaluate.intervals import balanced_share, clopper_pearson_lower
 from robustdeploy.evaluate.outcomes import Bits, Outcomes
 from robustdeploy.evaluate.rows import share_row
@@ -22,30 +23,32 @@ CONFIDENCE = 0.99
 _MEAN_OF_CLASSES = "mean over classes of Clopper-Pearson intervals (Zou and Donner), 95 %"
 
 
-def class_rows(outcomes: Outcomes, classes: tuple[str, ...]) -> Iterator[Measurement]:
-    """Return, on the board, balanced accuracy, what a constant answer would reach, and the accuracy of each class."""
+def class_rows(outcomes: Outcomes, classes: tuple[str, ...], subject: Subject) -> Iterator[Measurement]:
+    """Return, of ``subject``, balanced accuracy, what a constant answer would reach, and the accuracy of each class."""
     labels, judged = outcomes.labels, {"judged_in_batches_of": outcomes.batch}
     clean, worst = outcomes.standing(outcomes.board_clean), outcomes.worst("board")
     under: dict[str, Any] = {"attack": "worst", "kind": "worst"}
-    yield _balanced_row("balanced_clean_accuracy", clean, labels, judged)
-    yield _balanced_row("balanced_robust_accuracy", worst, labels, judged, **under)
+    yield _balanced_row("balanced_clean_accuracy", subject, clean, labels, judged)
+    yield _balanced_row("balanced_robust_accuracy", subject, worst, labels, judged, **under)
     largest = int(np.bincount(labels).argmax())
-    yield share_row("majority_baseline", "board", labels == largest, {"class": classes[largest]})
+    yield share_row("majority_baseline", subject, labels == largest, {"class": classes[largest]})
     for number, name in enumerate(classes):
         its = labels == number
         if its.any():
-            yield share_row("class_clean_accuracy", "board", clean[its], {"class": name, **judged})
-            yield share_row("class_robust_accuracy", "board", worst[its], {"class": name, **judged}, **under)
+            yield share_row("class_clean_accuracy", subject, clean[its], {"class": name, **judged})
+            yield share_row("class_robust_accuracy", subject, worst[its], {"class": name, **judged}, **under)
 
 
-def _balanced_row(metric: str, bits: Bits, labels: Labels, judged: dict[str, Any], **more: Any) -> Measurement:
+def _balanced_row(
+    metric: str, subject: Subject, bits: Bits, labels: Labels, judged: dict[str, Any], **more: Any
+) -> Measurement:
     counts = np.bincount(labels)
     right = np.bincount(labels[bits], minlength=len(counts))
     present = counts > 0
     value, low, high = balanced_share(right[present].tolist(), counts[present].tolist())
     return Measurement(
         metric=metric,
-        where="board",
+        subject=str(subject),
         value=value,
         unit="fraction",
         n=len(labels),

@@ -2,49 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+
+import numpy as np
 
 from robustdeploy.attacks.pgd import Pgd
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Measurement
+from robustdeploy.core.subject import Subject
 from robustdeploy.devices.board import Board
-from robustdeploy.evaluate.attack import Bench, Images
+from robustdeploy.evaluate.attack import Bench, Found, Images
 from robustdeploy.evaluate.box import project
 from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.rows import share_row
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Threat
 
+ATTACK = Pgd(steps=10)
 
-def curve_rows(bench: Bench, host: HostNet, board: Board, recipe: Recipe) -> tuple[Measurement, ...]:
-    """Measure accuracy under PGD-10 at each multiple of the threat's eps, on the first images.
 
-    The values are raw: a success at a smaller eps does not count at a larger one, so that a broken attack shows.
-    """
-    some = slice(0, recipe.evaluate.curve_limit)
-    few = Images(bench.images.ids[some], bench.images.images[some], bench.images.labels[some])
-    attack, rows = Pgd(steps=10), []
+def radii(recipe: Recipe) -> Iterator[tuple[float, float]]:
+    """Yield each multiple of the threat's eps with the radius it gives; one below a grey level is left out."""
     for multiple in sorted(recipe.evaluate.eps_curve):
         eps = min(1.0, multiple * recipe.threat.eps)
-        if (threat := Threat("linf", eps)).levels < 1:
-            continue
+        if Threat("linf", eps).levels >= 1:
+            yield multiple, eps
+
+
+def first_images(images: Images, recipe: Recipe) -> Images:
+    """Return the images that the curve is measured on."""
+    some = slice(0, recipe.evaluate.curve_limit)
+    return Images(images.ids[some], images.images[some], images.labels[some])
+
+
+def curve_found(bench: Bench, host: HostNet, recipe: Recipe) -> dict[float, Found]:
+    """Attack a net in torch by PGD-10 at each multiple of the threat's eps, on the first images."""
+    few, found = first_images(bench.images, recipe), {}
+    for multiple, eps in radii(recipe):
         stop_if_interrupted()
         bench.progress(f"eps × {multiple:g}", 0, len(few.ids))
 
-        def make(threat: Threat = threat, multiple: float = multiple) -> dict[str, Any]:
-            found = host.attack(
-                attack, few.images, few.labels, threat, key(bench.seed, "curve", str(multiple)), few.ids
-            )
-            found = project(few.images, found, threat)
-            return {"board": board.score(found, bench.batch).argmax(1), "host": host.score(found).argmax(1)}
+        def make(multiple: float = multiple, eps: float = eps) -> dict[str, np.ndarray]:
+            threat, noise = Threat("linf", eps), key(bench.seed, "curve", str(multiple))
+            images = project(few.images, host.attack(ATTACK, few.images, few.labels, threat, noise, few.ids), threat)
+            return {"images": images, "predictions": host.score(images).argmax(1).astype(np.int64)}
 
-        part = bench.parts.get(f"curve-{multiple:g}", make)
+        found[multiple] = Found(**bench.parts.get(f"curve-{multiple:g}", make))
+    return found
+
+
+def curve_rows(
+    bench: Bench, replayed: Mapping[float, Found], board: Board, recipe: Recipe, subject: Subject
+) -> tuple[Measurement, ...]:
+    """Replay what was found at each radius on the board, and return both nets' accuracies.
+
+    The values are raw: a success at a smaller eps does not count at a larger one, so that a broken attack shows.
+    """
+    few, rows = first_images(bench.images, recipe), []
+    for multiple, eps in radii(recipe):
+        stop_if_interrupted()
+        bench.progress(f"eps × {multiple:g}", 0, len(few.ids))
+        found = replayed[multiple]
+
+        def make(found: Found = found) -> dict[str, np.ndarray]:
+            return {"board": board.score(found.images, bench.batch).argmax(1)}
+
+        on_board = bench.parts.get(f"curve-{multiple:g}", make)["board"]
         conditions = {"eps": eps, "multiple": multiple, "attack": "pgd", "steps": 10}
-        for where in ("host", "board"):
-            bits = part[where] == few.labels
-            place: Any = where
+        for its, labels in ((subject.reference, found.predictions), (subject, on_board)):
+            bits = labels == few.labels
             rows.append(
-                share_row("robust_accuracy_at_eps", place, bits, conditions, attack=attack.label, kind="transfer")
+                share_row("robust_accuracy_at_eps", its, bits, conditions, attack=ATTACK.label, kind="transfer")
             )
     return tuple(rows)

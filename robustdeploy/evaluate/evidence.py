@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from robustdeploy.core.model import Noun
 from robustdeploy.core.report import Diagnostic, Figures, Histogram, Measurement, Sample
+from robustdeploy.core.subject import Subject
 from robustdeploy.evaluate.latency import Latency
 from robustdeploy.evaluate.outcomes import Outcomes
 from robustdeploy.onboard.types import Bytes, Threat
@@ -21,17 +23,19 @@ SAMPLES = 8
 class EvaluationRows(Noun):
     """The content of ``rows.json``."""
 
+    schema_version: Literal[2]
     measurements: tuple[Measurement, ...]
     diagnostics: tuple[Diagnostic, ...]
     figures: Figures
 
 
-def figures_from(outcomes: Outcomes, threat: Threat, classes: tuple[str, ...], latency: Latency | None) -> Figures:
+def figures_from(
+    outcomes: Outcomes, threat: Threat, classes: tuple[str, ...], latency: Latency | None, subject: Subject
+) -> Figures:
     """Collect what the page draws of the board: the latency histogram and sample images."""
-    histogram = None
-    if latency is not None and not latency.flaws:
-        histogram = _histogram(latency.samples_ms)
-    return Figures(latency=histogram, samples=tuple(_samples(outcomes, threat, classes)))
+    timed = latency is not None and not latency.flaws
+    histograms = {str(subject): _histogram(latency.samples_ms)} if latency is not None and timed else {}
+    return Figures(latency=histograms, samples=tuple(_samples(outcomes, threat, classes)))
 
 
 def _histogram(samples_ms: np.ndarray, bins: int = 40) -> Histogram:

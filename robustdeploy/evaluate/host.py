@@ -36,9 +36,11 @@ class HostNet:
 
     def __call__(self, images: Pixels) -> Scores:
         """Score pixels, as a Model for query attacks."""
-        with torch.no_grad():
-            scores: Scores = self.net(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
-        return scores
+        parts = []
+        for part in self._parts(len(images)):
+            with torch.no_grad():
+                parts.append(self.net(torch.from_numpy(images[part]).to(self.device)).float().cpu().numpy())
+        return np.concatenate(parts)
 
     def score(self, images: Bytes, batch: int = 256) -> Scores:
         """Score 8-bit images."""
@@ -95,8 +97,13 @@ class HostNet:
         step sizes counts: a net that rounds, and passes gradients straight through, is told well by larger steps.
         The scores come without a gradient being kept, so that a net cannot know that it is being looked at.
         """
+        ids = torch.arange(len(labels), device=self.device)
+        right = [self._foretold(images[p], labels[p], threat, Noise(key, ids[p])) for p in self._parts(len(labels))]
+        return float(max(np.sum(right, axis=0)) / (DIRECTIONS * len(labels)))
+
+    def _foretold(self, images: Bytes, labels: Labels, threat: Threat, noise: Noise) -> list[int]:
+        """Count for each step size the directions, of ``DIRECTIONS`` per image, that the gradient tells rightly."""
         labelled = torch.from_numpy(labels).to(self.device)
-        noise = Noise(key, torch.arange(len(labels), device=self.device))
         low, high = box(self._pixels(images), threat)
         places = to_grey_levels(low + (high - low) * noise.uniform(0, tuple(low.shape[1:])))
         gradient, _ = input_gradient(self.followed, places, labelled, margin)
@@ -110,7 +117,7 @@ class HostNet:
                 with torch.no_grad():
                     change = margin(self.net(ahead), labelled) - margin(self.net(behind), labelled)
                 right[size] += int(((change.sign() == foretold) & (foretold != 0)).sum())
-        return max(right.values()) / (DIRECTIONS * len(labels))
+        return list(right.values())
 
     def unsteadiness(self, images: Bytes) -> str | None:
         """Say why an image's scores are not its own, naming the layer at fault; None where they are."""

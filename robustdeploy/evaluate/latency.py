@@ -11,6 +11,7 @@ import numpy as np
 
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.report import Diagnostic, Measurement
+from robustdeploy.core.subject import Subject
 from robustdeploy.core.target import LatencyPlan, Target
 from robustdeploy.devices.board import Board
 from robustdeploy.devices.window import Window
@@ -105,7 +106,7 @@ class Latency:
         return sum(window.duration_ns for window in self.windows) * 1e-9
 
 
-def measured_latency(latency: Latency | None, target: Target) -> tuple[Measurement, ...]:
+def measured_latency(latency: Latency | None, target: Target, subject: Subject) -> tuple[Measurement, ...]:
     """Rows of latency, unless the board throttled or answered differently: then there is nothing to judge."""
     if latency is None or latency.flaws:
         return ()
@@ -119,7 +120,7 @@ def measured_latency(latency: Latency | None, target: Target) -> tuple[Measureme
         "harness_overhead_ms": round(latency.empty_ms, 6),
         "clocks": target.clocks,
     }
-    return tuple(_rows(timings, conditions))
+    return tuple(_rows(timings, conditions, str(subject)))
 
 
 _INTERVALS = {
@@ -128,13 +129,13 @@ _INTERVALS = {
 }
 
 
-def _rows(timings: Timings, conditions: Mapping[str, Any]) -> Iterator[Measurement]:
+def _rows(timings: Timings, conditions: Mapping[str, Any], subject: str) -> Iterator[Measurement]:
     """Return the percentiles that the samples support, their mean and their coefficient of variation."""
     for figure in (*timings.percentiles, timings.mean):
         if figure.value is not None:
             yield Measurement(
                 metric=f"latency_ms.{figure.name}",
-                where="board",
+                subject=subject,
                 value=figure.value,
                 unit="ms",
                 n=timings.n,
@@ -145,7 +146,7 @@ def _rows(timings: Timings, conditions: Mapping[str, Any]) -> Iterator[Measureme
     # It is the noise itself, and has no interval: no noise is beside it that could decide.
     yield Measurement(
         metric="latency_ms.cv",
-        where="board",
+        subject=subject,
         value=timings.cv,
         unit="fraction",
         n=timings.n,

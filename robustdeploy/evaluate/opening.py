@@ -12,6 +12,7 @@ import numpy as np
 from robustdeploy.core.registry import BACKENDS
 from robustdeploy.core.report import Diagnostic
 from robustdeploy.core.target import Target
+from robustdeploy.cost.onnx_graph import read_model
 from robustdeploy.devices.answers import impossible
 from robustdeploy.devices.board import Board
 from robustdeploy.errors import BoardError, ToolchainError
@@ -44,6 +45,7 @@ def open_on(board: Board, target: Target, export: Path, golden: Mapping[str, np.
     if not probe.usable:
         raise ToolchainError(f"{board.pipe.where}: {toolchain.name} is not usable: {probe.fix}")
     check_version(toolchain.name, probe.version, toolchain.version, board.pipe.where)
+    read_model(export / "model.onnx")
     onnx = board.put(export / "model.onnx")
     compiled = board.compile(toolchain.name, onnx, toolchain.options)
     classes = golden["scores"].shape[1]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from robustdeploy.core.report import Measurement
+from robustdeploy.core.subject import DENSE, Subject
 from robustdeploy.evaluate.intervals import clopper_pearson
 from robustdeploy.evaluate.outcomes import Bits, Outcomes
 
@@ -15,13 +16,13 @@ _CLOPPER_PEARSON = "Clopper-Pearson, 95 %"
 
 
 def share_row(
-    metric: str, where: Literal["host", "board"], bits: Bits, conditions: Mapping[str, Any] = {}, **more: Any
+    metric: str, subject: Subject, bits: Bits, conditions: Mapping[str, Any] = {}, **more: Any
 ) -> Measurement:
     """Return the share of true bits with its Clopper-Pearson interval."""
     low, high = clopper_pearson(int(bits.sum()), len(bits))
     return Measurement(
         metric=metric,
-        where=where,
+        subject=str(subject),
         value=float(bits.mean()),
         unit="fraction",
         n=len(bits),
@@ -32,57 +33,63 @@ def share_row(
     )
 
 
-def accuracy_rows(outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]]) -> Iterator[Measurement]:
-    """Return clean and robust accuracy, on the host and on the board, per attack and in the worst case.
+def accuracy_rows(
+    outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], subject: Subject
+) -> Iterator[Measurement]:
+    """Return clean and robust accuracy of ``subject`` and of its reference, per attack and in the worst case.
 
     ``settings`` says per attack label how it was run.
     """
+    kinds = {attack.kind for attack in outcomes.attacks}
     for where, clean in (("host", outcomes.host_clean), ("board", outcomes.board_clean)):
-        place: Any = where
+        its = subject if where == "board" else subject.reference
         # Query attacks may search in larger batches; what they found is judged like everything else.
         judged = {"judged_in_batches_of": outcomes.batch} if where == "board" else {}
-        yield share_row("clean_accuracy", place, outcomes.standing(clean), judged)
+        yield share_row("clean_accuracy", its, outcomes.standing(clean), judged)
         for attack in outcomes.attacks:
             # An image found by querying the board reaches the host as a stored one.
             kind = "replay" if where == "host" and attack.kind == "query" else attack.kind
             bits = outcomes.robust(attack, where)
             how = {**settings[attack.label], **judged}
-            yield share_row("robust_accuracy", place, bits, how, attack=attack.label, kind=kind)
+            # The same attack finds other images on another target, so the reference's row says which were replayed.
+            how |= {"found_on": subject.place} if kind == "replay" else {}
+            yield share_row("robust_accuracy", its, bits, how, attack=attack.label, kind=kind)
         worst = {"attacks": [attack.label for attack in outcomes.attacks], "per": "image", **judged}
-        yield share_row("robust_accuracy", place, outcomes.worst(where), worst, attack="worst", kind="worst")
-    yield from _dense_rows(outcomes, settings)
-    yield from _agreement_rows(outcomes)
-    yield from _query_rows(outcomes)
+        worst |= {"found_on": subject.place} if where == "host" and "query" in kinds else {}
+        yield share_row("robust_accuracy", its, outcomes.worst(where), worst, attack="worst", kind="worst")
+    yield from _dense_rows(outcomes, settings, subject.of(DENSE).reference)
+    yield from _agreement_rows(outcomes, subject)
+    yield from _query_rows(outcomes, subject)
 
 
-def _dense_rows(outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]]) -> Iterator[Measurement]:
+def _dense_rows(outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], dense: Subject) -> Iterator[Measurement]:
     if outcomes.dense_clean is None:
         return
     standing = outcomes.standing(outcomes.dense_clean)
-    yield share_row("dense_clean_accuracy", "host", standing)
+    yield share_row("clean_accuracy", dense, standing)
     worst = standing
     for attack in outcomes.dense_attacks:
         bits = standing & outcomes.standing(attack.host)
         worst = worst & bits
         conditions = settings[attack.label]
-        yield share_row("dense_robust_accuracy", "host", bits, conditions, attack=attack.label, kind=attack.kind)
+        yield share_row("robust_accuracy", dense, bits, conditions, attack=attack.label, kind=attack.kind)
     labels = {"attacks": [attack.label for attack in outcomes.dense_attacks], "per": "image"}
-    yield share_row("dense_robust_accuracy", "host", worst, labels, attack="worst", kind="worst")
+    yield share_row("robust_accuracy", dense, worst, labels, attack="worst", kind="worst")
 
 
-def _agreement_rows(outcomes: Outcomes) -> Iterator[Measurement]:
-    yield share_row("top1_agreement", "board", outcomes.board_clean == outcomes.host_clean)
+def _agreement_rows(outcomes: Outcomes, subject: Subject) -> Iterator[Measurement]:
+    yield share_row("top1_agreement", subject, outcomes.board_clean == outcomes.host_clean)
     for attack in outcomes.attacks:
-        yield share_row("top1_agreement", "board", attack.board == attack.host, attack=attack.label, kind=attack.kind)
+        yield share_row("top1_agreement", subject, attack.board == attack.host, attack=attack.label, kind=attack.kind)
 
 
-def _query_rows(outcomes: Outcomes) -> Iterator[Measurement]:
+def _query_rows(outcomes: Outcomes, subject: Subject) -> Iterator[Measurement]:
     for attack in outcomes.attacks:
         if attack.queries is None or (attack.queries < 0).any():
             continue
         yield Measurement(
             metric="attack_queries",
-            where="board",
+            subject=str(subject),
             attack=attack.label,
             kind=attack.kind,
             value=float(attack.queries.mean()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,24 +13,26 @@ import torch
 from robustdeploy.core.files import atomic_write_json, sha256_of_file, sha256_of_text
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.registry import LINKS
-from robustdeploy.core.report import Measurement
+from robustdeploy.core.report import SCHEMA_VERSION, Measurement
 from robustdeploy.core.run import Run
 from robustdeploy.core.stage import Stage
+from robustdeploy.core.subject import Subject
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
 from robustdeploy.data.images import Reading, numbered
 from robustdeploy.data.load import reading_facts
 from robustdeploy.data.prints import Prints, prints_of
 from robustdeploy.devices.board import Board, board_from
+from robustdeploy.evaluate.adversarial import FILE, HostAttacks, load_attacks
 from robustdeploy.evaluate.attack import (
     BLOCK,
     Adversary,
     Bench,
+    Found,
     Images,
     Progress,
     adversaries_from,
     attack_board,
-    attack_dense,
 )
 from robustdeploy.evaluate.classes import class_rows, one_class_diagnostic
 from robustdeploy.evaluate.curve import curve_rows
@@ -61,6 +62,7 @@ class Request:
     """What to evaluate, on which board, with which files of the run."""
 
     run: Run
+    subject: Subject
     target: Target
     test: Images
     available: int
@@ -68,8 +70,10 @@ class Request:
     classes: tuple[str, ...]
     net: Path
     """Folder of the compact net."""
-    dense: Path | None
-    """Folder of the dense net, when one was trained."""
+    found: Path
+    """Folder of what was found on it in torch."""
+    dense_found: Path | None
+    """The same of the dense net beside it, when one was trained."""
     export: Path
     """Folder with ``model.onnx`` and ``bundle.zip``."""
     agent: Path
@@ -91,6 +95,7 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
     folder = stage.begin()
     recipe, target = request.run.recipe, request.target
     adversaries = adversaries_from(recipe.evaluate.attacks)
+    found = load_attacks(request.found / FILE, recipe, request.test, deployed=True)
     host = load_host_net(request.net, request.device, request.trust)
     link = LINKS.build(target.link.name, target.link.options)
     with board_from(link, request.agent) as board:
@@ -101,32 +106,35 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
         stopwatch = Stopwatch(board, target, opened, request.golden["images"], progress)
         clean = _judged_clean(bench, board)
         stopwatch.take()
-        outcomes = _attacked(bench, adversaries, host, board, clean, request, stopwatch)
+        outcomes = _attacked(bench, adversaries, (host, found), board, clean, request, stopwatch)
         unmoved = _unmoved_margins(bench, board, clean.scores)
-        curve = curve_rows(bench, host, board, recipe)
+        curve = curve_rows(bench, found.curve, board, recipe, request.subject)
         latency = stopwatch.finish()
-    on_board = [row for row in curve if row.where == "board"]
+    subject = request.subject
+    on_board = [row for row in curve if row.subject == str(subject)]
     settings = {adversary.label: adversary.settings for adversary in adversaries}
     classes = len(request.classes)
+    checks = (
+        strength_diagnostic(adversaries, recipe.threat, len(request.test.ids), on_board),
+        *diagnose(outcomes, recipe.threat, clean.scores, _findings(host, bench), on_board, classes),
+        one_class_diagnostic(outcomes, request.classes),
+        scores_respond(unmoved, len(request.test.ids[:LOOKED_AT])),
+        overlap_diagnostic(_prints(request.test), request.test.ids, request.net / PRINTS_FILE),
+        table_diagnostic(request.export / "model.onnx", request.test.images, request.available),
+        golden_diagnostic(opened),
+        latency_diagnostic(latency),
+    )
     rows = EvaluationRows(
+        schema_version=SCHEMA_VERSION,
         measurements=(
-            *accuracy_rows(outcomes, settings),
-            *class_rows(outcomes, request.classes),
+            *accuracy_rows(outcomes, settings, subject),
+            *class_rows(outcomes, request.classes, subject),
             *curve,
             *request.extra_rows,
-            *measured_latency(latency, target),
+            *measured_latency(latency, target, subject),
         ),
-        diagnostics=(
-            strength_diagnostic(adversaries, recipe.threat, len(request.test.ids), on_board),
-            *diagnose(outcomes, recipe.threat, clean.scores, _findings(host, bench), on_board, classes),
-            one_class_diagnostic(outcomes, request.classes),
-            scores_respond(unmoved, len(request.test.ids[:LOOKED_AT])),
-            overlap_diagnostic(_prints(request.test), request.test.ids, request.net / PRINTS_FILE),
-            table_diagnostic(request.export / "model.onnx", request.test.images, request.available),
-            golden_diagnostic(opened),
-            latency_diagnostic(latency),
-        ),
-        figures=figures_from(outcomes, recipe.threat, request.classes, latency),
+        diagnostics=tuple(each.model_copy(update={"subject": str(subject)}) for each in checks),
+        figures=figures_from(outcomes, recipe.threat, request.classes, latency, subject),
     )
     outcomes.save(folder / "outcomes.npz")
     atomic_write_json(folder / "facts.json", opened.facts)
@@ -181,28 +189,28 @@ def _judged_clean(bench: Bench, board: Board) -> Judged:
 def _attacked(
     bench: Bench,
     adversaries: tuple[Adversary, ...],
-    host: HostNet,
+    reference: tuple[HostNet, HostAttacks],
     board: Board,
     clean: Judged,
     request: Request,
     stopwatch: Stopwatch,
 ) -> Outcomes:
-    attacks = []
+    (host, found), attacks = reference, []
     for adversary in adversaries:
-        attacks.append(attack_board(adversary, bench, host, board))
+        attacks.append(attack_board(adversary, bench, host, board, found.attacks.get(adversary.label)))
         stopwatch.take()
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
-    if request.dense is not None:
-        dense = load_host_net(request.dense, request.device, request.trust)
-        dense_clean = dense.score(bench.images.images).argmax(1)
-        dense_attacks = tuple(attack_dense(adversary, bench, dense) for adversary in adversaries)
+    if request.dense_found is not None:
+        dense = load_attacks(request.dense_found / FILE, request.run.recipe, bench.images, deployed=False)
+        dense_clean = dense.clean
+        dense_attacks = tuple(_in_torch(adversary, dense.attacks[adversary.label]) for adversary in adversaries)
     return Outcomes(
         ids=bench.images.ids,
         images=bench.images.images,
         labels=bench.images.labels,
         board_clean=clean.labels,
-        host_clean=host.score(bench.images.images).argmax(1),
+        host_clean=found.clean,
         attacks=tuple(attacks),
         dense_clean=dense_clean,
         dense_attacks=dense_attacks,
@@ -212,16 +220,19 @@ def _attacked(
     )
 
 
+def _in_torch(adversary: Adversary, found: Found) -> AttackOutcome:
+    """Tell of an attack on a net that runs in torch alone; all labels are that net's."""
+    return AttackOutcome(adversary.label, adversary.kind, found.images, found.predictions, found.predictions)
+
+
 def evaluation_inputs(request: Request) -> dict[str, str]:
     """SHA-256 of everything an evaluation reads."""
-    digest = hashlib.sha256()
-    for part in (request.test.ids, request.test.images, request.test.labels):
-        digest.update(part.tobytes())
+    places = [request.found, *([request.dense_found] if request.dense_found else [])]
+    found = {place.relative_to(request.run.root).as_posix(): sha256_of_file(place / FILE) for place in places}
     files = {
         "onnx": request.export / "model.onnx",
         "agent": request.agent,
         "net": request.net / "model.safetensors",
-        **({"dense": request.dense / "model.safetensors"} if request.dense else {}),
         **({"prints": prints} if (prints := request.net / PRINTS_FILE).is_file() else {}),
     }
-    return {"test_images": digest.hexdigest(), **{name: sha256_of_file(path) for name, path in files.items()}}
+    return {"test_images": request.test.digest, **found, **{name: sha256_of_file(path) for name, path in files.items()}}

@@ -30,6 +30,8 @@ LOSSES = ("cross-entropy", "margin")
 """Each must be climbed: scores that blind one leave the other its gradient."""
 QUERIES = 500
 """Queries per image of one query attack."""
+FIRST_SQUARES = 0.05
+"""Share of the image that a query attack by squares begins with, as published; smaller ones find little."""
 CURVE_IMAGES = 50
 """Images of the curve of robustness over eps."""
 CURVE_REACH = 1.5, 8.0
@@ -70,7 +72,11 @@ def _lacking_attacks(adversaries: Sequence[Adversary], threat: Threat) -> Iterat
                 yield f"no gradient attack of {STEPS} steps climbs the {loss} (pgd with `loss: {loss}`)"
         if (starts := sum(getattr(attack, "restarts", 1) for attack in serious)) < RESTARTS:
             yield f"its gradient attacks start {starts} times in all ({RESTARTS} needed)"
-    most = max((getattr(a.query, "queries", 0) for a in adversaries if a.query), default=0)
+    wide = [a.query for a in adversaries if a.query and getattr(a.query, "p_init", 1.0) >= FIRST_SQUARES]
+    if not wide and any(a.query for a in adversaries):
+        yield f"its query attacks begin with squares of less than {FIRST_SQUARES:.0%} of the image (p_init)"
+        return
+    most = max((getattr(query, "queries", 0) for query in wide), default=0)
     if most < QUERIES:
         yield f"no query attack may ask {QUERIES} times per image" + (f" (the most is {most})" if most else "")
 

@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from robustdeploy.core.report import Diagnostic
+from robustdeploy.cost.onnx_graph import read_model
 from robustdeploy.evaluate.overlap import TEST_METRICS
 from robustdeploy.onboard.types import Bytes
 
@@ -53,7 +54,7 @@ class Table:
 
 def tables_in(path: Path, images: Bytes, available: int) -> Iterator[Table]:
     """Look through all arrays of an ONNX file for the test images, and for as many rows as there are of those."""
-    model = onnx.load(path)
+    model = read_model(path)
     ordinary = {
         name for node in model.graph.node if node.op_type in ("Conv", "BatchNormalization") for name in node.input
     }

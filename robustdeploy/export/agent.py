@@ -21,6 +21,7 @@ from robustdeploy.errors import ArtifactError, UsageError
 
 _MOST_BYTES = 16 * 2**20
 _ABOUT = "robustdeploy/__init__.py"
+_BESIDE = ("__init__.py", "errors.py", "foreign.py")
 _VERSION = re.compile(rb"^__version__ = \"([0-9A-Za-z.+]{1,40})\"$", re.MULTILINE)
 _PLUG_IN = re.compile(r"robustdeploy/onboard/(attacks|backends)/[^\W\d]\w*\.py")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -126,7 +127,7 @@ def agent_note(stored: Path, own: Path) -> str:
 def _own_files() -> Iterator[tuple[str, bytes]]:
     package = Path(robustdeploy.__file__).parent
     yield "__main__.py", _MAIN.encode()
-    for file in (package / "__init__.py", package / "errors.py", *(package / "onboard").rglob("*.py")):
+    for file in (*(package / name for name in _BESIDE), *(package / "onboard").rglob("*.py")):
         yield f"robustdeploy/{file.relative_to(package).as_posix()}", file.read_bytes()
 
 

@@ -36,7 +36,7 @@ def export_onnx(
     try:
         with _quiet():
             program = torch.onnx.export(
-                net,
+                _Named(net),
                 (images,),
                 dynamo=True,
                 opset_version=opset,
@@ -56,6 +56,21 @@ def export_onnx(
     atomic_write_bytes(path, model.SerializeToString(deterministic=True))
 
 
+class _Named(nn.Module):
+    """Puts every parameter and buffer below a name of its own: the exporter calls results by their operators.
+
+    The buffer ``mean`` of ``Normalised`` would else be taken for the mean of a weight that it computed beforehand.
+    """
+
+    def __init__(self, exported: nn.Module) -> None:
+        super().__init__()
+        self.exported = exported
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.exported(images)
+        return scores
+
+
 def _check_size(net: nn.Module) -> None:
     size = sum(tensor.numel() * 4 for tensor in (*net.parameters(), *net.buffers()))
     if size >= MOST_BYTES:
@@ -72,6 +87,7 @@ def _name(net: nn.Module) -> str:
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _NO_TRANSLATION = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
+_NO_OVERLOAD = re.compile(r"Cannot find a compatible OpOverload for ([\w.]+)")
 _BY_VALUES = ("GuardOnDataDependentSymNode", "DataDependentOutputException")
 
 
@@ -85,6 +101,8 @@ def _reason(problem: BaseException) -> str:
             return f"torch's '{found.group(1)}' has no ONNX form; write that step with other operators"
         if type(each).__name__ in _BY_VALUES:
             return "its forward pass decides by computed values; write that decision with torch.where"
+    if (found := _NO_OVERLOAD.search(str(chain[-1]))) is not None:
+        return f"torch's '{found.group(1)}' has no ONNX form for what it is given; write that step with other operators"
     told = [line for line in _ESCAPES.sub("", str(chain[-1])).splitlines() if line.strip()]
     first = told[0].strip()[:200] if told else ""
     return f"{type(chain[-1]).__name__}: {first}; its forward pass must be plain tensor code on any number of images"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustdeploy.core.model import Noun
 from robustdeploy.core.registry import BACKENDS
 from robustdeploy.core.report import Measurement
+from robustdeploy.core.subject import Subject
 from robustdeploy.cost.memory import images_at_once
 from robustdeploy.cost.module import evaluating
 from robustdeploy.errors import ArtifactError
@@ -98,13 +99,13 @@ def _check_independent(onnx_file: Path, alone: Scores, together: Scores) -> None
         )
 
 
-def parity_rows(facts: Mapping[str, Any]) -> tuple[Measurement, ...]:
-    """Return the rows of a report about the parity that an export's facts hold."""
+def parity_rows(facts: Mapping[str, Any], reference: Subject) -> tuple[Measurement, ...]:
+    """Return the rows of a report about the parity that an export's facts hold, as those of the net in torch."""
     parity = facts["parity"]
     return tuple(
         Measurement(
             metric="parity_max_abs",
-            where="host",
+            subject=str(reference),
             value=parity[f"max_abs_{images}"],
             unit="logits",
             n=parity["n"],

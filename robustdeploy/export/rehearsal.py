@@ -80,8 +80,31 @@ def rehearse(recipe: Recipe, data: Loaded, opset: int = OPSET) -> None:
         rehearsed = Rehearsed(f"net '{recipe.net.name}'", net, images, opset, Path(folder))
         for check in CHECKS:
             check(rehearsed)
+        if recipe.train.start is None:
+            check_complete(rehearsed, recipe, data)
     if ":" not in recipe.net.name and recipe.train.start is None:  # what lies in a file may be another net next time
         _PASSED.add(mark)
+
+
+def check_complete(rehearsed: Rehearsed, recipe: Recipe, data: Loaded) -> None:
+    """Raise UsageError where the net is not the same again when it is built anew and given the weights that are stored.
+
+    A layer in a plain list, or a random tensor that is no buffer, is neither trained nor stored.
+    """
+    other = recipe.model_copy(update={"seed": recipe.seed + 1})
+    again = starting_net(other, data, torch.device("cpu")).eval()
+    try:
+        again.load_state_dict(rehearsed.net.state_dict())
+    except RuntimeError as problem:
+        told = " ".join(str(problem).split())[:200]
+        raise UsageError(f"{rehearsed.name} is another net each time it is built: {told}") from problem
+    with torch.no_grad():
+        scores = again(torch.from_numpy(pixels_from_bytes(rehearsed.images))).numpy()
+    if not np.abs(scores - rehearsed.scores).max() <= TOLERANCE * np.abs(rehearsed.scores).max():
+        raise UsageError(
+            f"{rehearsed.name} gives other scores when it is built again with the same weights: some of its numbers "
+            "are neither parameters nor buffers; put layers into nn.ModuleList, and tensors into register_buffer"
+        )
 
 
 def check_scores(rehearsed: Rehearsed) -> None:

@@ -51,7 +51,8 @@ def export(
     net, info = load_net(trained, trust=trust), load_info(trained)
     clean, labels = held_out_images(trained, info)
     check_finite(net, clean)
-    check_steady(net, torch.from_numpy(clean) / 255, f"the net in {trained}")
+    many = images_at_once(net, info.image_shape, len(clean))
+    check_steady(net, torch.from_numpy(clean[:many]) / 255, f"the net in {trained}")
     path = folder / "model.onnx"
     export_onnx(net, info.image_shape, path, target.opset, _metadata(recipe, info, facts), _doc(recipe, facts))
     if (counted := onnx_macs(path)) != facts["macs"]:

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from robustdeploy.core.factories import (
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import NETS
 from robustdeploy.errors import RecipeError, RobustdeployError
+from robustdeploy.nets.bounds import TooLarge, bounded, check_bounds
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.steady import entered, layer_text
 
@@ -37,17 +39,24 @@ def build_net(
     Weights are drawn from torch's global generator, so the caller seeds it. One forward pass in eval mode on zeros
     proves that the net takes the images and gives one logit per class. Whatever is wrong is a RecipeError.
     """
-    name = choice.name
-    if name in NETS:
-        net = NETS.build(name, choice.options)(classes, image_shape[0])
-    elif is_factory(name):
-        net = _from_factory(name, choice.options, classes, image_shape[0])
+    name, options, channels = choice.name, choice.options, image_shape[0]
+    make: Callable[[], Any]
+    if is_factory(name):
+        make = partial(_from_factory, name, options, classes, channels)
+    elif name in NETS:
+        make = partial(NETS.build(name, options), classes, channels)
     elif name.removeprefix(TORCHVISION) in _torchvision_names():
-        net = _from_torchvision(name.removeprefix(TORCHVISION), choice.options, classes, image_shape[0])
+        make = partial(_from_torchvision, name.removeprefix(TORCHVISION), options, classes, channels)
     else:
         raise RecipeError(f"{NETS.unknown(name)}; torchvision's classifiers and package.module:factory work too")
+    if not is_factory(name):  # code of the user's own is not run once more for this
+        check_bounds(name, make)
+    with bounded(name):
+        net = make()
     if not isinstance(net, nn.Module):
         raise RecipeError(f"net '{name}' gave {type(net).__name__}; it must give a torch.nn.Module")
+    net = _unwrapped(net)
+    _check_layers(name, net)
     whole = Normalised(net, mean, std)
     _check_logits(name, whole, classes, image_shape)
     return whole
@@ -121,9 +130,40 @@ def _sizes(name: str, factory: Callable[..., Any], classes: int, channels: int) 
 def _called(name: str, factory: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     try:
         return factory(**arguments)
+    except TooLarge:
+        raise
     except Exception as error:  # foreign code may raise anything
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise RecipeError(f"net '{name}' called with {given}: {type(error).__name__}: {error}") from error
+
+
+def _unwrapped(net: nn.Module) -> nn.Module:
+    """Return what is inside of wrappers that only say how a net is run; that is the recipe's to say."""
+    while True:
+        if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            net = net.module
+        elif isinstance(inside := getattr(net, "_orig_mod", None), nn.Module):  # of torch.compile
+            net = inside
+        else:
+            return net
+
+
+def _check_layers(name: str, net: nn.Module) -> None:
+    """Refuse layers that nothing here could follow or export, and numbers that an export would change."""
+    for path, module in net.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"at {path} it" if path else "it"
+            raise RecipeError(
+                f"net '{name}': {where} is compiled to TorchScript, whose layers cannot be pruned or exported; give "
+                "the module as it was before torch.jit"
+            )
+    for path, parameter in net.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise RecipeError(
+                f"net '{name}': its parameter {path} is {kind}; nets are trained and exported in float32: leave out "
+                ".half(), .bfloat16() and .double()"
+            )
 
 
 def _check_logits(name: str, net: nn.Module, classes: int, image_shape: tuple[int, int, int]) -> None:

@@ -100,6 +100,8 @@ class ChannelPad(nn.Module):
 
 def _follow_index(module: nn.Module, _: object) -> None:
     assert isinstance(module, ChannelPad)
+    if module.index.is_meta:  # of a net that is only counted
+        return
     module.padding = _padding(module.index.tolist(), module.in_channels)
     module.choice = F.one_hot(module.index + 1, module.in_channels + 1)[:, 1:].T.float()
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from robustdeploy.nets.layout import lay_channels_last
+
 _NORM_AFTER = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
 _TOLERANCE = 1e-4
 """Of the scores, relative to the largest: what rounding in another order may change."""
@@ -32,7 +34,7 @@ def folded(net: nn.Module, example: Tensor) -> nn.Module:
         layers = copied.get_submodule(conv), copied.get_submodule(norm)
         _replace(copied, conv, fuse_conv_bn_eval(*layers))  # type: ignore[type-var, arg-type]
         _replace(copied, norm, nn.Identity())
-    copied = copied.to(memory_format=torch.channels_last)
+    lay_channels_last(copied)
     return copied if _same_scores(net, copied, example) else net
 
 

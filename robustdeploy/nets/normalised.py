@@ -41,6 +41,8 @@ def main_output(output: Any) -> Any:
 
     Nets with auxiliary heads give a tuple, a list or a mapping while they train, and a tensor otherwise.
     """
+    if isinstance(output, (tuple, list, Mapping)) and not output:
+        return output
     if isinstance(output, Mapping):
         return output[next((name for name in _LOGITS if name in output), next(iter(output)))]
     if isinstance(output, (tuple, list)):

@@ -20,7 +20,9 @@ from torch.overrides import TorchFunctionMode
 from robustdeploy.errors import UsageError
 
 LOOKED_AT = 4
-"""Images that are enough: each is scored among the others and alone."""
+"""Images that are enough for most faults: each is scored among the others and alone."""
+CROWD = 256
+"""Images that hosts and boards score at a time; a net may do something else with many than with few."""
 REPEATS = 8
 """Passes over one image; chance that rarely shows needs several."""
 TOLERANCE = 1e-5
@@ -53,13 +55,18 @@ def unsteadiness(net: nn.Module, images: Tensor) -> str | None:
 
     ``net`` is left as it is. Looked at is a copy in float64, or in float32 where the net computes in that alone, and
     parameters that are all 0, as a fresh last layer's may be, are drawn at random there, so that nothing hides.
+    The first few are looked at closely, and some of them then among all of ``images``.
     """
     with _probe(net, images[:LOOKED_AT].float().cpu()) as (probe, batch):
+        count = len(batch)
         try:
-            return _not_finite(probe, batch) or _chance(probe, batch) or _neighbours(probe, batch)
+            if few := _not_finite(probe, batch) or _chance(probe, batch) or _neighbours(probe, batch):
+                return few
+            count = len(images)
+            return _crowd(probe, images.to(batch))
         except Exception as error:  # foreign code may raise anything
             words = " ".join(str(error).split())[:300]
-            return f"it cannot score {len(batch)} images together and one by one: {words}"
+            return f"it cannot score {count} images together and one by one: {words}"
 
 
 def _not_finite(probe: nn.Module, batch: Tensor) -> str | None:
@@ -103,6 +110,17 @@ def _neighbours(probe: nn.Module, batch: Tensor) -> str | None:
     cause = _restless(probe, before) or _cause(probe, _steps(probe, batch[most][None]), _steps(probe, batch), place)
     told = cause or _NO_LAYER
     return f"the scores of an image depend on the images beside it; the cause is {told}. {_ADVICE['neighbours']}"
+
+
+def _crowd(probe: nn.Module, images: Tensor) -> str | None:
+    """Look for scores that are others among many images than among few: in float32, which is fast, and if so again."""
+    if len(images) <= LOOKED_AT:
+        return None
+    ends, many = [0, 1, -2, -1], images.float()
+    probe.float()
+    if not _apart(_scores(probe, many[ends]), _scores(probe, many)[ends]):
+        return None
+    return _neighbours(probe.to(images.dtype), images)
 
 
 def layer_text(net: nn.Module, name: str, function: str = "") -> str:
@@ -256,7 +274,10 @@ def _cause(probe: nn.Module, ours: list[_Step], theirs: list[_Step], place: tupl
     """
     for mine, other in zip(ours, theirs, strict=False):
         pairs = list(zip(mine.outputs, other.outputs, strict=False))
-        if mine.function != other.function or any(_differ(a, b, place) for a, b in pairs):
+        if mine.function != other.function:  # the longer pass has a step that the shorter has not
+            step = other if len(theirs) > len(ours) else mine
+            return layer_text(probe, step.layer, step.function)
+        if any(_differ(a, b, place) for a, b in pairs):
             return layer_text(probe, mine.layer, mine.function)
     return None
 

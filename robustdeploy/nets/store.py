@@ -7,6 +7,7 @@ other, so a pair that was edited, mixed up or cut short by a crash is refused.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,12 +25,12 @@ from robustdeploy.core.files import (
     sha256_of_file,
     sha256_of_text,
 )
-from robustdeploy.core.foreign import shown_name
 from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import parse_json, read_bounded, size_text
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.trust import Trust, check_trusted
 from robustdeploy.errors import ArtifactError, RecipeError
+from robustdeploy.foreign import shown_name
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.channel_pad import set_gains
 from robustdeploy.nets.normalised import Normalised
@@ -43,8 +44,17 @@ _MOST_INFO = 64 * 2**20
 _MOST_WEIGHTS = 16 * 2**30
 """The largest classifiers of torchvision have 2.6 GB of weights."""
 
+_MOST_NUMBERS = 3 * 4096**2
+"""Of one image; the first layer alone takes many times that."""
+
 _Name = Annotated[str, AfterValidator(shown_name)]
 _Pixels = Annotated[int, Field(ge=1, le=4096)]
+
+
+def _holdable(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    if math.prod(shape) > _MOST_NUMBERS:
+        raise ValueError(f"one image of {'×'.join(map(str, shape))} has more than {_MOST_NUMBERS:,} numbers")
+    return shape
 
 
 class NetInfo(Noun):
@@ -55,7 +65,7 @@ class NetInfo(Noun):
     """The dense net."""
     classes: Annotated[tuple[_Name, ...], Field(min_length=1)]
     """Names of the classes, in the order of the logits."""
-    image_shape: tuple[_Pixels, _Pixels, _Pixels]
+    image_shape: Annotated[tuple[_Pixels, _Pixels, _Pixels], AfterValidator(_holdable)]
     """C, H, W."""
     mean: tuple[float, ...]
     std: tuple[float, ...]

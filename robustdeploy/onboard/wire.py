@@ -27,6 +27,7 @@ from ..errors import WireError
 VERSION = 2
 _MAGIC = b"RDep"
 _PREFIX = struct.Struct("<4sHHI")
+_MOST_LEVELS = 64
 _CHECK = struct.Struct("<I")
 _DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
 
@@ -178,11 +179,22 @@ def _head_length(prefix: bytes, limits: Limits) -> int:
 def _parse_head(text: bytes, limits: Limits) -> tuple[dict[str, Any], list[_Spec]]:
     try:
         document = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        if nests_deeper(document, _MOST_LEVELS):
+            raise RecursionError("it nests too deeply")
     except (ValueError, RecursionError) as error:
         raise WireError(f"the head of a message is not JSON: {str(error)[:200]}") from None
     if not isinstance(document, dict) or set(document) != {"head", "arrays"} or not isinstance(document["head"], dict):
         raise WireError("the head of a message is not an object with exactly 'head' and 'arrays'")
     return document["head"], _specs_from_json(document["arrays"], limits)
+
+
+def nests_deeper(document: Any, levels: int) -> bool:
+    """Say whether lists and objects lie in one another more than ``levels`` deep."""
+    level = [document] if isinstance(document, (dict, list)) else []
+    for _ in range(levels):
+        items = (held.values() if isinstance(held, dict) else held for held in level)
+        level = [item for held in items for item in held if isinstance(item, (dict, list))]
+    return bool(level)
 
 
 def _no_constant(name: str) -> float:

@@ -28,6 +28,9 @@ _POINTWISE = frozenset(
 )
 """Operators that work number by number though torch does not mark every form of them so."""
 
+_KNOWN_AS = {"mkldnn_rnn_layer": "lstm"}
+"""Operators that torch calls by the library it runs them with."""
+
 
 @dataclass(frozen=True)
 class _Slot:
@@ -42,7 +45,7 @@ class Call:
 
     def __init__(self, func: Any, args: Any, kwargs: Any, given: Any) -> None:
         self.func, self.args, self.kwargs = func, args, kwargs
-        name = func.overloadpacket.__name__
+        name = _KNOWN_AS.get(func.overloadpacket.__name__, func.overloadpacket.__name__)
         self.in_place = bool(func._schema.is_mutable) and name.endswith("_")
         self.name: str = name[:-1] if self.in_place else name
         self.tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]

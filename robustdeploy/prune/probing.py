@@ -16,8 +16,9 @@ from torch import nn
 
 from robustdeploy.cost.memory import without_values
 from robustdeploy.cost.module import products
-from robustdeploy.cost.products import Product
+from robustdeploy.cost.products import Product, as_named
 from robustdeploy.errors import BudgetError
+from robustdeploy.nets.normalised import kind_of
 from robustdeploy.onboard.draws import Draws, key
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.groups import ChannelGroup
@@ -44,8 +45,8 @@ def operation_model(net: nn.Module, groups: Sequence[ChannelGroup], image_shape:
         if (wrong := _wrong(model, found, trials)).any():
             largest = max((product for product, bad in zip(found, wrong, strict=True) if bad), key=lambda p: p.macs)
             raise BudgetError(
-                f"the operations of this {type(net).__name__} do not follow from its channel counts: those of a "
-                f"'{largest.operator}' in {largest.layer or 'the net itself'} ({largest.macs:,} MACs) do not, "
+                f"the operations of this {kind_of(net)} do not follow from its channel counts: those of a "
+                f"'{largest.operator}' in {as_named(largest.layer)} ({largest.macs:,} MACs) do not, "
                 "so no budget can be kept by removing channels; `prune: weights` removes none"
             )
     return model

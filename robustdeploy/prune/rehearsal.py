@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from robustdeploy.nets.normalised import kind_of
 from robustdeploy.prune.compact import PROOF_TOLERANCE, compact_net
 from robustdeploy.prune.folding import Folding
 from robustdeploy.prune.groups import ChannelGroup, Coupling, traced_groups
+from robustdeploy.prune.information import Carrier
 
 IMAGES = 4
 DRAWS = 3
@@ -36,9 +38,10 @@ def find_groups(net: nn.Module, image_shape: tuple[int, int, int]) -> Coupling:
     """
     traced = traced_groups(net, image_shape)
     trial = _Trial(net, image_shape)
-    unsafe = trial.unsafe(traced.groups)
-    groups = tuple(group for group in traced.groups if group.name not in unsafe)
-    return replace(traced, groups=groups, whole={**traced.whole, **unsafe})
+    left = trial.of_no_image(traced.groups)
+    left |= trial.unsafe([group for group in traced.groups if group.name not in left])
+    groups = tuple(group for group in traced.groups if group.name not in left)
+    return replace(traced, groups=groups, whole={**traced.whole, **left})
 
 
 def rehearse(pruning: nn.Module, net: nn.Module, image_shape: tuple[int, int, int]) -> None:
@@ -53,9 +56,10 @@ def rehearse(pruning: nn.Module, net: nn.Module, image_shape: tuple[int, int, in
         with warnings.catch_warnings(), torch.random.fork_rng(), torch.enable_grad():
             warnings.simplefilter("ignore")
             pruning.train()(images).square().mean().backward()
-    except (RuntimeError, IndexError, TrainingError) as problem:
+    except Exception as problem:  # foreign code may raise anything
+        first = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise TrainingError(
-            f"this {kind_of(net)} cannot be trained under masks: a step on two images fails ({problem}); is activation "
+            f"this {kind_of(net)} cannot be trained under masks: a step on two images fails ({first}); is activation "
             "checkpointing on, or an activation overwritten that the pass back needs?"
         ) from problem
 
@@ -88,9 +92,42 @@ class _Trial:
         try:
             self._net, self._images = self._net.double(), self._images.double()
             return self._scores(self._net)
-        except RuntimeError:
+        except Exception:  # foreign code may raise anything; in float32 it did run when it was built
             self._net, self._images = self._net.float(), self._images.float()
             return self._scores(self._net)
+
+    def of_no_image(self, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+        """Return the groups with a layer whose maps are not so many for each image, with the reason.
+
+        A layer may be computed once for all images, as one on a table of positions is. What each image's loss knows of
+        its channels cannot be told, and that is what they are chosen by.
+        """
+        carriers = Folding(self._net, groups).carriers
+        few, more = (self._batches(carriers, images) for images in (IMAGES - 1, IMAGES))
+        pairs = zip(carriers, few, more, strict=True)
+        odd = {
+            at.group for at, small, large in pairs if [IMAGES * n for n in small] != [(IMAGES - 1) * n for n in large]
+        }
+        return {groups[number].name: "it is not computed for each image by itself" for number in sorted(odd)}
+
+    def _batches(self, carriers: Sequence[Carrier], images: int) -> list[list[int]]:
+        """Return for each carrier how long the batches are that it gives, or reads, for so many images."""
+        modules, found, handles = dict(self._net.named_modules()), [], []
+        for at in carriers:
+            lengths: list[int] = []
+            found.append(lengths)
+
+            def note(_: nn.Module, read: Any, given: Any, at: Carrier = at, lengths: list[int] = lengths) -> None:
+                lengths.append(len(given if at.side == "out" else read[0]))
+
+            handles.append(modules[at.layer].register_forward_hook(note))
+        try:
+            with evaluating(self._net), torch.no_grad():
+                self._net(self._images[:images])
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
 
     def unsafe(self, groups: Sequence[ChannelGroup]) -> dict[str, str]:
         """Return the groups that cannot be pruned, with the reason; the others can be, all together."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.artifact import Sealed
 from robustdeploy.core.complaint import complaint
+from robustdeploy.core.facts import own_net
 from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
 from robustdeploy.core.ledger import utc_now
 from robustdeploy.core.manifest import producer
@@ -18,10 +20,11 @@ from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Budget, Recipe
-from robustdeploy.core.report import BudgetLine, ChannelCount, Figures, Measurement, Report
-from robustdeploy.core.settings import overrides
+from robustdeploy.core.report import BudgetLine, ChannelCount, Evidence, Figures, Measurement, Omission, Report
+from robustdeploy.core.settings import DEVICE, label_in, overrides
+from robustdeploy.core.subject import FP32, Subject
 from robustdeploy.cost import COUNTED
-from robustdeploy.errors import ArtifactError
+from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.evaluate.evidence import EvaluationRows
 from robustdeploy.report.collapse import collapse_diagnostics
 from robustdeploy.report.judge import judge
@@ -29,44 +32,115 @@ from robustdeploy.report.nonzero import nonzero_rows
 from robustdeploy.report.omissions import omissions_of, skipped_row
 
 
-def assemble(name: str, target: str, recipe: Recipe, train: Sealed, export: Sealed, evaluation: Sealed) -> Report:
-    """Put everything a report says together; nothing is measured here."""
-    rows = _rows(evaluation.folder / "rows.json")
-    budget = _budget(train.manifest.facts, export.manifest.facts)
+@dataclass(frozen=True)
+class Measured:
+    """A finished evaluation on one target, with the export it is of."""
+
+    target: str
+    export: Sealed
+    evaluation: Sealed
+
+
+def assemble(
+    name: str, recipe: Recipe, train: Sealed, made: Sequence[Measured], lost: Mapping[str, str] = {}
+) -> Report:
+    """Put everything a report says together, of every target; nothing is measured here.
+
+    ``lost`` says of targets that should have been measured why they were not. With neither, there is nothing to tell:
+    a UsageError.
+    """
+    if not made:
+        told = "; ".join(f"{target}: {why}" for target, why in lost.items())
+        raise UsageError(f"no target was evaluated, so there is nothing to report{f' ({told})' if told else ''}")
+    net = own_net(train.manifest.facts)
+    budget = _budget(train.manifest.facts, made[0].export.manifest.facts)
     channels = tuple(ChannelCount(**channel) for channel in train.manifest.facts["channels"])
-    zeros = export.manifest.facts.get("zeros")
-    costs = (*_cost_rows(budget), *nonzero_rows(zeros, budget))
-    removes_channels = "nonzero_macs" not in train.manifest.facts
-    measurements = (*rows.measurements, *(_with_limit(row, recipe.budget, budget, removes_channels) for row in costs))
-    used = evaluation.manifest.parameters
-    changed = overrides(recipe.evaluate, used.get("evaluate", {}))
-    reading = evaluation.manifest.facts.get("reading", {})
-    omissions = tuple(omissions_of(recipe, train.manifest.facts, used, measurements, changed, reading))
-    measurements = (*measurements, skipped_row(omissions))
-    diagnostics = (*rows.diagnostics, *collapse_diagnostics(train.manifest.facts))
+    parts = [_part(recipe, train, each, Subject(net, FP32, each.target), budget) for each in made]
+    measurements = tuple(_merged(row for part in parts for row in part.rows))
+    diagnostics = (
+        *(diagnostic for part in parts for diagnostic in part.found.diagnostics),
+        *collapse_diagnostics(train.manifest.facts),
+    )
+    omissions = tuple(omission for part in parts for omission in part.omissions)
+    deployed = [part.evidence for part in parts]
+    deployed += [Evidence(subject=str(Subject(net, FP32, target)), lost=why) for target, why in lost.items()]
+    measured = {each.subject for each in deployed}
+    others = [row.subject for row in measurements if row.subject not in measured]
+    subjects = (*deployed, *(Evidence(subject=each) for each in dict.fromkeys(others)))
+    last = made[-1].evaluation.manifest
     return Report(
         name=name,
-        target=target,
-        evaluation=evaluation.folder.name,
-        overrides=changed,
+        net=net,
+        subjects=subjects,
+        label=label_in(made[0].evaluation.folder.name),
+        overrides=overrides(recipe.evaluate, last.parameters.get("evaluate", {})),
         created=utc_now().isoformat(timespec="seconds"),
         producer=producer(),
-        data={
-            **train.manifest.facts["data"],
-            "test": evaluation.manifest.facts["n"],
-            **reading,
-        },
-        subject=_subject(recipe, train, export, evaluation),
+        data={**train.manifest.facts["data"], "test": last.facts["n"], **last.facts.get("reading", {})},
+        sha256=_common(recipe, train),
         threat=recipe.threat,
         budget=budget,
-        board=_mapping(evaluation.folder / "facts.json"),
         measurements=measurements,
         diagnostics=diagnostics,
         omissions=omissions,
-        figures=Figures(channels=channels, latency=rows.figures.latency, samples=rows.figures.samples),
+        figures=Figures(
+            channels=channels,
+            latency={name: drawn for part in parts for name, drawn in part.found.figures.latency.items()},
+            samples=parts[0].found.figures.samples,
+        ),
         rules=recipe.gate,
-        verdict=judge(measurements, diagnostics, recipe.gate, omissions),
+        verdict=judge(measurements, diagnostics, recipe.gate, omissions, subjects, net),
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one target adds to the report."""
+
+    found: EvaluationRows
+    rows: tuple[Measurement, ...]
+    omissions: tuple[Omission, ...]
+    evidence: Evidence
+
+
+def _part(recipe: Recipe, train: Sealed, made: Measured, subject: Subject, budget: BudgetLine) -> _Part:
+    evaluation, export = made.evaluation, made.export
+    found = _rows(evaluation.folder / "rows.json")
+    costs = (*_cost_rows(budget, subject), *nonzero_rows(export.manifest.facts.get("zeros"), budget, subject))
+    removes_channels = "nonzero_macs" not in train.manifest.facts
+    rows = (*found.measurements, *(_with_limit(row, recipe.budget, budget, removes_channels) for row in costs))
+    used = evaluation.manifest.parameters
+    changed = overrides(recipe.evaluate, used.get("evaluate", {}))
+    reading = evaluation.manifest.facts.get("reading", {})
+    omissions = tuple(
+        omission.model_copy(update={"subject": str(subject)})
+        for omission in omissions_of(recipe, train.manifest.facts, used, rows, changed, reading)
+    )
+    evidence = Evidence(
+        subject=str(subject),
+        evaluation=f"{DEVICE}/{evaluation.folder.name}",
+        sha256={
+            "onnx": export.artifact("model.onnx").sha256,
+            "engine": evaluation.manifest.facts["engine"],
+            "bundle": export.artifact("bundle.zip").sha256,
+            "agent": evaluation.manifest.inputs["agent"],
+            "outcomes": evaluation.artifact("outcomes.npz").sha256,
+            "export manifest": sha256_of_file(export.folder / "manifest.json"),
+            "evaluation manifest": sha256_of_file(evaluation.folder / "manifest.json"),
+        },
+        board=_mapping(evaluation.folder / "facts.json"),
+    )
+    return _Part(found, (*rows, skipped_row(omissions, subject)), omissions, evidence)
+
+
+def _merged(rows: Iterable[Measurement]) -> Iterator[Measurement]:
+    """Leave out what several targets' evaluations found alike of the host's reference."""
+    told: set[str] = set()
+    for row in rows:
+        content = canonical_json(row.model_dump(mode="json"))
+        if content not in told:
+            told.add(content)
+            yield row
 
 
 def _budget(train: Mapping[str, Any], export: Mapping[str, Any]) -> BudgetLine:
@@ -74,19 +148,23 @@ def _budget(train: Mapping[str, Any], export: Mapping[str, Any]) -> BudgetLine:
     return BudgetLine(**{name: train[name] for name in names}, counts=export["counts"])
 
 
-def _cost_rows(budget: BudgetLine) -> Iterator[Measurement]:
+def _cost_rows(budget: BudgetLine, subject: Subject) -> Iterator[Measurement]:
     """Return what the compact net costs, as numbers and as fractions of the dense net's, so that rules can bound it."""
-    yield from _cost_pair("ops", "MACs", COUNTED, budget.macs, budget.dense_macs)
-    yield from _cost_pair("params", "params", "all parameters of the net", budget.params, budget.dense_params)
+    yield from _cost_pair(subject, "ops", "MACs", COUNTED, budget.macs, budget.dense_macs)
+    yield from _cost_pair(subject, "params", "params", "all parameters of the net", budget.params, budget.dense_params)
     if budget.memory_bytes is not None and budget.dense_memory_bytes is not None:
         counts = "feature maps that exist at once, in float32 for one image, as the net's layers run in order"
-        yield from _cost_pair("activation_memory", "bytes", counts, budget.memory_bytes, budget.dense_memory_bytes)
+        yield from _cost_pair(
+            subject, "activation_memory", "bytes", counts, budget.memory_bytes, budget.dense_memory_bytes
+        )
 
 
-def _cost_pair(metric: str, unit: str, counts: str, compact: int, dense: int) -> Iterator[Measurement]:
+def _cost_pair(
+    subject: Subject, metric: str, unit: str, counts: str, compact: int, dense: int
+) -> Iterator[Measurement]:
     for name, value, its in ((metric, compact, unit), (f"{metric}_fraction", compact / dense, "fraction")):
         conditions = {"exact": True, "counts": counts, unit.lower(): compact, f"dense_{unit.lower()}": dense}
-        yield Measurement(metric=name, where="board", value=value, unit=its, n=1, conditions=conditions)
+        yield Measurement(metric=name, subject=str(subject), value=value, unit=its, n=1, conditions=conditions)
 
 
 def _with_limit(row: Measurement, wanted: Budget, found: BudgetLine, removes_channels: bool) -> Measurement:
@@ -105,18 +183,11 @@ def _with_limit(row: Measurement, wanted: Budget, found: BudgetLine, removes_cha
     return row.model_copy(update={"conditions": {**row.conditions, "budget": limit}})
 
 
-def _subject(recipe: Recipe, train: Sealed, export: Sealed, evaluation: Sealed) -> dict[str, str]:
+def _common(recipe: Recipe, train: Sealed) -> dict[str, str]:
     return {
         "recipe": sha256_of_text(canonical_json(plain(recipe))),
         "net": train.artifact("model.safetensors").sha256,
-        "onnx": export.artifact("model.onnx").sha256,
-        "engine": evaluation.manifest.facts["engine"],
-        "bundle": export.artifact("bundle.zip").sha256,
-        "agent": evaluation.manifest.inputs["agent"],
-        "outcomes": evaluation.artifact("outcomes.npz").sha256,
         "training manifest": sha256_of_file(train.folder / "manifest.json"),
-        "export manifest": sha256_of_file(export.folder / "manifest.json"),
-        "evaluation manifest": sha256_of_file(evaluation.folder / "manifest.json"),
     }
 
 
@@ -137,8 +208,11 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> EvaluationRows:
+    found = _json(path)
+    if isinstance(found, dict) and "schema_version" not in found:
+        raise ArtifactError(f"{path} was measured by an older version; run `robustdeploy evaluate --force` again")
     try:
-        return EvaluationRows.model_validate(_json(path))
+        return EvaluationRows.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from robustdeploy.core.report import BudgetLine, Histogram, Measurement
-from robustdeploy.report.evidence import SERIES, AttackLine, Curve
+from robustdeploy.report.evidence import AttackLine, Curve
 from robustdeploy.report.quantity import eps_text, number, quantity
-from robustdeploy.report.svg import across, axis, drawing, levels, line, mark, tag, text, width
+from robustdeploy.report.svg import STYLES, across, axis, drawing, levels, line, mark, tag, text, width
 
+Styles = Mapping[str, str]
+"""How each subject is drawn, in the order in which they stand side by side."""
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -17,22 +19,22 @@ def _percent_ticks() -> list[tuple[float, str]]:
     return [(share, f"{100 * share:.0f} %") for share in _QUARTERS]
 
 
-def _whisker(series: str, row: Measurement, y: float) -> str:
+def _whisker(style: str, row: Measurement, y: float) -> str:
     low, high = (row.value if bound is None else bound for bound in (row.low, row.high))
-    return line(across(low), y, across(high), y, f"whisker {series}") + mark(series, across(row.value), y)
+    return line(across(low), y, across(high), y, f"whisker {style}") + mark(style, across(row.value), y)
 
 
-def accuracy_chart(lines: Sequence[AttackLine]) -> str:
-    """Draw a dot and its interval for every attack and net, on one axis from 0 to 100 %."""
+def accuracy_chart(lines: Sequence[AttackLine], styles: Styles) -> str:
+    """Draw a dot and its interval for every attack and subject, on one axis from 0 to 100 %."""
     if not lines:
         return ""
     parts, y = [], 0.0
     for one in lines:
         y += 20
         parts.append(text(_row_label(one), across(0), y, "row-label"))
-        for series, row in one.rows.items():
+        for subject in (name for name in styles if name in one.rows):
             y += 14
-            parts.append(_whisker(series, row, y))
+            parts.append(_whisker(styles[subject], one.rows[subject], y))
         y += 10
     told = "; ".join(f"{one.label}: " + _told(one.rows.items()) for one in lines)
     grid = axis(_percent_ticks(), 4, y)
@@ -44,10 +46,10 @@ def _row_label(one: AttackLine) -> str:
 
 
 def _told(rows: Iterable[tuple[str, Measurement]]) -> str:
-    return ", ".join(f"{SERIES[series].lower()} {quantity(row.value, row.unit)}" for series, row in rows)
+    return ", ".join(f"{subject} {quantity(row.value, row.unit)}" for subject, row in rows)
 
 
-def curve_chart(curves: Sequence[Curve], eps: float) -> str:
+def curve_chart(curves: Sequence[Curve], eps: float, styles: Styles) -> str:
     """Draw robust accuracy over the attack's radius, with the threat's own radius marked."""
     if not curves:
         return ""
@@ -61,11 +63,11 @@ def curve_chart(curves: Sequence[Curve], eps: float) -> str:
     anchor = "end" if eps / furthest > 0.6 else "start"
     parts.append(text(f" ε of the threat, {eps_text(eps)} ", across(eps / furthest), top - 14, "note", anchor))
     for index, curve in enumerate(curves):
-        # Host and board nearly coincide where all is well, so the curves stand a few pixels apart.
+        # Subjects nearly coincide where all is well, so the curves stand a few pixels apart.
         aside = f"translate({8 * (index - (len(curves) - 1) / 2):.1f} 0)"
-        parts.append(tag("g", _curve(curve, furthest, height), transform=aside))
+        parts.append(tag("g", _curve(curve, furthest, height, styles[curve.subject]), transform=aside))
     ticks = _eps_ticks(sorted({x for curve in curves for x, _ in curve.points}), furthest)
-    told = "; ".join(f"{SERIES[c.series]}: " + ", ".join(_at(x, row) for x, row in c.points) for c in curves)
+    told = "; ".join(f"{c.subject}: " + ", ".join(_at(x, row) for x, row in c.points) for c in curves)
     # The lowest line needs no label of its own: the last marks stand there.
     scale = [(height(share), label if share else "") for share, label in _percent_ticks()]
     grid = levels(scale) + axis(ticks, bottom, bottom + 4)
@@ -77,16 +79,16 @@ def _at(eps: float, row: Measurement) -> str:
     return f"{quantity(row.value, row.unit)} at {eps_text(eps)}"
 
 
-def _curve(curve: Curve, furthest: float, place: Callable[[float], float]) -> str:
+def _curve(curve: Curve, furthest: float, place: Callable[[float], float], style: str) -> str:
     strokes, marks = [], []
     for (x1, one), (x2, other) in zip(curve.points, curve.points[1:], strict=False):
         ends = across(x1 / furthest), place(one.value), across(x2 / furthest), place(other.value)
-        strokes.append(line(*ends, f"stroke {curve.series}"))
+        strokes.append(line(*ends, f"stroke {style}"))
     for x, row in curve.points:
         at = across(x / furthest)
         if row.low is not None and row.high is not None:
-            strokes.append(line(at, place(row.low), at, place(row.high), f"whisker {curve.series}"))
-        marks.append(mark(curve.series, at, place(row.value)))
+            strokes.append(line(at, place(row.low), at, place(row.high), f"whisker {style}"))
+        marks.append(mark(style, at, place(row.value)))
     return "".join(strokes + marks)
 
 
@@ -99,12 +101,17 @@ def _eps_ticks(radii: Sequence[float], furthest: float) -> list[tuple[float, str
     return [(eps / furthest, eps_text(eps)) for eps in reversed(kept)]
 
 
+def styles_of(subjects: Sequence[str]) -> Styles:
+    """Give each subject a style of its own; from the seventh on they come round again."""
+    return {subject: STYLES[index % len(STYLES)] for index, subject in enumerate(subjects)}
+
+
 def latency_chart(histogram: Histogram | None, percentiles: Sequence[Measurement]) -> str:
     """Draw how often each latency was met, with the reported percentiles marked."""
     if histogram is None or not histogram.counts or len(histogram.edges) != len(histogram.counts) + 1:
         return ""
     start, end = histogram.edges[0], histogram.edges[-1]
-    marks = [row for row in percentiles if row.where == "board" and start <= row.value <= end]
+    marks = [row for row in percentiles if start <= row.value <= end]
     span, tallest = (end - start) or 1.0, max(histogram.counts) or 1
     top = 26.0 + 15 * len(marks)
     bottom = top + 150

@@ -10,9 +10,10 @@ from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Measurement, Report
+from robustdeploy.core.subject import Subject, subject_from
 
 Key = tuple[str, str, str, str, str, str]
-"""Metric, place, attack, multiple of eps, images, class: what makes two rows the same one."""
+"""Metric, role of the subject, attack, multiple of eps, images, class: what makes two rows the same one."""
 _OF_THE_NUMBERS = ("data.", "threat.norm", "evaluate.")
 """Parts of a recipe that decide what is measured, not on what."""
 _TOLD_BY_THE_REPORT = ("threat.eps", "budget.ops", "budget.params", "budget.memory", "data.name")
@@ -25,7 +26,8 @@ class Row:
 
     label: str
     metric: str
-    where: str
+    subjects: tuple[str, ...]
+    """Whose the two sides are; one where both are the same subject's."""
     attack: str | None
     unit: str
     before: float | None
@@ -75,10 +77,15 @@ def _measured(report: Report) -> dict[str, Any]:
         "test images": ", ".join(f"{n:,}" for n in sorted(counted)),
         "split": str(report.data.get("split_sha256", ""))[:12],
         "attacks behind worst": ", ".join(worst[-1].conditions.get("attacks", ())) if worst else None,
-        "target": report.target,
-        "processor": report.board.get("cpu_model"),
-        "toolchain": report.board.get("toolchain"),
+        "targets": ", ".join(report.targets),
+        "processors": _of_boards(report, "cpu_model"),
+        "toolchains": _of_boards(report, "backend", "backend_version"),
     }
+
+
+def _of_boards(report: Report, *facts: str) -> str:
+    told = (" ".join(str(each.board[fact]) for fact in facts if each.board.get(fact)) for each in report.deployed)
+    return ", ".join(filter(None, told))
 
 
 def _made(report: Report) -> dict[str, Any]:
@@ -131,37 +138,46 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _rows(before: Report, after: Report) -> list[Row]:
-    """Return every row that either has, ordered as metrics are listed, the board before the host."""
-    sides = [{_key(row): row for row in report.measurements} for report in (before, after)]
+    """Return every row that either has, ordered as metrics are listed, targets before the reference."""
+    sides = [{_key(row, report): row for row in report.measurements} for report in (before, after)]
     order = {name: index for index, name in enumerate(METRICS)}
     placed = {key: index for index, key in enumerate(dict.fromkeys([*sides[0], *sides[1]]))}
 
     def place(key: Key) -> tuple[int, str, bool, bool, int]:
         # Attacks and multiples of eps keep the report's own order, but for ``worst``, which sums them up.
-        return (order.get(key[0], len(order)), key[0], key[1] != "board", key[2] == "worst", placed[key])
+        in_torch = not subject_from(key[1]).deployed
+        return (order.get(key[0], len(order)), key[0], in_torch, key[2] == "worst", placed[key])
 
     keys = sorted(placed, key=place)
     return [_row(key, sides[0].get(key), sides[1].get(key)) for key in keys]
 
 
-def _key(row: Measurement) -> Key:
+def _key(row: Measurement, report: Report) -> Key:
     multiple, images = row.conditions.get("multiple", ""), row.conditions.get("images", "")
     of_class = row.conditions.get("class", "") if row.metric.startswith("class_") else ""
-    return (row.metric, row.where, row.attack or "", str(multiple), str(images), str(of_class))
+    return (row.metric, _role(row.subject, report), row.attack or "", str(multiple), str(images), str(of_class))
+
+
+def _role(subject: str, report: Report) -> str:
+    """Name a subject by what it is to its report, so that the nets and the single targets of two stand side by side."""
+    its = subject_from(subject)
+    place = "target" if its.deployed and len(report.targets) == 1 else its.place
+    return str(Subject("own" if its.net == report.net else its.net, its.precision, place))
 
 
 def _row(key: Key, before: Measurement | None, after: Measurement | None) -> Row:
-    metric, where, attack, multiple, images, of_class = key
+    metric, _, attack, multiple, images, of_class = key
     one = before or after
     assert one is not None
+    subjects = dict.fromkeys(side.subject for side in (before, after) if side)
     radius = f"eps × {float(multiple):g}" if multiple else ""
     on = f"on {images} images" if images else ""
-    words = (metric, of_class, attack, radius, on, f"({where})")
+    words = (metric, of_class, attack, radius, on, f"({' against '.join(subjects)})")
     conditions = [] if before is None or after is None else sorted(_other(before.conditions, after.conditions))
     return Row(
         label=" ".join(word for word in words if word),
         metric=metric,
-        where=where,
+        subjects=tuple(subjects),
         attack=attack or None,
         unit=one.unit,
         before=None if before is None else before.value,

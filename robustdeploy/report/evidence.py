@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from robustdeploy.core import report as core
 from robustdeploy.core.report import Measurement, Report
+from robustdeploy.core.subject import subject_from
 from robustdeploy.report.quantity import confidence, eps_text, number, quantity
 
 Rows = tuple[Measurement, ...]
 
-_ACCURACY = {
-    ("clean_accuracy", "board"): "board",
-    ("clean_accuracy", "host"): "host",
-    ("dense_clean_accuracy", "host"): "dense",
-    ("robust_accuracy", "board"): "board",
-    ("robust_accuracy", "host"): "host",
-    ("dense_robust_accuracy", "host"): "dense",
-}
-SERIES = {"board": "Compact net, on the board", "host": "Compact net, on the host", "dense": "Dense net, on the host"}
-"""The three nets that are set side by side, in this order everywhere."""
+_ACCURACY = ("clean_accuracy", "robust_accuracy")
 BALANCE = ("balanced_clean_accuracy", "balanced_robust_accuracy", "majority_baseline")
 """Rows that show what a large class hides."""
 _AGREEMENT = ("top1_agreement", "parity_max_abs")
@@ -32,33 +25,26 @@ _NOT_BUDGET = {"confidence", "exact", "interval"}
 
 @dataclass(frozen=True)
 class AttackLine:
-    """One attack, and what each net kept of its accuracy under it."""
+    """One attack, and what each subject kept of its accuracy under it."""
 
     label: str
     kinds: str
     budget: str
-    board: Measurement | None = None
-    host: Measurement | None = None
-    dense: Measurement | None = None
-
-    @property
-    def rows(self) -> Mapping[str, Measurement]:
-        """The rows that were measured, by series."""
-        every = {"board": self.board, "host": self.host, "dense": self.dense}
-        return {name: row for name, row in every.items() if row is not None}
+    rows: Mapping[str, Measurement]
+    """By subject."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Robust accuracy of one net over the attack's radius."""
+    """Robust accuracy of one subject over the attack's radius."""
 
-    series: str
+    subject: str
     points: tuple[tuple[float, Measurement], ...]
 
 
 @dataclass(frozen=True)
 class Radius:
-    """One radius of the curve, and what each net kept of its accuracy there."""
+    """One radius of the curve, and what each subject kept of its accuracy there."""
 
     eps: float
     multiple: str
@@ -71,6 +57,7 @@ class ClassLine:
     """One class, and how its images stand."""
 
     name: str
+    subject: str
     clean: Measurement | None = None
     worst: Measurement | None = None
 
@@ -79,6 +66,8 @@ class ClassLine:
 class Evidence:
     """The rows of a report by what they are about; ``other`` holds whatever no section knows."""
 
+    subjects: tuple[str, ...]
+    """Those with accuracies, in the order in which they stand side by side everywhere."""
     accuracy: tuple[AttackLine, ...]
     curves: tuple[Curve, ...]
     radii: tuple[Radius, ...]
@@ -104,32 +93,45 @@ class Evidence:
 def evidence_from(report: Report) -> Evidence:
     """Sort the rows of ``report`` into the sections of the page."""
     left = list(report.measurements)
+    subjects = subjects_in_order(report)
     queries = _take(left, lambda row: row.metric == "attack_queries" and row.attack is not None)
-    accuracy = _accuracy(left, queries)
+    accuracy = _accuracy(left, queries, subjects)
     told = {line.label for line in accuracy}
     left += [row for row in queries if row.attack not in told]
-    curves, radii = _curves(left)
+    curves, radii = _curves(left, subjects)
     by_class = _take(left, lambda row: row.metric in ("class_clean_accuracy", "class_robust_accuracy"))
     percentiles = _take(left, lambda row: row.metric in [f"latency_ms.{p}" for p in _PERCENTILES])
     return Evidence(
+        subjects=subjects,
         accuracy=accuracy,
         curves=curves,
         radii=radii,
         balance=_take(left, lambda row: row.metric in BALANCE),
         classes=_classes(by_class),
-        percentiles=tuple(sorted(percentiles, key=lambda row: (row.where, _percentile(row)))),
+        percentiles=tuple(sorted(percentiles, key=lambda row: (row.subject, _percentile(row)))),
         latency=_take(left, lambda row: row.metric.startswith("latency_ms.")),
         agreement=_take(left, lambda row: row.metric in _AGREEMENT),
         other=tuple(left),
     )
 
 
+def subjects_in_order(report: Report) -> tuple[str, ...]:
+    """Return the subjects with accuracies: the run's own net first, where it is deployed before the reference."""
+    found = dict.fromkeys(row.subject for row in report.measurements if row.metric in _ACCURACY)
+
+    def place(name: str) -> tuple[bool, bool]:
+        its = subject_from(name)
+        return (its.net != report.net, not its.deployed)
+
+    return tuple(sorted(found, key=place))
+
+
 def _classes(rows: Rows) -> tuple[ClassLine, ...]:
-    cells: dict[str, dict[str, Measurement]] = {}
+    cells: dict[tuple[str, str], dict[str, Measurement]] = {}
     for row in rows:
         side = "clean" if row.metric == "class_clean_accuracy" else "worst"
-        cells.setdefault(str(row.conditions.get("class", "unnamed")), {}).setdefault(side, row)
-    lines = (ClassLine(name, **found) for name, found in cells.items())
+        cells.setdefault((str(row.conditions.get("class", "unnamed")), row.subject), {}).setdefault(side, row)
+    lines = (ClassLine(name, its, found.get("clean"), found.get("worst")) for (name, its), found in cells.items())
     return tuple(sorted(lines, key=lambda line: line.worst.value if line.worst else 0.0))
 
 
@@ -153,19 +155,17 @@ def _take(left: list[Measurement], wanted: Callable[[Measurement], bool]) -> Row
     return taken
 
 
-def _accuracy(left: list[Measurement], queries: Rows) -> tuple[AttackLine, ...]:
-    """One line per attack; a second row for the same place, of another kind, opens a line of its own."""
-    rows = _take(left, lambda row: (row.metric, row.where) in _ACCURACY)
+def _accuracy(left: list[Measurement], queries: Rows, subjects: Sequence[str]) -> tuple[AttackLine, ...]:
+    """One line per attack; a second row for the same subject, of another kind, opens a line of its own."""
+    rows = _take(left, lambda row: row.metric in _ACCURACY)
     lines: list[tuple[str, dict[str, Measurement]]] = []
-    # The board's rows first: they define the lines that the host's rows then join.
-    order = tuple(SERIES)
-    for row in sorted(rows, key=lambda row: order.index(_ACCURACY[row.metric, row.where])):
-        series = _ACCURACY[row.metric, row.where]
+    # The deployed net's rows first: they define the lines that the others then join.
+    for row in sorted(rows, key=lambda row: subjects.index(row.subject)):
         label = row.attack or ("clean" if "clean" in row.metric else "unnamed attack")
-        home = next((cells for name, cells in lines if name == label and series not in cells), None)
+        home = next((cells for name, cells in lines if name == label and row.subject not in cells), None)
         if home is None:
             lines.append((label, home := {}))
-        home[series] = row
+        home[row.subject] = row
     lines.sort(key=lambda line: {"clean": 0, "worst": 2}.get(line[0], 1))
     return tuple(_attack_line(label, cells, queries) for label, cells in lines)
 
@@ -174,22 +174,21 @@ def _attack_line(label: str, cells: Mapping[str, Measurement], queries: Rows) ->
     spent = [_spent(row) for row in queries if row.attack == label]
     every = "all attacks above" if label == "worst" else ""
     declared = conditions_text(_shared([row.conditions for row in cells.values()]))
-    return AttackLine(label, _kinds(cells), "; ".join(filter(None, [declared or every, *spent])), **cells)
+    return AttackLine(label, _kinds(cells), "; ".join(filter(None, [declared or every, *spent])), cells)
 
 
 def _kinds(cells: Mapping[str, Measurement]) -> str:
-    """How the images were found, and on which net otherwise: what is queried on the board reaches the host stored."""
-    kinds = {series: row.kind for series, row in cells.items() if row.kind}
+    """How the images were found, and for which subject otherwise: what is queried on a target is replayed in torch."""
+    kinds = {subject: row.kind for subject, row in cells.items() if row.kind}
     usual = next(iter(kinds.values()), None)
-    nets = {"board": "on the board", "host": "on the host", "dense": "on the dense net"}
-    others = [f"{kind} {nets[series]}" for series, kind in kinds.items() if kind != usual]
+    others = [f"{kind} for {subject}" for subject, kind in kinds.items() if kind != usual]
     return ", ".join(filter(None, [usual, *others]))
 
 
 def _spent(row: Measurement) -> str:
     unit = "queries" if row.unit == "count" else row.unit
     details = conditions_text(row.conditions)
-    return f"{number(row.value)} {unit} on the {row.where}{f' ({details})' if details else ''}"
+    return f"{number(row.value)} {unit} of {row.subject}{f' ({details})' if details else ''}"
 
 
 def _shared(conditions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -199,19 +198,18 @@ def _shared(conditions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _curves(left: list[Measurement]) -> tuple[tuple[Curve, ...], tuple[Radius, ...]]:
-    """Take the first row of each net and radius; a second one stays with the other measurements."""
-    metrics = {"robust_accuracy_at_eps": "", "dense_robust_accuracy_at_eps": "dense"}
+def _curves(left: list[Measurement], subjects: Sequence[str]) -> tuple[tuple[Curve, ...], tuple[Radius, ...]]:
+    """Take the first row of each subject and radius; a second one stays with the other measurements."""
     found: dict[float, dict[str, Measurement]] = {}
     taken = []
     for row in left:
         eps = row.conditions.get("eps")
-        cells = found.setdefault(float(eps), {}) if row.metric in metrics and isinstance(eps, int | float) else None
-        if cells is not None and cells.setdefault(metrics[row.metric] or row.where, row) is row:
+        known = row.metric == "robust_accuracy_at_eps" and isinstance(eps, int | float) and row.subject in subjects
+        if known and found.setdefault(float(eps or 0), {}).setdefault(row.subject, row) is row:
             taken.append(row)
     left[:] = [row for row in left if not any(row is one for one in taken)]
     radii = tuple(_radius(eps, found[eps]) for eps in sorted(found))
-    series = {name: tuple((r.eps, r.rows[name]) for r in radii if name in r.rows) for name in SERIES}
+    series = {name: tuple((r.eps, r.rows[name]) for r in radii if name in r.rows) for name in subjects}
     return tuple(Curve(name, points) for name, points in series.items() if points), radii
 
 
@@ -290,16 +288,20 @@ def _plain(value: Any) -> str:
 
 
 def caveats(report: Report) -> tuple[str, ...]:
-    """What a reader must know before believing the numbers of this target."""
-    facts = dict(flat(report.board))
-    found = []
+    """What a reader must know before believing the numbers of these targets."""
+    return tuple(text for evidence in report.deployed for text in _caveats(evidence))
+
+
+def _caveats(evidence: core.Evidence) -> Iterator[str]:
+    facts, place = dict(flat(evidence.board)), subject_from(evidence.subject).place
+    if evidence.lost:
+        yield f"{evidence.subject} was not measured: {evidence.lost}"
     if any(key.endswith("status") and value == "contract-tested" for key, value in facts.items()):
-        found.append(
-            f"The target {report.target} is contract-tested: its toolchain's interface was checked, "
+        yield (
+            f"The target {place} is contract-tested: its toolchain's interface was checked, "
             "but it has not been run on this hardware by the makers of this tool."
         )
     if any(key.rpartition(".")[2] == "emulated" and value == "yes" for key, value in facts.items()):
-        found.append("The board is emulated: its accuracy stands for that arithmetic only, its latency for nothing.")
+        yield f"The board {place} is emulated: its accuracy stands for that arithmetic only, its latency for nothing."
     if facts.get("backend", "") == "null" or facts.get("backend.name", "") == "null":
-        found.append("The null backend ran: it exercises the chain and says nothing about the net.")
-    return tuple(found)
+        yield f"The null backend ran on {place}: it exercises the chain and says nothing about the net."

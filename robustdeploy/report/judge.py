@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from robustdeploy.core.complaint import did_you_mean
-from robustdeploy.core.gate import Outcome, Rule, RuleVerdict, Verdict
+from robustdeploy.core.gate import Outcome, Rule, RuleVerdict, SubjectVerdict, Verdict
 from robustdeploy.core.metrics import METRICS
-from robustdeploy.core.report import Diagnostic, Measurement, Omission, Report
+from robustdeploy.core.report import Diagnostic, Evidence, Measurement, Omission, Report
+from robustdeploy.core.subject import PRUNED, places_of, selects
 from robustdeploy.evaluate.intervals import samples_needed
 from robustdeploy.report.quantity import SHARES, apart, confidence, interval, quantity, samples
 
@@ -34,7 +35,7 @@ NO_RULES = "no rule was given, so there is nothing that could pass"
 def judge_report(report: Report, rules: Sequence[Rule] | None = None) -> Verdict:
     """Judge a report by its own rules, or by others."""
     chosen = report.rules if rules is None else rules
-    return judge(report.measurements, report.diagnostics, chosen, report.omissions)
+    return judge(report.measurements, report.diagnostics, chosen, report.omissions, report.subjects, report.net)
 
 
 def judged_by(report: Report, rules: Sequence[Rule]) -> Report:
@@ -47,32 +48,79 @@ def judge(
     diagnostics: Sequence[Diagnostic],
     rules: Sequence[Rule],
     omissions: Sequence[Omission] = (),
+    subjects: Sequence[Evidence] = (),
+    net: str = PRUNED,
 ) -> Verdict:
-    """Judge every rule on the rows; a blocking diagnostic makes the whole INCONCLUSIVE whatever the rules say.
+    """Judge every rule on every subject that it selects; the whole is as good as the subject that comes out worst.
 
-    One that names metrics speaks of these alone: rules on them become INCONCLUSIVE, the others keep what they found.
-    Warnings and omissions decide nothing; they stand in the verdict, so that it is never told without them.
+    A blocking diagnostic makes its subject INCONCLUSIVE whatever the rules say. One that names metrics speaks of these
+    alone: rules on them become INCONCLUSIVE, the others keep what they found. Warnings and omissions decide nothing;
+    they stand in the verdict, so that it is never told without them. Without ``subjects``, those of the rows count.
     """
+    known = {each.subject: each.lost for each in subjects} or dict.fromkeys((row.subject for row in rows), "")
     blocking = [diagnostic for diagnostic in diagnostics if diagnostic.level == "block"]
-    lines = tuple(_doubted(rule, _rule_verdict(rule, rows), blocking) for rule in rules)
-    reasons = tuple(d.text for d in blocking if not d.metrics) + (() if rules else (NO_RULES,))
-    worst = min((line.outcome for line in lines), key=_WORST_FIRST.index, default=Outcome.INCONCLUSIVE)
+    lines = tuple(line for rule in rules for line in _lines(rule, rows, known, net, blocking))
+    judged = [each for each in known if any(line.subject == each for line in lines)]
+    outcomes = {each: _outcome_of(each, lines, blocking) for each in judged}
+    every = [*outcomes.values(), *(line.outcome for line in lines if line.subject is None)]
+    by_name = len(places_of(known)) > 1
+    reasons = tuple(_named(d.text, d.subject, by_name) for d in blocking if not d.metrics and _touches(d, judged))
+    reasons += () if rules else (NO_RULES,)
+    whole = min(every, key=_WORST_FIRST.index, default=Outcome.INCONCLUSIVE)
     return Verdict(
-        outcome=Outcome.INCONCLUSIVE if reasons else worst,
+        outcome=whole if rules else Outcome.INCONCLUSIVE,
+        subjects=tuple(SubjectVerdict(subject=each, outcome=outcome) for each, outcome in outcomes.items()),
         reasons=reasons,
         rules=lines,
-        warnings=tuple(_warnings(diagnostics, rules)),
-        unchecked=(*(omission.text for omission in omissions), *_unasked(rules)),
+        warnings=tuple(_warnings(diagnostics, rules, judged, by_name)),
+        unchecked=(*(_named(each.text, each.subject, by_name) for each in omissions), *_unasked(rules)),
     )
 
 
-def _warnings(diagnostics: Sequence[Diagnostic], rules: Sequence[Rule]) -> Iterator[str]:
-    """Warnings, and doubts about metrics that no rule asks for, which would be told nowhere else."""
+def _lines(
+    rule: Rule, rows: Sequence[Measurement], known: Mapping[str, str], net: str, blocking: Sequence[Diagnostic]
+) -> Iterator[RuleVerdict]:
+    """Judge one rule on each subject that it selects; one of which there are no numbers is INCONCLUSIVE."""
+    selected = [each for each in known if selects(rule.subject, each, net)]
+    if not selected:
+        wanted = rule.subject or f"{net}/*@*"
+        text = f"{_about(rule)} {_demand(rule)}: no subject is {wanted}, only {_listed(known) or 'none at all'}"
+        yield RuleVerdict(rule=rule.id, outcome=Outcome.INCONCLUSIVE, text=text)
+    for each in selected:
+        if known[each]:
+            text = f"{_about(rule, subject=each)} {_demand(rule)}: not measured: {known[each]}"
+            yield RuleVerdict(rule=rule.id, subject=each, outcome=Outcome.INCONCLUSIVE, text=text)
+        else:
+            found = _rule_verdict(rule, each, [row for row in rows if row.subject == each])
+            yield _doubted(rule, found, [doubt for doubt in blocking if doubt.subject in (None, each)])
+
+
+def _outcome_of(subject: str, lines: Sequence[RuleVerdict], blocking: Sequence[Diagnostic]) -> Outcome:
+    if any(not d.metrics and d.subject in (None, subject) for d in blocking):
+        return Outcome.INCONCLUSIVE
+    return min((line.outcome for line in lines if line.subject == subject), key=_WORST_FIRST.index)
+
+
+def _touches(diagnostic: Diagnostic, judged: Sequence[str]) -> bool:
+    """Whether a check is about a subject that rules speak of; without any rule every check is told."""
+    return diagnostic.subject is None or not judged or diagnostic.subject in judged
+
+
+def _named(text: str, subject: str | None, by_name: bool) -> str:
+    """Say whose it is where there are several."""
+    return f"{subject}: {text}" if subject and by_name else text
+
+
+def _warnings(
+    diagnostics: Sequence[Diagnostic], rules: Sequence[Rule], judged: Sequence[str], by_name: bool
+) -> Iterator[str]:
+    """Warnings, and doubts that decide no rule, which would be told nowhere else."""
     asked = {rule.metric for rule in rules}
     for diagnostic in diagnostics:
-        unheard = diagnostic.level == "block" and diagnostic.metrics and not asked & set(diagnostic.metrics)
+        unasked = diagnostic.metrics and not asked & set(diagnostic.metrics)
+        unheard = diagnostic.level == "block" and (unasked or not _touches(diagnostic, judged))
         if diagnostic.level == "warn" or unheard:
-            yield diagnostic.text
+            yield _named(diagnostic.text, diagnostic.subject, by_name)
 
 
 def _unasked(rules: Sequence[Rule]) -> Iterator[str]:
@@ -88,23 +136,24 @@ def _doubted(rule: Rule, found: RuleVerdict, blocking: Sequence[Diagnostic]) -> 
     if not doubts:
         return found
     text = f"{found.text}; it cannot count, because of this: {' '.join(doubts)}"
-    return RuleVerdict(rule=rule.id, outcome=Outcome.INCONCLUSIVE, text=text)
+    return found.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "text": text})
 
 
-def _rule_verdict(rule: Rule, rows: Sequence[Measurement]) -> RuleVerdict:
+def _rule_verdict(rule: Rule, subject: str, rows: Sequence[Measurement]) -> RuleVerdict:
+    """Judge one rule on the rows of one subject."""
     found = _matching(rule, rows)
     if not found:
-        text = f"{_subject(rule)} {_demand(rule)}: {_absence(rule, rows)}"
-        return RuleVerdict(rule=rule.id, outcome=Outcome.INCONCLUSIVE, text=text)
+        text = f"{_about(rule, subject=subject)} {_demand(rule)}: {_absence(rule, rows)}"
+        return RuleVerdict(rule=rule.id, subject=subject, outcome=Outcome.INCONCLUSIVE, text=text)
     judged = [(*_judge_row(rule, row), row) for row in found]
     outcome, text, _ = min(judged, key=lambda one: (_WORST_FIRST.index(one[0]), _merit(rule, one[2])))
     several = f" (the worst of {len(found)} rows)" if len(found) > 1 else ""
-    return RuleVerdict(rule=rule.id, outcome=outcome, text=text + several)
+    return RuleVerdict(rule=rule.id, subject=subject, outcome=outcome, text=text + several)
 
 
 def _matching(rule: Rule, rows: Sequence[Measurement]) -> list[Measurement]:
     """Rows a rule speaks of. Without an attack that is the clean row, or every row where there is no clean one."""
-    here = [row for row in rows if row.metric == rule.metric and row.where == rule.where]
+    here = [row for row in rows if row.metric == rule.metric]
     here = [row for row in here if rule.class_name in (None, row.conditions.get("class"))]
     if rule.by_budget:
         return _budgeted(rule, rows) or here
@@ -115,7 +164,7 @@ def _matching(rule: Rule, rows: Sequence[Measurement]) -> list[Measurement]:
 def _budgeted(rule: Rule, rows: Sequence[Measurement]) -> list[Measurement]:
     """The rows that the budget limits. Where no channel is removed, that is what is not zero."""
     names = (rule.metric, f"nonzero_{rule.metric}")
-    return [row for row in rows if row.metric in names and row.where == rule.where and "budget" in row.conditions]
+    return [row for row in rows if row.metric in names and "budget" in row.conditions]
 
 
 def _limit(rule: Rule, row: Measurement) -> float | None:
@@ -132,12 +181,14 @@ def _merit(rule: Rule, row: Measurement) -> float:
     return number if rule.at_least is not None else -number
 
 
-def _subject(rule: Rule, row: Measurement | None = None) -> str:
+def _about(rule: Rule, row: Measurement | None = None, subject: str | None = None) -> str:
+    """Name what a rule asks for: the metric, the class, the attack and whose it is."""
     attack = row.attack if row else rule.attack
     metric = row.metric if row else rule.metric
     name = row.conditions.get("class") if row else rule.class_name
     of_class = f" of class {name}" if name and metric.startswith("class_") else ""
-    return f"{metric}{of_class}{f' under {attack}' if attack else ''} on the {rule.where}"
+    whose = row.subject if row else subject
+    return f"{metric}{of_class}{f' under {attack}' if attack else ''}{f' of {whose}' if whose else ''}"
 
 
 def _demand(rule: Rule, limit: str | None = None) -> str:
@@ -149,20 +200,17 @@ def _demand(rule: Rule, limit: str | None = None) -> str:
 
 def _absence(rule: Rule, rows: Sequence[Measurement]) -> str:
     """Say what is there instead of the row that was asked for."""
-    same = [row for row in rows if row.metric == rule.metric]
-    here = [row for row in same if row.where == rule.where]
+    here = [row for row in rows if row.metric == rule.metric]
     names = [str(row.conditions.get("class")) for row in here if "class" in row.conditions]
     if rule.class_name is not None and rule.class_name not in names:
         return f"there is no such class among the test images{did_you_mean(rule.class_name, names)}"
     if here:
         return f"not measured under that attack, only under {_listed(str(row.attack or 'none') for row in here)}"
-    if same:
-        return f"measured on the {same[0].where} only, which the rule does not ask for"
     known = sorted({row.metric for row in rows})
     if not known:
-        return "the report holds no measurement"
+        return "the report holds no measurement of it"
     near = difflib.get_close_matches(rule.metric, known, n=1, cutoff=0)[0]
-    return f"no such metric in the report; the closest is {near}"
+    return f"not measured there; the closest is {near}"
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -195,7 +243,7 @@ def _judge_row(rule: Rule, row: Measurement) -> tuple[Outcome, str]:
     floor = rule.at_least is not None
     limit = _limit(rule, row)
     if limit is None:
-        return Outcome.INCONCLUSIVE, f"{_subject(rule, row)} {_demand(rule)}: no budget limits it"
+        return Outcome.INCONCLUSIVE, f"{_about(rule, row)} {_demand(rule)}: no budget limits it"
     noisy = row.conditions.get("steady") is False  # then the value alone is what the noise made it
     by_value = (rule.on == "value" and not noisy) or _is_exact(row)
     near, far = (row.value, row.value) if by_value else (row.low, row.high) if floor else (row.high, row.low)
@@ -211,7 +259,7 @@ def _judge_row(rule: Rule, row: Measurement) -> tuple[Outcome, str]:
     else:
         outcome, why = Outcome.INCONCLUSIVE, f"the limit lies inside the interval; {_more(row, limit)}"
     shown = apart(row.value, limit, row.unit)
-    return outcome, f"{_subject(rule, row)} {_demand(rule, shown[1])}: found {shown[0]}{_support(row)}; {why}"
+    return outcome, f"{_about(rule, row)} {_demand(rule, shown[1])}: found {shown[0]}{_support(row)}; {why}"
 
 
 def _meets(number: float, limit: float, floor: bool) -> bool:

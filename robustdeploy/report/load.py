@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 
 from robustdeploy.core.complaint import complaint
 from robustdeploy.core.gate import Gate, Rule, Verdict
 from robustdeploy.core.load import of_kind, rule_problems
+from robustdeploy.core.reading import values_from
 from robustdeploy.core.report import SCHEMA_VERSION, Report
 from robustdeploy.core.rules import contradictions
 from robustdeploy.core.yaml_source import Problem, source_from_file
@@ -36,7 +37,7 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
     meant += [(("rules", index), text) for index, text in contradictions(found.rules)] if found else []
     problems += [Problem(source.mark(place), place, text) for place, text in meant]
     if found is None or problems:
-        raise RecipeError("\n".join(dict.fromkeys(str(p) for p in sorted(problems, key=lambda p: p.mark))))
+        raise RecipeError(*dict.fromkeys(str(p) for p in sorted(problems, key=lambda p: p.mark)))
     return found.rules
 
 
@@ -82,26 +83,13 @@ def _text(path: Path) -> str:
 
 def _parsed(path: Path, text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refused_constant)
+        return values_from(text)
     except json.JSONDecodeError as error:
         cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         why = f"ends at line {error.lineno}, in the middle" if cut else f"is not JSON at line {error.lineno}"
         raise ArtifactError(f"{path}: {why}, so it was {'truncated' if cut else 'edited'}; {_AGAIN}") from error
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "it nests too deeply"
-        raise ArtifactError(f"{path}: is no report: {reason}; {_AGAIN}") from error
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' stands twice in one object")
-    return found
-
-
-def _refused_constant(name: str) -> NoReturn:
-    raise ValueError(f"it holds {name}, which is no number")
+    except ValueError as error:
+        raise ArtifactError(f"{path}: is no report: {error}; {_AGAIN}") from error
 
 
 def _validated(path: Path, data: Any) -> Report:

@@ -6,25 +6,28 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from robustdeploy.core.report import BudgetLine, Measurement, Report
+from robustdeploy.core.subject import Subject
 from robustdeploy.report.quantity import quantity
 
 DENSE_RUNTIME = "a dense runtime executes all MACs"
 
 
-def nonzero_rows(zeros: Mapping[str, Any] | None, budget: BudgetLine) -> Iterator[Measurement]:
+def nonzero_rows(zeros: Mapping[str, Any] | None, budget: BudgetLine, subject: Subject) -> Iterator[Measurement]:
     """Return rows of the export's ``zeros``, as fractions of the dense net's costs; none where no weight is 0."""
     if zeros is None:
         return
     macs, params = zeros["nonzero_macs"], zeros["nonzero_params"]
-    yield _row("nonzero_ops_fraction", macs, budget.dense_macs, "macs", "MACs by weights other than 0", DENSE_RUNTIME)
+    counts = "MACs by weights other than 0"
+    yield _row(subject, "nonzero_ops_fraction", macs, budget.dense_macs, "macs", counts, DENSE_RUNTIME)
     dense_store = "a dense file holds all parameters"
     counts = "parameters beside the zeros among the weights of layers"
-    yield _row("nonzero_params_fraction", params, budget.dense_params, "params", counts, dense_store)
+    yield _row(subject, "nonzero_params_fraction", params, budget.dense_params, "params", counts, dense_store)
 
 
-def _row(metric: str, nonzero: int, dense: int, unit: str, counts: str, but: str) -> Measurement:
+def _row(subject: Subject, metric: str, nonzero: int, dense: int, unit: str, counts: str, but: str) -> Measurement:
     conditions = {"exact": True, "counts": counts, unit: nonzero, f"dense_{unit}": dense, "runtime": but}
-    return Measurement(metric=metric, where="board", value=nonzero / dense, unit="fraction", n=1, conditions=conditions)
+    share = nonzero / dense
+    return Measurement(metric=metric, subject=str(subject), value=share, unit="fraction", n=1, conditions=conditions)
 
 
 def nonzero_note(report: Report) -> str:

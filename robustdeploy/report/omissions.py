@@ -8,6 +8,7 @@ from typing import Any
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Measurement, Omission, Override
+from robustdeploy.core.subject import DENSE, Subject, subject_from
 
 
 def omissions_of(
@@ -26,8 +27,9 @@ def omissions_of(
     if overrides:
         yield _of("settings", f"this is not the recipe's own evaluation: {'; '.join(map(str, overrides))}")
     target, settings = evaluation.get("target", {}), evaluation.get("evaluate", {})
-    kinds = {row.kind for row in rows if row.metric == "robust_accuracy" and row.where == "board"}
+    kinds = {row.kind for row in rows if row.metric == "robust_accuracy" and subject_from(row.subject).deployed}
     metrics = {row.metric for row in rows}
+    nets = {subject_from(row.subject).net for row in rows}
     if "robust_accuracy_at_eps" not in metrics:
         yield _of("eps-curve", "robustness over eps was not measured, so an attack that does not work may go unnoticed")
     if "transfer" not in kinds:
@@ -47,7 +49,7 @@ def omissions_of(
         yield _of("contract-tested", "the target is contract-tested, not run on hardware by the makers of this tool")
     if target.get("backend", {}).get("name") == "null":
         yield _of("null-backend", "the null backend computes nothing, so no net was tested")
-    if "dense_clean_accuracy" not in metrics and training.get("channels"):
+    if DENSE not in nets and training.get("channels"):
         yield _of("baseline", "no dense net was evaluated beside this one, so what pruning cost is not known")
     if "adopted" in training.get("data", {}):
         yield _of("training", "the net was trained elsewhere, so nothing is known of its training")
@@ -66,9 +68,9 @@ def _of_images(rows: Sequence[Measurement]) -> Iterator[Measurement]:
             yield row
 
 
-def skipped_row(omissions: Sequence[Omission]) -> Measurement:
+def skipped_row(omissions: Sequence[Omission], subject: Subject) -> Measurement:
     """Return how many checks were left out, as a row, so that a rule can bound it."""
     conditions = {"exact": True, "counts": "checks that were left out", "checks": [each.id for each in omissions]}
     return Measurement(
-        metric="checks_skipped", where="board", value=len(omissions), unit="checks", n=1, conditions=conditions
+        metric="checks_skipped", subject=str(subject), value=len(omissions), unit="checks", n=1, conditions=conditions
     )

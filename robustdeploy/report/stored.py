@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from robustdeploy.core.load import load_target
+from robustdeploy.core.manifest import FILE_NAME
 from robustdeploy.core.report import Report
 from robustdeploy.core.run import Run
-from robustdeploy.core.settings import DEVICE, is_own, report_suffix
+from robustdeploy.core.settings import DEVICE, is_own, label_in, report_suffix, target_of
 from robustdeploy.core.verify import LEDGER, evidence_problems, held_by, written_problems
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.report.load import load_report
 
 
-def evaluation_named(run: Run, target: str | None) -> str:
-    """Return the evaluation that ``target`` names, by name or as a target's file; the newest own one when left out."""
-    if target is None:
-        return latest_target(run)
-    return load_target(target).name if Path(target).suffix in (".yaml", ".yml") else target
+def evaluations_named(run: Run, targets: Sequence[str] = ()) -> list[str]:
+    """Return the evaluations that ``targets`` name, by name or as targets' files; all of the recipe's own without any.
+
+    Own evaluations and those under other settings cannot be told together: a UsageError.
+    """
+    found = [load_target(each).name if Path(each).suffix in (".yaml", ".yml") else each for each in targets]
+    names = list(dict.fromkeys(found)) or own_evaluations(run)
+    if len(names) > 1 and any(label_in(name) for name in names):
+        raise UsageError(f"{' and '.join(names)} differ in their settings, so no report tells them together; name one")
+    return names
 
 
-def latest_target(run: Run) -> str:
-    """Return the target that was evaluated last with the recipe's own settings."""
+def own_evaluations(run: Run) -> list[str]:
+    """Return the targets that were evaluated with the recipe's own settings, the one that was evaluated first first."""
     found = {path.parent.name: path.stat().st_mtime for path in (run.root / DEVICE).glob("*/manifest.json")}
     own = [name for name in found if is_own(name)]
     if not own and found:
@@ -32,22 +39,33 @@ def latest_target(run: Run) -> str:
         )
     if not own:
         raise UsageError(f"{run.root} has no finished evaluation yet: run `robustdeploy evaluate` first")
-    return max(own, key=lambda name: found[name])
+    return sorted(own, key=lambda name: (found[name], name))
+
+
+def unfinished(run: Run) -> dict[str, str]:
+    """Return the targets whose evaluation was begun and is not finished, each with the command that goes on."""
+    begun = [path.name for path in (run.root / DEVICE).glob("*/") if not (path / "manifest.json").is_file()]
+    return {
+        name: f"its evaluation was not finished; `robustdeploy evaluate {run.root} --target {name}` goes on"
+        for name in sorted(begun)
+        if is_own(name)
+    }
 
 
 def read_report(run: Run, target: str | None = None) -> Report:
-    """Return the run's report, that of the recipe's own evaluation unless ``target`` names another.
+    """Return the run's report, that of the recipe's own evaluations unless ``target`` names another.
 
     One that the ledger does not have in these words, or that tells of what is there no more, is an ArtifactError.
     """
-    name = None if target is None else evaluation_named(run, target)
-    path = run.root / f"report{report_suffix(name or '')}.json"
+    name = "" if target is None else evaluations_named(run, [target])[0]
+    path = run.root / f"report{report_suffix(name)}.json"
     if not path.exists():
-        how = "" if name is None else f" --target {name}"
+        how = "" if is_own(name) else f" --target {name}"
         raise UsageError(f"{run.root} has no report{how} yet: run `robustdeploy report{how}` first")
     loaded = believed(path)
-    if name is not None and (loaded.evaluation or loaded.target) != name:
-        raise UsageError(f"{path} is of {loaded.target}; `robustdeploy report --target {name}` writes that of {name}")
+    if name and target_of(name) not in loaded.targets:
+        there = ", ".join(loaded.targets)
+        raise UsageError(f"{path} is of {there}; `robustdeploy report --target {name}` writes that of {name}")
     return loaded
 
 
@@ -56,18 +74,26 @@ def believed(path: Path) -> Report:
 
     A file that lies in no run's folder is taken as it is.
     """
-    if not (path.parent / LEDGER).exists():
+    if not is_of_run(path):
         return load_report(path)
+    path = path.resolve()
     held = held_by(path.parent)
     if problems := written_problems(held, path.name):
-        raise ArtifactError("\n".join(f"{problem}; `robustdeploy report` writes it again" for problem in problems))
+        raise ArtifactError(*(f"{problem}; `robustdeploy report` writes it again" for problem in problems))
     loaded = load_report(path)
     if problems := evidence_problems(held, loaded):
-        raise ArtifactError("\n".join(problems))
+        raise ArtifactError(*problems)
     return loaded
+
+
+def is_of_run(path: Path) -> bool:
+    """Whether a report lies in a run's folder; one whose ledger was taken away is a run's all the same."""
+    folder = path.resolve().parent
+    stages = ("train", "dense", "export/*", f"{DEVICE}/*")
+    return (folder / LEDGER).exists() or any(True for at in stages for _ in folder.glob(f"{at}/{FILE_NAME}"))
 
 
 def other_evaluations(run: Run, report: Report) -> list[str]:
     """Return the names of the evaluations that a report says nothing of."""
     every = {path.parent.name for path in (run.root / DEVICE).glob("*/manifest.json")}
-    return sorted(every - {report.evaluation or report.target})
+    return sorted(every - {each.evaluation.partition("/")[2] for each in report.deployed})

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from xml.sax.saxutils import escape, quoteattr
 
+from robustdeploy.foreign import one_line
+
 PAD = 0.5
 """Percent of the width kept free on either side, so that marks on the edge are not cut."""
 
 
 def tag(name: str, *children: str, **attributes: object) -> str:
     """Return one element; ``class_`` becomes ``class`` and underscores become dashes. Children are markup already."""
-    written = "".join(f" {key.rstrip('_').replace('_', '-')}={quoteattr(str(v))}" for key, v in attributes.items())
+    written = "".join(f" {key.rstrip('_').replace('_', '-')}={quoteattr(one_line(v))}" for key, v in attributes.items())
     return f"<{name}{written}>{''.join(children)}</{name}>" if children else f"<{name}{written}/>"
 
 
@@ -30,7 +32,7 @@ def width(share: float) -> str:
 
 def text(words: str, x: str, y: float, class_: str = "", anchor: str = "start") -> str:
     """Return a text element; ``words`` are escaped."""
-    return tag("text", escape(words), x=x, y=f"{y:.1f}", class_=class_, text_anchor=anchor)
+    return tag("text", escape(one_line(words)), x=x, y=f"{y:.1f}", class_=class_, text_anchor=anchor)
 
 
 def line(x1: str, y1: float, x2: str, y2: float, class_: str) -> str:
@@ -38,13 +40,29 @@ def line(x1: str, y1: float, x2: str, y2: float, class_: str) -> str:
     return tag("line", x1=x1, y1=f"{y1:.1f}", x2=x2, y2=f"{y2:.1f}", class_=class_)
 
 
-def mark(series: str, x: str, y: float) -> str:
+_SHAPES = {
+    "s3": "M0 -5 L5 0 L0 5 L-5 0 Z",
+    "s4": "M-4 -4 H4 V4 H-4 Z",
+    "s5": "M0 -5 L5 4 H-5 Z",
+    "s6": "M0 5 L5 -4 H-5 Z",
+}
+STYLES = ("s1", "s2", "s3", "s4", "s5", "s6")
+"""How series are told apart: the first two are circles, one of them filled."""
+
+
+def mark(style: str, x: str, y: float) -> str:
     """Return the mark of a series: told apart by shape first, by colour second."""
-    if series == "dense":
+    if style in _SHAPES:
         # A percentage cannot be added to inside a path; a nested drawing puts the origin there instead.
-        diamond = tag("path", d="M0 -5 L5 0 L0 5 L-5 0 Z", class_="mark dense")
-        return tag("svg", diamond, x=x, y=f"{y:.1f}", overflow="visible")
-    return tag("circle", cx=x, cy=f"{y:.1f}", r=4.5 if series == "board" else 4, class_=f"mark {series}")
+        shape = tag("path", d=_SHAPES[style], class_=f"mark {style}")
+        return tag("svg", shape, x=x, y=f"{y:.1f}", overflow="visible")
+    return tag("circle", cx=x, cy=f"{y:.1f}", r=4.5 if style == "s1" else 4, class_=f"mark {style}")
+
+
+def swatch(style: str) -> str:
+    """Return a series' line and mark, for a key."""
+    inside = line("1", 7, "25", 7, f"whisker {style}") + mark(style, "13", 7)
+    return tag("svg", inside, width=26, height=14, aria_hidden="true")
 
 
 def axis(ticks: Iterable[tuple[float, str]], top: float, bottom: float) -> str:
@@ -66,8 +84,8 @@ def levels(ticks: Iterable[tuple[float, str]]) -> str:
 
 def drawing(identity: str, title: str, description: str, height: float, *parts: str) -> str:
     """Return a whole drawing that screen readers meet as one image with a title and a description."""
-    names = tag("title", escape(title), id=f"{identity}-title")
-    told = tag("desc", escape(description), id=f"{identity}-desc")
+    names = tag("title", escape(one_line(title)), id=f"{identity}-title")
+    told = tag("desc", escape(one_line(description)), id=f"{identity}-desc")
     return tag(
         "svg",
         names,

@@ -16,16 +16,18 @@ from robustdeploy.core.amount import absolute
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.recipe import Budget, Recipe
+from robustdeploy.core.room import available_bytes, check_room
 from robustdeploy.core.stage import Stage
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
-from robustdeploy.cost.memory import training_bytes
+from robustdeploy.cost.memory import images_at_once, training_bytes
 from robustdeploy.cost.module import macs, repeated_macs
 from robustdeploy.cost.sparse import nonzero_macs
+from robustdeploy.data.find import find_source
 from robustdeploy.data.load import Loaded
-from robustdeploy.data.room import available_bytes, check_room
 from robustdeploy.errors import TrainingError
+from robustdeploy.nets.build import build_net
 from robustdeploy.nets.normalised import Normalised
-from robustdeploy.nets.steady import LOOKED_AT, check_steady
+from robustdeploy.nets.steady import CROWD, check_steady
 from robustdeploy.nets.store import NetInfo, save_net
 from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.groups import own_names
@@ -41,6 +43,7 @@ from robustdeploy.train.facts import (
     prints_file,
     target_facts,
 )
+from robustdeploy.train.first_step import check_first_step
 from robustdeploy.train.loop import Progress, Trained, fit
 from robustdeploy.train.notes import notes
 from robustdeploy.train.setup import device_from, plan_from, pruning_from
@@ -52,22 +55,37 @@ def check_trainable(recipe: Recipe, data: Loaded) -> list[str]:
 
     Returns what the user should know of the training before it begins.
     """
-    plan_from(recipe, data, torch.device("cpu"))
+    plan = plan_from(recipe, data, torch.device("cpu"))
     if recipe.baseline:
         plan_from(recipe, data, torch.device("cpu"), pruned=False)
-    net = starting_net(recipe, data, device_from(recipe.train.device))
-    check_memory(recipe, net, data)
-    check_steady(net, data.train.images[:LOOKED_AT].cpu() / 255, f"net '{recipe.net.name}'")
+    net, what = starting_net(recipe, data, device_from(recipe.train.device)), f"net '{recipe.net.name}'"
+    check_memory(recipe, net, data.image_shape)
+    many = images_at_once(net, data.image_shape, max(CROWD, recipe.train.batch_size))
+    check_steady(net, data.train.images[:many].cpu() / 255, what)
+    check_first_step(net, plan, what)
     return list(notes(net, pruning_from(recipe, data, net), data.image_shape))
 
 
-def check_memory(recipe: Recipe, net: nn.Module, data: Loaded) -> None:
+def check_affordable(recipe: Recipe) -> None:
+    """Refuse a net or a batch size that memory cannot hold, before any image is decoded.
+
+    A net that the training begins with, and may be smaller than the recipe's, is looked at later.
+    """
+    if recipe.train.start is None:
+        source = find_source(recipe.data)
+        plain = (0.5,) * source.image_shape[0]
+        with torch.random.fork_rng(devices=[]):
+            net = build_net(recipe.net, len(source.classes), source.image_shape, plain, plain)
+        check_memory(recipe, net, source.image_shape)
+
+
+def check_memory(recipe: Recipe, net: nn.Module, image_shape: tuple[int, int, int]) -> None:
     """Refuse a batch size at which one step's feature maps alone are more than memory holds."""
     batch, device = recipe.train.batch_size, device_from(recipe.train.device)
-    if (needed := training_bytes(net, data.image_shape, batch)) is None:
+    if (needed := training_bytes(net, image_shape, batch)) is None:
         return
     available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-    height, width = data.image_shape[1:]
+    height, width = image_shape[1:]
     fits = batch if available is None else int(batch * available / needed)
     check_room(
         f"a training step on {batch} images of {height}×{width}",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustdeploy.cost.module import copied
 from robustdeploy.errors import TrainingError
+from robustdeploy.nets.layout import lay_channels_last
 from robustdeploy.prune.compact import Proof
 from robustdeploy.prune.protocol import Pruning, load_own_state, own_parameters, own_state
 from robustdeploy.train import ranks
@@ -143,7 +144,8 @@ class Training:
 
     def use(self, net: nn.Module) -> None:
         """Train ``net`` from now on, with a new optimiser; channels last is the faster layout for convolutions."""
-        self.net = net.to(memory_format=torch.channels_last)
+        lay_channels_last(net)
+        self.net = net
         options, phase = self.plan.options, self.phase
         groups: list[dict[str, Any]] = []
         if self.trains_weights:

@@ -302,3 +302,11 @@ def test_a_recipe_whose_evaluation_was_edited_by_hand_is_noticed(desk, refused):
     path.write_text(path.read_text().replace("eps: 0.1", "eps: 0.01"))
     for name in ("export", "evaluate", "report"):
         assert "recipe.yaml" in refused(desk, *words_of(name))
+
+
+@pytest.mark.parametrize(
+    "command_line", ["export {}", "doctor --target {}", "compare {} {}", "verify {}", "validate {}"]
+)
+def test_a_path_that_is_too_long_for_any_file(tmp_path, refused, command_line):
+    said = refused(tmp_path, *command_line.format("x" * 300, "x" * 300).split())
+    assert "file name too long" in said

@@ -193,17 +193,34 @@ def test_validate_tells_all_problems_of_all_files(tmp_path, command):
     }
 
 
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("metric: clean_accuracy, at_least: 0.9, n_at_least: 1000", "needs 1,000 where the evaluation has 544"),
+        ("metric: clean_accuracy, at_least: 0.9999", "544 test images, all of them right, put the lower bound at"),
+        ("metric: class_clean_accuracy, class_name: 11, at_least: 0.5", "the data set has no class '11'"),
+        ("metric: ops, at_most: 10k", "ends above 97% of it, and 10000 is less"),
+    ],
+)
+def test_validate_holds_rules_against_the_data_set(tmp_path, command, rule, told):
+    (tmp_path / "a.yaml").write_text(f"name: a\nnet: resnet8\nbudget: {{ops: 0.3}}\ngate: [{{id: RD-A-1, {rule}}}]\n")
+    done = command(tmp_path, "validate", "a.yaml")
+    assert done.code == 2
+    assert done.err.startswith("error: a.yaml: gate: RD-A-1 can never hold: ")
+    assert told in done.err
+
+
 def test_compare_says_what_is_not_alike(desk, command):
     done = command(desk, "compare", "tiny", "tiny", "--json")
     assert done.document["differences"] == []
     assert all(row["before"] == row["after"] for row in done.document["rows"])
-    other = json.loads((desk / "runs/tiny/report.json").read_text())
-    other["threat"]["eps"], other["target"] = 0.05, "elsewhere"
+    other = json.loads((desk / "runs/tiny/report.json").read_text().replace("@quick", "@elsewhere"))
+    other["threat"]["eps"] = 0.05
     (desk / "other.json").write_text(json.dumps(other))
     done = command(desk, "compare", "tiny", "other.json")
     assert done.code == 0
     assert "not alike: threat: eps 0.1 against eps 0.05" in done.out
-    assert "not alike: target: quick against elsewhere" in done.out
+    assert "not alike: targets: quick against elsewhere" in done.out
 
 
 def test_doctor_looks_at_a_board(tmp_path, command):
@@ -291,9 +308,9 @@ def test_compare_names_the_runs_and_shows_what_one_of_them_lacks(desk, command):
     assert lines[1].startswith("other: other on quick, ")
     (head,) = [line for line in lines if line.endswith("unit") and "change" in line]
     assert head.split() == ["tiny", "other", "change", "unit"]
-    (lacking,) = [line for line in lines if line.startswith("params (board)")]
+    (lacking,) = [line for line in lines if line.startswith("params (pruned/fp32@quick)")]
     assert "only in tiny" in lacking
-    (clean,) = [line for line in lines if line.startswith("clean_accuracy (board)")]
+    (clean,) = [line for line in lines if line.startswith("clean_accuracy (pruned/fp32@quick)")]
     assert clean.split()[-2:] == ["+0.00", "%"]
 
 

@@ -28,6 +28,10 @@ def folder(tmp_path_factory):
     (folder / "notes.txt").write_text("")
     for runs, name in (("runs", "tiny"), ("runs", "tall"), ("elsewhere", "third")):
         Run.for_recipe(folder / runs, load_recipe(folder / "mine.yaml"), name)
+    for evaluation in ("quick", "quick@limit-9"):
+        place = folder / "runs" / "tiny" / "device" / evaluation
+        place.mkdir(parents=True)
+        (place / "manifest.json").write_text("{}")
     return folder
 
 
@@ -56,6 +60,14 @@ def offered(folder, line):
         ("robustdeploy report t", ["tall", "tiny"]),
         ("robustdeploy gate --runs elsewhere t", ["third"]),
         ("robustdeploy compare ti", ["tiny"]),
+        ("robustdeploy report tiny --target q", ["quick", "quick@limit-9"]),
+        ("robustdeploy gate runs/tiny --target quick@", ["quick@limit-9"]),
+        ("robustdeploy gate tall --target jet", ["jetson-orin"]),
+        ("robustdeploy gate tiny --rules m", ["mine.yaml"]),
+        ("robustdeploy validate mi", ["mine.yaml"]),
+        ("robustdeploy ls runs --runs else", ["elsewhere/"]),
+        ("robustdeploy prune --start ta", ["tall"]),
+        ("robustdeploy prune --data runs/ti", ["runs/tiny/"]),
         ("robustdeploy evaluate --attacks p", ["pgd"]),
         ("robustdeploy evaluate --attacks pgd,s", ["pgd,square"]),
         ("robustdeploy report --format html,m", ["html,md"]),

@@ -69,6 +69,25 @@ def test_a_net_that_a_sent_run_names_is_not_imported(desk, refused, reseal, net,
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("where", ["an initializer", "a constant"])
+def test_an_onnx_file_that_reads_another_file_is_not_opened(desk, refused, reseal, where):
+    import onnx
+
+    path = desk / "runs/tiny/export/quick/model.onnx"
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    if where == "a constant":
+        node = onnx.helper.make_node("Constant", [], ["extra"], value=tensor)
+        model.graph.node.insert(0, node)
+        tensor = model.graph.node[0].attribute[0].t
+    onnx.external_data_helper.set_external_data(tensor, "../../../../../../etc/passwd", 0, 16)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    reseal(desk / "runs/tiny", "export/quick", {"model.onnx": model.SerializeToString()})
+    said = refused(desk, "evaluate", "--target", "quick.yaml", "--force", writes=True)
+    assert "from '../../../../../../etc/passwd'; such a file is not used" in said
+
+
 def repacked(agent, change):
     with zipfile.ZipFile(agent) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}

@@ -48,7 +48,7 @@ def test_many_runs_are_listed_at_once_the_newest_first(tmp_path):
 def test_a_run_at_each_of_its_stages(desk):
     root = desk / "runs/tiny"
     whole = overview(root)
-    assert (whole.state, whole.detail, whole.target) == ("reported", "", "quick")
+    assert (whole.state, whole.detail, whole.targets) == ("reported", "", ("quick",))
     assert whole.verdict == "PASS"
     assert 0 < whole.worst <= whole.clean <= 1
     assert whole.ops == pytest.approx(0.3, abs=0.01)

@@ -24,6 +24,10 @@ def rule(**fields):
     [
         ({"metric": "robust_acuracy", "at_least": 0.5}, "there is no metric 'robust_acuracy'; did you mean 'robust_a"),
         ({"metric": "latency_ms_p99", "at_most": 5}, "did you mean 'latency_ms.p99'"),
+        ({"metric": "latency", "at_most": 5}, "did you mean 'latency_ms.p99'"),
+        ({"metric": "latency_ms", "at_most": 5}, "did you mean 'latency_ms.p99'"),
+        ({"metric": "latency_ms.p99", "at_most": 0}, "above 0 whatever the board does"),
+        ({"metric": "latency_ms.mean", "at_most": "0 us"}, "above 0 whatever the board does"),
         ({"metric": "clean_accuracy", "at_least": 95}, r"95 is none; did you mean 0.95 \(95 %\)\?"),
         ({"metric": "clean_accuracy", "at_least": 950}, r"from 0 to 1, and 950 is none$"),
         ({"metric": "robust_accuracy", "attack": "worst", "at_least": -0.1}, "from 0 to 1, and -0.1 is none"),
@@ -37,8 +41,17 @@ def rule(**fields):
         ({"metric": "latency_ms.p99", "attack": "fgsm", "at_most": 5}, "measured without an attack; remove the attack"),
         ({"metric": "top1_agreement", "attack": "worst", "at_least": 0.9}, "no row under 'worst'"),
         ({"metric": "balanced_robust_accuracy", "attack": "fgsm", "at_least": 0.5}, "say `attack: worst`"),
-        ({"metric": "dense_clean_accuracy", "at_least": 0.5}, "never on the board; say `where: host`"),
-        ({"metric": "latency_ms.p99", "where": "host", "at_most": 5}, "never on the host; say `where: board`"),
+        ({"metric": "dense_clean_accuracy", "at_least": 0.5}, "there is no metric 'dense_clean_accuracy'"),
+        ({"metric": "parity_max_abs", "at_most": 1, "on": "value"}, "in torch alone; say `subject: .*/fp32@torch`"),
+        (
+            {"metric": "latency_ms.p99", "subject": "pruned/fp32@torch", "at_most": 5},
+            "measured on targets, never in torch; leave `subject` out",
+        ),
+        (
+            {"metric": "clean_accuracy", "subject": "prunned/*@*", "at_least": 0.5},
+            "no run has a net .* did you mean 'pruned'",
+        ),
+        ({"metric": "clean_accuracy", "subject": "pruned/fp23@*", "at_least": 0.5}, "precision 'fp23'; did you mean"),
         ({"metric": "latency_ms.cv", "at_most": 0.1}, "no interval .*; say `on: value`"),
         ({"metric": "ops_fraction", "at_most": 0.3, "n_at_least": 300}, "n is 1; remove n_at_least"),
         ({"metric": "latency_ms.p99", "at_most": "budget"}, "no budget limits latency_ms.p99; give a number"),
@@ -56,9 +69,9 @@ def test_a_rule_that_means_nothing_is_told_in_one_sentence(fields, sentence):
         {"metric": "clean_accuracy", "at_least": "95 %"},
         {"metric": "clean_accuracy", "at_least": 1, "on": "value"},
         {"metric": "robust_accuracy", "at_least": 0.3},
-        {"metric": "robust_accuracy", "attack": "worst", "where": "host", "at_least": 0.3},
+        {"metric": "robust_accuracy", "attack": "worst", "subject": "pruned/*@torch", "at_least": 0.3},
         {"metric": "robust_accuracy_at_eps", "at_most": 0.9},
-        {"metric": "dense_robust_accuracy", "where": "host", "attack": "worst", "at_least": 0.3},
+        {"metric": "robust_accuracy", "subject": "dense/fp32@torch", "attack": "worst", "at_least": 0.3},
         {"metric": "latency_ms.cv", "at_most": 1.5, "on": "value"},
         {"metric": "activation_memory", "at_most": "64KiB"},
         {"metric": "ops_fraction", "at_most": "budget"},
@@ -154,15 +167,20 @@ MASKED = changed(prune=Choice(name="weights"))
         ({"metric": "clean_accuracy", "at_least": 0.5, "n_at_least": 99}, RECIPE, {"test_images": 98}, "has 98 test"),
         ({"metric": "robust_accuracy_at_eps", "at_least": 0.1, "n_at_least": 31}, RECIPE, {}, "has 30 of the curve"),
         ({"metric": "clean_accuracy", "at_least": 0.95}, FEW, {}, "64 test images, all of them right, .* 94.40%"),
-        ({"metric": "latency_ms.p99.9", "at_most": 5}, RECIPE, {"target": QUICK}, "p99.9 needs 6,636 samples, .* 100"),
+        (
+            {"metric": "latency_ms.p99.9", "at_most": 5},
+            RECIPE,
+            {"targets": (QUICK,)},
+            "p99.9 needs 6,636 samples, .* 100",
+        ),
         (
             {"metric": "latency_ms.p99", "at_most": 5},
             RECIPE,
-            {"target": HOST.model_copy(update={"emulated": True})},
+            {"targets": (HOST.model_copy(update={"emulated": True}),)},
             "host-cpu is emulated, so its latency is never taken",
         ),
         (
-            {"metric": "dense_clean_accuracy", "where": "host", "at_least": 0.5},
+            {"metric": "clean_accuracy", "subject": "dense/*@torch", "at_least": 0.5},
             changed(baseline=False),
             {},
             "`baseline` is false",
@@ -194,7 +212,7 @@ def test_a_rule_that_nothing_could_meet_is_told(fields, recipe, known, sentence)
         ({"metric": "robust_accuracy", "attack": "worst", "at_least": 0.5, "n_at_least": 64}, FEW, {}),
         ({"metric": "clean_accuracy", "at_least": 0.943}, FEW, {}),
         ({"metric": "clean_accuracy", "at_least": 0.99, "on": "value"}, FEW, {}),
-        ({"metric": "latency_ms.p99.9", "at_most": 5}, RECIPE, {"target": HOST}),
+        ({"metric": "latency_ms.p99.9", "at_most": 5}, RECIPE, {"targets": (HOST,)}),
         ({"metric": "ops_fraction", "at_most": 0.2}, changed(budget=Budget(ops=0.5, params=0.2)), {}),
     ],
 )
@@ -245,7 +263,7 @@ def test_the_list_of_metrics_is_sound():
     for name, metric in METRICS.items():
         assert name == metric.name
         assert metric.meaning
-        assert metric.where
+        assert metric.places
         assert not metric.is_share or metric.high == 1
 
 

@@ -9,7 +9,7 @@ import pytest
 from robustdeploy.core.load import resolved_yaml
 from robustdeploy.core.manifest import read_manifest
 from robustdeploy.core.recipe import Budget, Choice, Evaluate, Recipe, Train
-from robustdeploy.core.run import Run, training_fingerprint, verify_run
+from robustdeploy.core.run import Run, holder, training_fingerprint, verify_run
 from robustdeploy.errors import ArtifactError, StorageError, UsageError
 
 RECIPE = Recipe(name="tiny", budget=Budget(ops=0.5))
@@ -265,3 +265,28 @@ def test_clear_follows_no_link(run, stage, tmp_path):
 def test_clear_of_a_stage_that_never_ran_does_nothing(run, stage):
     stage.clear()
     assert _events(run) == ["recipe"]
+
+
+LINKS = {
+    "a link": lambda path, other: path.symlink_to(other),
+    "a hard link": lambda path, other: path.hardlink_to(other),
+    "a link to nothing": lambda path, other: path.symlink_to(other.with_name("new")),
+    "a pipe": lambda path, other: os.mkfifo(path),
+    "a folder": lambda path, other: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("kind", LINKS)
+@pytest.mark.parametrize("name", [".lock", "ledger.jsonl"])
+def test_what_a_sent_run_has_in_place_of_its_own_files_is_not_written_to(run, tmp_path, name, kind):
+    """The lock is cut to nothing before the number of a process is written; through a link, that is another file."""
+    mine = tmp_path / "mine"
+    mine.write_text(run.ledger.path.read_text() + "a line that is torn")
+    before = mine.read_bytes()
+    (run.root / name).unlink(missing_ok=True)
+    LINKS[kind](run.root / name, mine)
+    with pytest.raises(ArtifactError, match=r"nothing is written there|is no file"), run.lock():
+        run.ledger.append("x")
+    assert mine.read_bytes() == before
+    assert not (tmp_path / "new").exists()
+    assert holder(run.root) is None

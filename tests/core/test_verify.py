@@ -111,11 +111,19 @@ def test_what_was_done_behind_the_ledgers_back_is_told_and_not_judged(desk, comm
     damage(run)
     for words in (["verify"], ["gate"], ["gate", "runs/tiny/report.json"]):
         done = command(desk, *words)
-        if words[-1].endswith(".json") and damage is remove_the_ledger:
-            continue  # nothing says any more that the file belongs to a run
         assert (done.code, done.out) == (2, ""), words
         assert re.search(TAMPERED[damage], done.err), words
         assert "Traceback" not in done.err
+
+
+def test_an_edited_report_is_not_judged_through_a_link_and_a_file_alone_is_told_to_be_one(desk, command, tmp_path):
+    edit_the_report(desk / "runs/tiny")
+    (tmp_path / "alone.json").write_bytes((desk / "runs/tiny/report.json").read_bytes())
+    (tmp_path / "link.json").symlink_to(desk / "runs/tiny/report.json")
+    done = command(desk, "gate", tmp_path / "link.json")
+    assert (done.code, done.out) == (2, "")
+    assert "report.json was changed" in done.err
+    assert "lies in no run's folder, so it is judged as it is" in command(desk, "gate", tmp_path / "alone.json").err
 
 
 def test_an_untouched_run_is_whole(chain, command):
@@ -242,7 +250,7 @@ def test_a_report_of_an_older_version_is_still_read(desk, command):
     run = desk / "runs/tiny"
     path = desk / "old.json"
     document = json.loads((run / "report.json").read_text())
-    for name in ("evaluation", "overrides", "omissions"):
+    for name in ("label", "overrides", "omissions"):
         del document[name]
     for name in ("warnings", "unchecked"):
         del document["verdict"][name]

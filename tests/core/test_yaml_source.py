@@ -1,9 +1,13 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robustdeploy.core.load import load_recipe, load_target
 from robustdeploy.core.yaml_source import source_from_file, text_from_value, value_from_text
 from robustdeploy.errors import RecipeError
+from robustdeploy.report.load import load_rules
 
 
 def _value(text):
@@ -59,7 +63,7 @@ def test_every_value_has_its_line_and_column():
         ("a: !!int x", "invalid literal"),
         ("a: &b [*b]", "refers to itself"),
         ("? [a]\n: 1", "a key must be a single word"),
-        ("a: " + "9" * 5000, "limit"),
+        ("a: " + "9" * 5000, "a number of"),
     ],
 )
 def test_what_is_wrong_with_a_value_is_noted_with_its_place(text, sentence):
@@ -130,3 +134,85 @@ def test_any_text_is_read_or_refused_in_words(text):
     except RecipeError as error:
         told = str(error)
     assert told.startswith("x:")
+
+
+def _doubled(values, levels, times):
+    """Aliases of aliases: what is written is short, what it stands for is ``values * times ** levels``."""
+    lines = [f"a0: &a0 [{', '.join(['x'] * values)}]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * times)}]" for n in range(1, levels + 1)]
+    return "\n".join(lines)
+
+
+BOMBS = {
+    "doubled aliases": (_doubled(300, 8, 2), "more than 20,000 values"),
+    "aliases by four": (_doubled(500, 4, 4), "more than 20,000 values"),
+    "one long list, often": (f"a: &a [{'x,' * 15_000}]\nb: [{'*a,' * 16}]", "more than 20,000 values"),
+    "many aliases": (f"a: &a 1\nb: [{'*a,' * 17}]", "more than 16 aliases"),
+    "itself": ("a: &a [*a]", "refers to itself"),
+    "a long list": (f"a: [{'x,' * 500_000}]", "more than 20,000 values"),
+    "many keys": ("".join(f"k{n}: 1\n" for n in range(60_000)), "more than 20,000 values"),
+    "deep lists": ("a: " + "[" * 100_000, "nested deeper than 32"),
+    "deep mappings": ("a: " + "{a: " * 100_000, "nested deeper than 32"),
+    "deep keys": ("? " * 100_000, "nested deeper than 32"),
+    "digits": (f"a: {'9' * 1_000_000}", "a number of 1,000,000 characters"),
+    "negative digits": (f"a: -{'9' * 5000}", "a number of 5,001 characters"),
+    "hexadecimal digits": (f"a: 0x{'f' * 1_000_000}", "a number of 1,000,002 characters"),
+    "octal digits": (f"a: 0o{'7' * 1_000_000}", "a number of 1,000,002 characters"),
+    "decimals": (f"a: 1.{'9' * 1_000_000}", "a number of 1,000,002 characters"),
+    "an exponent": (f"a: 1e{'9' * 1000}", "a number of 1,002 characters"),
+    "a fraction": (f"a: {'8' * 5000}/{'3' * 5000}", "a number of 10,001 characters"),
+    "a key twice": ("a: 1\nb: {c: 1, c: 2}", "b.c: stands here a second time (first in line 2)"),
+    "merged keys": ("a: &a {b: 1}\nc: {<<: *a}", "c.<<: keys are not merged here"),
+    "an object": ("a: !!python/object/apply:os.system [id]", "is not allowed"),
+    "a set": ("a: !!set {b}", "is not allowed"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_one_short_sentence_at_once(name):
+    text, words = BOMBS[name]
+    began = time.process_time()
+    try:
+        (told,) = map(str, value_from_text(text, "x").problems)
+    except RecipeError as error:
+        told = str(error)
+    assert words in told
+    assert told.startswith("x:")
+    assert len(told) < 200
+    assert "\n" not in told
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("load", [load_recipe, load_target, load_rules])
+def test_every_reader_of_yaml_refuses_bombs(tmp_path, load, name):
+    (tmp_path / "x.yaml").write_text("a9: b\n" + BOMBS[name][0] if name != "deep keys" else BOMBS[name][0])
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path / "x.yaml")
+    assert all(len(line) < 500 for line in caught.value.args)
+
+
+OVERRIDES = {
+    ".".join(["net"] + ["a"] * 20_000) + "=1": "leads deeper than 32 levels",
+    "seed=" + "9" * 100_000: "a number of 100,000 characters",
+    "seed=0x" + "f" * 100_000: "a number of 100,002 characters",
+    "data=" + "[" * 50_000: "nested deeper than 32 levels",
+    f"evaluate.attacks.{'9' * 10_000}=1": "there is no item 99999999999999999999; it has 5",
+    "x" * 100_000 + "=1": "unknown key",
+    "budget.ops=1" + " " * 100_000 + "x": "must be a fraction",
+    "budget.memory=" + "1" * 100_000 + "x": "must be a fraction",
+    "threat.eps='8" + " " * 100_000 + "/x'": "must be a number",
+    "train={epochs: 1, epochs: 2}": "stands here a second time",
+    "train={<<: {epochs: 1}}": "keys are not merged here",
+    "data.path={a: &a [1, 2], b: &b [*a, *a, *a], c: [*b, *b, *b]}": "must be a path",
+}
+
+
+@pytest.mark.parametrize("override", OVERRIDES, ids=range(len(OVERRIDES)))
+def test_an_override_is_no_way_to_a_bomb(override):
+    began = time.process_time()
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("digits-resnet8", [override])
+    assert OVERRIDES[override] in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    assert time.process_time() - began < 10

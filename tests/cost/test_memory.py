@@ -184,7 +184,7 @@ def test_a_net_may_look_at_shapes_but_not_at_values():
     looks = Calls(lambda net, x: net.a(x) if min(x.shape[-2:]) >= 8 else x, a=conv(3, 5))
     assert peak_bytes(looks, (3, 8, 8)) == IMAGE + 5 * MAP
     decides = Calls(lambda net, x: net.a(x) if x.sum() > 0 else x, a=conv(3, 5))
-    with pytest.raises(BudgetError, match=r"activation memory of this Calls cannot be counted, .* decides nothing by"):
+    with pytest.raises(BudgetError, match=r"activation memory of this net cannot be counted, .* decides nothing by"):
         peak_bytes(decides, (3, 8, 8))
 
 
@@ -250,3 +250,13 @@ class Replacing(nn.Module):
 
 def test_a_buffer_that_the_pass_replaces_is_none_of_the_maps() -> None:
     assert peak_bytes(Replacing(), (1, 8, 8)) >= 4 * (1 + 2) * 64
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("normalise", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_a_weight_that_is_computed_from_parameters_is_none_of_the_maps(normalise) -> None:
+    normalised = nn.Sequential(conv(1, 4), normalise(conv(4, 64, 3)))
+    scaled = Calls(
+        lambda net, x: F.conv2d(net.a(x), net.b.weight * net.b.weight.norm()), a=conv(1, 4), b=conv(4, 64, 3)
+    )
+    assert peak_bytes(normalised, (1, 8, 8)) == peak_bytes(scaled, (1, 8, 8)) == 4 * (4 * 64 + 64 * 36)

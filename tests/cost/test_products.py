@@ -84,6 +84,11 @@ def transformed(net, x):
     return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
 
 
+def profiled(net, x):
+    with torch.profiler.record_function("half"):
+        return x[:, 0] @ net.part
+
+
 def positions(net, x):
     """Weights that a small network computes from positions alone, once for all images."""
     return x[:, 0] @ net.mlp(net.places).view(8, 5)
@@ -151,6 +156,15 @@ BY_HAND = {
             positions, 40, places=weights(8, 2), mlp=nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 5))
         ),
         8 * 8 * 5 + 400,
+    ),
+    "a part that is marked for a profile": (lambda: Calls(profiled, 32, part=weights(8, 4)), 8 * 8 * 4 + 320),
+    "heads by vmap": (
+        lambda: Calls(
+            lambda net, x: torch.func.vmap(lambda head: x.flatten(1) @ head)(net.heads).mean(0),
+            4,
+            heads=weights(3, 64, 4),
+        ),
+        3 * 64 * 4 + 40,
     ),
     "nothing that adds up": (
         lambda: Calls(lambda net, x: F.interpolate(x, (5, 7), mode="bilinear") * torch.sigmoid(x.mean()), 35),

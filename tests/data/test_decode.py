@@ -2,16 +2,19 @@
 
 import contextlib
 import os
+import re
 import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from robustdeploy.core.recipe import Data
+from robustdeploy.core.room import left_of_control_groups
 from robustdeploy.data import room
 from robustdeploy.data.load import load_data, load_test
 from robustdeploy.errors import DataError
@@ -411,7 +414,7 @@ def test_what_is_to_be_had_is_less_than_all_and_obeys_the_limit_of_the_process()
     assert free is not None
     assert 2**20 < free < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     code = (
-        "import resource; from robustdeploy.data.room import available_bytes\n"
+        "import resource; from robustdeploy.core.room import available_bytes\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32)); print(available_bytes())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -450,4 +453,83 @@ def test_the_limits_of_control_groups_are_read(tmp_path, files, names, expected)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert list(room.left_of_control_groups(tmp_path, names.splitlines())) == expected
+    assert list(left_of_control_groups(tmp_path, names.splitlines())) == expected
+
+
+def first(image, **options):
+    """Put an image in the place of the first test image; the others stay in colour."""
+
+    def save(root):
+        image().save(root / "test/left/0.png", **options)
+
+    return save
+
+
+def all_grey(root):
+    for path in root.glob("*/*/*.png"):
+        Image.fromarray(noise(SIDE, SIDE)).save(path)
+
+
+def one_in_colour(root):
+    """Where the heads of all classes are grey, the set is."""
+    all_grey(root)
+    Image.fromarray(noise(SIDE, SIDE, 3)).save(root / "train/left/4.png")
+
+
+PAGE = {
+    "colour": first(lambda: Image.fromarray(noise(SIDE, SIDE, 3))),
+    "grey, as all others are": all_grey,
+    "grey beside colour": grey,
+    "black and white beside colour": first(lambda: Image.new("1", (SIDE, SIDE), 1)),
+    "colour beside grey": one_in_colour,
+    "colour with transparent parts": transparent,
+    "colour with alpha, opaque": opaque,
+    "grey with transparent parts": grey_alpha,
+    "palette": first(lambda: Image.fromarray(noise(SIDE, SIDE, 3)).quantize(16)),
+    "palette with a transparent colour": palette,
+    "CMYK": cmyk,
+    "turned by its EXIF orientation": turned,
+    "16 bits, grey": UNREADABLE["16 bits, grey"][0],
+    "16 bits, colour": png_16,
+    "floats": UNREADABLE["floats"][0],
+    "several pictures in one file": animated("odd.png"),
+    "another format under such a name": written(EPS_FILE),
+    "cut off": cut,
+    "empty": written(b""),
+    "above 100 megapixels": UNREADABLE["huge by its head"][0],
+    "of another size": saved(lambda: Image.new("RGB", (9, 5))),
+    "another suffix": written(b"x", "odd.gif"),
+}
+TABLE = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in (Path(__file__).parents[2] / "docs/data.md").read_text().splitlines()
+    if line.startswith("| ") and not line.startswith("| image ")
+]
+
+
+def test_the_page_tells_of_every_kind_of_image():
+    assert {row[0] for row in TABLE} == set(PAGE)
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+@pytest.mark.parametrize(("image", "mode", "outcome", "told"), TABLE, ids=[row[0] for row in TABLE])
+def test_what_the_page_says_of_an_image_is_what_becomes_of_it(root, image, mode, outcome, told):
+    PAGE[image](root)
+    made = [*root.glob("*/*/odd.*")] or [*root.glob("test/left/0.*")]
+    if mode.startswith("`") and image != "colour beside grey":
+        with Image.open(made[0]) as opened:
+            assert f"`{opened.mode}`" == mode
+    words, said = told.strip("`"), []
+    if outcome.startswith("refused"):
+        with pytest.raises(DataError, match=re.escape(words)):
+            read(root)
+        if outcome == "refused":
+            assert read(root, skip_unreadable=True)[0].facts()["unreadable_skipped"] == 1
+        else:
+            with pytest.raises(DataError, match=re.escape(words)):
+                read(root, skip_unreadable=True)
+        return
+    load_test(Data(name="folder", path=root), ("left", "right"), None, said.append)
+    said += read(root)[1] if outcome == "passed over" else []
+    assert (words in " ".join(said)) == (outcome in ("changed", "passed over"))
+    assert bool(said) == (outcome != "read")

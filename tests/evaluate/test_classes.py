@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from robustdeploy.core.gate import Outcome, Rule
+from robustdeploy.core.subject import subject_from
 from robustdeploy.evaluate.classes import class_rows, one_class_diagnostic
 from robustdeploy.evaluate.intervals import balanced_share, clopper_pearson
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.rows import accuracy_rows
 from robustdeploy.report.judge import judge
+
+SUBJECT = subject_from("pruned/fp32@host-cpu")
 
 CLASSES = ("no sign", "stop", "yield")
 
@@ -22,8 +25,8 @@ def outcomes(labels, clean, attacked):
 
 
 def rows_of(made, classes=CLASSES):
-    rows = [*accuracy_rows(made, {"pgd-20": {}}), *class_rows(made, classes)]
-    return {(row.metric, row.attack, row.conditions.get("class")): row for row in rows if row.where == "board"}
+    rows = [*accuracy_rows(made, {"pgd-20": {}}, SUBJECT), *class_rows(made, classes, SUBJECT)]
+    return {(row.metric, row.attack, row.conditions.get("class")): row for row in rows if row.subject == str(SUBJECT)}
 
 
 UNBALANCED = np.repeat([0, 1], [500, 10])
@@ -99,7 +102,9 @@ def test_a_rule_speaks_of_one_class_or_of_every_class():
 
     assert verdict(class_name="stop").outcome is Outcome.PASS
     assert verdict(class_name="yield").outcome is Outcome.FAIL
-    assert "class_robust_accuracy of class yield under worst on the board" in verdict(class_name="yield").text
+    assert (
+        "class_robust_accuracy of class yield under worst of pruned/fp32@host-cpu" in verdict(class_name="yield").text
+    )
     assert verdict().outcome is Outcome.FAIL
     assert verdict().text.endswith("(the worst of 3 rows)")
     missing = verdict(class_name="yeild")

@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from robustdeploy.core.subject import subject_from
 from robustdeploy.evaluate.diagnostics import HostFindings, diagnose
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.rows import share_row
 from robustdeploy.onboard.types import Threat
+
+SUBJECT = subject_from("pruned/fp32@host-cpu")
 
 N, CLASSES = 200, 10
 THREAT = Threat("linf", 8 / 255)
@@ -43,7 +46,7 @@ def curve(*shares, n=100):
     made = []
     for number, share in enumerate(shares):
         bits = np.arange(n) < share * n
-        made.append(share_row("robust_accuracy_at_eps", "board", bits, {"eps": 0.01 * (number + 1)}))
+        made.append(share_row("robust_accuracy_at_eps", SUBJECT, bits, {"eps": 0.01 * (number + 1)}))
     return made
 
 

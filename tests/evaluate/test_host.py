@@ -113,3 +113,34 @@ def test_a_net_that_answers_otherwise_while_gradients_are_kept_is_found_out():
             return plain(1 if torch.is_grad_enabled() else 0)(images)
 
     assert host(Watching()).faithful_gradients(IMAGES, LABELS, Threat("linf", 0.1), 5) < 0.8
+
+
+class Counting(nn.Module):
+    """Notes how many images it is given at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.most = Plain(), 0
+
+    def forward(self, images):
+        self.most = max(self.most, len(images))
+        return self.body(images)
+
+
+def test_no_more_images_are_looked_at_at_a_time_than_fit_and_the_figures_are_the_same():
+    net, threat = Counting().eval(), Threat("linf", 0.1)
+    small, large = (HostNet(net, torch.device("cpu"), net, at_once) for at_once in (7, 256))
+    asked = (
+        lambda host: host.faithful_gradients(IMAGES, LABELS, threat, 5),
+        lambda host: host.zero_gradients(IMAGES, LABELS),
+        lambda host: host.lost_gradients(IMAGES, LABELS),
+        lambda host: host(IMAGES.astype(np.float32) / 255).argmax(1).tolist(),
+        lambda host: host.score(IMAGES).argmax(1).tolist(),
+        lambda host: host.attack(Fgsm(), IMAGES, LABELS, threat, 1, IDS).tolist(),
+    )
+    for ask in asked:
+        net.most = 0
+        found = ask(small)
+        assert 0 < net.most <= 7
+        assert found == ask(large)
+        assert net.most == len(IMAGES)

@@ -5,6 +5,7 @@ import pytest
 
 from robustdeploy.core.gate import Outcome, Rule
 from robustdeploy.core.load import load_target
+from robustdeploy.core.subject import subject_from
 from robustdeploy.core.target import LatencyPlan
 from robustdeploy.devices.window import Window
 from robustdeploy.errors import RecipeError
@@ -20,6 +21,7 @@ from robustdeploy.evaluate.opening import Opened
 from robustdeploy.report.judge import judge
 
 TARGET = load_target("host-cpu")
+SUBJECT = subject_from("pruned/fp32@host-cpu")
 SENSORS = {"boot_id": "b", "throttle_counts": {"core": 3}}
 
 
@@ -55,7 +57,7 @@ NOISY = Latency(tuple(disturbed() if number % 2 else quiet() for number in range
 
 def judged(latency, limit, metric="latency_ms.p99", on="bound"):
     rule = Rule(id="RD-LAT-01", metric=metric, at_most=limit, on=on)
-    verdict = judge(measured_latency(latency, TARGET), [latency_diagnostic(latency)], [rule])
+    verdict = judge(measured_latency(latency, TARGET, SUBJECT), [latency_diagnostic(latency)], [rule])
     return verdict.outcome, verdict.rules[0].text
 
 
@@ -77,7 +79,7 @@ def test_a_steady_measurement_is_judged_as_any_other(on):
 
 
 def test_rows_say_how_their_interval_came_about():
-    rows = {row.metric: row for row in measured_latency(NOISY, TARGET)}
+    rows = {row.metric: row for row in measured_latency(NOISY, TARGET, SUBJECT)}
     assert set(rows) == {f"latency_ms.{name}" for name in ("p50", "p90", "p99", "p99.9", "mean", "cv")}
     p99 = rows["latency_ms.p99"]
     assert (p99.low, p99.high) == (pytest.approx(1, abs=0.002), 9.0)
@@ -87,7 +89,7 @@ def test_rows_say_how_their_interval_came_about():
     assert "quietest window" in p99.conditions["interval"]
     assert rows["latency_ms.cv"].low is None
     assert rows["latency_ms.cv"].value == pytest.approx(0.7368, abs=0.0001)
-    steady = measured_latency(STEADY, TARGET)[0]
+    steady = measured_latency(STEADY, TARGET, SUBJECT)[0]
     assert steady.conditions["steady"] is True
     assert "order statistics" in steady.conditions["interval"]
 
@@ -114,7 +116,7 @@ def test_the_diagnostic_says_what_noise_means_for_the_reader():
 )
 def test_one_window_that_cannot_be_trusted_discards_all(changes, words):
     latency = Latency((*STEADY.windows[:9], window(np.ones(1000), **changes)))
-    assert measured_latency(latency, TARGET) == ()
+    assert measured_latency(latency, TARGET, SUBJECT) == ()
     found = latency_diagnostic(latency)
     assert found.level == "warn"
     assert words in found.text
@@ -124,7 +126,7 @@ def test_one_window_that_cannot_be_trusted_discards_all(changes, words):
 def test_scores_that_differ_between_windows_are_no_scores():
     other = np.full((3, 2), 2, np.float32)
     latency = Latency((*STEADY.windows[:9], window(np.ones(1000), scores_before=other, scores_after=other)))
-    assert measured_latency(latency, TARGET) == ()
+    assert measured_latency(latency, TARGET, SUBJECT) == ()
 
 
 def test_the_record_holds_every_sample_of_every_window():

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from robustdeploy import pipeline
+from robustdeploy import api
+from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.gate import Outcome
 from robustdeploy.core.load import load_target
 
@@ -38,18 +39,18 @@ def evaluated(tmp_path, monkeypatch):
     target = load_target(tmp_path / "quick.yaml")
 
     def call(*overrides):
-        recipe = pipeline.recipe_for(tmp_path / "planted.yaml", overrides=overrides)
-        run = pipeline.prune(recipe, runs=tmp_path / "runs")
-        pipeline.export(run, target)
-        pipeline.evaluate(run, target)
-        return pipeline.report(run, formats=()).report
+        recipe = recipe_for(tmp_path / "planted.yaml", overrides=overrides)
+        run = api.prune(recipe, runs=tmp_path / "runs")
+        api.export(run, target)
+        api.evaluate(run, target)
+        return api.report(run, formats=()).report
 
     return call
 
 
 def accuracy(report, attack=None):
     metric = "robust_accuracy" if attack else "clean_accuracy"
-    found = [m for m in report.measurements if (m.metric, m.where, m.attack) == (metric, "board", attack)]
+    found = [m for m in report.measurements if (m.metric, m.subject, m.attack) == (metric, "pruned/fp32@quick", attack)]
     return found[0].value
 
 

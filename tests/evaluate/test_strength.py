@@ -31,7 +31,7 @@ def curve(*multiples, n=50):
     return [
         Measurement(
             metric="robust_accuracy_at_eps",
-            where="board",
+            subject="pruned/fp32@quick",
             attack="pgd-10",
             kind="transfer",
             value=share,
@@ -74,6 +74,7 @@ def test_the_shipped_recipes_are_above_it(name):
         ((choice("pgd", steps=20), STRONG[1], STRONG[2]), "start 2 times in all (5 needed)"),
         ((*STRONG[:2], choice("square", queries=1)), "no query attack may ask 500 times per image (the most is 1)"),
         (STRONG[:2], "no query attack may ask 500 times per image"),
+        ((*STRONG[:2], choice("square", queries=900, p_init=0.001)), "begin with squares of less than 5% of the image"),
     ],
 )
 def test_each_shortfall_of_the_attacks_is_told(attacks, lacking):
@@ -111,7 +112,7 @@ def test_each_shortfall_of_the_images_is_told(given, lacking):
 def test_below_the_floor_a_rule_on_robustness_is_inconclusive_and_any_other_is_judged():
     weak = found(choice("pgd", steps=1, restarts=20, alpha=1 / 255), choice("square", queries=1), images=64, at=[])
     assert weak.value == 4
-    share = {"where": "board", "unit": "fraction", "n": 64, "low": 0.6, "high": 0.8, "value": 0.7}
+    share = {"subject": "pruned/fp32@quick", "unit": "fraction", "n": 64, "low": 0.6, "high": 0.8, "value": 0.7}
     rows = [
         Measurement(metric="robust_accuracy", attack="worst", kind="worst", **share),
         Measurement(metric="clean_accuracy", **share),

@@ -17,7 +17,7 @@ from robustdeploy.onboard.store import sha256_of
 from robustdeploy.onboard.types import Threat
 
 ROOT = Path(robustdeploy.__file__).parent
-SOURCES = [ROOT / "__init__.py", ROOT / "errors.py", *sorted((ROOT / "onboard").rglob("*.py"))]
+SOURCES = [ROOT / "__init__.py", ROOT / "errors.py", ROOT / "foreign.py", *sorted((ROOT / "onboard").rglob("*.py"))]
 TOOLCHAINS = {"onnxruntime", "tensorrt", "tensorrt_rtx"}
 
 

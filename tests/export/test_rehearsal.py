@@ -71,6 +71,39 @@ class Projected(Base):
     def between(self, x):
         return self.rnn(x.mean(1))[0][:, -1]
 
+class Standardised(Base):
+    def between(self, x):
+        weight = self.conv.weight.mean((1, 2, 3), keepdim=True) / self.conv.weight.std()
+        return x * weight.flatten()[:, None, None]
+
+class Profiled(Base):
+    def between(self, x):
+        with torch.profiler.record_function("between"):
+            return x * 2
+
+class Unregistered(Base):
+    def make(self):
+        self.more = [nn.Conv2d(8, 8, 1)]
+    def between(self, x):
+        return self.more[0](x)
+
+class NoBuffer(Base):
+    def make(self):
+        self.scale = torch.rand(8, 1, 1)
+    def between(self, x):
+        return x * self.scale
+
+class OtherEachTime(Base):
+    def make(self):
+        width = int(torch.randint(1000, ()))
+        self.first, self.second = nn.Linear(8, width), nn.Linear(width, 8)
+    def between(self, x):
+        return self.second(self.first(x.mean((2, 3))))
+
+class Clamped(Base):
+    def between(self, x):
+        return x.clamp(0, 0.9)
+
 class Decides(Base):
     def between(self, x):
         return x if x.mean() > 0.1 else -x
@@ -92,10 +125,14 @@ class Indices(Base):
         x, at = F.adaptive_max_pool2d(x, 4, return_indices=True)
         return x + at
 """
-FINE = ["MaxPooled", "UnevenMeans", "Columns", "Cosine", "Twice", "Encoded"]
+FINE = ["MaxPooled", "UnevenMeans", "Columns", "Cosine", "Twice", "Encoded", "Standardised", "Profiled"]
 REFUSED = {
     "Spectrum": "cannot be counted: nobody knows what torch's 'aten._fft_r2c' multiplies",
     "Projected": "exports to an ONNX file that ONNX Runtime does not run",
+    "Unregistered": "some of its numbers are neither parameters nor buffers",
+    "NoBuffer": "some of its numbers are neither parameters nor buffers",
+    "OtherEachTime": "is another net each time it is built: Error(s) in loading state_dict",
+    "Clamped": "this Clamped cannot be exported to ONNX: torch's 'aten.clamp' has no ONNX form for what it is given",
     "Decides": "this Decides cannot be exported to ONNX: its forward pass decides by computed values",
     "Selects": "this Selects cannot be exported to ONNX: torch's 'aten.masked_select' has no ONNX form",
     "NamesTheBatch": "its forward pass must not name a number of images (x.shape[0], not len(x))",

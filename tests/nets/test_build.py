@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from robustdeploy.core.recipe import Choice
+from robustdeploy.core.registry import NETS
 from robustdeploy.errors import RecipeError
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.normalised import Normalised
@@ -115,3 +117,77 @@ def test_the_net_is_left_in_training_mode_with_untouched_statistics() -> None:
     net = built("resnet8")
     assert all(module.training for module in net.modules())
     assert net.get_buffer("net.bn.num_batches_tracked") == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("torch.jit.script(Tiny(num_classes))", "net 'wrapped_nets:net': it is compiled to TorchScript"),
+        ("torch.jit.trace(Tiny(num_classes), torch.zeros(1, 3, 8, 8))", "it is compiled to TorchScript"),
+        ("nn.Sequential(torch.jit.script(nn.ReLU()), Tiny(num_classes))", "at 0 it is compiled to TorchScript"),
+        (
+            "Tiny(num_classes).double()",
+            "its parameter conv.weight is float64; nets are trained and exported in",
+        ),
+        ("partly(Tiny(num_classes))", "its parameter fc.weight is bfloat16"),
+    ],
+)
+def test_layers_that_could_not_be_exported_as_they_are_are_refused(made, said, tmp_path, monkeypatch):
+    source = f"import torch\n{FACTORIES}\ndef partly(net):\n    net.fc.bfloat16()\n    return net\n"
+    (tmp_path / "wrapped_nets.py").write_text(f"{source}\ndef net(num_classes): return {made}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wrapped_nets", raising=False)
+    with pytest.raises(RecipeError) as told:
+        build_net(Choice(name="wrapped_nets:net"), 10, (3, 8, 8), [0.5] * 3, [0.5] * 3)
+    assert said in str(told.value)
+
+
+@pytest.mark.parametrize("made", ["nn.DataParallel(net)", "torch.compile(net, backend='eager')"])
+def test_what_only_says_how_a_net_is_run_is_taken_off(made, tmp_path, monkeypatch):
+    source = f"import torch\n{FACTORIES}\ndef net(num_classes):\n    net = Tiny(num_classes)\n    return {made}\n"
+    (tmp_path / "wrapped_nets.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wrapped_nets", raising=False)
+    net = build_net(Choice(name="wrapped_nets:net"), 10, (3, 8, 8), [0.5] * 3, [0.5] * 3)
+    assert type(net.net).__name__ == "Tiny"
+    assert "net.conv.weight" in net.state_dict()
+
+
+TOO_LARGE = [
+    ("mobilenet_v2", {"width_mult": 10_000}, 10),
+    ("resnet50", {"width_per_group": 100_000}, 10),
+    ("resnet8", {}, 10**9),
+    ("lenet", {"hidden": 65_536}, 10**8),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "classes"), TOO_LARGE)
+def test_a_net_that_memory_cannot_hold_is_refused_before_memory_is_taken(name, options, classes):
+    shape = (3, 32, 32)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RecipeError, match=r"has weights of .* of memory are to be had here; give it smaller options"):
+        build_net(Choice(name=name, options=options), classes, shape, (0.5,) * 3, (0.5,) * 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
+
+
+def test_a_factory_that_makes_layers_without_end_is_stopped(tmp_path, monkeypatch):
+    (tmp_path / "endless.py").write_text(
+        "from torch import nn\ndef make(num_classes):\n"
+        "    net = nn.Sequential()\n    while True:\n        net.append(nn.ReLU())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RecipeError, match="more than 50,000 layers"):
+        build_net(Choice(name="endless:make"), 10, (1, 8, 8), (0.5,), (0.5,))
+
+
+def test_counting_a_net_first_changes_none_of_its_weights():
+    def weights(look):
+        torch.manual_seed(3)
+        if look:
+            net = build_net(Choice(name="resnet8"), 10, (1, 8, 8), (0.5,), (0.5,)).net
+        else:
+            net = NETS.build("resnet8", {})(10, 1)
+        return torch.cat([tensor.flatten() for tensor in net.state_dict().values()])
+
+    assert torch.equal(weights(True), weights(False))

@@ -195,6 +195,34 @@ def test_a_net_that_cannot_read_several_images_says_so():
     assert told == "it cannot score 4 images together and one by one: 4 images gave (1, 5), not one row of scores each"
 
 
+@pytest.mark.parametrize(
+    ("made", "operation"),
+    [
+        (lambda _, x: x - x.mean(0) if len(x) > 64 else x, "mean"),
+        (lambda _, x: x.roll(1, 0) if len(x) >= 128 else x, "roll"),
+        (lambda _, x: torch.cat([x[:100], x[100:] * 2]), "cat"),
+        (lambda _, x: x * (1 + max(0, len(x) - 32)), "mul"),
+    ],
+)
+def test_what_shows_only_among_many_images_is_found(made, operation):
+    many = torch.rand(130, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    net = Normalised(Net(Head(made)), (0.5,), (0.25,))
+    assert unsteadiness(net, many[:4]) is None
+    assert f"{BESIDE}{operation} in head, a Head" in unsteadiness(net, many)
+
+
+def test_many_images_cut_into_parts_are_no_fault():
+    cut = Net(Head(lambda _, x: torch.cat([part * 2 for part in x.split(64)])))
+    many = torch.rand(130, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert unsteadiness(Normalised(cut, (0.5,), (0.25,)), many) is None
+
+
+def test_a_net_that_cannot_read_many_images_says_how_many():
+    few = Net(Head(lambda head, x: x + torch.zeros(64, 8, dtype=x.dtype)[: len(x)]))
+    many = torch.rand(130, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert unsteadiness(Normalised(few, (0.5,), (0.25,)), many).startswith("it cannot score 130 images together")
+
+
 def test_the_check_raises_with_what_it_was_about():
     with pytest.raises(UsageError, match=r"net 'mine': the scores of an image depend on .* roll in head"):
         check_steady(Normalised(Net(Head(lambda _, x: x.roll(1, 0))), [0.3], [0.4]), IMAGES, "net 'mine'")

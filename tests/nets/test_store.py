@@ -12,7 +12,7 @@ from robustdeploy.core.recipe import Choice
 from robustdeploy.errors import ArtifactError
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.size import Size, module_sizes, resize_modules, size_differences
-from robustdeploy.nets.store import NetInfo, dense_net, load_net, save_net
+from robustdeploy.nets.store import NetInfo, dense_net, load_info, load_net, save_net
 
 
 def info(name: str = "resnet8", shape: tuple[int, int, int] = (3, 16, 16), **options: object) -> NetInfo:
@@ -176,3 +176,11 @@ def test_a_net_with_other_layers_is_not_saved(tmp_path: Path) -> None:
 def test_sizes_that_no_layer_can_have_are_refused(name: str, size: Size, words: str) -> None:
     with pytest.raises(ArtifactError, match=words):
         resize_modules(dense_net(info()), {name: size})
+
+
+@pytest.mark.parametrize("shape", [(4096, 4096, 4096), (4, 4096, 4096), (64, 1024, 2048), (1, 4097, 1)])
+def test_images_larger_than_any_are_no_description_of_a_net(tmp_path, shape):
+    info = {"net": {"name": "resnet8"}, "classes": ["a", "b"], "image_shape": shape, "mean": [0], "std": [1]}
+    (tmp_path / "net.json").write_text(json.dumps(info))
+    with pytest.raises(ArtifactError, match="image_shape"):
+        load_info(tmp_path)

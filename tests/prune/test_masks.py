@@ -163,5 +163,5 @@ def test_a_net_that_cannot_be_traced_can_keep_other_budgets():
     pruning = Masks().wrap(Decides(), SHAPE, Budget(ops=0.5))
     pruning.after_step(1.0)
     assert "memory" not in pruning.costs()
-    with pytest.raises(BudgetError, match=r"activation memory of this Decides .* cannot be traced"):
+    with pytest.raises(BudgetError, match=r"activation memory of this net .* cannot be traced"):
         Masks().wrap(Decides(), SHAPE, Budget(memory=0.5))

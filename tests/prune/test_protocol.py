@@ -430,7 +430,7 @@ class Ragged(nn.Module):
     [
         (lambda: Fixed("view"), "does it name a number of channels"),
         (lambda: Fixed("buffer"), "coupled to the buffer scale"),
-        (Ragged, "2 images become 3|a net must treat each image alike"),
+        (Ragged, "not computed for each image by itself|a net must treat each image alike"),
         (
             lambda: torchvision.models.densenet.DenseNet(8, (2, 2), 16, num_classes=10, memory_efficient=True),
             "is activation checkpointing on",

@@ -186,6 +186,21 @@ def test_a_fault_that_no_operation_shows_is_found_by_trying_and_keeps_its_own_gr
     assert "the scores are others" in coupling.whole["a.0"]
 
 
+def test_a_layer_that_is_computed_once_for_all_images_stays_whole_and_the_rest_is_pruned():
+    """A table of positions goes through a small network, as in Swin V2, and is added to every image."""
+
+    def run(net, x):
+        return net.fc(pooled(net.b(net.a(x)) + net.second(F.relu(net.first(net.places))).mean((0, 1))[:, None, None]))
+
+    layers = {"first": nn.Linear(2, 24), "second": nn.Linear(24, 12), "fc": nn.Linear(12, 10)}
+    net = Net(run, a=block(1, 16), b=block(16, 12), **layers)
+    net.register_buffer("places", torch.rand(1, 5, 2))
+    coupling = find_groups(net, SHAPE)
+    assert coupling.whole["first"] == "it is not computed for each image by itself"
+    assert [group.name for group in coupling.groups] == ["a.0"]
+    Masks().wrap(net, SHAPE, Budget(ops=0.7))
+
+
 def test_a_net_of_chance_is_refused():
     net = Net(lambda net, x: net.fc(F.dropout(pooled(net.a(x)))), a=block(1, 16), fc=nn.Linear(16, 10))
     with pytest.raises(TrainingError, match="this Net gives other scores each time it sees the same images"):

@@ -12,6 +12,7 @@ from robustdeploy.core.report import (
     BudgetLine,
     ChannelCount,
     Diagnostic,
+    Evidence,
     Figures,
     Histogram,
     Measurement,
@@ -21,6 +22,7 @@ from robustdeploy.core.report import (
 from robustdeploy.evaluate.intervals import clopper_pearson
 from robustdeploy.report.judge import judge
 
+BOARD, HOST, DENSE = "pruned/fp32@jetson-orin", "pruned/fp32@torch", "dense/fp32@torch"
 ATTACKS = {
     "fgsm": ("transfer", {"steps": 1, "alpha": 8 / 255}),
     "pgd-10": ("transfer", {"steps": 10, "restarts": 1, "alpha": 2 / 255}),
@@ -30,16 +32,18 @@ ATTACKS = {
 }
 
 
-def share(metric, where, correct, n=1000, **more):
+def share(metric, subject, correct, n=1000, **more):
     low, high = clopper_pearson(correct, n)
-    return Measurement(metric=metric, where=where, value=correct / n, unit="fraction", n=n, low=low, high=high, **more)
+    return Measurement(
+        metric=metric, subject=subject, value=correct / n, unit="fraction", n=n, low=low, high=high, **more
+    )
 
 
 def accuracy_rows():
     rows = [
-        share("clean_accuracy", "board", 823),
-        share("clean_accuracy", "host", 824),
-        share("dense_clean_accuracy", "host", 851),
+        share("clean_accuracy", BOARD, 823),
+        share("clean_accuracy", HOST, 824),
+        share("clean_accuracy", DENSE, 851),
     ]
     kept = {
         "fgsm": (561, 563, 588),
@@ -50,25 +54,25 @@ def accuracy_rows():
     }
     for attack, (board, host, dense) in kept.items():
         kind, budget = ATTACKS[attack]
-        rows.append(share("robust_accuracy", "board", board, attack=attack, kind=kind, conditions=budget))
-        rows.append(share("robust_accuracy", "host", host, attack=attack, kind=kind, conditions=budget))
-        rows.append(share("dense_robust_accuracy", "host", dense, attack=attack, kind=kind, conditions=budget))
+        rows.append(share("robust_accuracy", BOARD, board, attack=attack, kind=kind, conditions=budget))
+        rows.append(share("robust_accuracy", HOST, host, attack=attack, kind=kind, conditions=budget))
+        rows.append(share("robust_accuracy", DENSE, dense, attack=attack, kind=kind, conditions=budget))
     rows.append(
-        Measurement(metric="attack_queries", where="board", attack="square-1000", value=412_873, unit="queries", n=1000)
+        Measurement(metric="attack_queries", subject=BOARD, attack="square-1000", value=412_873, unit="queries", n=1000)
     )
     return rows
 
 
 def curve_rows():
     rows = []
-    for where, shift in (("host", 0), ("board", -1)):
+    for subject, shift in ((HOST, 0), (BOARD, -1)):
         for multiple, correct in {0.25: 151, 0.5: 139, 1.0: 103, 1.5: 71, 2.0: 42, 4.0: 4}.items():
             conditions = {"eps": multiple * 8 / 255, "multiple": multiple}
             correct = correct + shift
             rows.append(
                 share(
                     "robust_accuracy_at_eps",
-                    where,
+                    subject,
                     correct,
                     200,
                     attack="pgd-10",
@@ -85,7 +89,7 @@ def other_rows():
     rows = [
         Measurement(
             metric=f"latency_ms.{p}",
-            where="board",
+            subject=BOARD,
             value=v,
             unit="ms",
             n=7000,
@@ -96,16 +100,16 @@ def other_rows():
         for p, (v, low, high) in percentiles.items()
     ]
     rows += [
-        Measurement(metric="latency_ms.p99.9", where="board", value=3.62, unit="ms", n=7000, low=3.2, high=3.9),
-        Measurement(metric="latency_ms.mean", where="board", value=1.871, unit="ms", n=7000),
-        Measurement(metric="latency_ms.cv", where="board", value=0.0412, unit="fraction", n=7000),
-        share("top1_agreement", "board", 999),
-        share("top1_agreement", "board", 997, attack="pgd-50-10"),
-        Measurement(metric="parity_max_abs", where="board", value=3.1e-6, unit="logits", n=1000),
+        Measurement(metric="latency_ms.p99.9", subject=BOARD, value=3.62, unit="ms", n=7000, low=3.2, high=3.9),
+        Measurement(metric="latency_ms.mean", subject=BOARD, value=1.871, unit="ms", n=7000),
+        Measurement(metric="latency_ms.cv", subject=BOARD, value=0.0412, unit="fraction", n=7000),
+        share("top1_agreement", BOARD, 999),
+        share("top1_agreement", BOARD, 997, attack="pgd-50-10"),
+        Measurement(metric="parity_max_abs", subject=HOST, value=3.1e-6, unit="logits", n=1000),
         Measurement(
-            metric="ops_fraction", where="host", value=0.2981, unit="fraction", n=0, conditions={"exact": True}
+            metric="ops_fraction", subject=BOARD, value=0.2981, unit="fraction", n=0, conditions={"exact": True}
         ),
-        Measurement(metric="energy_mj", where="board", value=4.21, unit="mJ", n=20, low=4.1, high=4.3),
+        Measurement(metric="energy_mj", subject=BOARD, value=4.21, unit="mJ", n=20, low=4.1, high=4.3),
     ]
     return rows
 
@@ -151,7 +155,7 @@ RULES = (
     Rule(id="RD-ROB-01", metric="robust_accuracy", attack="worst", at_least=0.45, n_at_least=1000, reason="Item 4.2"),
     Rule(id="RD-ACC-01", metric="clean_accuracy", at_least=0.8),
     Rule(id="RD-LAT-01", metric="latency_ms.p99", at_most=10),
-    Rule(id="RD-OPS-01", metric="ops_fraction", where="host", at_most=0.3),
+    Rule(id="RD-OPS-01", metric="ops_fraction", at_most=0.3),
 )
 DIAGNOSTICS = (
     Diagnostic(id="query-beats-transfer", level="ok", text="The query attack fooled no image that PGD had not fooled."),
@@ -166,18 +170,32 @@ DIAGNOSTICS = (
 )
 
 
-def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, omissions=(), **changes):
+FACTS = {
+    "status": "contract-tested",
+    "system": "Linux 5.15.148-tegra aarch64",
+    "backend": {"name": "onnxruntime", "version": "1.23.2"},
+    "clocks": {"governor": "performance", "cpu_mhz": 2201.6, "moved": False},
+    "throttling": [],
+    "boot_id_same": True,
+}
+
+
+def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, omissions=(), board=FACTS, subjects=None, **changes):
     rows = tuple(accuracy_rows() + curve_rows() + other_rows()) if rows is None else tuple(rows)
+    if subjects is None:
+        hashes = {name: f"{digit:x}" * 64 for digit, name in enumerate(("onnx", "engine", "bundle", "agent"), 5)}
+        deployed = Evidence(subject=BOARD, evaluation="device/jetson-orin", sha256=hashes, board=board)
+        subjects = (deployed, Evidence(subject=HOST), Evidence(subject=DENSE))
     layers = [("stem", 16, 16)] + [
         (f"layer{i}.{j}.conv{k}", 16 * i - 3 * j - k, 16 * i) for i in (1, 2, 3) for j in range(3) for k in (1, 2)
     ]
     fields = {
         "name": "cifar10-resnet20-ops30",
-        "target": "jetson-orin",
+        "subjects": subjects,
         "created": "2026-11-20T14:02:11Z",
         "producer": "robustdeploy 0.1.0",
         "data": {"name": "CIFAR-10", "split": "9f" * 32, "images": {"train": 45000, "validation": 5000, "test": 1000}},
-        "subject": {k: f"{i:x}" * 64 for i, k in enumerate(["recipe", "net", "onnx", "engine", "bundle", "agent"], 3)},
+        "sha256": {"recipe": "3" * 64, "net": "4" * 64},
         "threat": Threat(),
         "budget": BudgetLine(
             ops_target=0.3,
@@ -187,24 +205,16 @@ def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, omissions=(), *
             dense_params=269_722,
             counts=dict.fromkeys(["masks", "module", "onnx", "flop_counter"], 12_088_320),
         ),
-        "board": {
-            "status": "contract-tested",
-            "system": "Linux 5.15.148-tegra aarch64",
-            "backend": {"name": "onnxruntime", "version": "1.23.2"},
-            "clocks": {"governor": "performance", "cpu_mhz": 2201.6, "moved": False},
-            "throttling": [],
-            "boot_id_same": True,
-        },
         "measurements": rows,
         "diagnostics": diagnostics,
         "omissions": omissions,
         "figures": Figures(
             channels=tuple(ChannelCount(layer=n, kept=k, dense=d) for n, k, d in layers),
-            latency=histogram(),
+            latency={BOARD: histogram()},
             samples=samples(),
         ),
         "rules": rules,
-        "verdict": judge(rows, diagnostics, rules, omissions),
+        "verdict": judge(rows, diagnostics, rules, omissions, subjects),
     }
     return Report(**(fields | changes))
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from robustdeploy.cli.result import verdict_document, verdict_text
+from robustdeploy.cli.result import verdict_document, verdict_lines
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.report import Diagnostic, Omission
 from robustdeploy.report.formats.html import Html
@@ -32,7 +32,7 @@ def everything(report):
 
 
 def test_in_the_terminal(report):
-    lines = verdict_text(report.verdict).splitlines()
+    lines = verdict_lines(report.verdict)
     assert lines[0] == HEADLINE
     assert [line.split(maxsplit=1)[0] for line in lines[1:]] == ["PASS", "warning", "warning", "not", "not", "not"]
     assert all(any(text in line for line in lines) for text in everything(report))

@@ -4,11 +4,10 @@ from hypothesis import strategies as st
 from robustdeploy.core.report import Measurement
 from robustdeploy.report.evidence import caveats, condition_text, conditions_text, evidence_from, flat, intervals_text
 
+BOARD, HOST, DENSE = "pruned/fp32@jetson-orin", "pruned/fp32@torch", "dense/fp32@torch"
 METRICS = [
     "clean_accuracy",
     "robust_accuracy",
-    "dense_clean_accuracy",
-    "dense_robust_accuracy",
     "robust_accuracy_at_eps",
     "top1_agreement",
     "latency_ms.p99",
@@ -19,7 +18,7 @@ METRICS = [
 rows = st.builds(
     Measurement,
     metric=st.sampled_from(METRICS),
-    where=st.sampled_from(["host", "board"]),
+    subject=st.sampled_from([BOARD, HOST, DENSE]),
     attack=st.sampled_from([None, "fgsm", "worst"]),
     kind=st.sampled_from([None, "transfer", "query"]),
     value=st.integers(0, 10**9).map(float),
@@ -39,7 +38,7 @@ def shown(evidence):
 def test_every_row_lands_in_exactly_one_place(found):
     from types import SimpleNamespace
 
-    evidence = evidence_from(SimpleNamespace(measurements=tuple(found)))
+    evidence = evidence_from(SimpleNamespace(measurements=tuple(found), net="pruned"))
     listed = [row.value for row in shown(evidence)]
     assert len(listed) == len(set(listed))
     attacked = {line.label for line in evidence.accuracy}
@@ -50,7 +49,7 @@ def test_every_row_lands_in_exactly_one_place(found):
 
 
 def test_rows_of_one_attack_share_a_line_and_twins_get_their_own(report):
-    twin = next(r for r in report.measurements if (r.attack, r.where) == ("pgd-10", "board") and r.n == 1000)
+    twin = next(r for r in report.measurements if (r.attack, r.subject) == ("pgd-10", BOARD) and r.n == 1000)
     twin = twin.model_copy(update={"kind": "straight-through", "value": 0.49})
     lines = evidence_from(report.model_copy(update={"measurements": (*report.measurements, twin)})).accuracy
     assert [line.label for line in lines] == [
@@ -62,8 +61,8 @@ def test_rows_of_one_attack_share_a_line_and_twins_get_their_own(report):
         "pgd-10",
         "worst",
     ]
-    assert set(lines[2].rows) == {"board", "host", "dense"}
-    assert set(lines[5].rows) == {"board"}
+    assert set(lines[2].rows) == {BOARD, HOST, DENSE}
+    assert set(lines[5].rows) == {BOARD}
 
 
 def test_conditions_carry_their_units():
@@ -84,9 +83,9 @@ def test_facts_are_flattened():
     ]
 
 
-def test_caveats_name_what_was_not_real(report):
+def test_caveats_name_what_was_not_real(make_report):
     def words(board):
-        return " ".join(caveats(report.model_copy(update={"board": board})))
+        return " ".join(caveats(make_report(board=board)))
 
     assert "contract-tested" in words({"status": "contract-tested"})
     assert "emulated" in words({"emulated": True})
@@ -109,12 +108,12 @@ def test_the_level_and_method_of_intervals_are_named(report):
 
 def test_an_attack_that_reached_the_host_another_way_says_so(report):
     rows = [
-        row.model_copy(update={"kind": "replay"}) if (row.attack, row.where) == ("square-1000", "host") else row
+        row.model_copy(update={"kind": "replay"}) if (row.attack, row.subject) == ("square-1000", HOST) else row
         for row in report.measurements
-        if not row.metric.startswith("dense")
+        if row.subject != DENSE
     ]
     lines = {line.label: line for line in evidence_from(report.model_copy(update={"measurements": rows})).accuracy}
-    assert lines["square-1000"].kinds == "query, replay on the host"
+    assert lines["square-1000"].kinds == "query, replay for pruned/fp32@torch"
     assert lines["pgd-10"].kinds == "transfer"
 
 
@@ -124,4 +123,4 @@ def test_queries_are_told_with_their_total(report):
     rows = [row for row in report.measurements if row.metric != "attack_queries"]
     lines = evidence_from(report.model_copy(update={"measurements": (*rows, queries)})).accuracy
     budget = next(line.budget for line in lines if line.label == "square-1000")
-    assert budget.endswith("; 413 queries per image on the board (total 412,873)")
+    assert budget.endswith("; 413 queries per image of pruned/fp32@jetson-orin (total 412,873)")

@@ -3,9 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustdeploy.core.gate import Outcome, Rule
-from robustdeploy.core.report import Diagnostic, Measurement, Omission
+from robustdeploy.core.report import Diagnostic, Evidence, Measurement, Omission
 from robustdeploy.report.judge import judge
 
+BOARD = "pruned/fp32@host-cpu"
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 
 
@@ -15,7 +16,7 @@ def rule(**changes):
 
 
 def row(**changes):
-    fields = {"metric": "robust_accuracy", "where": "board", "attack": "worst", "kind": "worst", "unit": "fraction"}
+    fields = {"metric": "robust_accuracy", "subject": BOARD, "attack": "worst", "kind": "worst", "unit": "fraction"}
     fields |= {"value": 0.49, "low": 0.46, "high": 0.52, "n": 1000}
     return Measurement(**fields | changes)
 
@@ -59,7 +60,7 @@ def test_on_value_the_estimate_alone_decides(limit, expected):
 def test_the_text_holds_the_evidence():
     text = one(rule(), row())[1]
     assert text == (
-        "robust_accuracy under worst on the board must be at least 45.0 %: found 49.0 % on 1,000 images, "
+        "robust_accuracy under worst of pruned/fp32@host-cpu must be at least 45.0 %: found 49.0 % on 1,000 images, "
         "95 % interval 46.0 to 52.0 %; even the lower bound, 46.0 %, meets it"
     )
 
@@ -89,7 +90,7 @@ def test_a_near_miss_does_not_read_like_a_tie():
         (rule(), row(high=0.48), "contradicts itself"),
         (rule(metric="robust_acuracy"), row(), "the closest is robust_accuracy"),
         (rule(attack="pgd-50"), row(), "only under worst"),
-        (rule(where="host"), row(), "measured on the board only"),
+        (rule(subject="pruned/*@torch"), row(), "no subject is pruned/*@torch, only pruned/fp32@host-cpu"),
         (rule(), exact(metric="robust_accuracy", attack="worst", unit="ms"), "no sample"),
         (rule(), exact(metric="robust_accuracy", attack="worst", n=9, conditions={"exact": "yes"}), "no interval"),
     ],
@@ -221,7 +222,7 @@ def test_nothing_doubtful_ever_passes(pairs, levels):
 
 def cost(metric, value, **conditions):
     conditions = {"exact": True, **conditions}
-    return Measurement(metric=metric, where="board", value=value, unit="fraction", n=1, conditions=conditions)
+    return Measurement(metric=metric, subject=BOARD, value=value, unit="fraction", n=1, conditions=conditions)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0.4997, PASS), (0.5, PASS), (0.5001, FAIL)])
@@ -237,7 +238,7 @@ def test_without_a_limit_the_budget_decides_nothing():
     a_rule = rule(metric="ops_fraction", attack=None, at_least=None, at_most="budget")
     outcome, text = one(a_rule, cost("ops_fraction", 0.2))
     assert outcome is INCONCLUSIVE
-    assert text == "ops_fraction on the board must be at most the budget: no budget limits it"
+    assert text == "ops_fraction of pruned/fp32@host-cpu must be at most the budget: no budget limits it"
 
 
 def test_where_no_channel_is_removed_the_budget_is_for_what_is_not_zero():
@@ -245,7 +246,7 @@ def test_where_no_channel_is_removed_the_budget_is_for_what_is_not_zero():
     rows = [cost("ops_fraction", 1.0), cost("nonzero_ops_fraction", 0.3, budget=0.3)]
     (line,) = judge(rows, [], [a_rule]).rules
     assert line.outcome is PASS
-    assert line.text.startswith("nonzero_ops_fraction on the board must be at most 30.0 %, the budget")
+    assert line.text.startswith("nonzero_ops_fraction of pruned/fp32@host-cpu must be at most 30.0 %, the budget")
 
 
 def warning(text="it is warm", **fields):
@@ -289,3 +290,76 @@ def test_a_doubt_about_a_metric_that_no_rule_asks_for_is_a_warning():
     assert judge([row()], [doubt], [rule()]).warnings == ("the clocks fell",)
     asked = rule(metric="latency_ms.p99", attack=None, at_least=None, at_most=99)
     assert judge([latency()], [doubt], [asked]).warnings == ()
+
+
+HOST_CPU, BOARD_7, DENSE_TORCH = BOARD, "pruned/fp32@board-7", "dense/fp32@torch"
+
+
+def on(subject, *rows):
+    return [each.model_copy(update={"subject": subject}) for each in rows]
+
+
+def test_every_deployed_subject_of_the_own_net_must_meet_a_rule_that_names_none():
+    rows = [*on(HOST_CPU, row()), *on(BOARD_7, row(value=0.3, low=0.27, high=0.33)), *on(DENSE_TORCH, row(value=0.0))]
+    verdict = judge(rows, [], [rule()])
+    assert [(line.subject, line.outcome) for line in verdict.rules] == [(HOST_CPU, PASS), (BOARD_7, FAIL)]
+    assert [(each.subject, each.outcome) for each in verdict.subjects] == [(HOST_CPU, PASS), (BOARD_7, FAIL)]
+    assert verdict.outcome is FAIL
+
+
+@pytest.mark.parametrize(
+    ("pattern", "selected"),
+    [
+        (None, [HOST_CPU, BOARD_7]),
+        ("pruned/*@*", [HOST_CPU, BOARD_7]),
+        ("*/*@*", [HOST_CPU, BOARD_7]),
+        ("pruned/fp32@board-*", [BOARD_7]),
+        ("dense/*@torch", [DENSE_TORCH]),
+        ("*/fp32@torch", [DENSE_TORCH]),
+        ("dense/*@*", [None]),
+        ("pruned/int8@*", [None]),
+    ],
+)
+def test_a_pattern_selects_subjects_and_one_that_selects_none_never_passes(pattern, selected):
+    rows = [*on(HOST_CPU, row()), *on(BOARD_7, row()), *on(DENSE_TORCH, row())]
+    verdict = judge(rows, [], [rule(subject=pattern)])
+    assert [line.subject for line in verdict.rules] == selected
+    assert verdict.outcome is (INCONCLUSIVE if selected == [None] else PASS)
+
+
+def test_the_own_net_of_a_run_that_pruned_nothing_is_the_dense_one():
+    rows = on("dense/fp32@host-cpu", row())
+    assert judge(rows, [], [rule()], net="dense").outcome is PASS
+    assert judge(rows, [], [rule()], net="pruned").outcome is INCONCLUSIVE
+
+
+def test_a_target_that_was_lost_is_inconclusive_and_the_others_keep_their_outcome():
+    subjects = (Evidence(subject=HOST_CPU, evaluation="device/host-cpu"), Evidence(subject=BOARD_7, lost="no answer"))
+    verdict = judge([row()], [], [rule()], (), subjects)
+    assert [each.outcome for each in verdict.subjects] == [PASS, INCONCLUSIVE]
+    assert verdict.outcome is INCONCLUSIVE
+    assert verdict.rules[1].text.endswith("pruned/fp32@board-7 must be at least 0.45: not measured: no answer")
+
+
+def test_a_check_that_blocks_one_subject_leaves_the_others():
+    blocked = Diagnostic(id="d", level="block", text="the clocks fell", subject=BOARD_7)
+    verdict = judge([*on(HOST_CPU, row()), *on(BOARD_7, row())], [blocked], [rule()])
+    assert [each.outcome for each in verdict.subjects] == [PASS, INCONCLUSIVE]
+    assert verdict.reasons == ("pruned/fp32@board-7: the clocks fell",)
+    # Where no rule speaks of that subject, the doubt is still told.
+    other = judge([*on(HOST_CPU, row()), *on(BOARD_7, row())], [blocked], [rule(subject=HOST_CPU)])
+    assert (other.outcome, other.reasons) == (PASS, ())
+    assert other.warnings == ("pruned/fp32@board-7: the clocks fell",)
+
+
+@pytest.mark.parametrize("text", ["pruned@host", "pruned/fp32", "pruned/fp32@", "Pruned/fp32@host", "a/b@c d"])
+def test_what_is_no_pattern_is_refused(text):
+    with pytest.raises(ValueError, match="selects no subject"):
+        rule(subject=text)
+
+
+def test_a_rule_of_the_first_schema_is_read():
+    assert rule(where="board").subject is None
+    assert rule(where="host").subject == "pruned/fp32@torch"
+    dense = rule(metric="dense_robust_accuracy", where="host")
+    assert (dense.metric, dense.subject) == ("robust_accuracy", "dense/fp32@torch")

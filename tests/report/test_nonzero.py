@@ -4,9 +4,11 @@ import pytest
 
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.registry import FORMATS
+from robustdeploy.core.subject import subject_from
 from robustdeploy.report.judge import judge
 from robustdeploy.report.nonzero import nonzero_note, nonzero_rows
 
+SUBJECT = subject_from("pruned/fp32@host-cpu")
 ZEROS = {"macs": 1000, "nonzero_macs": 250, "nonzero_params": 40, "two_of_four": []}
 
 
@@ -16,7 +18,7 @@ def masked(make_report):
     budget = make_report().budget.model_copy(
         update={"macs": 1000, "dense_macs": 1000, "params": 100, "dense_params": 100, "counts": {}}
     )
-    return make_report(rows=tuple(nonzero_rows(ZEROS, budget)), budget=budget)
+    return make_report(rows=tuple(nonzero_rows(ZEROS, budget, SUBJECT)), budget=budget)
 
 
 def test_rows_say_what_is_left_and_that_a_dense_runtime_executes_all(masked):
@@ -44,5 +46,5 @@ def test_pages_set_both_side_by_side(name, masked, make_report):
 
 
 def test_a_net_without_zeros_has_no_such_rows(report):
-    assert list(nonzero_rows(None, report.budget)) == []
+    assert list(nonzero_rows(None, report.budget, SUBJECT)) == []
     assert nonzero_note(report) == ""

@@ -4,6 +4,7 @@ import pytest
 
 from robustdeploy.core.gate import Outcome, Rule
 from robustdeploy.core.recipe import Recipe, Train
+from robustdeploy.core.subject import subject_from
 from robustdeploy.report.judge import judge
 from robustdeploy.report.omissions import omissions_of, skipped_row
 
@@ -31,7 +32,7 @@ def test_a_whole_evaluation_leaves_nothing_out(report):
         (lambda row: row.metric == "robust_accuracy_at_eps", "eps-curve"),
         (lambda row: row.kind == "query", "query-attack"),
         (lambda row: row.kind == "transfer" and row.metric == "robust_accuracy", "gradient-attack"),
-        (lambda row: row.metric.startswith("dense_"), "baseline"),
+        (lambda row: row.subject.startswith("dense/"), "baseline"),
         (lambda row: row.metric.startswith("latency_ms."), "latency"),
     ],
 )
@@ -65,7 +66,7 @@ def test_test_images_that_were_left_out_are_told(report):
 
 def test_a_net_that_was_not_pruned_needs_no_net_beside_it(report):
     dense = {"channels": [], "data": {}}
-    assert found(report, lambda row: row.metric.startswith("dense_"), training=dense) == []
+    assert found(report, lambda row: row.subject.startswith("dense/"), training=dense) == []
 
 
 @pytest.mark.parametrize(("left_out", "expected"), [(False, Outcome.PASS), (True, Outcome.FAIL)])
@@ -73,6 +74,6 @@ def test_a_rule_can_demand_that_nothing_was_left_out(report, left_out, expected)
     rows = [row for row in report.measurements if not (left_out and row.metric == "robust_accuracy_at_eps")]
     omissions = list(omissions_of(RECIPE, PRUNED, WHOLE, rows))
     demand = Rule(id="RD-ALL-01", metric="checks_skipped", at_most=0)
-    verdict = judge([skipped_row(omissions)], [], [demand], omissions)
+    verdict = judge([skipped_row(omissions, subject_from("pruned/fp32@host-cpu"))], [], [demand], omissions)
     assert verdict.outcome is expected
     assert ("robustness over eps was not measured" in "".join(verdict.unchecked)) is left_out

@@ -38,7 +38,7 @@ def test_a_share_that_is_not_certain_never_reads_as_certain(value):
 
 
 def row(**changes):
-    fields = {"metric": "m", "where": "board", "value": 0.5, "unit": "fraction", "n": 10}
+    fields = {"metric": "m", "subject": "pruned/fp32@host-cpu", "value": 0.5, "unit": "fraction", "n": 10}
     return Measurement(**fields | changes)
 
 

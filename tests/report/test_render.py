@@ -22,7 +22,7 @@ def test_the_same_report_gives_the_same_bytes(report, tmp_path):
 
 def test_no_rendering_of_an_older_report_stays_beside_a_newer_one(report, tmp_path):
     render(report, ["md"], tmp_path)
-    newer = report.model_copy(update={"name": "newer", "target": "elsewhere"})
+    newer = report.model_copy(update={"name": "newer", "producer": "elsewhere"})
     assert [path.name for path in render(newer, ["junit"], tmp_path)] == ["junit.xml", "report.md"]
     assert "elsewhere" in (tmp_path / "report.md").read_text()
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from robustdeploy.core.gate import Outcome, Rule, RuleVerdict
 from robustdeploy.core.report import Diagnostic, Report
-
-# What XML 1.0 cannot hold even when escaped.
-_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from robustdeploy.foreign import printable, sentence
 
 
 @dataclass(frozen=True)
@@ -22,18 +19,20 @@ class Junit:
 
     def __call__(self, report: Report) -> str:
         """Return the XML: FAIL is a failure, INCONCLUSIVE an error, and so is every diagnostic that blocks a rule."""
-        suite = ElementTree.Element("testsuite", name=_legal(f"robustdeploy.{report.name}"))
-        suite.set("timestamp", _legal(report.created.removesuffix("Z")))
+        suite = ElementTree.Element("testsuite", name=sentence(f"robustdeploy.{report.name}"))
+        suite.set("timestamp", sentence(report.created.removesuffix("Z")))
         suite.append(_properties(report))
         metrics = {rule.id: rule.metric for rule in report.rules}
         for line in report.verdict.rules:
-            suite.append(_rule_case(line, f"gate.{report.target}.{metrics.get(line.rule, 'rule')}"))
+            suite.append(_rule_case(line, f"gate.{_classname(line.subject)}.{metrics.get(line.rule, 'rule')}"))
         for diagnostic in report.diagnostics:
             if diagnostic.level == "block" and _concerns(diagnostic, report.rules):
-                suite.append(_case(diagnostic.id, f"diagnostic.{report.target}", "error", diagnostic.text))
+                suite.append(
+                    _case(diagnostic.id, f"diagnostic.{_classname(diagnostic.subject)}", "error", diagnostic.text)
+                )
         _account_for_verdict(suite, report)
         _count(suite)
-        ElementTree.SubElement(suite, "system-out").text = _legal("\n".join(_beside(report)))
+        ElementTree.SubElement(suite, "system-out").text = printable("\n".join(_beside(report)))
         suites = ElementTree.Element("testsuites", {k: v for k, v in suite.attrib.items() if k != "timestamp"})
         suites.append(suite)
         ElementTree.indent(suites)
@@ -45,17 +44,18 @@ def _concerns(diagnostic: Diagnostic, rules: Sequence[Rule]) -> bool:
     return not diagnostic.metrics or any(rule.metric in diagnostic.metrics for rule in rules)
 
 
-def _legal(text: str) -> str:
-    return _ILLEGAL.sub("\ufffd", text)
+def _classname(subject: str | None) -> str:
+    """Name a subject in a test's class, where CI systems take a dot for a package."""
+    return (subject or "all").replace(".", "_")
 
 
 def _case(name: str, group: str, result: str | None, text: str) -> ElementTree.Element:
-    case = ElementTree.Element("testcase", name=_legal(name), classname=_legal(group), time="0")
+    case = ElementTree.Element("testcase", name=sentence(name), classname=sentence(group), time="0")
     if result:
         kind = {"failure": "FAIL", "error": "INCONCLUSIVE"}[result]
-        ElementTree.SubElement(case, result, message=_legal(text), type=kind).text = _legal(text)
+        ElementTree.SubElement(case, result, message=sentence(text), type=kind).text = sentence(text)
     else:
-        ElementTree.SubElement(case, "system-out").text = _legal(text)
+        ElementTree.SubElement(case, "system-out").text = sentence(text)
     return case
 
 
@@ -69,24 +69,27 @@ def _account_for_verdict(suite: ElementTree.Element, report: Report) -> None:
     red = suite.findall("testcase/failure") + suite.findall("testcase/error")
     if report.verdict.outcome is not Outcome.PASS and not red:
         text = "; ".join(report.verdict.reasons) or f"the verdict is {report.verdict.outcome}"
-        suite.append(_case("verdict", f"gate.{report.target}", "error", text))
+        suite.append(_case("verdict", "gate", "error", text))
 
 
 def _beside(report: Report) -> Iterator[str]:
     """What the verdict is never told without, for whoever reads the log of a green suite."""
     yield report.verdict.headline
-    yield from (f"warning: {warning}" for warning in report.verdict.warnings)
-    yield from (f"not checked: {unchecked}" for unchecked in report.verdict.unchecked)
+    yield from (sentence(f"warning: {warning}") for warning in report.verdict.warnings)
+    yield from (sentence(f"not checked: {unchecked}") for unchecked in report.verdict.unchecked)
 
 
 def _properties(report: Report) -> ElementTree.Element:
     held = ElementTree.Element("properties")
-    facts = {"verdict": report.verdict.outcome.value, "target": report.target, "producer": report.producer}
+    facts = {"verdict": report.verdict.outcome.value, "targets": ", ".join(report.targets), "producer": report.producer}
     facts |= {f"warning.{n}": text for n, text in enumerate(report.verdict.warnings, start=1)}
     facts |= {f"unchecked.{n}": text for n, text in enumerate(report.verdict.unchecked, start=1)}
-    facts |= {f"sha256.{name}": digest for name, digest in report.subject.items()}
+    facts |= {f"verdict.{each.subject}": each.outcome.value for each in report.verdict.subjects}
+    facts |= {f"sha256.{name}": digest for name, digest in report.sha256.items()}
+    for each in report.deployed:
+        facts |= {f"sha256.{each.subject}.{name}": digest for name, digest in each.sha256.items()}
     for name, value in facts.items():
-        ElementTree.SubElement(held, "property", name=_legal(name), value=_legal(value))
+        ElementTree.SubElement(held, "property", name=sentence(name), value=sentence(value))
     return held
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from robustdeploy.core.gate import Outcome
 from robustdeploy.core.report import Measurement, Report
+from robustdeploy.foreign import one_line
 from robustdeploy.report import evidence
 from robustdeploy.report.nonzero import nonzero_note
 from robustdeploy.report.quantity import eps_text, interval, quantity
@@ -16,6 +17,10 @@ _SIGNS = {Outcome.PASS: "✅ PASS", Outcome.FAIL: "❌ FAIL", Outcome.INCONCLUSI
 _LEVELS = {"ok": "OK", "warn": "Warning", "block": "Blocks"}
 _CLASSES = 20
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|~#!@&$])")
+_LINK = re.compile(r"\b(www|mailto|xmpp)([.:])|()(:)(?=//)", re.IGNORECASE)
+"""What would become a link by itself."""
+_BEGINNING = re.compile(r"^(\d{0,9})([-+=.)])(?=[-+=\s]|$)")
+"""What would make the beginning of a line a list or a heading."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Markdown:
             _classes(rows),
             _latency(rows),
             _budget(report),
-            _rows("Host and board", rows.agreement),
+            _rows("Agreement with the reference", rows.agreement),
             _diagnostics(report),
             _rows("Other measurements", rows.other),
             _provenance(report),
@@ -54,7 +59,9 @@ def _cut(text: str, most_bytes: int) -> str:
 
 def escaped(text: object) -> str:
     """Write any text so that Markdown and HTML show it as it is, on one line."""
-    return _MARKUP.sub(r"\\\1", " ".join(str(text).split())).replace("\\<", "&lt;").replace("\\>", "&gt;")
+    marked = _MARKUP.sub(r"\\\1", one_line(" ".join(str(text).split())))
+    plain = _BEGINNING.sub(r"\1\\\2", _LINK.sub(r"\1\3\\\2\4", marked))
+    return plain.replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -66,10 +73,12 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 def _verdict(report: Report) -> list[str]:
     verdict = report.verdict
     beside = verdict.headline.removeprefix(verdict.outcome.value)
-    lines = [f"# {_SIGNS[verdict.outcome]}{beside}: {escaped(report.name)} on {escaped(report.target)}", ""]
+    lines = [f"# {_SIGNS[verdict.outcome]}{beside}: {escaped(report.title)}", ""]
     if verdict.reasons:
         lines += ["The evaluation itself is not sound enough for a verdict. This is not a pass.", ""]
         lines += [*(f"- {escaped(reason)}" for reason in verdict.reasons), ""]
+    if len(verdict.subjects) > 1:
+        lines += _table(("Subject", "Verdict"), ((s.subject, _SIGNS[s.outcome]) for s in verdict.subjects))
     lines += _table(("Rule", "Outcome", "Evidence"), ((r.rule, _SIGNS[r.outcome], r.text) for r in verdict.rules))
     lines += [*(f"- **Warning**: {escaped(warning)}" for warning in verdict.warnings)]
     lines += [*(f"- **Not checked**: {escaped(unchecked)}" for unchecked in verdict.unchecked)]
@@ -100,8 +109,8 @@ def _accuracy(rows: evidence.Evidence) -> list[str]:
         f"Intervals{f' ({intervals})' if intervals else ''} cover sampling error.",
         "",
         *_table(
-            ("Attack", *evidence.SERIES.values(), "Found by", "Budget of the attack"),
-            ((a.label, _cell(a.board), _cell(a.host), _cell(a.dense), a.kinds, a.budget) for a in rows.accuracy),
+            ("Attack", *rows.subjects, "Found by", "Budget of the attack"),
+            ((a.label, *(_cell(a.rows.get(s)) for s in rows.subjects), a.kinds, a.budget) for a in rows.accuracy),
         ),
     ]
 
@@ -109,8 +118,8 @@ def _accuracy(rows: evidence.Evidence) -> list[str]:
 def _curve(rows: evidence.Evidence) -> list[str]:
     if not rows.radii:
         return []
-    names = [curve.series for curve in rows.curves]
-    head = ("Radius", *(evidence.SERIES[name] for name in names), "Attack")
+    names = [curve.subject for curve in rows.curves]
+    head = ("Radius", *names, "Attack")
     lines = ((eps_text(r.eps), *(_cell(r.rows.get(name)) for name in names), r.attacks) for r in rows.radii)
     return ["## Accuracy over the radius", "", *_table(head, lines)]
 
@@ -118,9 +127,9 @@ def _curve(rows: evidence.Evidence) -> list[str]:
 def _classes(rows: evidence.Evidence) -> list[str]:
     """The classes that stand worst, folded away: a data set may have a thousand."""
     shown = rows.classes[:_CLASSES]
-    lines = ((line.name, _cell(line.clean), _cell(line.worst)) for line in shown)
+    lines = ((line.name, line.subject, _cell(line.clean), _cell(line.worst)) for line in shown)
     more = f", the {len(shown)} worst of {len(rows.classes)}" if len(shown) < len(rows.classes) else ""
-    table = _table(("Class", "Clean", "Worst case"), lines)
+    table = _table(("Class", "Subject", "Clean", "Worst case"), lines)
     folded = [f"<details><summary>Accuracy per class{more}</summary>", "", *table, "</details>", ""]
     return [*_rows("Classes", rows.balance), *(folded if shown else [])]
 
@@ -135,8 +144,8 @@ def _latency(rows: evidence.Evidence) -> list[str]:
 def _rows(title: str, rows: Sequence[Measurement]) -> list[str]:
     if not rows:
         return []
-    lines = ((r.metric, r.where, r.attack, quantity(r.value, r.unit), interval(r), f"{r.n:,}") for r in rows)
-    return [f"## {title}", "", *_table(("Metric", "Where", "Attack", "Value", "Interval", "n"), lines)]
+    lines = ((r.metric, r.subject, r.attack, quantity(r.value, r.unit), interval(r), f"{r.n:,}") for r in rows)
+    return [f"## {title}", "", *_table(("Metric", "Subject", "Attack", "Value", "Interval", "n"), lines)]
 
 
 def _budget(report: Report) -> list[str]:
@@ -167,8 +176,11 @@ def _diagnostics(report: Report) -> list[str]:
 
 
 def _provenance(report: Report) -> list[str]:
-    facts = [*evidence.flat(report.board), *((f"data.{k}", v) for k, v in evidence.flat(report.data))]
-    lines = [*((f"SHA-256 of {name}", digest) for name, digest in report.subject.items()), *facts]
+    lines = [(f"SHA-256 of {name}", digest) for name, digest in report.sha256.items()]
+    for each in report.deployed:
+        lines += [(f"{each.subject}: SHA-256 of {name}", digest) for name, digest in each.sha256.items()]
+        lines += [(f"{each.subject}: {name}", value) for name, value in evidence.flat(each.board)]
+    lines += [(f"data.{name}", value) for name, value in evidence.flat(report.data)]
     return ["<details><summary>Where this comes from</summary>", "", *_table(("What", "Value"), lines), "</details>"]
 
 

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from robustdeploy.core.gate import Outcome, Rule
-from robustdeploy.core.report import Diagnostic, Figures
+from robustdeploy.core.report import Diagnostic, Evidence, Figures
 from robustdeploy.report.formats.html import Html
 from robustdeploy.report.quantity import quantity
 
+BOARD = "pruned/fp32@jetson-orin"
 VOID = {"meta", "link", "img", "br", "hr", "path", "line", "circle", "rect"}
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(2)>&amp;{{ 7*7 }}"""
 
@@ -124,7 +125,7 @@ def test_it_says_what_the_numbers_are_not(page):
 def test_budgets_agreement_diagnostics_facts_and_hashes_are_there(page, report):
     for words in (
         "steps 50, restarts 10, alpha 2/255",
-        "412,873 queries on the board",
+        "412,873 queries of pruned/fp32@jetson-orin",
         "all attacks above",
         "12,088,320 40,550,000",
         "MACs counted by flop counter 12,088,320 agrees",
@@ -138,7 +139,7 @@ def test_budgets_agreement_diagnostics_facts_and_hashes_are_there(page, report):
         "true class ship",
     ):
         assert words in page.text, words
-    for digest in report.subject.values():
+    for digest in [*report.sha256.values(), *(d for each in report.deployed for d in each.sha256.values())]:
         assert digest in page.text
 
 
@@ -189,17 +190,20 @@ def test_hostile_names_stay_text(make_report, report):
         update={"attack": HOSTILE, "label": HOSTILE, "clean_prediction": HOSTILE, "clean_png": HOSTILE}
     )
     channel = report.figures.channels[0].model_copy(update={"layer": HOSTILE})
-    histogram = report.figures.latency.model_copy(update={"unit": HOSTILE})
+    histogram = report.figures.latency[BOARD].model_copy(update={"unit": HOSTILE})
+    hostile = {HOSTILE: HOSTILE}
     changed = make_report(
         rows=(first, odd, *report.measurements[4:]),
         diagnostics=(Diagnostic(id=HOSTILE, level="block", text=HOSTILE),),
         name=HOSTILE,
-        target=HOSTILE,
         producer=HOSTILE,
-        board={HOSTILE: {HOSTILE: [HOSTILE]}},
+        subjects=(
+            Evidence(subject=BOARD, evaluation=HOSTILE, sha256=hostile, board={HOSTILE: {HOSTILE: [HOSTILE]}}),
+            Evidence(subject="pruned/fp32@elsewhere", lost=HOSTILE),
+        ),
         data={HOSTILE: HOSTILE},
-        subject={HOSTILE: HOSTILE},
-        figures=Figures(channels=(channel,), latency=histogram, samples=(sample,)),
+        sha256={HOSTILE: HOSTILE},
+        figures=Figures(channels=(channel,), latency={BOARD: histogram}, samples=(sample,)),
     )
     text = Html()(changed)
     page = Page(text)

@@ -30,7 +30,7 @@ def test_one_case_per_rule_with_its_result_and_evidence(make_report):
         if element.tag in ("testsuites", "testsuite"):
             counts = [element.get(name) for name in ("tests", "failures", "errors", "skipped")]
             assert counts == ["3", "1", "1", "0"]
-    assert found["RD-A-1"].classname == "gate.jetson-orin.robust_accuracy"
+    assert found["RD-A-1"].classname == "gate.pruned/fp32@jetson-orin.robust_accuracy"
 
 
 def test_a_blocking_diagnostic_is_an_error_of_its_own(make_report):
@@ -53,7 +53,7 @@ def test_a_gate_without_rules_is_not_green(make_report):
 def test_any_text_makes_valid_xml(make_report, hostile):
     report = make_report((rule("RD-A-1", 0.4),), ())
     odd = Diagnostic.model_construct(id=hostile, level="block", text=hostile, value=None, threshold=None)
-    changed = report.model_copy(update={"diagnostics": (odd,), "name": hostile, "subject": {hostile: hostile}})
+    changed = report.model_copy(update={"diagnostics": (odd,), "name": hostile, "sha256": {hostile: hostile}})
     text = Junit()(changed)
     text.encode()
     assert len(cases(changed)[1]) == 2
@@ -63,4 +63,7 @@ def test_properties_name_what_was_judged(report):
     suite, _ = cases(report)
     held = {prop.name: prop.value for prop in suite.properties()}
     assert held["verdict"] == "INCONCLUSIVE"
-    assert held["sha256.onnx"] == report.subject["onnx"]
+    assert held["verdict.pruned/fp32@jetson-orin"] == "INCONCLUSIVE"
+    assert held["sha256.net"] == report.sha256["net"]
+    onnx = report.evidence_of("pruned/fp32@jetson-orin").sha256["onnx"]
+    assert held["sha256.pruned/fp32@jetson-orin.onnx"] == onnx

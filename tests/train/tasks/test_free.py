@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.registry import TASKS
 from robustdeploy.data.load import load_data
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import TrainingError, UsageError
 from robustdeploy.onboard.types import Threat
-from robustdeploy.pipeline import recipe_for
 from robustdeploy.train.protocol import Replaying
 from robustdeploy.train.setup import plan_from
 from robustdeploy.train.tasks.free import Free

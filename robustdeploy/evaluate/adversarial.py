@@ -1,0 +1,99 @@
+"""Adversarial images found in torch, on the host: once for each net, replayed on every target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from robustdeploy.core.archive import arrays_from
+from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
+from robustdeploy.core.manifest import Manifest
+from robustdeploy.core.reading import read_bounded
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.stage import Stage
+from robustdeploy.core.trust import Trust
+from robustdeploy.errors import ArtifactError
+from robustdeploy.evaluate.attack import Bench, Found, Images, Progress, adversaries_from, attack_host
+from robustdeploy.evaluate.curve import curve_found, first_images, radii
+from robustdeploy.evaluate.host import load_host_net
+from robustdeploy.evaluate.parts import Parts, npz_from
+from robustdeploy.onboard.types import Labels
+
+FILE = "attacks.npz"
+_MOST_BYTES = 2**36
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A net to be attacked in torch."""
+
+    folder: Path
+    """Holds ``net.json`` and ``model.safetensors``."""
+    deployed: bool
+    """Whether it will run on targets, where query attacks ask it; otherwise these ask it in torch."""
+    device: str
+    """Torch device."""
+    trust: Trust = False
+    """Whose factory may be called to load it."""
+
+
+@dataclass(frozen=True)
+class HostAttacks:
+    """Everything that was found in torch on one net."""
+
+    clean: Labels
+    """How the net labels the images as they are."""
+    attacks: Mapping[str, Found]
+    """By the attack's label."""
+    curve: Mapping[float, Found]
+    """By the multiple of the threat's eps; only for a net that is deployed."""
+
+
+def attack_net(net: Attacked, recipe: Recipe, test: Images, stage: Stage, progress: Progress) -> Manifest:
+    """Attack a net in torch and seal what was found. Sealed parts of an interrupted stage are used again."""
+    folder = stage.begin()
+    host = load_host_net(net.folder, net.device, net.trust)
+    parts = Parts(folder, stage.fingerprint, stage.ledger)
+    bench = Bench(test, recipe.threat, recipe.seed, parts, progress)
+    adversaries = [a for a in adversaries_from(recipe.evaluate.attacks) if not (net.deployed and a.kind == "query")]
+    found = {a.label: attack_host(a, bench, host) for a in adversaries}
+    curve = curve_found(bench, host, recipe) if net.deployed else {}
+    arrays = {"predictions": host.score(test.images).argmax(1).astype(np.int64)}
+    for name, each in {**found, **{_curve_name(multiple): one for multiple, one in curve.items()}}.items():
+        arrays |= {f"{name}/images": each.images, f"{name}/predictions": each.predictions}
+    atomic_write_bytes(folder / FILE, npz_from(arrays))
+    manifest = stage.seal([folder / FILE], {"n": len(test.ids)})
+    parts.discard()
+    return manifest
+
+
+def attack_inputs(net: Attacked, source: str, test: Images) -> dict[str, str]:
+    """SHA-256 of everything that decides what is found; ``source`` is what lineage calls the weights."""
+    return {
+        source: sha256_of_file(net.folder / "model.safetensors"),
+        "net.json": sha256_of_file(net.folder / "net.json"),
+        "test_images": test.digest,
+    }
+
+
+def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> HostAttacks:
+    """Read what was found on a net; anything but what the recipe's attacks must give is an ArtifactError."""
+    arrays = arrays_from(read_bounded(path, _MOST_BYTES), str(path), _MOST_BYTES)
+
+    def found(name: str, of: Images) -> Found:
+        images, predictions = arrays.get(f"{name}/images"), arrays.get(f"{name}/predictions")
+        if images is None or predictions is None or images.shape != of.images.shape or len(predictions) != len(images):
+            raise ArtifactError(f"{path} has not what '{name}' found for {len(of.ids):,} images; evaluate with --force")
+        return Found(images, predictions)
+
+    labels = [a.label for a in adversaries_from(recipe.evaluate.attacks) if not (deployed and a.kind == "query")]
+    few = first_images(test, recipe)
+    curve = {multiple: found(_curve_name(multiple), few) for multiple, _ in radii(recipe)} if deployed else {}
+    return HostAttacks(arrays["predictions"], {label: found(label, test) for label in labels}, curve)
+
+
+def _curve_name(multiple: float) -> str:
+    return f"curve-{multiple:g}"

@@ -1,0 +1,1 @@
+"""Stages: one module for each step from a recipe to its report."""

@@ -1,0 +1,67 @@
+"""First step: what a training asks of a net first, asked of a copy of the untrained net, so that it fails at once.
+
+A forward pass in eval mode, which is what exports and counts need, says nothing of the pass in training mode, nor of
+the way back to the parameters and to the pixels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustdeploy.cost.module import copied
+from robustdeploy.errors import TrainingError, UsageError
+from robustdeploy.train.batches import Batches
+from robustdeploy.train.loss import BatchLoss
+from robustdeploy.train.plan import Plan
+from robustdeploy.train.precision import resolved
+
+IMAGES = 2
+"""Of the step; a layer that normalises a batch needs more than one."""
+
+
+def check_first_step(net: nn.Module, plan: Plan, what: str) -> None:
+    """Raise an error where a step of the training on the first images fails; ``net`` is left as it is."""
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise UsageError(f"{what} has no parameter that can be trained; leave requires_grad on where it should be")
+    few = replace(plan, options=plan.options.model_copy(update={"batch_size": IMAGES}))
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            _step(copied(net).cpu().train(), few, what)
+    except UsageError:
+        raise
+    except TrainingError as problem:  # it says what, of which net it does not know
+        raise UsageError(f"{what} cannot be trained: {problem}") from problem
+    except Exception as problem:  # foreign code may raise anything
+        told = f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0]}".removesuffix(": ")
+        raise UsageError(
+            f"{what} cannot be trained: a step in training mode, on a batch of {IMAGES}, fails ({told[:300]})"
+        ) from problem
+
+
+def _step(trial: nn.Module, plan: Plan, what: str) -> None:
+    batch = Batches(plan).at(0)
+    _check_scores(trial(batch.images), len(batch.labels), what)
+    loss = BatchLoss(trial, plan.threat, resolved(plan.options.precision, torch.device("cpu")))
+    for objective in dict.fromkeys(phase.objective for phase in plan.phases):
+        loss(objective, batch, None)["loss"].backward()
+
+
+def _check_scores(scores: Any, count: int, what: str) -> None:
+    """Look at what the net gives in training mode; in eval mode that was done when it was built."""
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != count:
+        given = f"a tensor of {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise UsageError(
+            f"{what} gives {given} for a batch of {count} in training mode, not one row of logits each; of several "
+            "outputs the one called 'logits' or 'out' counts, or else the first"
+        )
+    if not scores.requires_grad:
+        raise UsageError(
+            f"{what} cannot be trained: in training mode its scores have no gradient; look for detach(), no_grad() or "
+            "argmax in its forward pass"
+        )

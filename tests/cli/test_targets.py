@@ -1,0 +1,83 @@
+"""Several targets in one run and one report: a verdict each, one attack for all, and a lost one that stops nothing."""
+
+import json
+
+import pytest
+
+from robustdeploy.core.ledger import Ledger
+
+RUN = ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml"]
+FAR = "name: far\nlink: {name: ssh, host: nowhere.invalid}\n"
+TWIN = "extends: host-cpu\nname: twin\nlatency: {warmup_s: 0.01, min_s: 0.05, max_s: 1, min_samples: 100}\n"
+
+
+def report(desk):
+    return json.loads((desk / "runs/tiny/report.json").read_text())
+
+
+def sealed(desk):
+    records = Ledger(desk / "runs/tiny/ledger.jsonl").records()
+    return [record.data["folder"] for record in records if record.event == "sealed"]
+
+
+@pytest.mark.slow
+def test_two_targets_come_into_one_report_and_are_attacked_once(desk, command):
+    before = sealed(desk)
+    (desk / "twin.yaml").write_text(TWIN)
+    done = command(desk, *RUN, "--target", "twin.yaml")
+    assert done.code == 0, done.err
+    # The first target is done, and what was found in torch for it is replayed on the second.
+    assert sealed(desk) == [*before, "export/twin", "device/twin"]
+    made = report(desk)
+    assert [each["subject"] for each in made["verdict"]["subjects"]] == ["pruned/fp32@quick", "pruned/fp32@twin"]
+    assert {each["outcome"] for each in made["verdict"]["subjects"]} == {"PASS"}
+    rules = [(line["rule"], line["subject"]) for line in made["verdict"]["rules"]]
+    assert len(rules) == len(set(rules)) == 2 * len(made["rules"])
+    rows = [json.dumps(row, sort_keys=True) for row in made["measurements"]]
+    assert len(rows) == len(set(rows))
+    # Both targets run the same file, so what they are replayed gives the same labels.
+    robust = {
+        (row["subject"], row["attack"]): row["value"]
+        for row in made["measurements"]
+        if row["metric"] == "robust_accuracy" and row["kind"] == "transfer"
+    }
+    for (subject, attack), value in robust.items():
+        if subject == "pruned/fp32@quick":
+            assert robust["pruned/fp32@twin", attack] == value
+    for words in (["verify"], ["gate"], ["report"], ["gate", "runs/tiny/report.json"]):
+        done = command(desk, *words)
+        assert done.code == 0, done.err
+    assert "pruned/fp32@twin" in command(desk, "gate").out
+    assert command(desk, "ls", "runs").out.splitlines()[1].count("quick, twin") == 1
+
+
+@pytest.mark.slow
+def test_a_lost_target_stops_no_other_and_is_inconclusive(desk, command):
+    (desk / "far.yaml").write_text(FAR)
+    done = command(desk, *RUN, "--target", "far.yaml")
+    assert done.code == 3, done.err
+    assert "far is lost: " in done.err
+    outcomes = {each["subject"]: each["outcome"] for each in report(desk)["verdict"]["subjects"]}
+    assert outcomes == {"pruned/fp32@quick": "PASS", "pruned/fp32@far": "INCONCLUSIVE"}
+    assert "not measured: " in done.out
+    assert "nowhere.invalid" in done.out
+    # The report that a later command writes has not forgotten it.
+    assert command(desk, "report").code == 0
+    assert command(desk, "gate").code == 3
+    # One that names the others alone says nothing of it.
+    assert command(desk, "report", "--target", "quick").code == 0
+    assert command(desk, "gate").code == 0
+
+
+@pytest.mark.slow
+def test_where_every_target_is_lost_the_error_is_told(desk, command):
+    (desk / "far.yaml").write_text(FAR)
+    (desk / "away.yaml").write_text(FAR.replace("far", "away"))
+    done = command(desk, "run", "tiny.yaml", "--name", "tiny", "--target", "far.yaml", "--target", "away.yaml")
+    assert (done.code, "nowhere.invalid" in done.err) == (4, True)
+
+
+@pytest.mark.parametrize("name", ["quick.yaml", "host-cpu"])
+def test_the_same_target_twice_is_refused(desk, command, name):
+    done = command(desk, "run", "tiny.yaml", "--target", name, "--target", name)
+    assert (done.code, "was given twice" in done.err) == (2, True)

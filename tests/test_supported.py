@@ -1,0 +1,105 @@
+"""The page of supported nets: it names every classifier that torchvision lists, and what it says is found again."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustdeploy.core.recipe import Choice
+from robustdeploy.cost import flop_counter
+from robustdeploy.cost.module import repeated_macs
+from robustdeploy.nets.build import build_net
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "supported.md"
+COMMAND = "run `python benchmarks/supported.py`, which writes docs/supported.md"
+TRIED = ("pruned: ", "left whole: ", "refused: ")
+NOT_TRIED = "not tried: it has the same kinds of layers as "
+
+
+@pytest.fixture(scope="module")
+def supported():
+    """The command, as a module."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        spec = importlib.util.spec_from_file_location("supported", ROOT / "benchmarks" / "supported.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def like(supported):
+    """For each classifier the smallest one with the same kinds of layers."""
+    return supported.relatives()
+
+
+def page():
+    """What the page says becomes of each net, by its name."""
+    lines = [line.split("|")[1:-1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line] for line in lines]
+    return {row[0].strip("`"): row[1 if len(row) == 2 else 4] for row in cells}
+
+
+def unsaid(names, told):
+    """The names whose row is missing, or does not say what becomes of the net."""
+    return [name for name in names if not told.get(name, "").startswith((*TRIED, NOT_TRIED))]
+
+
+def test_every_classifier_and_every_kind_is_on_the_page_with_what_becomes_of_it(supported):
+    missing = unsaid((*supported.names(), *supported.KINDS), page())
+    assert not missing, f"{', '.join(missing)}: {COMMAND}"
+
+
+def test_a_classifier_that_torchvision_adds_is_missed(supported):
+    assert unsaid([*supported.names(), "resnet1001"], page()) == ["resnet1001"]
+
+
+def test_what_was_not_tried_has_the_same_kinds_of_layers_as_a_net_that_was(supported, like):
+    told = page()
+    rows = {name: told[name] for name in supported.names() if told[name].startswith(NOT_TRIED)}
+    wrong = [name for name, text in rows.items() if text != f"{NOT_TRIED}`{like[name]}`"]
+    assert not wrong, f"{', '.join(wrong)}: {COMMAND}"
+    assert all(told[relative].startswith(TRIED) for relative in like.values())
+
+
+@pytest.mark.parametrize("name", ["mnasnet1_3", "resnet152", "swin_s"])
+def test_the_counts_of_a_net_that_was_not_tried_are_on_the_page(name, supported, like):
+    row = supported.counted(name, like[name])
+    assert not supported.untrue([row]), COMMAND
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18", "swin_v2_t", "vit_b_32"])
+def test_two_ways_of_counting_agree_with_the_page(name, supported):
+    choice, shape = supported.choice(name)
+    options = {option: value for option, value in choice.items() if option != "name"}
+    net = build_net(Choice(name=choice["name"], options=options), 10, shape, [0.5] * 3, [0.5] * 3)
+    counted = flop_counter.macs(net, shape) - repeated_macs(net, shape)
+    assert f"| `{name}` | {shape[1]} | {counted / 1e6:,.1f} M |" in PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "squeezenet1_1",
+        "a Fourier transform",
+        "a recurrent layer (nn.LSTM)",
+        "attention by einsum",
+        "channel shuffle",
+        "dropout that is always on",
+        "shortcut of padded channels",
+        "two outputs",
+        "weights that two layers share",
+    ],
+)
+def test_a_net_that_is_tried_again_has_its_row_on_the_page(name, supported):
+    assert not supported.untrue([supported.tried(name)]), COMMAND
+
+
+def test_a_row_that_says_something_else_is_found(supported):
+    row = {"net": "resnet18", "side": 64, "macs": 1, "params": 1, "groups": 1, "channels": 1, "left": {}, "seconds": 1}
+    assert supported.untrue([row]) == ["| `resnet18` | 64 | 0.0 M | 0.00 M | pruned: 1 group, 1 channels | 1 |"]
