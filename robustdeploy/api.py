@@ -9,11 +9,13 @@ from typing import Any
 from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, DEFAULT_TARGET, check_targets, recipe_for
 from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.load import load_target
+from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.run import Run
+from robustdeploy.core.settings import label_of, overrides
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import Target
-from robustdeploy.errors import Interrupted, RobustdeployError
+from robustdeploy.errors import Interrupted, RobustdeployError, UsageError
 from robustdeploy.report.judge import judge_report
 from robustdeploy.report.stored import read_report
 from robustdeploy.stages.adopt import adopt
@@ -44,6 +46,12 @@ def run(
     check_targets(goals)
     loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops, goals)
     made = prune(loaded, targets=goals, runs=runs, name=name, force=force, talk=talk)
+    if len(goals) > 1 and label_of(made.recipe.evaluate, loaded.evaluate):
+        changed = "; ".join(map(str, overrides(made.recipe.evaluate, plain(loaded.evaluate))))
+        raise UsageError(
+            f"{made.root} keeps its own evaluation, and several targets are told together under that alone "
+            f"({changed}); name one target, or give the run another --name"
+        )
     names: list[str] = []
     word = [loaded.net]
     lost: dict[str, RobustdeployError] = {}
@@ -59,6 +67,7 @@ def run(
             if len(goals) == 1:
                 raise
             lost[goal.name] = error
+            made.enter_lost(goal.name, _first_line(error))
             talk.say(f"{goal.name} is lost: {error}")
     if lost and not names:
         raise next(iter(lost.values()))
@@ -68,7 +77,7 @@ def run(
 def gate(run: Run, rules: Sequence[Rule] | None = None, target: str | None = None) -> Verdict:
     """Judge a run's report by its own rules or by others; a report that the run does not bear out is an ArtifactError.
 
-    ``target`` names an evaluation under other settings than the recipe's.
+    ``target`` judges one target of it alone, or an evaluation under other settings than the recipe's.
     """
     return judge_report(read_report(run, target), rules)
 

@@ -23,6 +23,7 @@ from robustdeploy.core.load import gate_problems, prospect_of
 from robustdeploy.core.manifest import FILE_NAME
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.recipe import Budget, Choice, Data, Recipe
+from robustdeploy.core.registry import FORMATS
 from robustdeploy.core.run import Run, check_same_training, holder, in_use
 from robustdeploy.core.target import Target
 from robustdeploy.data.find import find_source
@@ -148,6 +149,13 @@ def recipe_to_adopt(folder: Path, named: str | Path | None, overrides: Sequence[
     if named is None and not (folder / "recipe.yaml").is_file():
         raise UsageError(f"{folder} holds a net but no recipe.yaml; say with --recipe what to hold the net against")
     return recipe_for(path, overrides=overrides, before=lambda quick: check_data(quick.data))
+
+
+def check_formats(names: Sequence[str]) -> None:
+    """Refuse a rendering that nobody knows."""
+    for name in names:
+        if name not in FORMATS:
+            raise UsageError(FORMATS.unknown(name))
 
 
 def check_rules(

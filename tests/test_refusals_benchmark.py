@@ -19,7 +19,6 @@ sys.path.insert(0, {benchmarks!r})
 import refusals
 from robustdeploy.cli import main
 
-refusals.prepare(Path())
 found = {{}}
 heavy = {{"torch", "torchvision", "onnx", "onnxruntime"}}
 for what, words in refusals.MISTAKES.items():
@@ -42,6 +41,9 @@ def refused(tmp_path_factory):
     """All mistakes, one after the other in one process."""
     code = ALL.format(benchmarks=str(BENCHMARKS))
     folder = tmp_path_factory.mktemp("mistakes")
+    # In a process of its own: a recipe is loaded whole there, torch with it.
+    prepare = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import refusals; refusals.prepare(refusals.Path())"
+    subprocess.run([sys.executable, "-c", prepare], cwd=folder, check=True)
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 

@@ -44,7 +44,7 @@ EvaluationsOption = Annotated[
         "--target",
         "-t",
         help="Evaluation by its target, or TARGET@LABEL under other settings; may be repeated.",
-        autocompletion=complete_target,
+        autocompletion=complete_evaluation,
     ),
 ]
 EvaluationOption = Annotated[

@@ -32,12 +32,15 @@ def report(
     from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.run import Run
-    from robustdeploy.stages.report import report as reported
+    from robustdeploy.preflight import check_formats
 
     with TerminalTalk(quiet or as_json) as talk:
         opened = Run.open(run, runs)
         talk.say(f"run {opened.root}")
         chosen = [each.strip() for each in formats.split(",") if each.strip()]
+        check_formats(chosen)
+        from robustdeploy.stages.report import report as reported  # what can be refused without its libraries has been
+
         written = reported(opened, target or (), formats=chosen, talk=talk)
     lines = [*accuracy_lines(written.report), *verdict_lines(written.report.verdict)]
     lines += [f"{path} is written" for path in written.files]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -26,6 +29,9 @@ from robustdeploy.cli.options import (
     TargetsOption,
     overrides,
 )
+
+if TYPE_CHECKING:
+    from robustdeploy.core.report import Report
 
 
 def run(
@@ -52,10 +58,8 @@ def run(
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
-    from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.asked import check_targets, recipe_for
-    from robustdeploy.core.lineage import label_target
     from robustdeploy.core.load import load_target
     from robustdeploy.core.plain import plain
     from robustdeploy.preflight import check_training, remarks
@@ -83,9 +87,16 @@ def run(
             # The run keeps its own gate; what was asked for here decides here.
             talk.say(f"note: judged by the rules given now; by the run's own it is {report.verdict.headline}")
             report = judged_by(report, loaded.gate)
-    page = next((path for path in written.files if path.suffix == ".html"), written.files[0])
+    _show(report, written.files, as_json)
+    raise typer.Exit(report.verdict.outcome.exit_code)
+
+
+def _show(report: Report, files: Sequence[Path], as_json: bool) -> None:
+    from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
+    from robustdeploy.core.lineage import label_target
+
+    page = next((path for path in files if path.suffix == ".html"), files[0])
     named = f" --target {label_target(report)}" if report.label else ""
     lines = [*accuracy_lines(report), *verdict_lines(report.verdict)]
     lines += [f"{page} is written; open it, or judge again: robustdeploy gate {page.parent}{named}"]
     show(lines, report.model_dump(mode="json"), as_json)
-    raise typer.Exit(report.verdict.outcome.exit_code)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robustdeploy.core.manifest import FILE_NAME, Manifest
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.report import Evidence, Report
+from robustdeploy.core.report import Report, SubjectEvidence
 from robustdeploy.core.settings import DEVICE, as_options, overrides, target_of
 
 ATTACKS, FOUND = "attacks", "attacks.npz"
@@ -92,17 +92,16 @@ def report_problems(
     """
     asked = f" --target {named}" if (named := label_target(report)) else ""
     again = f"`robustdeploy report {root}{asked}` writes it again"
-    common = {
-        "recipe": report.sha256.get("recipe") if report.sha256.get("recipe") in recipes or not recipes else "another",
-        "net": made["train"].outputs.get("model.safetensors") if "train" in made else None,
+    if "train" not in made:
+        return [f"the report is out of date: {root / 'train'} is not finished any more; {again}"]
+    common: dict[str, str | None] = {
+        "net": made["train"].outputs.get("model.safetensors"),
         "training manifest": files.get(f"train/{FILE_NAME}"),
     }
-    told = [_out_of_date("", report.sha256, common)] if "train" in made else []
-    if "train" not in made:
-        told = [f"the report is out of date: {root / 'train'} is not finished any more"]
-    for each in report.deployed:
-        if each.evaluation:
-            told.append(_evidence_problem(root, each, made, files))
+    if recipes and report.sha256.get("recipe") not in recipes:
+        common["recipe"] = None
+    told = [_out_of_date("", report.sha256, common)]
+    told += [_evidence_problem(root, each, made, files) for each in report.deployed if each.evaluation]
     return [f"{problem}; {again}" for problem in dict.fromkeys(told) if problem]
 
 
@@ -112,7 +111,7 @@ def label_target(report: Report) -> str:
     return evaluations[0] if report.label and evaluations else ""
 
 
-def _evidence_problem(root: Path, evidence: Evidence, made: Manifests, files: Mapping[str, str]) -> str:
+def _evidence_problem(root: Path, evidence: SubjectEvidence, made: Manifests, files: Mapping[str, str]) -> str:
     """Compare what a report says that a subject's numbers rest on with what is there now."""
     evaluation = evidence.evaluation.partition("/")[2]
     _, _, export, device = behind(evaluation)

@@ -137,7 +137,7 @@ class Figures(Noun):
     samples: tuple[Sample, ...] = ()
 
 
-class Evidence(Noun):
+class SubjectEvidence(Noun):
     """A subject of a report, and what its numbers rest on."""
 
     subject: SubjectName
@@ -158,7 +158,7 @@ class Report(Noun):
     name: str
     net: str = PRUNED
     """The run's own net, as subjects call it; rules that name no subject are about this one."""
-    subjects: tuple[Evidence, ...]
+    subjects: tuple[SubjectEvidence, ...]
     """All subjects, those that were to be measured and were not among them."""
     label: str = ""
     """What marks an evaluation under other settings than the recipe's; nothing marks the recipe's own."""
@@ -192,10 +192,10 @@ class Report(Noun):
         return f"{self.name} on {', '.join(self.targets) or 'no target'}"
 
     @property
-    def deployed(self) -> tuple[Evidence, ...]:
+    def deployed(self) -> tuple[SubjectEvidence, ...]:
         """What is known of the subjects on targets."""
         return tuple(each for each in self.subjects if each.evaluation or each.lost)
 
-    def evidence_of(self, subject: str) -> Evidence | None:
+    def evidence_of(self, subject: str) -> SubjectEvidence | None:
         """Return what a subject's numbers rest on; None for one that is not in the report."""
         return next((each for each in self.subjects if each.subject == subject), None)

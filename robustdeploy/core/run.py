@@ -150,6 +150,10 @@ class Run:
         """Enter files at the top of the run, which no manifest seals, with their SHA-256."""
         self.ledger.append("written", files={path.name: sha256 for path, sha256 in files.items()})
 
+    def enter_lost(self, target: str, why: str) -> None:
+        """Enter that a target was to be measured and was not."""
+        self.ledger.append("lost", target=target, why=why)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; another holder is a StorageError with its process id.

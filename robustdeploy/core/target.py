@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from robustdeploy.core.model import Noun, Number
 from robustdeploy.core.recipe import Choice, PlugIn
+from robustdeploy.core.subject import TORCH
 
 
 class Toolchain(Noun):
@@ -61,3 +62,9 @@ class Target(Noun):
     emulated: bool = False
     """An emulated board's latency says nothing; it is refused, not reported."""
     latency: LatencyPlan = LatencyPlan()
+
+    @model_validator(mode="after")
+    def _no_reference(self) -> Target:
+        if self.name == TORCH:
+            raise ValueError(f"name is '{TORCH}', which is the place of the host's reference; give the target another")
+        return self

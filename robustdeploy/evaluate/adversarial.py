@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustdeploy.core.archive import arrays_from
+from robustdeploy.core.archive import Arrays, arrays_from, check_arrays
 from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
 from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.reading import read_bounded
@@ -17,13 +17,15 @@ from robustdeploy.core.stage import Stage
 from robustdeploy.core.trust import Trust
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.attack import Bench, Found, Images, Progress, adversaries_from, attack_host
+from robustdeploy.evaluate.box import violations
 from robustdeploy.evaluate.curve import curve_found, first_images, radii
 from robustdeploy.evaluate.host import load_host_net
 from robustdeploy.evaluate.parts import Parts, npz_from
-from robustdeploy.onboard.types import Labels
+from robustdeploy.onboard.types import Labels, Threat
 
 FILE = "attacks.npz"
 _MOST_BYTES = 2**36
+_AGAIN = "`robustdeploy evaluate --force` finds it again"
 
 
 @dataclass(frozen=True)
@@ -80,19 +82,40 @@ def attack_inputs(net: Attacked, source: str, test: Images) -> dict[str, str]:
 
 
 def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> HostAttacks:
-    """Read what was found on a net; anything but what the recipe's attacks must give is an ArtifactError."""
+    """Read what was found on a net; anything but what the recipe's attacks must give is an ArtifactError.
+
+    What is replayed is evidence only inside the threat's box, so every image is held against that again.
+    """
     arrays = arrays_from(read_bounded(path, _MOST_BYTES), str(path), _MOST_BYTES)
 
-    def found(name: str, of: Images) -> Found:
-        images, predictions = arrays.get(f"{name}/images"), arrays.get(f"{name}/predictions")
-        if images is None or predictions is None or images.shape != of.images.shape or len(predictions) != len(images):
-            raise ArtifactError(f"{path} has not what '{name}' found for {len(of.ids):,} images; evaluate with --force")
-        return Found(images, predictions)
+    def found(name: str, of: Images, threat: Threat) -> Found:
+        shapes = {f"{name}/images": ("uint8", of.images.shape[1:]), f"{name}/predictions": ("int64", ())}
+        _check(arrays, path, shapes, len(of.ids))
+        images = arrays[f"{name}/images"]
+        if outside := violations(of.images, images, threat):
+            raise ArtifactError(
+                f"{path}: {outside:,} images of '{name}' lie outside of the threat's box, so it was edited; {_AGAIN}"
+            )
+        return Found(images, arrays[f"{name}/predictions"])
 
+    _check(arrays, path, {"predictions": ("int64", ())}, len(test.ids))
     labels = [a.label for a in adversaries_from(recipe.evaluate.attacks) if not (deployed and a.kind == "query")]
     few = first_images(test, recipe)
-    curve = {multiple: found(_curve_name(multiple), few) for multiple, _ in radii(recipe)} if deployed else {}
-    return HostAttacks(arrays["predictions"], {label: found(label, test) for label in labels}, curve)
+    curve = {
+        multiple: found(_curve_name(multiple), few, Threat("linf", eps))
+        for multiple, eps in (radii(recipe) if deployed else ())
+    }
+    return HostAttacks(arrays["predictions"], {label: found(label, test, recipe.threat) for label in labels}, curve)
+
+
+def _check(arrays: Arrays, path: Path, wanted: Mapping[str, tuple[str, tuple[int, ...]]], count: int) -> None:
+    """Raise an ArtifactError where an array is missing, of another kind, or not for ``count`` images."""
+    try:
+        check_arrays(arrays, str(path), wanted)
+    except ArtifactError as problem:
+        raise ArtifactError(f"{problem}; {_AGAIN}") from problem
+    if (held := len(arrays[next(iter(wanted))])) != count:
+        raise ArtifactError(f"{path} is of {held:,} test images where {count:,} are used; {_AGAIN}")
 
 
 def _curve_name(multiple: float) -> str:

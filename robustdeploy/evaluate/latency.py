@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +15,13 @@ from robustdeploy.core.subject import Subject
 from robustdeploy.core.target import LatencyPlan, Target
 from robustdeploy.devices.board import Board
 from robustdeploy.devices.window import Window
-from robustdeploy.evaluate.attack import Progress
-from robustdeploy.evaluate.opening import Opened
 from robustdeploy.evaluate.timings import STEADY_CV, STEADY_DRIFT, Figure, Timings, timings_from
 from robustdeploy.onboard.sensors import throttled
 from robustdeploy.onboard.types import Bytes
+
+if TYPE_CHECKING:  # they bring torch and onnx along, which a report does without
+    from robustdeploy.evaluate.attack import Progress
+    from robustdeploy.evaluate.opening import Opened
 
 _MS = 1e-6
 

@@ -13,4 +13,5 @@ def lay_channels_last(net: nn.Module) -> None:
     """
     for tensor in (*net.parameters(), *net.buffers()):
         if tensor.dim() == 4:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+            # `contiguous` would leave the strides of dimensions of size 1 alone, by which torch chooses its kernels.
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)

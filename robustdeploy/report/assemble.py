@@ -20,7 +20,7 @@ from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Budget, Recipe
-from robustdeploy.core.report import BudgetLine, ChannelCount, Evidence, Figures, Measurement, Omission, Report
+from robustdeploy.core.report import BudgetLine, ChannelCount, Figures, Measurement, Omission, Report, SubjectEvidence
 from robustdeploy.core.settings import DEVICE, label_in, overrides
 from robustdeploy.core.subject import FP32, Subject
 from robustdeploy.cost import COUNTED
@@ -63,10 +63,10 @@ def assemble(
     )
     omissions = tuple(omission for part in parts for omission in part.omissions)
     deployed = [part.evidence for part in parts]
-    deployed += [Evidence(subject=str(Subject(net, FP32, target)), lost=why) for target, why in lost.items()]
+    deployed += [SubjectEvidence(subject=str(Subject(net, FP32, target)), lost=why) for target, why in lost.items()]
     measured = {each.subject for each in deployed}
     others = [row.subject for row in measurements if row.subject not in measured]
-    subjects = (*deployed, *(Evidence(subject=each) for each in dict.fromkeys(others)))
+    subjects = (*deployed, *(SubjectEvidence(subject=each) for each in dict.fromkeys(others)))
     last = made[-1].evaluation.manifest
     return Report(
         name=name,
@@ -100,7 +100,7 @@ class _Part:
     found: EvaluationRows
     rows: tuple[Measurement, ...]
     omissions: tuple[Omission, ...]
-    evidence: Evidence
+    evidence: SubjectEvidence
 
 
 def _part(recipe: Recipe, train: Sealed, made: Measured, subject: Subject, budget: BudgetLine) -> _Part:
@@ -116,7 +116,7 @@ def _part(recipe: Recipe, train: Sealed, made: Measured, subject: Subject, budge
         omission.model_copy(update={"subject": str(subject)})
         for omission in omissions_of(recipe, train.manifest.facts, used, rows, changed, reading)
     )
-    evidence = Evidence(
+    evidence = SubjectEvidence(
         subject=str(subject),
         evaluation=f"{DEVICE}/{evaluation.folder.name}",
         sha256={

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustdeploy.core import report as core
-from robustdeploy.core.report import Measurement, Report
+from robustdeploy.core.report import Measurement, Report, SubjectEvidence
 from robustdeploy.core.subject import subject_from
 from robustdeploy.report.quantity import confidence, eps_text, number, quantity
 
@@ -292,7 +291,7 @@ def caveats(report: Report) -> tuple[str, ...]:
     return tuple(text for evidence in report.deployed for text in _caveats(evidence))
 
 
-def _caveats(evidence: core.Evidence) -> Iterator[str]:
+def _caveats(evidence: SubjectEvidence) -> Iterator[str]:
     facts, place = dict(flat(evidence.board)), subject_from(evidence.subject).place
     if evidence.lost:
         yield f"{evidence.subject} was not measured: {evidence.lost}"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from robustdeploy.core.complaint import did_you_mean
 from robustdeploy.core.gate import Outcome, Rule, RuleVerdict, SubjectVerdict, Verdict
 from robustdeploy.core.metrics import METRICS
-from robustdeploy.core.report import Diagnostic, Evidence, Measurement, Omission, Report
+from robustdeploy.core.report import Diagnostic, Measurement, Omission, Report, SubjectEvidence
 from robustdeploy.core.subject import PRUNED, places_of, selects
 from robustdeploy.evaluate.intervals import samples_needed
 from robustdeploy.report.quantity import SHARES, apart, confidence, interval, quantity, samples
@@ -48,7 +48,7 @@ def judge(
     diagnostics: Sequence[Diagnostic],
     rules: Sequence[Rule],
     omissions: Sequence[Omission] = (),
-    subjects: Sequence[Evidence] = (),
+    subjects: Sequence[SubjectEvidence] = (),
     net: str = PRUNED,
 ) -> Verdict:
     """Judge every rule on every subject that it selects; the whole is as good as the subject that comes out worst.

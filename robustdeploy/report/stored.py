@@ -10,8 +10,10 @@ from robustdeploy.core.manifest import FILE_NAME
 from robustdeploy.core.report import Report
 from robustdeploy.core.run import Run
 from robustdeploy.core.settings import DEVICE, is_own, label_in, report_suffix, target_of
+from robustdeploy.core.subject import subject_from
 from robustdeploy.core.verify import LEDGER, evidence_problems, held_by, written_problems
 from robustdeploy.errors import ArtifactError, UsageError
+from robustdeploy.report.judge import judged_by
 from robustdeploy.report.load import load_report
 
 
@@ -43,13 +45,19 @@ def own_evaluations(run: Run) -> list[str]:
 
 
 def unfinished(run: Run) -> dict[str, str]:
-    """Return the targets whose evaluation was begun and is not finished, each with the command that goes on."""
-    begun = [path.name for path in (run.root / DEVICE).glob("*/") if not (path / "manifest.json").is_file()]
-    return {
+    """Return the targets that were to be measured and are not, each with the reason or the command that goes on."""
+    begun = [path.name for path in (run.root / DEVICE).glob("*/") if not (path / FILE_NAME).is_file()]
+    told = {
         name: f"its evaluation was not finished; `robustdeploy evaluate {run.root} --target {name}` goes on"
         for name in sorted(begun)
         if is_own(name)
     }
+    for record in run.ledger.records():
+        if record.event == "lost":
+            told[str(record.data["target"])] = str(record.data["why"])
+        elif record.event == "sealed":
+            told.pop(str(record.data["folder"]).removeprefix(f"{DEVICE}/"), None)
+    return told
 
 
 def read_report(run: Run, target: str | None = None) -> Report:
@@ -66,7 +74,19 @@ def read_report(run: Run, target: str | None = None) -> Report:
     if name and target_of(name) not in loaded.targets:
         there = ", ".join(loaded.targets)
         raise UsageError(f"{path} is of {there}; `robustdeploy report --target {name}` writes that of {name}")
-    return loaded
+    return on_target(loaded, target_of(name)) if name else loaded
+
+
+def on_target(report: Report, target: str) -> Report:
+    """Return what a report says of one target and of the reference, judged by its own rules."""
+
+    def stays(subject: str | None) -> bool:
+        its = None if subject is None else subject_from(subject)
+        return its is None or not its.deployed or its.place == target
+
+    parts = ("subjects", "measurements", "diagnostics", "omissions")
+    kept = {part: tuple(each for each in getattr(report, part) if stays(each.subject)) for part in parts}
+    return judged_by(report.model_copy(update=kept), report.rules)
 
 
 def believed(path: Path) -> Report:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from robustdeploy.core.files import atomic_write_json, sha256_of_file
 from robustdeploy.core.lineage import places_behind
-from robustdeploy.core.registry import FORMATS as REPORT_FORMATS
 from robustdeploy.core.report import Report
 from robustdeploy.core.run import Run
 from robustdeploy.core.settings import DEVICE, report_suffix, target_of
 from robustdeploy.core.talk import SILENCE, Talk
-from robustdeploy.errors import UsageError
+from robustdeploy.preflight import check_formats
 from robustdeploy.report.assemble import Measured, assemble
 from robustdeploy.report.render import render
 from robustdeploy.report.stored import evaluations_named, unfinished
@@ -44,9 +43,7 @@ def report(
     beside those of the recipe's own. Left out, all of the recipe's own are told. ``lost`` says of targets that should
     be among them why they are not; rules on these are INCONCLUSIVE.
     """
-    for each in formats:
-        if each not in REPORT_FORMATS:
-            raise UsageError(REPORT_FORMATS.unknown(each))
+    check_formats(formats)
     names = evaluations_named(run, [targets] if isinstance(targets, str) else targets)
     lost = lost or ({} if targets else unfinished(run))
     with working(run):

@@ -160,7 +160,7 @@ def test_an_agent_of_another_version_or_with_other_plug_ins_is_told_apart_and_th
     assert "what is sent is the agent of robustdeploy" in done.err
     assert not mark.exists()
     report = command(desk, "report", "--json").document
-    assert report["subject"]["agent"] == own
+    assert report["subjects"][0]["sha256"]["agent"] == own
     verified = command(desk, "verify")
     assert verified.code == 0
     assert how in verified.out

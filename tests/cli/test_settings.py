@@ -63,7 +63,7 @@ def test_a_narrowed_evaluation_stands_beside_the_recipes_own(desk, command):
     assert f"next: robustdeploy report runs/tiny --target {beside.name}" in done.out
     assert contents(run) == before
     assert command(desk, "report").code == 0  # of the recipe's own, which was not the last to be made
-    assert json.loads((run / "report.json").read_text())["evaluation"] == "quick"
+    assert json.loads((run / "report.json").read_text())["subjects"][0]["evaluation"] == "device/quick"
     before = contents(run)
 
     assert command(desk, "report", "--target", beside.name).code == 0

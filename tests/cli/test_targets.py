@@ -61,12 +61,48 @@ def test_a_lost_target_stops_no_other_and_is_inconclusive(desk, command):
     assert outcomes == {"pruned/fp32@quick": "PASS", "pruned/fp32@far": "INCONCLUSIVE"}
     assert "not measured: " in done.out
     assert "nowhere.invalid" in done.out
-    # The report that a later command writes has not forgotten it.
+    # The report that a later command writes has not forgotten it, and the other target can be judged by itself.
     assert command(desk, "report").code == 0
     assert command(desk, "gate").code == 3
+    alone = command(desk, "gate", "--target", "quick", "--quiet")
+    assert (alone.code, "far" in alone.out) == (0, False)
+    assert command(desk, "gate", "--target", "far").code == 3
     # One that names the others alone says nothing of it.
     assert command(desk, "report", "--target", "quick").code == 0
     assert command(desk, "gate").code == 0
+
+
+@pytest.mark.slow
+def test_a_target_that_is_lost_before_its_board_is_asked_is_not_forgotten_either(desk, command):
+    # Another target of a name that the run has results of: refused at its export, so nothing is begun for it.
+    (desk / "twin.yaml").write_text(TWIN)
+    assert command(desk, "export", "--target", "twin.yaml").code == 0
+    (desk / "twin.yaml").write_text(TWIN + "opset: 19\n")
+    assert command(desk, *RUN, "--target", "twin.yaml").code == 3
+    assert not (desk / "runs/tiny/device/twin").exists()
+    assert command(desk, "report").code == 0
+    done = command(desk, "gate")
+    assert (done.code, "results of another target called twin" in done.out) == (3, True)
+    # Once it has been measured, nothing is lost any more.
+    assert command(desk, "export", "--target", "twin.yaml", "--force").code == 0
+    assert command(desk, "evaluate", "--target", "twin.yaml").code == 0
+    assert command(desk, "report").code == 0
+    assert command(desk, "gate").code == 0
+
+
+@pytest.mark.slow
+def test_several_targets_under_other_settings_than_the_runs_are_refused_at_once(desk, command):
+    (desk / "twin.yaml").write_text(TWIN)
+    done = command(desk, *RUN, "--target", "twin.yaml", "--set", "evaluate.limit=50")
+    assert done.code == 2
+    assert "evaluate.limit is 50, in the recipe 60" in done.err
+    assert not (desk / "runs/tiny/export/twin").exists()
+
+
+def test_no_target_is_called_as_the_reference_is(tmp_path, command):
+    (tmp_path / "torch.yaml").write_text("extends: host-cpu\nname: torch\n")
+    done = command(tmp_path, "validate", "torch.yaml")
+    assert (done.code, "the place of the host's reference" in done.err) == (2, True)
 
 
 @pytest.mark.slow

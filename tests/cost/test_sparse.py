@@ -183,7 +183,5 @@ def test_weights_in_a_missing_file_are_told(tmp_path):
     path = onnx_file(tmp_path / "m.onnx", "MatMul", ["n", 4], np.ones((4, 5), np.float32))
     model = onnx.load(path)
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert onnx_nonzero_macs(path) == 20
-    (tmp_path / "weights.bin").unlink()
-    with pytest.raises(ArtifactError, match="its weights cannot be read"):
+    with pytest.raises(ArtifactError, match=r"takes the values of .* from 'weights.bin'; such a file is not used"):
         onnx_nonzero_macs(path)

@@ -50,7 +50,7 @@ def evaluated(tmp_path, monkeypatch):
 
 def accuracy(report, attack=None):
     metric = "robust_accuracy" if attack else "clean_accuracy"
-    found = [m for m in report.measurements if (m.metric, m.subject, m.attack) == (metric, "pruned/fp32@quick", attack)]
+    found = [m for m in report.measurements if (m.metric, m.subject, m.attack) == (metric, "dense/fp32@quick", attack)]
     return found[0].value
 
 

@@ -12,12 +12,12 @@ from robustdeploy.core.report import (
     BudgetLine,
     ChannelCount,
     Diagnostic,
-    Evidence,
     Figures,
     Histogram,
     Measurement,
     Report,
     Sample,
+    SubjectEvidence,
 )
 from robustdeploy.evaluate.intervals import clopper_pearson
 from robustdeploy.report.judge import judge
@@ -184,8 +184,8 @@ def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, omissions=(), b
     rows = tuple(accuracy_rows() + curve_rows() + other_rows()) if rows is None else tuple(rows)
     if subjects is None:
         hashes = {name: f"{digit:x}" * 64 for digit, name in enumerate(("onnx", "engine", "bundle", "agent"), 5)}
-        deployed = Evidence(subject=BOARD, evaluation="device/jetson-orin", sha256=hashes, board=board)
-        subjects = (deployed, Evidence(subject=HOST), Evidence(subject=DENSE))
+        deployed = SubjectEvidence(subject=BOARD, evaluation="device/jetson-orin", sha256=hashes, board=board)
+        subjects = (deployed, SubjectEvidence(subject=HOST), SubjectEvidence(subject=DENSE))
     layers = [("stem", 16, 16)] + [
         (f"layer{i}.{j}.conv{k}", 16 * i - 3 * j - k, 16 * i) for i in (1, 2, 3) for j in range(3) for k in (1, 2)
     ]

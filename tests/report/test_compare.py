@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from robustdeploy.core.load import load_recipe
-from robustdeploy.core.report import Evidence
+from robustdeploy.core.report import SubjectEvidence
 from robustdeploy.core.subject import subject_from
 from robustdeploy.report.compare import compared
 
@@ -41,9 +41,12 @@ def test_the_worst_case_comes_after_the_attacks_behind_it_and_targets_before_the
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"subjects": (Evidence(subject="pruned/fp32@elsewhere", evaluation="device/elsewhere"),)}, "targets: "),
+        ({"subjects": (SubjectEvidence(subject="pruned/fp32@elsewhere", evaluation="device/elsewhere"),)}, "targets: "),
         ({"data": {"name": "other"}}, "data: "),
-        ({"subjects": (Evidence(subject=BOARD, evaluation="d", board={"cpu_model": "Another"}),)}, "processors: "),
+        (
+            {"subjects": (SubjectEvidence(subject=BOARD, evaluation="d", board={"cpu_model": "Another"}),)},
+            "processors: ",
+        ),
     ],
 )
 def test_what_was_measured_differently_is_not_alike(report, change, told):

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.ledger import Ledger
-from robustdeploy.core.report import Diagnostic, Evidence, Omission
+from robustdeploy.core.report import Diagnostic, Omission, SubjectEvidence
 from robustdeploy.devices.board import _error_from
 from robustdeploy.errors import ArtifactError, BoardError, RobustdeployError
 from robustdeploy.foreign import json_text, one_line, printable, sentence, shown_name
@@ -204,8 +204,8 @@ def _hostile_report(make_report):
     )
     told = {HOSTILE: {HOSTILE: [HOSTILE]}, "throttled": [HOSTILE]}
     subjects = (
-        Evidence(subject=BOARD, evaluation=HOSTILE, sha256={HOSTILE: HOSTILE}, board=told),
-        Evidence(subject="pruned/fp32@elsewhere", lost=HOSTILE),
+        SubjectEvidence(subject=BOARD, evaluation=HOSTILE, sha256={HOSTILE: HOSTILE}, board=told),
+        SubjectEvidence(subject="pruned/fp32@elsewhere", lost=HOSTILE),
     )
     made = make_report(
         rules,

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustdeploy.core.gate import Outcome, Rule
-from robustdeploy.core.report import Diagnostic, Evidence, Measurement, Omission
+from robustdeploy.core.report import Diagnostic, Measurement, Omission, SubjectEvidence
 from robustdeploy.report.judge import judge
 
 BOARD = "pruned/fp32@host-cpu"
@@ -334,7 +334,10 @@ def test_the_own_net_of_a_run_that_pruned_nothing_is_the_dense_one():
 
 
 def test_a_target_that_was_lost_is_inconclusive_and_the_others_keep_their_outcome():
-    subjects = (Evidence(subject=HOST_CPU, evaluation="device/host-cpu"), Evidence(subject=BOARD_7, lost="no answer"))
+    subjects = (
+        SubjectEvidence(subject=HOST_CPU, evaluation="device/host-cpu"),
+        SubjectEvidence(subject=BOARD_7, lost="no answer"),
+    )
     verdict = judge([row()], [], [rule()], (), subjects)
     assert [each.outcome for each in verdict.subjects] == [PASS, INCONCLUSIVE]
     assert verdict.outcome is INCONCLUSIVE

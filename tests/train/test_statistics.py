@@ -8,6 +8,7 @@ from torch import nn
 
 from robustdeploy.core import interrupts
 from robustdeploy.errors import Interrupted
+from robustdeploy.nets.layout import lay_channels_last
 from robustdeploy.train import statistics
 from robustdeploy.train.batches import Batches
 from robustdeploy.train.statistics import settle
@@ -52,7 +53,8 @@ def test_statistics_are_plain_averages_over_the_tasks_own_passes(task, make_net,
     """Attacked images where the task attacks, of the epoch after the last, whatever the statistics were before."""
     plan = make_plan(task=task)
     batches = [Batches(plan).of_epoch(plan.options.epochs, position) for position in range(plan.steps_per_epoch)]
-    in_its_layout = make_net().to(memory_format=torch.channels_last)  # another rounds otherwise, and a sign may turn
+    in_its_layout = make_net()
+    lay_channels_last(in_its_layout)  # another layout rounds otherwise, and a sign may turn
     expected = averages(in_its_layout, plan, batches, task)
     net = make_net()
     if not isinstance(task, Trades):  # its attack sees the net in eval mode, all along with the statistics it had

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from robustdeploy.core.gate import Outcome, Rule
-from robustdeploy.core.report import Diagnostic, Evidence, Figures
+from robustdeploy.core.report import Diagnostic, Figures, SubjectEvidence
 from robustdeploy.report.formats.html import Html
 from robustdeploy.report.quantity import quantity
 
@@ -198,8 +198,8 @@ def test_hostile_names_stay_text(make_report, report):
         name=HOSTILE,
         producer=HOSTILE,
         subjects=(
-            Evidence(subject=BOARD, evaluation=HOSTILE, sha256=hostile, board={HOSTILE: {HOSTILE: [HOSTILE]}}),
-            Evidence(subject="pruned/fp32@elsewhere", lost=HOSTILE),
+            SubjectEvidence(subject=BOARD, evaluation=HOSTILE, sha256=hostile, board={HOSTILE: {HOSTILE: [HOSTILE]}}),
+            SubjectEvidence(subject="pruned/fp32@elsewhere", lost=HOSTILE),
         ),
         data={HOSTILE: HOSTILE},
         sha256={HOSTILE: HOSTILE},
