@@ -24,13 +24,13 @@ from torch import nn
 
 from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.interrupts import catch_signals
-from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.run import Run, training_content
-from robustdeploy.core.stage import Stage
 from robustdeploy.core.talk import Talk
 from robustdeploy.cost.module import macs, params
 from robustdeploy.data.load import Loaded, load_data
+from robustdeploy.engine.manifest import Manifest
+from robustdeploy.engine.run import Run, training_content
+from robustdeploy.engine.seal import Stage
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.residual import init_convolutions

@@ -15,10 +15,10 @@ from stopwatch import Stopwatch, Timed
 from robustdeploy.api import prune
 from robustdeploy.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, sha256_of_file
 from robustdeploy.core.load import resolved_yaml
-from robustdeploy.core.manifest import Manifest, read_manifest
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.run import Run
 from robustdeploy.core.talk import Talk
+from robustdeploy.engine.manifest import Manifest, read_manifest
+from robustdeploy.engine.run import Run
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, load_net
 from robustdeploy.train.precision import resolved
 from robustdeploy.train.stage import device_from

@@ -21,14 +21,14 @@ from stopwatch import Stopwatch
 
 from robustdeploy.core.files import atomic_write_json
 from robustdeploy.core.interrupts import catch_signals
-from robustdeploy.core.ledger import Ledger
-from robustdeploy.core.manifest import fingerprint, loaded_versions, producer
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Threat
 from robustdeploy.core.subject import FP32, PRUNED, TORCH
 from robustdeploy.core.subject import Subject as Own
 from robustdeploy.core.talk import Talk
 from robustdeploy.data.load import load_test
+from robustdeploy.engine.ledger import Ledger
+from robustdeploy.engine.manifest import fingerprint, loaded_versions, producer
 from robustdeploy.errors import UsageError
 from robustdeploy.evaluate.attack import Adversary, Bench, Images, Progress, adversaries_from, attack_host
 from robustdeploy.evaluate.host import HostNet, load_host_net

@@ -120,7 +120,7 @@ def prepare(folder: Path) -> Path:
     Nothing of the stored net is read before its recipe and its data set are found, so its two files may be empty.
     """
     from robustdeploy.core.load import load_recipe
-    from robustdeploy.core.run import Run
+    from robustdeploy.engine.run import Run
 
     for name, text in _FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)

@@ -11,10 +11,10 @@ from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.load import load_target
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.run import Run
 from robustdeploy.core.settings import label_of, overrides
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import Target
+from robustdeploy.engine.run import Run
 from robustdeploy.errors import Interrupted, RobustdeployError, UsageError
 from robustdeploy.report.judge import judge_report
 from robustdeploy.report.stored import read_report

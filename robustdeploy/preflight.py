@@ -20,13 +20,13 @@ from robustdeploy.core.factories import (
 )
 from robustdeploy.core.given import NET_FILES, no_run
 from robustdeploy.core.load import gate_problems, prospect_of
-from robustdeploy.core.manifest import FILE_NAME
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.recipe import Budget, Choice, Data, Recipe
 from robustdeploy.core.registry import FORMATS
-from robustdeploy.core.run import Run, check_same_training, holder, in_use
 from robustdeploy.core.target import Target
 from robustdeploy.data.find import find_source
+from robustdeploy.engine.manifest import FILE_NAME
+from robustdeploy.engine.run import Run, check_same_training, holder, in_use
 from robustdeploy.errors import RecipeError, StorageError, UsageError
 
 _DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla")

@@ -14,10 +14,10 @@ import pytest
 import robustdeploy
 from robustdeploy.core.gate import Verdict
 from robustdeploy.core.load import load_target
-from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.report import SCHEMA_VERSION, BudgetLine, Diagnostic, Measurement, Report
 from robustdeploy.core.shipped import shipped_names
+from robustdeploy.engine.manifest import Manifest
 from robustdeploy.onboard.types import Threat
 
 ROOT = Path(__file__).parents[1]
@@ -246,7 +246,7 @@ def test_the_code_that_saves_a_net_from_elsewhere_works(tmp_path, monkeypatch):
 
 def test_the_states_of_a_run_and_the_exit_codes_are_on_the_page_of_commands():
     from robustdeploy.cli.streams import PIPE_CLOSED
-    from robustdeploy.core.overview import STATES
+    from robustdeploy.engine.overview import STATES
 
     states = [state for row in table(page("commands"), "state") for state in ticked(row[0])]
     assert states == list(STATES)

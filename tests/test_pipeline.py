@@ -13,12 +13,12 @@ import pytest
 from robustdeploy import api, load_net
 from robustdeploy.core.asked import DEFAULT_RECIPE, recipe_for
 from robustdeploy.core.files import canonical_json
-from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.load import load_target, resolved_yaml
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Data, Recipe
-from robustdeploy.core.run import Run, verify_run
 from robustdeploy.core.shipped import shipped_names
+from robustdeploy.engine.ledger import Ledger
+from robustdeploy.engine.run import Run, verify_run
 from robustdeploy.errors import DataError, RecipeError, UsageError
 
 BOARD = "pruned/fp32@quick"

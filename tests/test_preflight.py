@@ -6,7 +6,7 @@ import pytest
 
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.recipe import Data
-from robustdeploy.core.run import Run
+from robustdeploy.engine.run import Run
 from robustdeploy.errors import DataError, RecipeError, StorageError, UsageError
 from robustdeploy.preflight import check_data, check_recipe, check_run_folder, check_start, check_training, remarks
 

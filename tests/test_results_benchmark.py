@@ -13,7 +13,6 @@ from torch import nn
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.attacks.pgd import Pgd
 from robustdeploy.core.asked import recipe_for
-from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Data
@@ -21,6 +20,7 @@ from robustdeploy.core.talk import SILENCE
 from robustdeploy.cost.module import macs
 from robustdeploy.data.load import load_test
 from robustdeploy.data.noise import Noise
+from robustdeploy.engine.ledger import Ledger
 from robustdeploy.errors import BudgetError, UsageError
 from robustdeploy.evaluate.intervals import clopper_pearson
 from robustdeploy.nets.build import build_net

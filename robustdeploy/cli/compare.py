@@ -56,7 +56,7 @@ def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUN
 def _read(path: Path, runs: Path) -> tuple[Report, Recipe | None]:
     """Return a report and the recipe of its run, where that is at hand."""
     from robustdeploy.core.given import is_run
-    from robustdeploy.core.run import Run
+    from robustdeploy.engine.run import Run
     from robustdeploy.report.stored import believed, read_report
 
     if path.is_file():

@@ -77,8 +77,8 @@ def evaluate(
     from robustdeploy.core.given import is_stored_net
     from robustdeploy.core.load import load_recipe, load_target
     from robustdeploy.core.plain import plain
-    from robustdeploy.core.run import Run
     from robustdeploy.core.settings import overrides as core_overrides
+    from robustdeploy.engine.run import Run
     from robustdeploy.errors import UsageError
     from robustdeploy.preflight import check_evaluable, recipe_to_adopt
 

@@ -31,8 +31,8 @@ def export(
     from robustdeploy.cli.result import show
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.load import load_target
-    from robustdeploy.core.manifest import read_manifest
-    from robustdeploy.core.run import Run
+    from robustdeploy.engine.manifest import read_manifest
+    from robustdeploy.engine.run import Run
     from robustdeploy.preflight import check_finished
 
     with TerminalTalk(quiet or as_json) as talk:

@@ -33,8 +33,8 @@ def gate(
     """
     from robustdeploy.cli.result import show, verdict_document, verdict_lines
     from robustdeploy.cli.talk import TerminalTalk
-    from robustdeploy.core.lineage import label_target
-    from robustdeploy.core.run import Run
+    from robustdeploy.engine.lineage import label_target
+    from robustdeploy.engine.run import Run
     from robustdeploy.errors import UsageError
     from robustdeploy.report.judge import judge_report
     from robustdeploy.report.load import load_rules

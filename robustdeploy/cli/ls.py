@@ -54,8 +54,8 @@ def _show_runs(runs: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
     from robustdeploy.cli.result import show, table
-    from robustdeploy.core.ledger import utc_now
-    from robustdeploy.core.overview import age_text, overviews
+    from robustdeploy.engine.ledger import utc_now
+    from robustdeploy.engine.overview import age_text, overviews
     from robustdeploy.foreign import one_line
 
     found, now = overviews(runs), utc_now()

@@ -53,7 +53,7 @@ def prune(
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.asked import recipe_for
     from robustdeploy.core.load import load_target
-    from robustdeploy.core.manifest import read_manifest
+    from robustdeploy.engine.manifest import read_manifest
     from robustdeploy.preflight import check_training, remarks
     from robustdeploy.train.launch import follows
 

@@ -31,7 +31,7 @@ def report(
     """
     from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
     from robustdeploy.cli.talk import TerminalTalk
-    from robustdeploy.core.run import Run
+    from robustdeploy.engine.run import Run
     from robustdeploy.preflight import check_formats
 
     with TerminalTalk(quiet or as_json) as talk:
@@ -50,6 +50,6 @@ def report(
 
 def _named(report: Report) -> str:
     """Return the option that names an evaluation under other settings, which ``gate`` must be asked for."""
-    from robustdeploy.core.lineage import label_target
+    from robustdeploy.engine.lineage import label_target
 
     return f" --target {label_target(report)}" if report.label else ""

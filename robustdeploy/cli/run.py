@@ -93,7 +93,7 @@ def run(
 
 def _show(report: Report, files: Sequence[Path], as_json: bool) -> None:
     from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
-    from robustdeploy.core.lineage import label_target
+    from robustdeploy.engine.lineage import label_target
 
     page = next((path for path in files if path.suffix == ".html"), files[0])
     named = f" --target {label_target(report)}" if report.label else ""

@@ -12,8 +12,8 @@ def verify(run: RunArgument = None, runs: RunsOption = RUNS, as_json: JsonOption
     the installed package's is named too: it is never started.
     """
     from robustdeploy.cli.result import refuse, show
-    from robustdeploy.core.run import Run
-    from robustdeploy.core.verify import verify_run
+    from robustdeploy.engine.run import Run
+    from robustdeploy.engine.verify import verify_run
     from robustdeploy.errors import ArtifactError
     from robustdeploy.export.agent import agents_in
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from robustdeploy.core.archive import Arrays, arrays_from, check_arrays
 from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
-from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.stage import Stage
 from robustdeploy.core.trust import Trust
+from robustdeploy.engine.manifest import Manifest
+from robustdeploy.engine.seal import Stage
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.attack import Bench, Found, Images, Progress, adversaries_from, attack_host
 from robustdeploy.evaluate.box import violations

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from robustdeploy.core.archive import Arrays, arrays_from
 from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
-from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.reading import read_bounded
+from robustdeploy.engine.ledger import Ledger
 
 _MOST_BYTES = 2**36
 """Only what the ledger names by its hash is read; this bounds a damaged one."""

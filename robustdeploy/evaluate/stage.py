@@ -14,8 +14,6 @@ from robustdeploy.core.files import atomic_write_json, sha256_of_file, sha256_of
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.registry import LINKS
 from robustdeploy.core.report import SCHEMA_VERSION, Measurement
-from robustdeploy.core.run import Run
-from robustdeploy.core.stage import Stage
 from robustdeploy.core.subject import Subject
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
@@ -23,6 +21,8 @@ from robustdeploy.data.images import Reading, numbered
 from robustdeploy.data.load import reading_facts
 from robustdeploy.data.prints import Prints, prints_of
 from robustdeploy.devices.board import Board, board_from
+from robustdeploy.engine.run import Run
+from robustdeploy.engine.seal import Stage
 from robustdeploy.evaluate.adversarial import FILE, HostAttacks, load_attacks
 from robustdeploy.evaluate.attack import (
     BLOCK,

@@ -13,17 +13,17 @@ import torch
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.core.archive import arrays_from, check_arrays
 from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
-from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.recipe import Recipe, Threat
-from robustdeploy.core.stage import Stage
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
 from robustdeploy.cost import COUNTED
 from robustdeploy.cost.memory import images_at_once
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
 from robustdeploy.data.noise import Noise
+from robustdeploy.engine.manifest import Manifest
+from robustdeploy.engine.seal import Stage
 from robustdeploy.errors import ArtifactError
 from robustdeploy.export.agent import build_agent, foreign_plugins
 from robustdeploy.export.bundle import GOLDEN, golden_images, write_bundle

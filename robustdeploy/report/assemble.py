@@ -10,12 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from robustdeploy.core.amount import absolute
-from robustdeploy.core.artifact import Sealed
 from robustdeploy.core.complaint import complaint
-from robustdeploy.core.facts import own_net
 from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
-from robustdeploy.core.ledger import utc_now
-from robustdeploy.core.manifest import producer
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_json
@@ -24,6 +20,10 @@ from robustdeploy.core.report import BudgetLine, ChannelCount, Figures, Measurem
 from robustdeploy.core.settings import DEVICE, label_in, overrides
 from robustdeploy.core.subject import FP32, Subject
 from robustdeploy.cost import COUNTED
+from robustdeploy.engine.artifact import Sealed
+from robustdeploy.engine.facts import own_net
+from robustdeploy.engine.ledger import utc_now
+from robustdeploy.engine.manifest import producer
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.evaluate.evidence import EvaluationRows
 from robustdeploy.report.collapse import collapse_diagnostics

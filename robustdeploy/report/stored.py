@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustdeploy.core.load import load_target
-from robustdeploy.core.manifest import FILE_NAME
 from robustdeploy.core.report import Report
-from robustdeploy.core.run import Run
 from robustdeploy.core.settings import DEVICE, is_own, label_in, report_suffix, target_of
 from robustdeploy.core.subject import subject_from
-from robustdeploy.core.verify import LEDGER, evidence_problems, held_by, written_problems
+from robustdeploy.engine.manifest import FILE_NAME
+from robustdeploy.engine.run import Run
+from robustdeploy.engine.verify import LEDGER, evidence_problems, held_by, written_problems
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.report.judge import judged_by
 from robustdeploy.report.load import load_report

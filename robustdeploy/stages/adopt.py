@@ -9,10 +9,10 @@ from pathlib import Path
 from robustdeploy.core.asked import DEFAULT_RUNS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.run import Run
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.trust import Trust, check_trusted, remember
 from robustdeploy.data.load import load_data
+from robustdeploy.engine.run import Run
 from robustdeploy.nets.store import load_info
 from robustdeploy.preflight import recipe_to_adopt
 from robustdeploy.stages.sealing import is_due, working

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustdeploy.core.artifact import Sealed
-from robustdeploy.core.lineage import ATTACKS
 from robustdeploy.core.plain import plain
-from robustdeploy.core.run import Run
 from robustdeploy.core.settings import label_of
 from robustdeploy.core.subject import FP32
 from robustdeploy.core.talk import Talk
 from robustdeploy.core.trust import Trust
+from robustdeploy.engine.artifact import Sealed
+from robustdeploy.engine.lineage import ATTACKS
+from robustdeploy.engine.run import Run
 from robustdeploy.evaluate.adversarial import Attacked, attack_inputs, attack_net
 from robustdeploy.evaluate.attack import Images
 from robustdeploy.stages.sealing import is_due, sealed_stage

@@ -9,20 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from robustdeploy.core.artifact import Artifact
 from robustdeploy.core.asked import DEFAULT_TARGET
-from robustdeploy.core.facts import own_net
 from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.load import load_target
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Evaluate
-from robustdeploy.core.run import Run
 from robustdeploy.core.settings import DEVICE, evaluation_name, label_of
 from robustdeploy.core.subject import DENSE, FP32, Subject
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
 from robustdeploy.data.load import load_test
+from robustdeploy.engine.artifact import Artifact
+from robustdeploy.engine.facts import own_net
+from robustdeploy.engine.run import Run
 from robustdeploy.errors import UsageError
 from robustdeploy.evaluate import stage as evaluation
 from robustdeploy.evaluate.attack import chosen

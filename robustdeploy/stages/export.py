@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from robustdeploy.core.artifact import Artifact
 from robustdeploy.core.asked import DEFAULT_TARGET
 from robustdeploy.core.load import load_target
 from robustdeploy.core.plain import plain
-from robustdeploy.core.run import Run
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
+from robustdeploy.engine.artifact import Artifact
+from robustdeploy.engine.run import Run
 from robustdeploy.export.stage import export as export_net
 from robustdeploy.export.stage import export_inputs
 from robustdeploy.preflight import check_finished

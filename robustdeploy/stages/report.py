@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustdeploy.core.files import atomic_write_json, sha256_of_file
-from robustdeploy.core.lineage import places_behind
 from robustdeploy.core.report import Report
-from robustdeploy.core.run import Run
 from robustdeploy.core.settings import DEVICE, report_suffix, target_of
 from robustdeploy.core.talk import SILENCE, Talk
+from robustdeploy.engine.lineage import places_behind
+from robustdeploy.engine.run import Run
 from robustdeploy.preflight import check_formats
 from robustdeploy.report.assemble import Measured, assemble
 from robustdeploy.report.render import render

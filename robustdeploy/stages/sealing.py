@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from robustdeploy.core.artifact import Sealed
-from robustdeploy.core.facts import check_facts
 from robustdeploy.core.interrupts import catch_signals
-from robustdeploy.core.lineage import chain_problems
-from robustdeploy.core.manifest import FILE_NAME
 from robustdeploy.core.plain import plain
-from robustdeploy.core.run import Run
 from robustdeploy.core.settings import differences
-from robustdeploy.core.stage import Stage
 from robustdeploy.core.talk import Talk
 from robustdeploy.core.target import Target
+from robustdeploy.engine.artifact import Sealed
+from robustdeploy.engine.facts import check_facts
+from robustdeploy.engine.lineage import chain_problems
+from robustdeploy.engine.manifest import FILE_NAME
+from robustdeploy.engine.run import Run
+from robustdeploy.engine.seal import Stage
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.preflight import check_finished
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, recipe_for
 from robustdeploy.core.interrupts import catch_signals
-from robustdeploy.core.manifest import FILE_NAME, Manifest
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.run import Run, training_content
 from robustdeploy.core.settings import overrides
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import remember
 from robustdeploy.data.load import load_data
+from robustdeploy.engine.manifest import FILE_NAME, Manifest
+from robustdeploy.engine.run import Run, training_content
 from robustdeploy.evaluate.attack import adversaries_from
 from robustdeploy.export.rehearsal import OPSET, rehearse
 from robustdeploy.preflight import check_rules

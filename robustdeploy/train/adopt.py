@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
-from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.stage import Stage
 from robustdeploy.core.trust import Trust
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
 from robustdeploy.data.load import Loaded
+from robustdeploy.engine.manifest import Manifest
+from robustdeploy.engine.seal import Stage
 from robustdeploy.errors import DataError
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, load_net
 from robustdeploy.train.facts import (

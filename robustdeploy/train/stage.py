@@ -14,16 +14,16 @@ from torch import nn
 
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.files import atomic_write_bytes
-from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.room import available_bytes, check_room
-from robustdeploy.core.stage import Stage
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
 from robustdeploy.cost.memory import images_at_once, training_bytes
 from robustdeploy.cost.module import macs, repeated_macs
 from robustdeploy.cost.sparse import nonzero_macs
 from robustdeploy.data.find import find_source
 from robustdeploy.data.load import Loaded
+from robustdeploy.engine.manifest import Manifest
+from robustdeploy.engine.seal import Stage
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.normalised import Normalised

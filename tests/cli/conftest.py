@@ -4,7 +4,7 @@ import json
 import pytest
 
 from robustdeploy.core.files import sha256_of_file
-from robustdeploy.core.ledger import Ledger
+from robustdeploy.engine.ledger import Ledger
 
 
 def tree(folder):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from robustdeploy import api
-from robustdeploy.core.run import Run, verify_run
+from robustdeploy.engine.run import Run, verify_run
 from robustdeploy.errors import ArtifactError
 
 pytestmark = pytest.mark.slow

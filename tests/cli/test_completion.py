@@ -8,7 +8,7 @@ import pytest
 
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.registry import REGISTRIES
-from robustdeploy.core.run import Run
+from robustdeploy.engine.run import Run
 
 CODE = """
 import sys

@@ -7,7 +7,7 @@ import pytest
 
 from robustdeploy.core.recipe import Choice, Evaluate
 from robustdeploy.core.settings import evaluation_name, is_own, label_of, overrides, target_of
-from robustdeploy.core.verify import verify_run
+from robustdeploy.engine.verify import verify_run
 
 
 def test_the_label_follows_from_the_settings_alone():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from robustdeploy.core.ledger import Ledger
+from robustdeploy.engine.ledger import Ledger
 
 RUN = ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml"]
 FAR = "name: far\nlink: {name: ssh, host: nowhere.invalid}\n"

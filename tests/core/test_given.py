@@ -7,7 +7,7 @@ import pytest
 
 from robustdeploy.core.given import no_latest, no_run
 from robustdeploy.core.load import load_recipe
-from robustdeploy.core.run import Run
+from robustdeploy.engine.run import Run
 from robustdeploy.errors import UsageError
 
 

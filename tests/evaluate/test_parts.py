@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robustdeploy.core.ledger import Ledger
+from robustdeploy.engine.ledger import Ledger
 from robustdeploy.evaluate.parts import Parts
 
 MARK, OTHER = "a" * 64, "b" * 64

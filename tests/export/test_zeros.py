@@ -6,9 +6,9 @@ import json
 import pytest
 
 from robustdeploy.core.recipe import Budget
-from robustdeploy.core.run import Run
 from robustdeploy.cost.module import macs
 from robustdeploy.cost.sparse import nonzero_macs, nonzero_params, patterned_layers
+from robustdeploy.engine.run import Run
 from robustdeploy.export.metadata import OnnxMetadata
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.export.zeros import find_zeros

@@ -10,9 +10,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from robustdeploy.core.gate import Rule
-from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.report import Diagnostic, Omission, SubjectEvidence
 from robustdeploy.devices.board import _error_from
+from robustdeploy.engine.ledger import Ledger
 from robustdeploy.errors import ArtifactError, BoardError, RobustdeployError
 from robustdeploy.foreign import json_text, one_line, printable, sentence, shown_name
 from robustdeploy.report.formats.html import Html

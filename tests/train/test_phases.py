@@ -14,7 +14,7 @@ from trainings import same, silent, state_of
 
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.recipe import Budget, Phase
-from robustdeploy.core.run import training_fingerprint
+from robustdeploy.engine.run import training_fingerprint
 from robustdeploy.errors import RecipeError, TrainingError, UsageError
 from robustdeploy.prune.masks import Masks
 from robustdeploy.prune.scores import ScoredNet, Scores

@@ -15,12 +15,12 @@ from trainings import silent
 
 from robustdeploy import load_net
 from robustdeploy.api import prune
-from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.load import load_recipe
-from robustdeploy.core.run import verify_run
-from robustdeploy.core.stage import Stage
 from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import macs, params
+from robustdeploy.engine.ledger import Ledger
+from robustdeploy.engine.run import verify_run
+from robustdeploy.engine.seal import Stage
 from robustdeploy.errors import DataError, UsageError
 from robustdeploy.train.stage import check_trainable, device_from, train_dense, train_pruned
 

@@ -9,8 +9,8 @@ import torch
 from robustdeploy import load_net
 from robustdeploy.api import prune
 from robustdeploy.core.asked import recipe_for
-from robustdeploy.core.run import training_content, training_fingerprint
 from robustdeploy.data.load import load_data
+from robustdeploy.engine.run import training_content, training_fingerprint
 from robustdeploy.errors import ArtifactError, DataError, UsageError
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.store import NetInfo, load_info, save_net

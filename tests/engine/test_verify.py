@@ -8,9 +8,9 @@ import shutil
 import pytest
 
 from robustdeploy.core.files import sha256_of_file
-from robustdeploy.core.manifest import FILE_NAME, read_manifest
-from robustdeploy.core.run import Run
-from robustdeploy.core.verify import verify_run
+from robustdeploy.engine.manifest import FILE_NAME, read_manifest
+from robustdeploy.engine.run import Run
+from robustdeploy.engine.verify import verify_run
 
 pytestmark = pytest.mark.slow  # they share the one run of the chain
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import Field
 
-from robustdeploy.core.manifest import Manifest
 from robustdeploy.core.model import Noun
+from robustdeploy.engine.manifest import Manifest
 from robustdeploy.errors import ArtifactError
 
 

@@ -21,14 +21,14 @@ from robustdeploy.core.files import (
     storage_errors,
 )
 from robustdeploy.core.given import no_latest, no_run
-from robustdeploy.core.ledger import Ledger
 from robustdeploy.core.load import load_recipe, resolved_yaml
-from robustdeploy.core.manifest import FILE_NAME, Manifest, read_manifest
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe, Train
-from robustdeploy.core.stage import Stage, seal_problems, sealed_manifests
-from robustdeploy.core.verify import LEDGER, RECIPE, held_by
-from robustdeploy.core.verify import verify_run as verify_run  # whoever opens runs checks them
+from robustdeploy.engine.ledger import Ledger
+from robustdeploy.engine.manifest import FILE_NAME, Manifest, read_manifest
+from robustdeploy.engine.seal import Stage, seal_problems, sealed_manifests
+from robustdeploy.engine.verify import LEDGER, RECIPE, held_by
+from robustdeploy.engine.verify import verify_run as verify_run  # whoever opens runs checks them
 from robustdeploy.errors import ArtifactError, RecipeError, StorageError, UsageError
 from robustdeploy.foreign import shown_name
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from robustdeploy.core.ledger import Ledger
+from robustdeploy.engine.ledger import Ledger
 from robustdeploy.errors import ArtifactError
 
 
@@ -77,7 +77,7 @@ def test_a_line_forged_with_a_fitting_hash_breaks_the_next(ledger):
 
 def test_two_processes_may_append_at_once(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from robustdeploy.core.ledger import Ledger\n"
+        "import sys; from pathlib import Path; from robustdeploy.engine.ledger import Ledger\n"
         "for n in range(15): Ledger(Path(sys.argv[1])).append('x', n=n)"
     )
     path = tmp_path / "ledger.jsonl"
@@ -88,7 +88,7 @@ def test_two_processes_may_append_at_once(tmp_path):
 
 def test_a_kill_while_appending_loses_no_finished_line(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from robustdeploy.core.ledger import Ledger\n"
+        "import sys; from pathlib import Path; from robustdeploy.engine.ledger import Ledger\n"
         "for n in range(10**6):\n    Ledger(Path(sys.argv[1])).append('x', n=n)\n    print(n, flush=True)"
     )
     path = tmp_path / "ledger.jsonl"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from robustdeploy.core.manifest import FILE_NAME, Manifest
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report, SubjectEvidence
 from robustdeploy.core.settings import DEVICE, as_options, overrides, target_of
+from robustdeploy.engine.manifest import FILE_NAME, Manifest
 
 ATTACKS, FOUND = "attacks", "attacks.npz"
 Manifests = Mapping[str, Manifest]

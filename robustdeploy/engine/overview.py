@@ -13,17 +13,17 @@ from typing import Any, Literal, get_args
 
 from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.given import runs_below
-from robustdeploy.core.ledger import Ledger, Record
-from robustdeploy.core.manifest import FILE_NAME
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.reading import read_bounded, read_json
 from robustdeploy.core.report import SCHEMA_VERSION
-from robustdeploy.core.run import LATEST, holder
 from robustdeploy.core.settings import is_own
-from robustdeploy.core.stage import sealed_manifests
 from robustdeploy.core.subject import places_of, selects
-from robustdeploy.core.verify import LEDGER, RECIPE
 from robustdeploy.core.yaml_source import source_from_file
+from robustdeploy.engine.ledger import Ledger, Record
+from robustdeploy.engine.manifest import FILE_NAME
+from robustdeploy.engine.run import LATEST, holder
+from robustdeploy.engine.seal import sealed_manifests
+from robustdeploy.engine.verify import LEDGER, RECIPE
 from robustdeploy.errors import ArtifactError, RecipeError
 
 REPORT = "report.json"

@@ -10,16 +10,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from robustdeploy.core.files import canonical_json, hash_or_reason, sha256_of_text
-from robustdeploy.core.ledger import Ledger, Record
-from robustdeploy.core.lineage import chain_problems, places_behind, report_problems
 from robustdeploy.core.load import load_recipe
-from robustdeploy.core.manifest import FILE_NAME, Manifest, read_manifest
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
-from robustdeploy.core.stage import seal_problems, sealed_manifests
 from robustdeploy.core.yaml_source import source_from_file
+from robustdeploy.engine.ledger import Ledger, Record
+from robustdeploy.engine.lineage import chain_problems, places_behind, report_problems
+from robustdeploy.engine.manifest import FILE_NAME, Manifest, read_manifest
+from robustdeploy.engine.seal import seal_problems, sealed_manifests
 from robustdeploy.errors import ArtifactError, RecipeError
 
 RECIPE, LEDGER = "recipe.yaml", "ledger.jsonl"

@@ -19,8 +19,8 @@ from robustdeploy.core.files import (
     storage_errors,
     sync_file,
 )
-from robustdeploy.core.ledger import Ledger, Record, utc_now
-from robustdeploy.core.manifest import (
+from robustdeploy.engine.ledger import Ledger, Record, utc_now
+from robustdeploy.engine.manifest import (
     FILE_NAME,
     Manifest,
     changed_outputs,

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from robustdeploy.core.load import resolved_yaml
-from robustdeploy.core.manifest import read_manifest
 from robustdeploy.core.recipe import Budget, Choice, Evaluate, Recipe, Train
-from robustdeploy.core.run import Run, holder, training_fingerprint, verify_run
+from robustdeploy.engine.manifest import read_manifest
+from robustdeploy.engine.run import Run, holder, training_fingerprint, verify_run
 from robustdeploy.errors import ArtifactError, StorageError, UsageError
 
 RECIPE = Recipe(name="tiny", budget=Budget(ops=0.5))
@@ -112,7 +112,7 @@ def test_a_real_folder_named_latest_is_left_alone(runs):
 
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from robustdeploy.core.run import Run\n"
+    "import sys, time; from pathlib import Path; from robustdeploy.engine.run import Run\n"
     "with Run.open(Path(sys.argv[1]), Path('.')).lock():\n    print('held', flush=True); time.sleep(60)"
 )
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from robustdeploy.core.load import load_recipe
-from robustdeploy.core.overview import age_text, overview, overviews
-from robustdeploy.core.run import Run
+from robustdeploy.engine.overview import age_text, overview, overviews
+from robustdeploy.engine.run import Run
 
 LONG = """
     name: long
