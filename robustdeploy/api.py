@@ -1,30 +1,55 @@
-"""The verbs of the command line, for Python: ``prune``, ``export``, ``evaluate``, ``report``, ``gate``, and ``run``."""
+"""The verbs of the command line for Python: ``run``, ``plan``, ``prune``, ``export``, ``evaluate``, ``report``, ``gate``.
+
+All but the last two ask one graph of stages for different parts of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, DEFAULT_TARGET, check_targets, recipe_for
 from robustdeploy.core.gate import Rule, Verdict
+from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.load import load_target
 from robustdeploy.core.plain import plain
-from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.settings import label_of, overrides
+from robustdeploy.core.recipe import Evaluate, Recipe
+from robustdeploy.core.settings import evaluation_name, label_of, overrides
+from robustdeploy.core.subject import IMPORTED
 from robustdeploy.core.talk import SILENCE, Talk
-from robustdeploy.core.target import Target
-from robustdeploy.engine.run import Run
+from robustdeploy.core.target import OPSET, Target
+from robustdeploy.core.trust import Trust, check_trusted, remember
+from robustdeploy.data.load import load_data
+from robustdeploy.engine.artifact import Artifact
+from robustdeploy.engine.manifest import FILE_NAME
+from robustdeploy.engine.places import net_place
+from robustdeploy.engine.plan import Step
+from robustdeploy.engine.plan import plan as planned
+from robustdeploy.engine.run import Run, check_same_training
+from robustdeploy.engine.runner import Runner, working
 from robustdeploy.errors import Interrupted, RobustdeployError, UsageError
+from robustdeploy.evaluate.attack import adversaries_from
+from robustdeploy.export.rehearsal import rehearse
+from robustdeploy.nets.store import load_info
+from robustdeploy.preflight import check_evaluable, check_finished, check_rules, recipe_to_adopt
 from robustdeploy.report.judge import judge_report
 from robustdeploy.report.stored import read_report
-from robustdeploy.stages.adopt import adopt
-from robustdeploy.stages.evaluate import evaluate
-from robustdeploy.stages.export import export
+from robustdeploy.stages.graph import Graph
+from robustdeploy.stages.import_net import Import
+from robustdeploy.stages.preparation import check_same_images, check_same_target, dense_costs, kept_settings
 from robustdeploy.stages.report import Written, report
-from robustdeploy.stages.train import follow, prune
+from robustdeploy.stages.session import Session
+from robustdeploy.train import ranks
+from robustdeploy.train.adopt import check_fits
+from robustdeploy.train.setup import device_from, own_net_of
+from robustdeploy.train.stage import check_affordable, check_trainable
+from robustdeploy.train.stage import follow as follow_rank_0
+from robustdeploy.train.start import pinned
 
-__all__ = ["Written", "adopt", "evaluate", "export", "follow", "gate", "prune", "read_report", "report", "run"]
+__all__ = ["Written", "adopt", "evaluate", "export", "follow", "gate", "plan", "prune", "read_report", "report", "run"]
+
+_MEASURING = ("attack", "compile", "measure")
 
 
 def run(
@@ -52,26 +77,213 @@ def run(
             f"{made.root} keeps its own evaluation, and several targets are told together under that alone "
             f"({changed}); name one target, or give the run another --name"
         )
+    names, lost = _measured_on(made, goals, loaded, force, talk)
+    return report(made, names, lost=lost, talk=talk)
+
+
+def plan(
+    recipe: str | Path | Recipe = DEFAULT_RECIPE,
+    targets: Sequence[str | Target] = (DEFAULT_TARGET,),
+    *,
+    ops: float | None = None,
+    runs: Path = DEFAULT_RUNS,
+    name: str | None = None,
+    force: bool = False,
+    talk: Talk = SILENCE,
+) -> tuple[Run, list[Step]]:
+    """Return the run that ``run`` would make or go on with, and what it would do of each stage; nothing is written."""
+    goals = [load_target(target) if isinstance(target, str) else target for target in targets]
+    check_targets(goals)
+    loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops, goals))
+    root, net = Run.folder_for(runs, loaded, name), own_net_of(loaded)
+    kept = check_same_training(root, loaded)
+    trained = kept is not None and not force and (root / net_place(net) / FILE_NAME).exists()
+    run = Run(root, kept if kept is not None and trained else loaded)
+    asked = run.recipe.model_copy(update={"evaluate": loaded.evaluate})
+    with Session(run, asked, trust=[loaded.net], talk=talk) as session:
+        return run, planned(run, list(Graph(session, net).goals(goals)), force=force)
+
+
+def _measured_on(
+    run: Run, goals: Sequence[Target], asked: Recipe, force: bool, talk: Talk
+) -> tuple[list[str], dict[str, str]]:
+    """Export to every target and measure there; return the evaluations, and of the subjects that were lost the reason.
+
+    What is found in torch is found once, for the first target that replays it.
+    """
     names: list[str] = []
-    word = [loaded.net]
-    lost: dict[str, RobustdeployError] = {}
-    for goal in goals:
-        try:
-            export(made, goal, force=force, trust=word, talk=talk)
-            replay = bool(names)  # what was found in torch for the first target is for all
-            how: Any = {"settings": loaded.evaluate, "force": force, "replay": replay, "trust": word, "talk": talk}
-            names.append(evaluate(made, goal, **how).path.parent.name)
-        except Interrupted:
-            raise
-        except RobustdeployError as error:
-            if len(goals) == 1:
+    lost: dict[str, str] = {}
+    errors: list[RobustdeployError] = []
+    settings = run.recipe.model_copy(update={"evaluate": asked.evaluate})
+    with Session(run, settings, trust=[asked.net], talk=talk) as session, working(run):
+        graph = Graph(session, run.net)
+        runner = Runner(run, ("export", "bundle", *_MEASURING), force, talk)
+        for goal in goals:
+            try:
+                if not force:
+                    check_same_target(run, goal)
+                for bundle in graph.bundles(goal):
+                    runner.make(bundle)
+                for measure in graph.measures(goal):
+                    if not force:
+                        check_same_images(measure)
+                    runner.make(measure)
+                names.append(evaluation_name(goal.name, session.label))
+            except Interrupted:
                 raise
-            lost[goal.name] = error
-            made.enter_lost(goal.name, _first_line(error))
-            talk.say(f"{goal.name} is lost: {error}")
-    if lost and not names:
-        raise next(iter(lost.values()))
-    return report(made, names, lost={target: _first_line(error) for target, error in lost.items()}, talk=talk)
+            except RobustdeployError as error:
+                if len(goals) == 1:
+                    raise
+                errors.append(error)
+                subjects = [str(measure.subject) for measure in graph.measures(goal)]
+                lost |= dict.fromkeys(subjects, _first_line(error))
+                run.enter_lost(subjects, _first_line(error))
+                talk.say(f"{goal.name} is lost: {error}")
+    if not names:
+        raise errors[0]
+    return names, lost
+
+
+def prune(
+    recipe: str | Path | Recipe = DEFAULT_RECIPE,
+    ops: float | None = None,
+    *,
+    targets: Sequence[Target] = (),
+    runs: Path = DEFAULT_RUNS,
+    name: str | None = None,
+    force: bool = False,
+    talk: Talk = SILENCE,
+) -> Run:
+    """Train, prune and certify; train the dense net beside it when the recipe asks for the comparison.
+
+    A rule that no evaluation of the recipe can meet, on ``targets`` where they are given, is a RecipeError before it.
+
+    A repeated call resumes what was interrupted and skips what is done; ``force`` does it again. Under ``torchrun``
+    this is for rank 0; all other processes call ``follow``.
+    """
+    loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops))
+    adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
+    root, net = Run.folder_for(runs, loaded, name), own_net_of(loaded)
+    if new := not root.exists():
+        check_affordable(loaded)
+    data = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
+    if force or not (root / net_place(net) / FILE_NAME).exists():
+        check_rules(loaded, targets, dense_costs)
+    if new:
+        for note in check_trainable(loaded, data):
+            talk.say(note)
+        for opset in sorted({target.opset for target in targets} or {OPSET}):
+            rehearse(loaded, data, opset)
+    remember(loaded.net)  # who trains with a factory need not vouch for it again
+    run = Run.for_recipe(runs, loaded, name, anew=force, net=net)
+    for note in kept_settings(run, loaded):
+        talk.say(note)
+    # What is trained follows the recipe that was asked for: it is the run's own in all that decides the weights.
+    with Session(run, loaded, talk=talk) as session, working(run), ranks.joined(device_from(loaded.train.device)):
+        session.training_data = data
+        runner = Runner(run, ("train",), force, talk)
+        for stage in Graph(session, net).nets:
+            runner.make(stage)
+        ranks.announce(ranks.DONE)
+    return run
+
+
+def follow(recipe: Recipe) -> None:
+    """Train along with the process that calls ``prune`` with this recipe; for all but rank 0 under ``torchrun``."""
+    recipe = pinned(recipe)
+    data = load_data(recipe.data)
+    with catch_signals(), ranks.joined(device_from(recipe.train.device)):
+        follow_rank_0(recipe, data)
+
+
+def adopt(
+    folder: str | Path,
+    recipe: str | Path | Recipe | None = None,
+    *,
+    data: Path | None = None,
+    overrides: Sequence[str] = (),
+    runs: Path = DEFAULT_RUNS,
+    name: str | None = None,
+    force: bool = False,
+    trust: Trust = False,
+    talk: Talk = SILENCE,
+) -> Run:
+    """Make a run of a net that is trained already, ``net.json`` and ``model.safetensors`` in ``folder``.
+
+    ``recipe`` says what it is attacked with and held against; left out, it is the ``recipe.yaml`` beside the net. A
+    factory is called if ``recipe`` or the override ``net=`` names it, or ``trust`` does, as for ``load_net``.
+    """
+    origin = Path(folder)
+    more = [*overrides, *([] if data is None else [f"data.path={data}"])]
+    loaded = recipe if isinstance(recipe, Recipe) else recipe_to_adopt(origin, recipe, more)
+
+    info = load_info(origin)
+    named = recipe is not None or any(each.replace(" ", "").startswith("net=") for each in overrides)
+    trust = trust or ([loaded.net] if named else False)
+    check_trusted(info.net, origin, trust)
+    # Neither the dense net beside it nor another net's name belongs to what is taken over.
+    loaded = loaded.model_copy(update={"net": info.net, "baseline": False})
+    images = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
+    check_fits(info, images)
+    run = Run.for_recipe(runs, loaded, name or origin.resolve().name, anew=force, net=IMPORTED)
+    with Session(run, loaded, trust=trust, talk=talk) as session, working(run):
+        session.training_data = images
+        Runner(run, ("import",), force, talk).make(Import(session, origin))
+        if named:
+            remember(info.net)
+    return run
+
+
+def export(
+    run: Run,
+    target: str | Target = DEFAULT_TARGET,
+    *,
+    force: bool = False,
+    trust: Trust = False,
+    talk: Talk = SILENCE,
+) -> Artifact:
+    """Export the run's net for ``target``; return the bundle, sealed with its past. ``trust``: as for ``load_net``.
+
+    Where the recipe has the dense net deployed too, that is exported beside.
+    """
+    goal = load_target(target) if isinstance(target, str) else target
+    check_finished(run.root, run.net_place, "robustdeploy prune")
+    with Session(run, run.recipe, trust=trust, talk=talk) as session, working(run):
+        if not force:
+            check_same_target(run, goal)
+        runner = Runner(run, ("export", "bundle"), force, talk)
+        bundle, *_ = [runner.make(bundle) for bundle in Graph(session, run.net).bundles(goal)]
+        return bundle.artifact("bundle.zip")
+
+
+def evaluate(
+    run: Run,
+    target: str | Target = DEFAULT_TARGET,
+    *,
+    settings: Evaluate | None = None,
+    data: Path | None = None,
+    skip_unreadable: bool = False,
+    force: bool = False,
+    trust: Trust = False,
+    talk: Talk = SILENCE,
+) -> Artifact:
+    """Attack and time what runs on ``target``; return the outcomes. Sealed parts are never redone.
+
+    ``settings`` other than those of the run's recipe leave theirs alone: the outcomes stand beside, in a folder of
+    their own. ``data`` is the data set's folder where that has moved, ``skip_unreadable`` is as in the recipe's
+    ``data``, and ``trust`` as for ``load_net``. ``force`` does all of it again.
+    """
+    goal = load_target(target) if isinstance(target, str) else target
+    check_evaluable(run, goal, data)
+    asked = run.recipe if settings is None else run.recipe.model_copy(update={"evaluate": settings})
+    with Session(run, asked, data, skip_unreadable, trust, talk) as session, working(run):
+        check_same_target(run, goal)
+        runner, made = Runner(run, _MEASURING, force, talk), []
+        for measure in Graph(session, run.net).measures(goal):
+            if not force:
+                check_same_images(measure)
+            made.append(runner.make(measure))
+        return made[0].artifact("outcomes.npz")
 
 
 def gate(run: Run, rules: Sequence[Rule] | None = None, target: str | None = None) -> Verdict:

@@ -23,9 +23,11 @@ from robustdeploy.core.load import gate_problems, prospect_of
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.recipe import Budget, Choice, Data, Recipe
 from robustdeploy.core.registry import FORMATS
+from robustdeploy.core.subject import FP32, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.data.find import find_source
 from robustdeploy.engine.manifest import FILE_NAME
+from robustdeploy.engine.places import bundle_place
 from robustdeploy.engine.run import Run, check_same_training, holder, in_use
 from robustdeploy.errors import RecipeError, StorageError, UsageError
 
@@ -93,9 +95,11 @@ def check_net(net: Choice) -> None:
 
 def check_start(start: Path, runs: Path) -> None:
     """Refuse a start that is neither a stored net nor a run that has trained one."""
-    if any((place / NET_FILES[0]).is_file() for place in (start, start / "train")):
+    if (start / NET_FILES[0]).is_file():
         return
     if (start / "recipe.yaml").is_file():
+        if (start / Run(start, Recipe(name="start")).net_place / NET_FILES[0]).is_file():
+            return
         raise UsageError(f"train.start: the run {start} has no trained net yet; finish it first: `robustdeploy prune`")
     raise UsageError(f"train.start: {no_run(start, runs)}")
 
@@ -125,10 +129,11 @@ def check_attacks(recipe: Recipe) -> None:
         raise UsageError(f"evaluate.attacks: {twice.name} stands there twice with the same options; keep one")
 
 
-def check_evaluable(run: Run, target: str, data: Path | None) -> None:
+def check_evaluable(run: Run, goal: Target, data: Path | None) -> None:
     """Refuse to evaluate what has not been trained and exported, or without its data set; ``data`` is where that is."""
-    check_finished(run.root, "train", "robustdeploy prune")
-    check_finished(run.root, f"export/{target}", f"robustdeploy export --target {target}")
+    check_finished(run.root, run.net_place, "robustdeploy prune")
+    bundle = bundle_place(Subject(run.net, FP32, goal.name))
+    check_finished(run.root, bundle, f"robustdeploy export --target {goal.name}")
     check_data(run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data}))
 
 

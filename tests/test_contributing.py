@@ -147,7 +147,7 @@ def test_one_run_takes_all_of_them_from_the_data_to_the_format(site, tmp_path):
     assert 0.97 * 0.5 < report["budget"]["macs"] / report["budget"]["dense_macs"] <= 0.5
     lines = (tmp_path / "runs/latest/rows.csv").read_text().splitlines()
     assert len(lines) == 1 + len(report["measurements"])
-    with np.load(tmp_path / "runs/latest/device/slow-lane/outcomes.npz") as outcomes:
+    with np.load(tmp_path / "runs/latest/boards/pruned/fp32@slow-lane/outcomes.npz") as outcomes:
         distance = np.abs(outcomes["corners-10/images"].astype(int) - outcomes["images"])
     assert distance.max() == 8
 

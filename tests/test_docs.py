@@ -116,7 +116,7 @@ def test_the_picture_of_the_run_folder_is_a_real_one(chain):
     missing = [path for path in sorted(shown) if not (run / path).exists()]
     assert missing == []
     found = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
-    sometimes = ("dense/", "attacks/dense/", "train/best/", "train/last/")  # as the page says below the picture
+    sometimes = ("dense/", "attacks/dense/", "nets/pruned/best/", "nets/pruned/last/")  # as the page says below the picture
     found = {path for path in found if "/checkpoints/" not in path and not path.startswith(sometimes)}
     assert found - shown == set()
     assert (chain / "runs/latest").resolve() == run.resolve()
@@ -126,7 +126,7 @@ def test_the_picture_of_the_run_folder_is_a_real_one(chain):
 def test_the_arrays_of_a_real_evaluation_are_those_of_the_page(chain):
     rows = {ticked(row[0])[0]: row[1] for row in table(page("run-folder"), "array")}
     seen = set()
-    with np.load(chain / "runs/tiny/device/quick/outcomes.npz", allow_pickle=False) as outcomes:
+    with np.load(chain / "runs/tiny/boards/pruned/fp32@quick/outcomes.npz", allow_pickle=False) as outcomes:
         for name, array in outcomes.items():
             generic = re.sub(r"(^|/)(fgsm|pgd-5|square-30)/", r"\1ATTACK/", name)
             kind, _, shape = rows[generic].partition(", ")
@@ -141,7 +141,7 @@ def test_robust_accuracy_follows_from_the_outcomes_as_the_page_says(chain):
     rows = [
         r for r in report["measurements"] if (r["metric"], r["subject"]) == ("robust_accuracy", "pruned/fp32@quick")
     ]
-    with np.load(chain / "runs/tiny/device/quick/outcomes.npz") as held:
+    with np.load(chain / "runs/tiny/boards/pruned/fp32@quick/outcomes.npz") as held:
         clean = held["predictions"] == held["labels"]
         bits = {r["attack"]: clean & (held[f"{r['attack']}/predictions"] == held["labels"]) for r in rows[:-1]}
     bits["worst"] = np.logical_and.reduce(list(bits.values()))
@@ -168,7 +168,7 @@ def test_the_log_of_a_real_training_is_on_the_page(chain):
     rows = table(page("run-folder").partition("## metrics.jsonl")[2], "field")
     told = {name for row in rows for name in ticked(row[0])}
     families = tuple(name.removesuffix("…") for name in told if name.endswith("…"))
-    records = [json.loads(line) for line in (chain / "runs/tiny/train/metrics.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (chain / "runs/tiny/nets/pruned/metrics.jsonl").read_text().splitlines()]
     logged = {name for record in records for name in record}
     assert {"mask_flips", "ops", "train_gradient_norm", "train_mask_gradient_norm"} <= logged
     assert {name for name in logged if not name.startswith(families)} <= told

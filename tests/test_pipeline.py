@@ -48,7 +48,7 @@ def events(folder, kind):
     return [r.data for r in Ledger(folder / "runs/tiny/ledger.jsonl").records() if r.event == kind]
 
 
-def parts(folder, place="device/quick"):
+def parts(folder, place="boards/pruned/fp32@quick"):
     """The parts that were sealed for a stage, by the folder it is sealed in; of one that goes on, the latest ones."""
     found = []
     for record in Ledger(folder / "runs/tiny/ledger.jsonl").records():
@@ -62,13 +62,13 @@ def parts(folder, place="device/quick"):
 
 
 def outcomes(folder):
-    with np.load(folder / "runs/tiny/device/quick/outcomes.npz", allow_pickle=False) as held:
+    with np.load(folder / "runs/tiny/boards/pruned/fp32@quick/outcomes.npz", allow_pickle=False) as held:
         return dict(held)
 
 
 def rows(folder):
     """All rows but those of the clock."""
-    content = json.loads((folder / "runs/tiny/device/quick/rows.json").read_text())
+    content = json.loads((folder / "runs/tiny/boards/pruned/fp32@quick/rows.json").read_text())
     timed = ("latency", "attack_s")
     return (
         [row for row in content["measurements"] if not row["metric"].startswith(timed)],
@@ -130,13 +130,13 @@ def test_kills_during_training_cost_nothing(chain, tmp_path, spawn, command):
     run = tmp_path / "runs/tiny"
     words = [*RUN, "--set", "train.checkpoint_every_s=0.05"]
     killed = 0
-    for moment in ("dense/checkpoints/*", "dense/manifest.json", "train/metrics.jsonl"):
+    for moment in ("nets/dense/checkpoints/*", "nets/dense/manifest.json", "nets/pruned/metrics.jsonl"):
         process = spawn(tmp_path, *words)
         killed += wait_for(process, lambda moment=moment: any(run.glob(moment)))
         time.sleep(0.05 * killed)
         kill(process)
     assert killed == 3
-    assert not (run / "train/manifest.json").exists()
+    assert not (run / "nets/pruned/manifest.json").exists()
     done = command(tmp_path, *words)
     assert done.code == 0, done.err
     assert weights(tmp_path) == weights(chain)
@@ -158,10 +158,10 @@ def test_a_kill_during_export_costs_that_export_only(unevaluated, chain, spawn, 
     run = unevaluated / "runs/tiny"
     words = ["export", "--target", "quick.yaml", "--force"]
     process = spawn(unevaluated, *words)
-    assert wait_for(process, lambda: not (run / "export/quick/bundle.zip").exists())
+    assert wait_for(process, lambda: not (run / "bundles/pruned/fp32@quick/bundle.zip").exists())
     kill(process)
     process = spawn(unevaluated, "export", "--target", "quick.yaml")
-    assert wait_for(process, lambda: (run / "export/quick/model.onnx").exists())
+    assert wait_for(process, lambda: (run / "onnx/pruned/fp32/model.onnx").exists())
     kill(process)
     refused = command(unevaluated, *EVALUATE)
     assert (refused.code, "robustdeploy export" in refused.err) == (2, True)
@@ -188,7 +188,7 @@ def test_kills_during_evaluation_keep_every_sealed_part(unevaluated, chain, spaw
     assert final[: len(seen)] == seen
     assert len(final) == len(set(final)) == len(parts(chain))
     same_evaluation(unevaluated, chain)
-    assert not (unevaluated / "runs/tiny/device/quick/parts").exists()
+    assert not (unevaluated / "runs/tiny/boards/pruned/fp32@quick/parts").exists()
     assert verify_run(unevaluated / "runs/tiny") == []
 
 
@@ -223,7 +223,7 @@ def test_an_agent_that_dies_is_an_environment_failure_and_the_next_run_goes_on(u
     assert "Traceback" not in err
     kept = parts(unevaluated)
     # A part that was damaged meanwhile is made again, and only that one.
-    (sealed,) = (unevaluated / "runs/tiny/device/quick/parts").glob("*/fgsm-00000.npz")
+    (sealed,) = (unevaluated / "runs/tiny/boards/pruned/fp32@quick/parts").glob("*/fgsm-00000.npz")
     sealed.write_bytes(sealed.read_bytes()[:-100])
     assert command(unevaluated, *EVALUATE).code == 0
     final = parts(unevaluated)

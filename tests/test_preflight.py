@@ -74,7 +74,7 @@ def test_a_start_without_a_net_is_refused(tmp_path):
     with pytest.raises(UsageError, match="has no trained net yet"):
         check_start(run.root, tmp_path)
     (run.root / "train").mkdir()
-    (run.root / "train/net.json").write_text("{}")
+    (run.root / "nets/pruned/net.json").write_text("{}")
     check_start(run.root, tmp_path)
 
 

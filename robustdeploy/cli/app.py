@@ -13,6 +13,7 @@ from robustdeploy.cli.evaluate import evaluate
 from robustdeploy.cli.export import export
 from robustdeploy.cli.gate import gate
 from robustdeploy.cli.ls import ls
+from robustdeploy.cli.plan import plan
 from robustdeploy.cli.prune import prune
 from robustdeploy.cli.report import report
 from robustdeploy.cli.run import run
@@ -49,5 +50,5 @@ def top(
     """Options of the whole program."""
 
 
-for command in (run, prune, export, evaluate, report, gate, compare, verify, doctor, ls, validate, schema):
+for command in (run, plan, prune, export, evaluate, report, gate, compare, verify, doctor, ls, validate, schema):
     app.command()(command)

@@ -51,7 +51,8 @@ def complete_evaluation(ctx: typer.Context, incomplete: str) -> list[str]:
     given = ctx.params.get("run") or next(iter(ctx.args), "")  # an option that is not whole keeps words in the latter
     root = Path(given)
     places = (root, Path(ctx.params.get("runs") or "runs") / root)
-    found = {path.parent.name for place in places if root.name for path in place.glob("device/*/manifest.json")}
+    made = [path for place in places if root.name for path in place.glob("boards/*/*/manifest.json")]
+    found = {path.parent.name.partition("@")[2] for path in made}
     return _beginning(incomplete, sorted(found)) if found else complete_target(incomplete)
 
 

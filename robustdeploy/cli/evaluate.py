@@ -101,7 +101,7 @@ def evaluate(
             _refuse(other)
             opened = Run.open(run, runs)
         talk.say(f"run {opened.root}, target {goal.name}")
-        check_evaluable(opened, goal.name, data)
+        check_evaluable(opened, goal, data)
         # A recipe that is named again for a net that has its run by now says how, and does not become that run's own.
         base = opened.root / "recipe.yaml" if recipe is None else recipe
         settings = load_recipe(base, used).evaluate if used or recipe is not None else None
@@ -127,7 +127,8 @@ def _show(root: Path, target: str, folder: Path, changed: Sequence[Any], as_json
 
     rows = _rows(folder)
     lines = [_line(row) for row in rows["measurements"] if not row["subject"].endswith("@torch")]
-    named = target if is_own(folder.name) else folder.name
+    name = folder.name.partition("@")[2]
+    named = target if is_own(name) else name
     lines += [f"{folder / 'outcomes.npz'} is written; next: robustdeploy report {root} --target {named}"]
     lines += [f"not the recipe's own evaluation: {change}" for change in changed]
     document = {"overrides": [change.model_dump() for change in changed]}

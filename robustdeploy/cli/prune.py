@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from robustdeploy.cli.options import (
     RUNS,
@@ -25,6 +25,9 @@ from robustdeploy.cli.options import (
     StartOption,
     overrides,
 )
+
+if TYPE_CHECKING:
+    from robustdeploy.core.records import NetRecord
 
 
 def prune(
@@ -53,6 +56,7 @@ def prune(
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.asked import recipe_for
     from robustdeploy.core.load import load_target
+    from robustdeploy.core.records import NetRecord
     from robustdeploy.engine.manifest import read_manifest
     from robustdeploy.preflight import check_training, remarks
     from robustdeploy.train.launch import follows
@@ -65,6 +69,8 @@ def prune(
         loaded = recipe_for(recipe, targets=[goal] if goal else [], overrides=more, before=check)
         from robustdeploy.api import follow  # whatever can be refused without torch has been
         from robustdeploy.api import prune as pruned
+        from robustdeploy.engine.runner import record_from
+        from robustdeploy.stages.train import zeros_text
 
         if follows():
             follow(loaded)
@@ -73,41 +79,32 @@ def prune(
             talk.say(f"note: {remark}")
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
         run = pruned(loaded, targets=[goal] if goal else [], runs=runs, name=name, force=force, talk=talk)
-    manifest = read_manifest(run.root / "train")
-    facts = manifest.facts
+    folder = run.root / run.net_place
+    manifest = read_manifest(folder)
+    record = record_from(manifest, NetRecord, str(folder))
     lines = [
-        f"{facts['macs']:,} of {facts['dense_macs']:,} MACs kept ({facts['macs'] / facts['dense_macs']:.4f}), "
-        f"{facts['params']:,} parameters{_memory(facts)}",
-        *_zeros(facts),
-        *_certificate(facts),
-        f"{run.root / 'train' / 'model.safetensors'} is written; "
+        f"{record.macs:,} of {record.dense_macs:,} MACs kept ({record.macs / record.dense_macs:.4f}), "
+        f"{record.params:,} parameters{_memory(record)}",
+        *zeros_text(record),
+        *_certificate(record),
+        f"{folder / 'model.safetensors'} is written; "
         f"next: robustdeploy export {run.root} --target {target or 'host-cpu'}",
     ]
     show(lines, {"run": str(run.root), "stage": "train", **manifest.model_dump(mode="json")}, as_json)
 
 
-def _memory(facts: dict[str, Any]) -> str:
+def _memory(record: NetRecord) -> str:
     """Return the peak activation memory; there is no figure for a net that cannot be traced."""
-    if facts.get("memory_bytes") is None:
+    if record.memory_bytes is None:
         return ""
-    return f", {facts['memory_bytes'] / 1024:,.1f} KiB of activation memory for one image"
+    return f", {record.memory_bytes / 1024:,.1f} KiB of activation memory for one image"
 
 
-def _zeros(facts: dict[str, Any]) -> Iterator[str]:
-    """Say what masked weights are worth, where weights are what was masked."""
-    if (nonzero := facts.get("nonzero_macs")) is None:
-        return
-    share = nonzero / facts["dense_macs"]
-    yield f"{nonzero:,} MACs ({share:.4f}) are by weights other than 0; a dense runtime gains no time from the zeros"
-
-
-def _certificate(facts: dict[str, Any]) -> Iterator[str]:
+def _certificate(record: NetRecord) -> Iterator[str]:
     """Say what was proved of the compact net; a net without a budget has no proof."""
-    if "proof" not in facts:
-        return
-    proof = facts["proof"]
-    yield (
-        f"counted alike from {', '.join(facts['counts'])}; masked and compact scores within "
-        f"{max(proof['clean'], proof['adversarial']):.1e} ({proof['precision']}) on {proof['n']} clean and "
-        f"{proof['n']} adversarial images"
-    )
+    if (proof := record.proof) is not None:
+        yield (
+            f"counted alike from {', '.join(record.counts)}; masked and compact scores within "
+            f"{max(proof.clean, proof.adversarial):.1e} ({proof.precision}) on {proof.n} clean and "
+            f"{proof.n} adversarial images"
+        )

@@ -89,6 +89,6 @@ def _check_rules(file: Path, recipe: Any) -> None:
 
 
 def _dense_costs(recipe: Any) -> Any:
-    from robustdeploy.stages.train import dense_costs
+    from robustdeploy.stages.preparation import dense_costs
 
     return dense_costs(recipe)

@@ -33,7 +33,7 @@ def is_run(folder: Path) -> bool:
 
 
 def is_stored_net(folder: Path) -> bool:
-    """Whether a folder holds the two files of a net at its top; a run keeps them in its ``train`` folder."""
+    """Whether a folder holds the two files of a net at its top; a run keeps them in ``nets``."""
     return all((folder / name).is_file() for name in NET_FILES)
 
 

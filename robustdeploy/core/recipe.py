@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -113,6 +113,7 @@ class Train(Noun):
         return self
 
 
+DEPLOY: Final = "deploy"
 _BUDGETED = {"ops": "operations", "params": "parameters", "memory": "bytes of activation memory"}
 
 
@@ -173,8 +174,9 @@ class Recipe(Noun):
     train: Train = Train()
     prune: PlugIn = Choice(name="masks")
     budget: Budget = Budget()
-    baseline: bool = True
-    """Also train the dense net on the same schedule, so that the report shows what pruning cost."""
+    baseline: bool | Literal["deploy"] = True
+    """Also train the dense net on the same schedule, so that the report shows what pruning cost; with ``deploy``, also
+    compile it and measure it on every target, so that it shows what pruning bought there."""
     evaluate: Evaluate = Evaluate()
     gate: tuple[Rule, ...] = ()
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.model import Noun
 from robustdeploy.core.recipe import Threat
+from robustdeploy.core.records import ChannelCount
 from robustdeploy.core.subject import PRUNED, SubjectName, places_of
 
 SCHEMA_VERSION: Final = 2
@@ -97,14 +98,6 @@ class BudgetLine(Noun):
     dense_memory_bytes: int | None = None
     counts: dict[str, int] = {}
     """The same MACs counted independently: ``masks``, ``module``, ``onnx``, ``flop_counter``."""
-
-
-class ChannelCount(Noun):
-    """Channels kept in one layer."""
-
-    layer: str
-    kept: int
-    dense: int
 
 
 class Histogram(Noun):

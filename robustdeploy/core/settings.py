@@ -10,7 +10,6 @@ from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Evaluate
 from robustdeploy.core.report import Override
 
-DEVICE = "device"
 _MARK = "@"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,10 @@ from pydantic import ValidationError
 from robustdeploy.core.files import canonical_json, open_own, sha256_of_text, storage_errors, sync_file
 from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import parse_json, read_bounded
+from robustdeploy.core.subject import PRUNED
 from robustdeploy.errors import ArtifactError
 
+LEDGER = "ledger.jsonl"
 _START = "0" * 64
 
 
@@ -47,6 +49,12 @@ class Record(Noun):
     def computed_hash(self) -> str:
         """Return the hash that this record's content has."""
         return sha256_of_text(canonical_json(self.model_dump(exclude={"hash"})))
+
+
+def own_net(records: Sequence[Record]) -> str:
+    """Return which net of a run is its own, ``pruned``, ``dense`` or ``imported``: another may stand beside it."""
+    named = [str(record.data.get("net", PRUNED)) for record in records if record.event == "recipe"]
+    return named[-1] if named else PRUNED
 
 
 def utc_now() -> datetime:

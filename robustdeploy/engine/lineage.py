@@ -1,4 +1,7 @@
-"""Lineage: whether each stage of a run, and its report, was made from what the stages before it hold now."""
+"""Lineage: whether each stage of a run, and its report, was made from what the stages before it hold now.
+
+A manifest names what its stage read of others by the files' paths in the run, so no list of who reads whom is needed.
+"""
 
 from __future__ import annotations
 
@@ -7,96 +10,93 @@ from pathlib import Path
 
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report, SubjectEvidence
-from robustdeploy.core.settings import DEVICE, as_options, overrides, target_of
+from robustdeploy.core.settings import as_options, overrides, target_of
 from robustdeploy.engine.manifest import FILE_NAME, Manifest
+from robustdeploy.engine.places import ATTACKS, BOARDS, BUNDLES, ENGINES, NETS, ONNX, evaluation_of, kind_of, place_of
 
-ATTACKS, FOUND = "attacks", "attacks.npz"
 Manifests = Mapping[str, Manifest]
-"""The manifests of the finished stages by their folders in the run, e.g. ``export/host-cpu``."""
+"""The manifests of the finished stages by their folders in the run, e.g. ``onnx/pruned/fp32``."""
 
 
-def sources_of(place: str) -> dict[str, tuple[str, str]]:
-    """Return what a stage reads of other stages: by the input's name, the folder and the output in it."""
-    kind, _, name = place.partition("/")
-    if kind == "export":
-        return {output: ("train", output) for output in ("model.safetensors", "net.json", "held_out.npz")}
-    if kind == DEVICE:
-        export = f"export/{target_of(name)}"
-        return {
-            "net": ("train", "model.safetensors"),
-            "prints": ("train", "prints.npz"),
-            "onnx": (export, "model.onnx"),
-        }
-    if kind == ATTACKS:
-        return {"net": ("train", "model.safetensors"), "dense": ("dense", "model.safetensors")}
-    return {}
+def read_by(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
+    """Yield what a stage read of others: the place, the file in it, and the SHA-256 that it had."""
+    for name, sha256 in manifest.inputs.items():
+        if place := place_of(name):
+            yield place, name.removeprefix(f"{place}/"), sha256
 
 
-def attacks_behind(evaluation: Manifest) -> tuple[str, ...]:
-    """Return the folders with what was found in torch and replayed in an evaluation."""
-    return tuple(name for name in evaluation.inputs if name.startswith(f"{ATTACKS}/"))
+def sources_of(manifest: Manifest) -> tuple[str, ...]:
+    """Return the places that a stage read from."""
+    return tuple(dict.fromkeys(place for place, _, _ in read_by(manifest)))
 
 
-def places_behind(evaluation: str, made: Manifests) -> tuple[str, ...]:
-    """Return all folders that an evaluation rests on, those of the attacks that it replays among them."""
-    *before, device = behind(evaluation)
-    return (*before, *(attacks_behind(made[device]) if device in made else ()), device)
+def source(manifest: Manifest, kind: str) -> str:
+    """Return the first place of a kind that a stage read from; nothing where there is none."""
+    return next((place for place in sources_of(manifest) if kind_of(place) == kind), "")
 
 
-def behind(evaluation: str) -> tuple[str, ...]:
-    """Return the folders that an evaluation, by its name, and its report rest on, in the order they are made in."""
-    return ("dense", "train", f"export/{target_of(evaluation)}", f"{DEVICE}/{evaluation}")
+def behind(place: str, made: Manifests) -> tuple[str, ...]:
+    """Return all places that the one in ``place`` rests on, in the order they are made in, and itself."""
+    found: dict[str, None] = {}
+
+    def visit(each: str) -> None:
+        if each in made and each not in found:
+            for before in sources_of(made[each]):
+                visit(before)
+        found.setdefault(each)
+
+    visit(place)
+    return tuple(found)
 
 
 def stale(root: Path, place: str, made: Manifests, recipe: Recipe) -> list[str]:
     """Compare what the stage in ``place`` read with what is there now; one sentence says what to do, or none."""
-    manifest, kind = made[place], place.partition("/")[0]
     found = []
-    replayed = {name: (name, FOUND) for name in attacks_behind(manifest)}
-    for name, (source, output) in {**sources_of(place), **replayed}.items():
-        if name not in manifest.inputs:
-            continue
-        if source not in made:
-            found.append(f"{source}/{output}, whose stage is not finished any more")
-        elif made[source].outputs.get(output) != manifest.inputs[name]:
-            found.append(f"another {source}/{output} than is there now")
-    if kind == DEVICE and (export := f"export/{target_of(place.partition('/')[2])}") in made:
-        ours, theirs = (each.parameters.get("target") for each in (manifest, made[export]))
+    for before, output, sha256 in read_by(made[place]):
+        if before not in made:
+            found.append(f"{before}/{output}, whose stage is not finished any more")
+        elif made[before].outputs.get(output) != sha256:
+            found.append(f"another {before}/{output} than is there now")
+    if kind_of(place) == BOARDS and (bundle := source(made[place], BUNDLES)) in made:
+        ours, theirs = (each.parameters.get("target") for each in (made[place], made[bundle]))
         if ours is not None and theirs is not None and ours != theirs:
-            found.append(f"another definition of its target than {export}")
+            found.append(f"another definition of its target than {bundle}")
     if not found:
         return []
     return [f"{root / place} is out of date: it was made from {'; '.join(found)}; {_again(root, place, made, recipe)}"]
 
 
 def _again(root: Path, place: str, made: Manifests, recipe: Recipe) -> str:
-    kind, _, name = place.partition("/")
-    target = target_of(name)
+    kind, target = kind_of(place), target_of(evaluation_of(place))
     if kind == ATTACKS:
         return "`robustdeploy evaluate` finds it again"
-    command = f"robustdeploy {'export' if kind == 'export' else 'evaluate'} {root} --target {target}"
-    export = f"export/{target}"
-    if kind == DEVICE:
-        command += as_options(overrides(recipe.evaluate, made[place].parameters.get("evaluate", {})))
-        if export not in made or (export in made and stale(root, export, made, recipe)):
-            command = f"robustdeploy export {root} --target {target}` and `{command}"
-    return f"`{command}` makes it again"
+    asked = f" --target {target}" if kind in (BUNDLES, ENGINES, BOARDS) else ""
+    export, evaluate = f"robustdeploy export {root}{asked}", f"robustdeploy evaluate {root}{asked}"
+    if kind in (ONNX, BUNDLES):
+        return f"`{export}` makes it again"
+    if kind == BOARDS:
+        evaluate += as_options(overrides(recipe.evaluate, made[place].parameters.get("evaluate", {})))
+    exported = [each for each in sources_of(made[place]) if kind_of(each) in (ONNX, BUNDLES)]
+    if any(each not in made or stale(root, each, made, recipe) for each in exported):
+        return f"`{export}` and `{evaluate}` makes it again"
+    return f"`{evaluate}` makes it again"
 
 
 def report_problems(
-    root: Path, report: Report, made: Manifests, recipes: Collection[str], files: Mapping[str, str]
+    root: Path, report: Report, made: Manifests, net: str, recipes: Collection[str], files: Mapping[str, str]
 ) -> list[str]:
     """Compare what a report says that it is about with what is there now.
 
-    ``recipes`` holds the SHA-256 that the run's recipe may have in it, ``files`` those of files by path.
+    ``net`` is the place of the run's own net, ``recipes`` holds the SHA-256 that the run's recipe may have in it, and
+    ``files`` those of files by path.
     """
     asked = f" --target {named}" if (named := label_target(report)) else ""
     again = f"`robustdeploy report {root}{asked}` writes it again"
-    if "train" not in made:
-        return [f"the report is out of date: {root / 'train'} is not finished any more; {again}"]
+    if net not in made:
+        return [f"the report is out of date: {root / net} is not finished any more; {again}"]
     common: dict[str, str | None] = {
-        "net": made["train"].outputs.get("model.safetensors"),
-        "training manifest": files.get(f"train/{FILE_NAME}"),
+        "net": made[net].outputs.get("model.safetensors"),
+        "training manifest": files.get(f"{net}/{FILE_NAME}"),
     }
     if recipes and report.sha256.get("recipe") not in recipes:
         common["recipe"] = None
@@ -107,27 +107,37 @@ def report_problems(
 
 def label_target(report: Report) -> str:
     """Return what names the report among those of a run: nothing for the recipe's own evaluation."""
-    evaluations = [each.evaluation.partition("/")[2] for each in report.deployed if each.evaluation]
+    evaluations = [evaluation_of(each.evaluation) for each in report.deployed if each.evaluation]
     return evaluations[0] if report.label and evaluations else ""
+
+
+def evidence_sha256(evaluation: str, made: Manifests, files: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the SHA-256 of everything that the numbers of an evaluation are about, by what it is."""
+    manifest = made[evaluation]
+    kinds = {"export": ONNX, "bundle": BUNDLES, "engine": ENGINES}
+    places = {name: source(manifest, kind) for name, kind in kinds.items()}
+    return {
+        "onnx": _output(made, places["export"], "model.onnx"),
+        "engine": manifest.facts.get("engine"),
+        "bundle": _output(made, places["bundle"], "bundle.zip"),
+        "agent": manifest.inputs.get("agent"),  # built anew for each evaluation, of what is installed then
+        "outcomes": manifest.outputs.get("outcomes.npz"),
+        **{f"{name} manifest": files.get(f"{place}/{FILE_NAME}") for name, place in places.items()},
+        "evaluation manifest": files.get(f"{evaluation}/{FILE_NAME}"),
+    }
+
+
+def _output(made: Manifests, place: str, name: str) -> str | None:
+    return made[place].outputs.get(name) if place in made else None
 
 
 def _evidence_problem(root: Path, evidence: SubjectEvidence, made: Manifests, files: Mapping[str, str]) -> str:
     """Compare what a report says that a subject's numbers rest on with what is there now."""
-    evaluation = evidence.evaluation.partition("/")[2]
-    _, _, export, device = behind(evaluation)
-    missing = [place for place in (export, device) if place not in made]
+    place = evidence.evaluation
+    missing = [each for each in behind(place, made) if each not in made]
     if missing:
-        return f"the report on {evaluation} is out of date: {root / missing[0]} is not finished any more"
-    found = {
-        "onnx": made[export].outputs.get("model.onnx"),
-        "bundle": made[export].outputs.get("bundle.zip"),
-        "agent": made[device].inputs.get("agent"),  # built anew for each evaluation, of what is installed then
-        "engine": made[device].facts.get("engine"),
-        "outcomes": made[device].outputs.get("outcomes.npz"),
-        "export manifest": files.get(f"{export}/{FILE_NAME}"),
-        "evaluation manifest": files.get(f"{device}/{FILE_NAME}"),
-    }
-    return _out_of_date(f" on {evaluation}", evidence.sha256, found)
+        return f"the report on {evaluation_of(place)} is out of date: {root / missing[0]} is not finished any more"
+    return _out_of_date(f" on {evaluation_of(place)}", evidence.sha256, evidence_sha256(place, made, files))
 
 
 def _out_of_date(on: str, held: Mapping[str, str], found: Mapping[str, str | None]) -> str:
@@ -140,7 +150,8 @@ def chain_problems(root: Path, places: Sequence[str], made: Manifests, recipe: R
     for place in places:
         if place in made:
             yield from stale(root, place, made, recipe)
-    if {"dense", "train"} <= made.keys():
-        ours, theirs = (made[place].inputs.get("images") for place in ("train", "dense"))
-        if ours != theirs:
-            yield f"{root / 'dense'} is out of date: train has other images; run `robustdeploy prune`"
+    trained = {place: made[place].inputs.get("images") for place in made if kind_of(place) == NETS}
+    for place, images in list(trained.items())[1:]:
+        first = next(iter(trained))
+        if images != trained[first]:
+            yield f"{root / place} is out of date: {first} has other images; run `robustdeploy prune`"

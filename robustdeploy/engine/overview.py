@@ -16,15 +16,15 @@ from robustdeploy.core.given import runs_below
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.reading import read_bounded, read_json
 from robustdeploy.core.report import SCHEMA_VERSION
-from robustdeploy.core.settings import is_own
-from robustdeploy.core.subject import places_of, selects
+from robustdeploy.core.subject import DENSE, places_of, selects
 from robustdeploy.core.yaml_source import source_from_file
-from robustdeploy.engine.ledger import Ledger, Record
+from robustdeploy.engine.ledger import LEDGER, Ledger, Record, own_net
 from robustdeploy.engine.manifest import FILE_NAME
-from robustdeploy.engine.run import LATEST, holder
+from robustdeploy.engine.places import BOARDS, ONNX, is_own, kind_of, net_place
+from robustdeploy.engine.run import LATEST, check_readable, holder
 from robustdeploy.engine.seal import sealed_manifests
-from robustdeploy.engine.verify import LEDGER, RECIPE
-from robustdeploy.errors import ArtifactError, RecipeError
+from robustdeploy.engine.verify import RECIPE
+from robustdeploy.errors import ArtifactError, RecipeError, UsageError
 
 REPORT = "report.json"
 _LOG = "metrics.jsonl"
@@ -79,13 +79,14 @@ def overview(root: Path, *, latest: bool = False) -> Overview:
     updated = None
     state: State
     try:
+        check_readable(root)
         records = Ledger(root / LEDGER).records()
         updated = _utc(records[-1].time) if records else None
         problem = "" if process else _damage(root, records)
         state, detail = ("damaged", problem) if problem else _state(root, records, process is not None)
         report = _report(root) if state == "reported" else {}
         return _of(root, state, detail, process, latest, updated, report)
-    except (ArtifactError, RecipeError) as error:
+    except (ArtifactError, RecipeError, UsageError) as error:
         detail = "; ".join(error.args)
     except OSError as error:
         detail = f"cannot be read: {error.strerror}"
@@ -152,34 +153,35 @@ def _written(records: Sequence[Record]) -> str | None:
 
 def _state(root: Path, records: Sequence[Record], busy: bool) -> tuple[State, str]:
     """Return how far a run has come, by what is sealed, and the epoch where it is still being trained."""
-    sealed = sealed_manifests(records)
-    if "train" not in sealed:
-        epoch = _epoch(root, "train" if (root / "train" / _LOG).is_file() else "dense", sealed)
+    sealed, own_place = sealed_manifests(records), net_place(own_net(records))
+    if own_place not in sealed:
+        trained = own_place if (root / own_place / _LOG).is_file() else net_place(DENSE)
+        epoch = _epoch(root, trained, own_place, sealed)
         if busy:
             return "training", epoch
         return ("interrupted", epoch) if epoch else ("begun", "")
-    kinds = {place.partition("/")[0] for place in sealed}
-    if "device" in kinds:
+    kinds = {kind_of(place) for place in sealed}
+    if BOARDS in kinds:
         # What stands beside the recipe's own evaluation makes the report on that one no older.
         own = [r for r in records if r.event == "sealed" and is_own(str(r.data.get("folder")))]
         last = max(record.n for record in own)
         if any(r.n > last for r in records if r.event == "written" and REPORT in r.data["files"]):
             return ("reported", "") if (root / REPORT).is_file() else ("evaluated", "the report was removed")
         return "evaluated", "since the report" if _written(records) else ""
-    if "export" in kinds:
+    if ONNX in kinds:
         begun = any(record.event == "part" for record in records)
         return ("interrupted", "in the evaluation") if begun and not busy else ("exported", "")
     return "trained", ""
 
 
-def _epoch(root: Path, place: str, sealed: Mapping[str, str]) -> str:
+def _epoch(root: Path, place: str, own: str, sealed: Mapping[str, str]) -> str:
     """Return ``epoch 3 of 30``, with the net's name where it is the dense one; nothing where no epoch has begun."""
     path = root / place / _LOG
     if place in sealed or not path.is_file():
         return "the dense net is trained" if place in sealed else ""
     lines = read_bounded(path).splitlines()
     total = source_from_file(root / RECIPE, RECIPE).data.get("train", {}).get("epochs", "?")
-    return f"epoch {len(lines)} of {total}" + (" of the dense net" if place == "dense" else "")
+    return f"epoch {len(lines)} of {total}" + (" of the dense net" if place != own else "")
 
 
 def _report(root: Path) -> Mapping[str, Any]:

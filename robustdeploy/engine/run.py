@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +24,20 @@ from robustdeploy.core.given import no_latest, no_run
 from robustdeploy.core.load import load_recipe, resolved_yaml
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe, Train
-from robustdeploy.engine.ledger import Ledger
+from robustdeploy.core.settings import differences
+from robustdeploy.core.subject import PRUNED
+from robustdeploy.engine.ledger import LEDGER, Ledger, own_net
 from robustdeploy.engine.manifest import FILE_NAME, Manifest, read_manifest
-from robustdeploy.engine.seal import Stage, seal_problems, sealed_manifests
-from robustdeploy.engine.verify import LEDGER, RECIPE, held_by
+from robustdeploy.engine.places import NETS, net_place
+from robustdeploy.engine.seal import Slot, seal_problems, sealed_manifests
+from robustdeploy.engine.verify import RECIPE, held_by
 from robustdeploy.engine.verify import verify_run as verify_run  # whoever opens runs checks them
 from robustdeploy.errors import ArtifactError, RecipeError, StorageError, UsageError
 from robustdeploy.foreign import shown_name
 
 LOCK, LATEST = ".lock", "latest"
+_EARLIER = ("train", "dense", "export", "device")
+"""Folders at the top of a run of an earlier version."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -46,6 +51,7 @@ def training_content(recipe: Recipe) -> dict[str, Any]:
     content: dict[str, Any] = plain(recipe)
     for left_out in ("description", "evaluate", "gate"):
         del content[left_out]
+    content["baseline"] = bool(recipe.baseline)  # where the dense net is measured changes no training
     # A field that came later is left out where it changes nothing, so that older runs keep their fingerprint.
     if not recipe.data.skip_unreadable:
         del content["data"]["skip_unreadable"]
@@ -73,19 +79,32 @@ class Run:
         """What was done in this run, line by line."""
         return Ledger(self.root / LEDGER)
 
+    @property
+    def net(self) -> str:
+        """Which net is the run's own: ``pruned``, ``dense`` or ``imported``."""
+        return own_net(self.ledger.records())
+
+    @property
+    def net_place(self) -> str:
+        """Where that net lies."""
+        return net_place(self.net)
+
     @classmethod
-    def for_recipe(cls, runs: Path, recipe: Recipe, name: str | None = None, *, anew: bool = False) -> Run:
+    def for_recipe(
+        cls, runs: Path, recipe: Recipe, name: str | None = None, *, anew: bool = False, net: str = PRUNED
+    ) -> Run:
         """Open the run of ``recipe`` below ``runs``, made when it is new; a name taken by another is a UsageError.
 
-        Once its net is trained a run keeps its recipe, evaluation and gate too, unless all is made ``anew``.
+        Once its net is trained a run keeps its recipe, evaluation and gate too, unless all is made ``anew``. ``net``
+        says what the run's own net is.
         """
         run = cls(cls.folder_for(runs, recipe, name), recipe)
         _make_folder(run.root)
         held = check_same_training(run.root, recipe)
-        if held is not None and (run.root / "train" / FILE_NAME).exists() and not anew:
+        if held is not None and (run.root / net_place(net) / FILE_NAME).exists() and not anew:
             run = cls(run.root, held)
         if run.recipe is recipe:
-            run._write_recipe()
+            run._write_recipe(net)
         _point_latest_at(run.root)
         return run
 
@@ -122,6 +141,7 @@ class Run:
             raise UsageError(no_latest(runs))
         if not (root / RECIPE).is_file():
             raise UsageError(no_run(root, runs))
+        check_readable(root)
         try:
             shown_name(root.resolve().name)
         except ValueError as error:
@@ -129,9 +149,9 @@ class Run:
         # The link may move to another run while this one is in use.
         return root.parent / root.resolve().name if path is None else root
 
-    def stage(self, name: str, folder: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> Stage:
-        """Return the stage ``name`` in ``folder``, given the hashes of its inputs and its part of the recipe."""
-        return Stage(self.root, name, folder, dict(inputs), plain(parameters), self.recipe.seed, self.ledger)
+    def slot(self, name: str, folder: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> Slot:
+        """Return where the stage ``name`` is sealed, given the hashes of its inputs and its part of the recipe."""
+        return Slot(self.root, name, folder, dict(inputs), plain(parameters), self.recipe.seed, self.ledger)
 
     def manifests(self) -> dict[str, Manifest]:
         """Return the manifests of all finished stages by folder; one that cannot be read is left out."""
@@ -150,9 +170,9 @@ class Run:
         """Enter files at the top of the run, which no manifest seals, with their SHA-256."""
         self.ledger.append("written", files={path.name: sha256 for path, sha256 in files.items()})
 
-    def enter_lost(self, target: str, why: str) -> None:
-        """Enter that a target was to be measured and was not."""
-        self.ledger.append("lost", target=target, why=why)
+    def enter_lost(self, subjects: Sequence[str], why: str) -> None:
+        """Enter that subjects were to be measured and were not."""
+        self.ledger.append("lost", subjects=list(subjects), why=why)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -174,13 +194,14 @@ class Run:
         finally:
             os.close(handle)
 
-    def _write_recipe(self) -> None:
+    def _write_recipe(self, net: str) -> None:
         path, text = self.root / RECIPE, resolved_yaml(self.recipe)
         mark = sha256_of_text(text)
-        known = [r.data["sha256"] for r in self.ledger.records() if r.event == "recipe"]
-        if path.exists() and sha256_of_file(path) == mark and known[-1:] == [mark]:
+        known = [(r.data["sha256"], r.data.get("net")) for r in self.ledger.records() if r.event == "recipe"]
+        if path.exists() and sha256_of_file(path) == mark and known[-1:] == [(mark, net)]:
             return
-        self.ledger.append("recipe", sha256=mark, training=training_fingerprint(self.recipe), new=not known)
+        training = training_fingerprint(self.recipe)
+        self.ledger.append("recipe", sha256=mark, training=training, net=net, new=not known)
         atomic_write_text(path, text)
 
 
@@ -188,13 +209,28 @@ def check_same_training(root: Path, recipe: Recipe) -> Recipe | None:
     """Return the recipe of the run at ``root``, None where there is none; another training is a UsageError."""
     if not (root / RECIPE).exists():
         return None
+    check_readable(root)
     held, mark = _recipe_in(root), training_fingerprint(recipe)
     if (other := training_fingerprint(held)) != mark:
+        changed = list(differences(training_content(held), training_content(recipe)))
+        named = "; ".join(f"{each.field} is {each.used}, there {each.recipe}" for each in changed[:3])
         raise UsageError(
             f"{root} holds another recipe ('{held.name}', fingerprint {other[:8]}; asked for "
-            f"'{recipe.name}', {mark[:8]}); choose another run name or remove that folder"
+            f"'{recipe.name}', {mark[:8]}{f': {named}' if named else ''}); choose another run name or remove that "
+            "folder"
         )
     return held
+
+
+def check_readable(root: Path) -> None:
+    """Refuse a run of an earlier version, and say how its net is taken over."""
+    if any((root / name).is_dir() for name in _EARLIER) and not (root / NETS).exists():
+        net = root / _EARLIER[0]
+        taken = f"; its net becomes a new one with `robustdeploy evaluate {net} --recipe {root / RECIPE}`"
+        raise UsageError(
+            f"{root} is a run of an earlier version of robustdeploy, whose folders are not read here: give the new run "
+            f"another name{taken if (net / 'net.json').is_file() else ''}"
+        )
 
 
 def holder(root: Path) -> str | None:

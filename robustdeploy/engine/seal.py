@@ -1,4 +1,4 @@
-"""One stage of a run: its folder, whether it is already done, and the seal that says so."""
+"""The seal of a stage: its folder in the run, whether it is already done, and the manifest that says so."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ from robustdeploy.engine.manifest import (
 )
 from robustdeploy.errors import ArtifactError, UsageError
 
+PARTS = "parts"
+"""Folder of sealed pieces that an interrupted stage goes on from; gone when the stage is sealed."""
+
 
 def sealed_manifests(records: Sequence[Record]) -> dict[str, str]:
     """Return the SHA-256 of the manifest of every folder that is sealed, by the ledger."""
@@ -56,8 +59,8 @@ def seal_problems(folder: Path, expected: str | None) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A function's place in the run; its clock starts when this is made."""
+class Slot:
+    """A stage's place in the run; its clock starts when this is made."""
 
     root: Path
     """The run's folder."""

@@ -16,16 +16,17 @@ from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
 from robustdeploy.core.yaml_source import source_from_file
-from robustdeploy.engine.ledger import Ledger, Record
-from robustdeploy.engine.lineage import chain_problems, places_behind, report_problems
+from robustdeploy.engine.ledger import LEDGER, Ledger, Record, own_net
+from robustdeploy.engine.lineage import behind, chain_problems, report_problems
 from robustdeploy.engine.manifest import FILE_NAME, Manifest, read_manifest
-from robustdeploy.engine.seal import seal_problems, sealed_manifests
+from robustdeploy.engine.places import net_place
+from robustdeploy.engine.seal import PARTS, seal_problems, sealed_manifests
 from robustdeploy.errors import ArtifactError, RecipeError
 
-RECIPE, LEDGER = "recipe.yaml", "ledger.jsonl"
+RECIPE = "recipe.yaml"
 _REPORT = re.compile(r"(report|junit).*\.(json|html|md|xml)")
 # What an interrupted stage goes on from, and what a kill leaves of a file that was being written.
-_RESUMED = {"checkpoints", "parts"}
+_RESUMED = {"checkpoints", PARTS}
 _HALF_WRITTEN = re.compile(r"\..*\.[0-9a-f]{8}(\.\w+)?")
 
 
@@ -41,6 +42,17 @@ class Held:
     """SHA-256 of the recipe as a report may have it: as it is written, and with fields that came later."""
     made: Mapping[str, Manifest]
     """The manifests of the finished stages, by folder."""
+
+    @property
+    def net(self) -> str:
+        """Where the run's own net lies."""
+        return net_place(own_net(self.records))
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of the manifests as they are now, by path in the run."""
+        paths = {f"{place}/{FILE_NAME}": self.root / place / FILE_NAME for place in self.made}
+        return {name: hash_or_reason(path) for name, path in paths.items() if path.is_file()}
 
     @property
     def written(self) -> dict[str, str]:
@@ -99,8 +111,8 @@ def verify_run(root: Path) -> list[str]:
 
 def evidence_problems(held: Held, report: Report) -> list[str]:
     """Say why a report of this run cannot be believed now: the recipe, and every stage that it rests on."""
-    evaluations = [each.evaluation.partition("/")[2] for each in report.deployed if each.evaluation]
-    places = tuple(dict.fromkeys(place for each in evaluations for place in places_behind(each, held.made)))
+    evaluations = [each.evaluation for each in report.deployed if each.evaluation]
+    places = tuple(dict.fromkeys([held.net, *(place for each in evaluations for place in behind(each, held.made))]))
     sealed = sealed_manifests(held.records)
     problems = list(_recipe_problems(held))
     for place in places:
@@ -148,9 +160,7 @@ def _report_file_problems(held: Held, path: Path) -> list[str]:
 
 
 def _subject_problems(held: Held, report: Report) -> list[str]:
-    manifests = [held.root / place / FILE_NAME for place in held.made]
-    files = {path.relative_to(held.root).as_posix(): hash_or_reason(path) for path in manifests if path.is_file()}
-    return report_problems(held.root, report, held.made, held.recipes, files)
+    return report_problems(held.root, report, held.made, held.net, held.recipes, held.files)
 
 
 def _additions(held: Held) -> Iterator[str]:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from robustdeploy.core.archive import Arrays, arrays_from, check_arrays
-from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
+from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.records import AttackRecord
 from robustdeploy.core.trust import Trust
-from robustdeploy.engine.manifest import Manifest
-from robustdeploy.engine.seal import Stage
+from robustdeploy.engine.stage import Work
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.attack import Bench, Found, Images, Progress, adversaries_from, attack_host
 from robustdeploy.evaluate.box import violations
@@ -54,11 +54,10 @@ class HostAttacks:
     """By the multiple of the threat's eps; only for a net that is deployed."""
 
 
-def attack_net(net: Attacked, recipe: Recipe, test: Images, stage: Stage, progress: Progress) -> Manifest:
-    """Attack a net in torch and seal what was found. Sealed parts of an interrupted stage are used again."""
-    folder = stage.begin()
+def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress: Progress) -> AttackRecord:
+    """Attack a net in torch. Sealed parts of an interrupted call are used again."""
     host = load_host_net(net.folder, net.device, net.trust)
-    parts = Parts(folder, stage.fingerprint, stage.ledger)
+    parts = Parts(work.folder, work.mark, work.ledger)
     bench = Bench(test, recipe.threat, recipe.seed, parts, progress)
     adversaries = [a for a in adversaries_from(recipe.evaluate.attacks) if not (net.deployed and a.kind == "query")]
     found = {a.label: attack_host(a, bench, host) for a in adversaries}
@@ -66,19 +65,9 @@ def attack_net(net: Attacked, recipe: Recipe, test: Images, stage: Stage, progre
     arrays = {"predictions": host.score(test.images).argmax(1).astype(np.int64)}
     for name, each in {**found, **{_curve_name(multiple): one for multiple, one in curve.items()}}.items():
         arrays |= {f"{name}/images": each.images, f"{name}/predictions": each.predictions}
-    atomic_write_bytes(folder / FILE, npz_from(arrays))
-    manifest = stage.seal([folder / FILE], {"n": len(test.ids)})
-    parts.discard()
-    return manifest
-
-
-def attack_inputs(net: Attacked, source: str, test: Images) -> dict[str, str]:
-    """SHA-256 of everything that decides what is found; ``source`` is what lineage calls the weights."""
-    return {
-        source: sha256_of_file(net.folder / "model.safetensors"),
-        "net.json": sha256_of_file(net.folder / "net.json"),
-        "test_images": test.digest,
-    }
+    atomic_write_bytes(work.folder / FILE, npz_from(arrays))
+    work.keep(FILE)
+    return AttackRecord(n=len(test.ids))
 
 
 def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> HostAttacks:

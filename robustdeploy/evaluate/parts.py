@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from robustdeploy.core.archive import Arrays, arrays_from
 from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.engine.ledger import Ledger
+from robustdeploy.engine.seal import PARTS
 
 _MOST_BYTES = 2**36
 """Only what the ledger names by its hash is read; this bounds a damaged one."""
@@ -24,7 +24,7 @@ class Parts:
     """The sealed parts of one evaluation; ``mark`` (a fingerprint) keeps those of other evaluations apart."""
 
     def __init__(self, folder: Path, mark: str, ledger: Ledger) -> None:
-        self._folder = folder / "parts" / mark[:16]
+        self._folder = folder / PARTS / mark[:16]
         self._ledger = ledger
         self._mark = mark
         self._sealed = {
@@ -43,10 +43,6 @@ class Parts:
         self._sealed[name] = sha256_of_file(path)
         self._ledger.append("part", of=self._mark, part=name, sha256=self._sealed[name])
         return arrays
-
-    def discard(self) -> None:
-        """Remove the parts once what they went into is sealed."""
-        shutil.rmtree(self._folder.parent, ignore_errors=True)
 
 
 def npz_from(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:

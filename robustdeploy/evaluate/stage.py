@@ -1,4 +1,4 @@
-"""The evaluate stage: open the board, attack what runs there, time it, and write rows with their evidence."""
+"""Evaluating: load the engine, attack what runs there, time it, and write rows with their evidence."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustdeploy.core.files import atomic_write_json, sha256_of_file, sha256_of_text
+from robustdeploy.core.files import atomic_write_json
 from robustdeploy.core.interrupts import stop_if_interrupted
-from robustdeploy.core.registry import LINKS
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.records import BoardRecord
 from robustdeploy.core.report import SCHEMA_VERSION, Measurement
 from robustdeploy.core.subject import Subject
 from robustdeploy.core.target import Target
@@ -20,10 +21,10 @@ from robustdeploy.core.trust import Trust
 from robustdeploy.data.images import Reading, numbered
 from robustdeploy.data.load import reading_facts
 from robustdeploy.data.prints import Prints, prints_of
-from robustdeploy.devices.board import Board, board_from
-from robustdeploy.engine.run import Run
-from robustdeploy.engine.seal import Stage
-from robustdeploy.evaluate.adversarial import FILE, HostAttacks, load_attacks
+from robustdeploy.devices.board import Board
+from robustdeploy.devices.build import Built
+from robustdeploy.engine.stage import Work
+from robustdeploy.evaluate.adversarial import HostAttacks, load_attacks
 from robustdeploy.evaluate.attack import (
     BLOCK,
     Adversary,
@@ -61,7 +62,8 @@ LOOKED_AT = 256
 class Request:
     """What to evaluate, on which board, with which files of the run."""
 
-    run: Run
+    recipe: Recipe
+    """With the evaluation that is asked for."""
     subject: Subject
     target: Target
     test: Images
@@ -69,15 +71,17 @@ class Request:
     """How many test images there are, of which ``test`` may be the first."""
     classes: tuple[str, ...]
     net: Path
-    """Folder of the compact net."""
+    """Folder of the trained net."""
+    onnx: Path
+    """The exported file."""
+    engine: Path
+    """Folder of the compiled one."""
+    built: Built
+    """What is known of that."""
     found: Path
-    """Folder of what was found on it in torch."""
+    """What was found on the net in torch."""
     dense_found: Path | None
-    """The same of the dense net beside it, when one was trained."""
-    export: Path
-    """Folder with ``model.onnx`` and ``bundle.zip``."""
-    agent: Path
-    """The agent, built of the installed package: what lies in a run folder is never started."""
+    """The same of the dense net that it is compared with in torch."""
     golden: Mapping[str, np.ndarray[Any, Any]]
     """The bundle's own held-out images, with the scores ONNX Runtime gave them on the host."""
     extra_rows: tuple[Measurement, ...]
@@ -90,26 +94,22 @@ class Request:
     """What became of the test set's files."""
 
 
-def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRows:
-    """Evaluate on the board and seal the stage. Sealed parts of an interrupted evaluation are used again."""
-    folder = stage.begin()
-    recipe, target = request.run.recipe, request.target
+def evaluate(request: Request, board: Board, work: Work, progress: Progress) -> BoardRecord:
+    """Evaluate on the board. Sealed parts of an interrupted evaluation of the same engine are used again."""
+    recipe, target = request.recipe, request.target
     adversaries = adversaries_from(recipe.evaluate.attacks)
-    found = load_attacks(request.found / FILE, recipe, request.test, deployed=True)
+    found = load_attacks(request.found, recipe, request.test, deployed=True)
     host = load_host_net(request.net, request.device, request.trust)
-    link = LINKS.build(target.link.name, target.link.options)
-    with board_from(link, request.agent) as board:
-        opened = open_on(board, target, request.export, request.golden)
-        # A number belongs to one exact engine: parts that another build of it made are not used.
-        parts = Parts(folder, sha256_of_text(f"{stage.fingerprint} {opened.engine}"), request.run.ledger)
-        bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress, target.latency.batch)
-        stopwatch = Stopwatch(board, target, opened, request.golden["images"], progress)
-        clean = _judged_clean(bench, board)
-        stopwatch.take()
-        outcomes = _attacked(bench, adversaries, (host, found), board, clean, request, stopwatch)
-        unmoved = _unmoved_margins(bench, board, clean.scores)
-        curve = curve_rows(bench, found.curve, board, recipe, request.subject)
-        latency = stopwatch.finish()
+    opened = open_on(board, target, request.built, request.engine, request.golden)
+    parts = Parts(work.folder, work.mark, work.ledger)
+    bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress, target.latency.batch)
+    stopwatch = Stopwatch(board, target, opened, request.golden["images"], progress)
+    clean = _judged_clean(bench, board)
+    stopwatch.take()
+    outcomes = _attacked(bench, adversaries, (host, found), board, clean, request, stopwatch)
+    unmoved = _unmoved_margins(bench, board, clean.scores)
+    curve = curve_rows(bench, found.curve, board, recipe, request.subject)
+    latency = stopwatch.finish()
     subject = request.subject
     on_board = [row for row in curve if row.subject == str(subject)]
     settings = {adversary.label: adversary.settings for adversary in adversaries}
@@ -120,7 +120,7 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
         one_class_diagnostic(outcomes, request.classes),
         scores_respond(unmoved, len(request.test.ids[:LOOKED_AT])),
         overlap_diagnostic(_prints(request.test), request.test.ids, request.net / PRINTS_FILE),
-        table_diagnostic(request.export / "model.onnx", request.test.images, request.available),
+        table_diagnostic(request.onnx, request.test.images, request.available),
         golden_diagnostic(opened),
         latency_diagnostic(latency),
     )
@@ -136,17 +136,13 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
         diagnostics=tuple(each.model_copy(update={"subject": str(subject)}) for each in checks),
         figures=figures_from(outcomes, recipe.threat, request.classes, latency, subject),
     )
-    outcomes.save(folder / "outcomes.npz")
-    atomic_write_json(folder / "facts.json", opened.facts)
-    atomic_write_json(folder / "timings.json", timings_record(latency))
-    atomic_write_json(folder / "rows.json", rows.model_dump(mode="json"))
-    outputs = [folder / name for name in ("outcomes.npz", "facts.json", "timings.json", "rows.json")]
-    stage.seal(
-        outputs,
-        {"engine": opened.engine, "n": len(request.test.ids), "reading": reading_facts(request.reading, "test_")},
-    )
-    parts.discard()
-    return rows
+    outcomes.save(work.folder / "outcomes.npz")
+    atomic_write_json(work.folder / "facts.json", opened.facts)
+    atomic_write_json(work.folder / "timings.json", timings_record(latency))
+    atomic_write_json(work.folder / "rows.json", rows.model_dump(mode="json"))
+    work.keep("outcomes.npz", "facts.json", "timings.json", "rows.json")
+    reading = reading_facts(request.reading, "test_")
+    return BoardRecord(engine=opened.engine, n=len(request.test.ids), reading=reading)
 
 
 def _prints(test: Images) -> Prints:
@@ -202,7 +198,7 @@ def _attacked(
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
     if request.dense_found is not None:
-        dense = load_attacks(request.dense_found / FILE, request.run.recipe, bench.images, deployed=False)
+        dense = load_attacks(request.dense_found, request.recipe, bench.images, deployed=False)
         dense_clean = dense.clean
         dense_attacks = tuple(_in_torch(adversary, dense.attacks[adversary.label]) for adversary in adversaries)
     return Outcomes(
@@ -223,16 +219,3 @@ def _attacked(
 def _in_torch(adversary: Adversary, found: Found) -> AttackOutcome:
     """Tell of an attack on a net that runs in torch alone; all labels are that net's."""
     return AttackOutcome(adversary.label, adversary.kind, found.images, found.predictions, found.predictions)
-
-
-def evaluation_inputs(request: Request) -> dict[str, str]:
-    """SHA-256 of everything an evaluation reads."""
-    places = [request.found, *([request.dense_found] if request.dense_found else [])]
-    found = {place.relative_to(request.run.root).as_posix(): sha256_of_file(place / FILE) for place in places}
-    files = {
-        "onnx": request.export / "model.onnx",
-        "agent": request.agent,
-        "net": request.net / "model.safetensors",
-        **({"prints": prints} if (prints := request.net / PRINTS_FILE).is_file() else {}),
-    }
-    return {"test_images": request.test.digest, **found, **{name: sha256_of_file(path) for name, path in files.items()}}

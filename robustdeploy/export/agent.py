@@ -90,7 +90,7 @@ def agents_in(run: Path) -> tuple[list[str], list[str]]:
     """Compare every agent of a run with the installed package: what was changed, and what is of another version."""
     problems: list[str] = []
     notes: list[str] = []
-    for stored in sorted(run.glob("export/*/agent.pyz")):
+    for stored in sorted(run.glob("bundles/*/*/agent.pyz")):
         try:
             with own_agent(stored, notes.append):
                 pass

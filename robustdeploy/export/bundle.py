@@ -50,7 +50,7 @@ def write_bundle(path: Path, files: Mapping[str, bytes], target: Target, facts: 
         "schema": 1,
         "target": target.model_dump(mode="json"),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
-        "engine": {"backend": target.backend.name, "options": target.backend.options, "built": "on the board"},
+        "engine": {"backend": target.backend.name, "options": target.backend.options, "built_on": target.build_on},
         **facts,
     }
     content = {**files, MANIFEST: json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"}

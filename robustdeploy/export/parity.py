@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustdeploy.core.model import Noun
+from robustdeploy.core.records import Parity
 from robustdeploy.core.registry import BACKENDS
 from robustdeploy.core.report import Measurement
 from robustdeploy.core.subject import Subject
@@ -21,17 +20,6 @@ from robustdeploy.onboard.types import Bytes, Scores, pixels_from_bytes
 
 DISAGREEMENT_LIMIT = 0.01
 """Share of images whose label may differ before the export counts as broken; near-ties do flip."""
-
-
-class Parity(Noun):
-    """The largest gap between the two runtimes' scores, and the share of images with the same label."""
-
-    runtime: str
-    n: int
-    max_abs_clean: float
-    max_abs_adversarial: float
-    agreement_clean: float
-    agreement_adversarial: float
 
 
 def check_finite(net: nn.Module, images: Bytes) -> None:
@@ -57,21 +45,21 @@ def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: B
     backend: Any = BACKENDS.build("onnxruntime", {})
     gaps, agreements, reference = [], [], []
     together = max(2, images_at_once(net, (clean.shape[1], clean.shape[2], clean.shape[3]), len(clean)))
-    with backend.open(onnx_file) as model:
-        for images in (clean, adversarial):
-            pixels = pixels_from_bytes(images)
-            theirs = np.concatenate([model(pixels[at : at + 1]) for at in range(len(pixels))])
-            ours = _torch_scores(net, torch.from_numpy(images))
-            if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
-                who = "torch and ONNX Runtime" if not np.isfinite(ours).all() else "ONNX Runtime alone"
-                raise ArtifactError(
-                    f"{onnx_file.name} gives scores that are not finite (NaN or infinity), by {who}: it was not kept"
-                )
-            batches = np.array_split(pixels, -(-len(pixels) // together))
-            _check_independent(onnx_file, theirs, np.concatenate([model(batch) for batch in batches]))
-            gaps.append(float(np.abs(theirs - ours).max()))
-            agreements.append(float((theirs.argmax(1) == ours.argmax(1)).mean()))
-            reference.append(theirs)
+    model = backend.load(onnx_file)
+    for images in (clean, adversarial):
+        pixels = pixels_from_bytes(images)
+        theirs = np.concatenate([model(pixels[at : at + 1]) for at in range(len(pixels))])
+        ours = _torch_scores(net, torch.from_numpy(images))
+        if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
+            who = "torch and ONNX Runtime" if not np.isfinite(ours).all() else "ONNX Runtime alone"
+            raise ArtifactError(
+                f"{onnx_file.name} gives scores that are not finite (NaN or infinity), by {who}: it was not kept"
+            )
+        batches = np.array_split(pixels, -(-len(pixels) // together))
+        _check_independent(onnx_file, theirs, np.concatenate([model(batch) for batch in batches]))
+        gaps.append(float(np.abs(theirs - ours).max()))
+        agreements.append(float((theirs.argmax(1) == ours.argmax(1)).mean()))
+        reference.append(theirs)
     if min(agreements) < 1 - DISAGREEMENT_LIMIT:
         raise ArtifactError(
             f"{onnx_file.name} labels {1 - min(agreements):.1%} of {len(clean)} images otherwise than the net it was "
@@ -99,19 +87,19 @@ def _check_independent(onnx_file: Path, alone: Scores, together: Scores) -> None
         )
 
 
-def parity_rows(facts: Mapping[str, Any], reference: Subject) -> tuple[Measurement, ...]:
-    """Return the rows of a report about the parity that an export's facts hold, as those of the net in torch."""
-    parity = facts["parity"]
+def parity_rows(parity: Parity, reference: Subject) -> tuple[Measurement, ...]:
+    """Return the rows of a report about the parity of an export, as those of the net in torch."""
+    gaps = {"clean": parity.max_abs_clean, "adversarial": parity.max_abs_adversarial}
     return tuple(
         Measurement(
             metric="parity_max_abs",
             subject=str(reference),
-            value=parity[f"max_abs_{images}"],
+            value=gap,
             unit="logits",
-            n=parity["n"],
-            conditions={"images": images, "between": f"torch and {parity['runtime']}"},
+            n=parity.n,
+            conditions={"images": images, "between": f"torch and {parity.runtime}"},
         )
-        for images in ("clean", "adversarial")
+        for images, gap in gaps.items()
     )
 
 

@@ -20,6 +20,7 @@ from robustdeploy.core.files import canonical_json
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.registry import BACKENDS
+from robustdeploy.core.target import OPSET
 from robustdeploy.cost.module import macs
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
 from robustdeploy.data.load import Loaded
@@ -30,8 +31,6 @@ from robustdeploy.nets.normalised import Normalised
 from robustdeploy.onboard.types import Bytes, Scores, pixels_from_bytes
 from robustdeploy.train.start import starting_net
 
-OPSET = 20
-"""Of the rehearsed file where no target is named."""
 LOOKED_AT = 4
 """Images whose scores are compared, together and alone."""
 TOLERANCE = 1e-3
@@ -131,8 +130,8 @@ def check_parity(rehearsed: Rehearsed) -> None:
     backend: Any = BACKENDS.build("onnxruntime", {})
     pixels = pixels_from_bytes(rehearsed.images)
     try:
-        with backend.open(rehearsed.file) as model:
-            together, alone = model(pixels), np.concatenate([model(pixel[None]) for pixel in pixels])
+        model = backend.load(rehearsed.file)
+        together, alone = model(pixels), np.concatenate([model(pixel[None]) for pixel in pixels])
     except RobustdeployError:
         raise
     except Exception as problem:  # the runtime's own

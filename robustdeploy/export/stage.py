@@ -1,29 +1,28 @@
-"""The export stage: net → ONNX with metadata → parity with torch → the bundle for one target."""
+"""Exporting: net → ONNX with metadata → parity with torch; and the bundle for one target."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.core.archive import arrays_from, check_arrays
-from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
+from robustdeploy.core.files import atomic_write_bytes, canonical_json, sha256_of_file, sha256_of_text
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.recipe import Recipe, Threat
+from robustdeploy.core.records import BundleRecord, NetRecord, OnnxRecord
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
 from robustdeploy.cost import COUNTED
 from robustdeploy.cost.memory import images_at_once
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
 from robustdeploy.data.noise import Noise
-from robustdeploy.engine.manifest import Manifest
-from robustdeploy.engine.seal import Stage
+from robustdeploy.engine.stage import Finished, Work
 from robustdeploy.errors import ArtifactError
 from robustdeploy.export.agent import build_agent, foreign_plugins
 from robustdeploy.export.bundle import GOLDEN, golden_images, write_bundle
@@ -39,43 +38,48 @@ from robustdeploy.onboard.types import Bytes, Labels
 from robustdeploy.train.facts import HELD_OUT
 
 
-def export(
-    recipe: Recipe, target: Target, trained: Path, facts: Mapping[str, Any], stage: Stage, trust: Trust = False
-) -> Manifest:
-    """Export the net in ``trained`` for ``target`` and seal the stage.
+def export(recipe: Recipe, opset: int, trained: Finished[NetRecord], work: Work, trust: Trust = False) -> OnnxRecord:
+    """Export a trained net and measure how far its scores are from torch's; ``trust`` is as for ``load_net``.
 
-    ``facts`` are those of the training stage's manifest, ``trust`` is as for ``load_net``. Raises ArtifactError
-    when the ONNX file is not the same net.
+    Raises ArtifactError when the ONNX file is not the same net.
     """
-    folder = stage.begin()
-    net, info = load_net(trained, trust=trust), load_info(trained)
-    clean, labels = held_out_images(trained, info)
+    record = trained.record
+    net, info = load_net(trained.folder, trust=trust), load_info(trained.folder)
+    clean, labels = held_out_images(trained.folder, info)
     check_finite(net, clean)
     many = images_at_once(net, info.image_shape, len(clean))
-    check_steady(net, torch.from_numpy(clean[:many]) / 255, f"the net in {trained}")
-    path = folder / "model.onnx"
-    export_onnx(net, info.image_shape, path, target.opset, _metadata(recipe, info, facts), _doc(recipe, facts))
-    if (counted := onnx_macs(path)) != facts["macs"]:
+    check_steady(net, torch.from_numpy(clean[:many]) / 255, f"the net in {trained.folder}")
+    path = work.folder / "model.onnx"
+    export_onnx(net, info.image_shape, path, opset, _metadata(recipe, info, record), _doc(recipe, record))
+    if (counted := onnx_macs(path)) != record.macs:
         raise ArtifactError(
-            f"the operations were counted differently: the ONNX graph has {counted:,} MACs, the net {facts['macs']:,}; "
+            f"the operations were counted differently: the ONNX graph has {counted:,} MACs, the net {record.macs:,}; "
             "a net that an older version trained must be trained again"
         )
     zeros = find_zeros(net, path)
     parity, reference = measure_parity(net, path, clean, _attacked(net, clean, labels, recipe.threat))
-    build_agent(folder / "agent.pyz", foreign_plugins())
-    files = {name: (folder / name).read_bytes() for name in ("model.onnx", "agent.pyz")}
-    files[GOLDEN] = golden_images(clean, labels, reference)
-    write_bundle(folder / "bundle.zip", files, target, {"threat": plain(recipe.threat), "classes": list(info.classes)})
-    return stage.seal(
-        [folder / name for name in ("model.onnx", "agent.pyz", "bundle.zip")],
-        {
-            "parity": parity.model_dump(),
-            "counts": {**facts.get("counts", {}), "onnx": counted},
-            "opset": target.opset,
-            "zeros": zeros.model_dump(mode="json") if zeros else None,
-            "notes": [*_notes(target, facts), *([zeros.note] if zeros else [])],
-        },
-    )
+    atomic_write_bytes(work.folder / GOLDEN, golden_images(clean, labels, reference))
+    work.keep("model.onnx", GOLDEN)
+    notes = [*_notes(record), *([zeros.note] if zeros else [])]
+    counts = {**record.counts, "onnx": counted}
+    return OnnxRecord(parity=parity, counts=counts, opset=opset, zeros=zeros, notes=tuple(notes))
+
+
+def pack(
+    recipe: Recipe,
+    target: Target,
+    trained: Finished[NetRecord],
+    exported: Finished[OnnxRecord],
+    work: Work,
+) -> BundleRecord:
+    """Pack an exported net with the agent, for people to carry to ``target``."""
+    build_agent(work.folder / "agent.pyz", foreign_plugins())
+    files = {name: (exported.folder / name).read_bytes() for name in ("model.onnx", GOLDEN)}
+    files["agent.pyz"] = (work.folder / "agent.pyz").read_bytes()
+    about = {"threat": plain(recipe.threat), "classes": list(load_info(trained.folder).classes)}
+    write_bundle(work.folder / "bundle.zip", files, target, about)
+    work.keep("agent.pyz", "bundle.zip")
+    return BundleRecord(notes=tuple(_target_notes(target, trained.record)))
 
 
 def held_out_images(trained: Path, info: NetInfo) -> tuple[Bytes, Labels]:
@@ -92,11 +96,9 @@ def held_out_images(trained: Path, info: NetInfo) -> tuple[Bytes, Labels]:
     return held["images"], held["labels"]
 
 
-def export_inputs(trained: Path) -> dict[str, str]:
-    """SHA-256 of everything an export reads, other packages' plug-ins for the board among it."""
-    names = ("model.safetensors", "net.json", "held_out.npz")
-    plugins = {f"agent/{place}": sha256_of_file(file) for place, file in foreign_plugins().items()}
-    return {**{name: sha256_of_file(trained / name) for name in names}, **plugins}
+def plugin_inputs() -> dict[str, str]:
+    """SHA-256 of other packages' plug-ins, which the agent takes along to the board."""
+    return {f"agent/{place}": sha256_of_file(file) for place, file in foreign_plugins().items()}
 
 
 def _attacked(net: Normalised, images: Bytes, labels: Labels, threat: Threat) -> Bytes:
@@ -109,7 +111,7 @@ def _attacked(net: Normalised, images: Bytes, labels: Labels, threat: Threat) ->
     return torch.cat(found).to(torch.uint8).numpy()
 
 
-def _metadata(recipe: Recipe, info: NetInfo, facts: Mapping[str, Any]) -> OnnxMetadata:
+def _metadata(recipe: Recipe, info: NetInfo, record: NetRecord) -> OnnxMetadata:
     eps = Fraction(recipe.threat.eps * 255).limit_denominator(1000)
     return OnnxMetadata(
         recipe_sha256=sha256_of_text(canonical_json(plain(recipe))),
@@ -118,8 +120,8 @@ def _metadata(recipe: Recipe, info: NetInfo, facts: Mapping[str, Any]) -> OnnxMe
         else f"{recipe.threat.norm} {recipe.threat.eps:g}",
         norm=recipe.threat.norm,
         eps=recipe.threat.eps,
-        ops_ratio=facts["macs"] / facts["dense_macs"],
-        macs=facts["macs"],
+        ops_ratio=record.macs / record.dense_macs,
+        macs=record.macs,
         macs_of=COUNTED,
         classes="\n".join(info.classes),
         input_mean=" ".join(map(str, info.mean)),
@@ -127,29 +129,29 @@ def _metadata(recipe: Recipe, info: NetInfo, facts: Mapping[str, Any]) -> OnnxMe
     )
 
 
-def _doc(recipe: Recipe, facts: Mapping[str, Any]) -> str:
+def _doc(recipe: Recipe, record: NetRecord) -> str:
     return (
         f"{recipe.name}: images (N, C, H, W; pixels in [0, 1]) to scores (N, classes). "
-        f"{facts['macs']:,} MACs per image, {facts['params']:,} parameters."
+        f"{record.macs:,} MACs per image, {record.params:,} parameters."
     )
 
 
-def _notes(target: Target, facts: Mapping[str, Any]) -> list[str]:
-    """Say what a user of this target should know about this net."""
-    odd = [
-        c["layer"] for c in facts.get("channels", []) if c["kept"] < c["dense"] and c["kept"] % target.channel_multiple
-    ]
-    notes = []
-    if repeated := facts.get("repeated_macs"):
-        notes.append(
-            f"torch computes {facts['macs'] + repeated:,} MACs, {repeated:,} of them again from the same numbers; "
-            f"the exported graph computes those once, and its {facts['macs']:,} MACs are what counts"
+def _notes(record: NetRecord) -> Iterator[str]:
+    """Say what a user should know about this net, wherever it goes."""
+    if repeated := record.repeated_macs:
+        yield (
+            f"torch computes {record.macs + repeated:,} MACs, {repeated:,} of them again from the same numbers; "
+            f"the exported graph computes those once, and its {record.macs:,} MACs are what counts"
         )
+
+
+def _target_notes(target: Target, record: NetRecord) -> Iterator[str]:
+    """Say what a user of this target should know about this net."""
+    odd = [c.layer for c in record.channels if c.kept < c.dense and c.kept % target.channel_multiple]
     if odd:
-        notes.append(
+        yield (
             f"{len(odd)} layers keep a number of channels that is no multiple of {target.channel_multiple}, which "
             f"{target.name} runs best; prune with `--target {target.name}` to keep such multiples"
         )
     if target.status == "contract-tested":
-        notes.append(f"{target.name} is contract-tested, not run on hardware")
-    return notes
+        yield f"{target.name} is contract-tested, not run on hardware"

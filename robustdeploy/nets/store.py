@@ -29,6 +29,8 @@ from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import parse_json, read_bounded, size_text
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.trust import Trust, check_trusted
+from robustdeploy.engine.ledger import LEDGER, Ledger, own_net
+from robustdeploy.engine.places import net_place
 from robustdeploy.errors import ArtifactError, RecipeError
 from robustdeploy.foreign import shown_name
 from robustdeploy.nets.build import build_net
@@ -90,7 +92,7 @@ def save_net(folder: Path, net: Normalised, info: NetInfo) -> NetInfo:
 
 
 def load_net(folder_or_run: Path | str, *, trust: Trust = False) -> Normalised:
-    """Return the net saved in a folder, or in the ``train`` folder of a run: pixels in [0, 1], N×C×H×W, to logits.
+    """Return the net saved in a folder, or of a run's own net: pixels in [0, 1], N×C×H×W, to logits.
 
     It is on the CPU and in eval mode; torch's global generator is left as it was. Loading a net that was made by a
     ``package.module:factory`` calls what ``net.json`` names there, so this needs the user's word: ``trust`` holds the
@@ -139,11 +141,15 @@ def dense_net(info: NetInfo, origin: Path | None = None) -> Normalised:
 
 
 def net_folder(folder: Path) -> Path:
-    """Return where the net of a folder or a run lies; where there is none, that is an ArtifactError."""
-    for place in (folder, folder / "train"):
-        if (place / NET_FILE).is_file():
-            return place
-    raise ArtifactError(f"there is no net in {folder}: expected {NET_FILE} there or in its train folder")
+    """Return where the net of a folder, or a run's own net, lies; where there is none, that is an ArtifactError."""
+    if (folder / NET_FILE).is_file():
+        return folder
+    records = Ledger(folder / LEDGER).records() if (folder / LEDGER).is_file() else []
+    place = folder / net_place(own_net(records))
+    if records and (place / NET_FILE).is_file():
+        return place
+    where = f"{place} of that run" if records else "it"
+    raise ArtifactError(f"there is no net in {folder}: expected {NET_FILE} in {where}")
 
 
 def _digest(info: NetInfo) -> str:

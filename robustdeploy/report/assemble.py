@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,16 @@ from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Budget, Recipe
-from robustdeploy.core.report import BudgetLine, ChannelCount, Figures, Measurement, Omission, Report, SubjectEvidence
-from robustdeploy.core.settings import DEVICE, label_in, overrides
-from robustdeploy.core.subject import FP32, Subject
+from robustdeploy.core.records import BoardRecord, NetRecord, OnnxRecord
+from robustdeploy.core.report import BudgetLine, Figures, Measurement, Omission, Report, SubjectEvidence
+from robustdeploy.core.settings import label_in, overrides
+from robustdeploy.core.subject import DENSE, Subject
 from robustdeploy.cost import COUNTED
-from robustdeploy.engine.artifact import Sealed
-from robustdeploy.engine.facts import own_net
 from robustdeploy.engine.ledger import utc_now
-from robustdeploy.engine.manifest import producer
+from robustdeploy.engine.lineage import Manifests, behind, evidence_sha256
+from robustdeploy.engine.manifest import FILE_NAME, producer
+from robustdeploy.engine.places import board_place, evaluation_of
+from robustdeploy.engine.stage import Finished
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.evaluate.evidence import EvaluationRows
 from robustdeploy.report.collapse import collapse_diagnostics
@@ -34,59 +36,67 @@ from robustdeploy.report.omissions import omissions_of, skipped_row
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished evaluation on one target, with the export it is of."""
+    """A subject that was measured, with the net and the ONNX file that it is of."""
 
-    target: str
-    export: Sealed
-    evaluation: Sealed
+    subject: Subject
+    net: Finished[NetRecord]
+    export: Finished[OnnxRecord]
+    board: Finished[BoardRecord]
 
 
 def assemble(
-    name: str, recipe: Recipe, train: Sealed, made: Sequence[Measured], lost: Mapping[str, str] = {}
+    name: str,
+    recipe: Recipe,
+    own: Finished[NetRecord],
+    made: Sequence[Measured],
+    made_now: Manifests,
+    lost: Mapping[str, str] = {},
 ) -> Report:
-    """Put everything a report says together, of every target; nothing is measured here.
+    """Put everything a report says together, of every subject; nothing is measured here.
 
-    ``lost`` says of targets that should have been measured why they were not. With neither, there is nothing to tell:
-    a UsageError.
+    ``own`` is the run's own net, which must be among what was measured. ``made_now`` holds all manifests of the run,
+    and ``lost`` says of subjects that should have been measured why they were not. With no subject there is nothing
+    to tell: a UsageError.
     """
-    if not made:
-        told = "; ".join(f"{target}: {why}" for target, why in lost.items())
+    net = own.folder.name
+    mine = [each for each in made if each.subject.net == net]
+    if not mine:
+        told = "; ".join(f"{subject}: {why}" for subject, why in lost.items())
         raise UsageError(f"no target was evaluated, so there is nothing to report{f' ({told})' if told else ''}")
-    net = own_net(train.manifest.facts)
-    budget = _budget(train.manifest.facts, made[0].export.manifest.facts)
-    channels = tuple(ChannelCount(**channel) for channel in train.manifest.facts["channels"])
-    parts = [_part(recipe, train, each, Subject(net, FP32, each.target), budget) for each in made]
+    budget = _budget(own.record, mine[0].export.record)
+    nets = {each.subject.net for each in made}
+    parts = [_part(recipe, each, made_now, nets) for each in made]
     measurements = tuple(_merged(row for part in parts for row in part.rows))
     diagnostics = (
         *(diagnostic for part in parts for diagnostic in part.found.diagnostics),
-        *collapse_diagnostics(train.manifest.facts),
+        *collapse_diagnostics(own.record.events),
     )
     omissions = tuple(omission for part in parts for omission in part.omissions)
     deployed = [part.evidence for part in parts]
-    deployed += [SubjectEvidence(subject=str(Subject(net, FP32, target)), lost=why) for target, why in lost.items()]
+    deployed += [SubjectEvidence(subject=subject, lost=why) for subject, why in lost.items()]
     measured = {each.subject for each in deployed}
     others = [row.subject for row in measurements if row.subject not in measured]
     subjects = (*deployed, *(SubjectEvidence(subject=each) for each in dict.fromkeys(others)))
-    last = made[-1].evaluation.manifest
+    last = mine[-1].board
     return Report(
         name=name,
         net=net,
         subjects=subjects,
-        label=label_in(made[0].evaluation.folder.name),
-        overrides=overrides(recipe.evaluate, last.parameters.get("evaluate", {})),
+        label=label_in(evaluation_of(parts[0].evidence.evaluation)),
+        overrides=overrides(recipe.evaluate, last.manifest.parameters.get("evaluate", {})),
         created=utc_now().isoformat(timespec="seconds"),
         producer=producer(),
-        data={**train.manifest.facts["data"], "test": last.facts["n"], **last.facts.get("reading", {})},
-        sha256=_common(recipe, train),
+        data={**own.record.data, "test": last.record.n, **last.record.reading},
+        sha256=_common(recipe, own),
         threat=recipe.threat,
         budget=budget,
         measurements=measurements,
         diagnostics=diagnostics,
         omissions=omissions,
         figures=Figures(
-            channels=channels,
+            channels=own.record.channels,
             latency={name: drawn for part in parts for name, drawn in part.found.figures.latency.items()},
-            samples=parts[0].found.figures.samples,
+            samples=parts[made.index(mine[0])].found.figures.samples,
         ),
         rules=recipe.gate,
         verdict=judge(measurements, diagnostics, recipe.gate, omissions, subjects, net),
@@ -103,34 +113,36 @@ class _Part:
     evidence: SubjectEvidence
 
 
-def _part(recipe: Recipe, train: Sealed, made: Measured, subject: Subject, budget: BudgetLine) -> _Part:
-    evaluation, export = made.evaluation, made.export
-    found = _rows(evaluation.folder / "rows.json")
-    costs = (*_cost_rows(budget, subject), *nonzero_rows(export.manifest.facts.get("zeros"), budget, subject))
-    removes_channels = "nonzero_macs" not in train.manifest.facts
-    rows = (*found.measurements, *(_with_limit(row, recipe.budget, budget, removes_channels) for row in costs))
-    used = evaluation.manifest.parameters
+def _part(recipe: Recipe, made: Measured, made_now: Manifests, nets: Collection[str]) -> _Part:
+    board, export, subject = made.board, made.export.record, made.subject
+    found = _rows(board.folder / "rows.json")
+    budget = _budget(made.net.record, export)
+    costs = (*_cost_rows(budget, subject), *nonzero_rows(export.zeros, budget, subject))
+    removes = made.net.record.removes_channels
+    # The budget is what the run's own net was pruned to; a dense net beside it was asked for nothing.
+    wanted = Budget() if subject.net == DENSE else recipe.budget
+    rows = (*found.measurements, *(_with_limit(row, wanted, budget, removes) for row in costs))
+    used = board.manifest.parameters
     changed = overrides(recipe.evaluate, used.get("evaluate", {}))
-    reading = evaluation.manifest.facts.get("reading", {})
     omissions = tuple(
         omission.model_copy(update={"subject": str(subject)})
-        for omission in omissions_of(recipe, train.manifest.facts, used, rows, changed, reading)
+        for omission in omissions_of(recipe, made.net.record, used, rows, changed, board.record.reading, nets)
     )
+    place = board_place(subject, label_in(board.folder.name.partition("@")[2]))
+    hashes = evidence_sha256(place, made_now, _manifest_hashes(made_now, place, board.folder))
     evidence = SubjectEvidence(
         subject=str(subject),
-        evaluation=f"{DEVICE}/{evaluation.folder.name}",
-        sha256={
-            "onnx": export.artifact("model.onnx").sha256,
-            "engine": evaluation.manifest.facts["engine"],
-            "bundle": export.artifact("bundle.zip").sha256,
-            "agent": evaluation.manifest.inputs["agent"],
-            "outcomes": evaluation.artifact("outcomes.npz").sha256,
-            "export manifest": sha256_of_file(export.folder / "manifest.json"),
-            "evaluation manifest": sha256_of_file(evaluation.folder / "manifest.json"),
-        },
-        board=_mapping(evaluation.folder / "facts.json"),
+        evaluation=place,
+        sha256={name: sha256 for name, sha256 in hashes.items() if sha256 is not None},
+        board=_mapping(board.folder / "facts.json"),
     )
     return _Part(found, (*rows, skipped_row(omissions, subject)), omissions, evidence)
+
+
+def _manifest_hashes(made: Manifests, place: str, folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the manifests that an evaluation rests on, by path in the run."""
+    root = folder.parents[2]
+    return {f"{each}/{FILE_NAME}": sha256_of_file(root / each / FILE_NAME) for each in behind(place, made)}
 
 
 def _merged(rows: Iterable[Measurement]) -> Iterator[Measurement]:
@@ -143,9 +155,9 @@ def _merged(rows: Iterable[Measurement]) -> Iterator[Measurement]:
             yield row
 
 
-def _budget(train: Mapping[str, Any], export: Mapping[str, Any]) -> BudgetLine:
-    names = (name for name in BudgetLine.model_fields if name in train and name != "counts")
-    return BudgetLine(**{name: train[name] for name in names}, counts=export["counts"])
+def _budget(net: NetRecord, export: OnnxRecord) -> BudgetLine:
+    names = [name for name in BudgetLine.model_fields if name != "counts"]
+    return BudgetLine(**{name: getattr(net, name) for name in names}, counts=export.counts)
 
 
 def _cost_rows(budget: BudgetLine, subject: Subject) -> Iterator[Measurement]:
@@ -183,11 +195,11 @@ def _with_limit(row: Measurement, wanted: Budget, found: BudgetLine, removes_cha
     return row.model_copy(update={"conditions": {**row.conditions, "budget": limit}})
 
 
-def _common(recipe: Recipe, train: Sealed) -> dict[str, str]:
+def _common(recipe: Recipe, own: Finished[NetRecord]) -> dict[str, str]:
     return {
         "recipe": sha256_of_text(canonical_json(plain(recipe))),
-        "net": train.artifact("model.safetensors").sha256,
-        "training manifest": sha256_of_file(train.folder / "manifest.json"),
+        "net": own.artifact("model.safetensors").sha256,
+        "training manifest": sha256_of_file(own.manifest_path),
     }
 
 

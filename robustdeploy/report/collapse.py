@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
+from robustdeploy.core.records import Collapse
 from robustdeploy.core.report import Diagnostic
 
 
-def collapse_diagnostics(facts: Mapping[str, Any]) -> tuple[Diagnostic, ...]:
+def collapse_diagnostics(events: Sequence[Collapse]) -> tuple[Diagnostic, ...]:
     """Return a warning when the training of the deployed net collapsed and went on from a healthy state."""
-    events = facts.get("events", [])
     if not events:
         return ()
     told = "; ".join(
-        f"at step {event['step']} {event['reason']}, so it went back to step {event['back_to_step']} and on with "
-        f"{event['task_from_here']}"
+        f"at step {event.step} {event.reason}, so it went back to step {event.back_to_step} and on with "
+        f"{event.task_from_here}"
         for event in events
     )
     return (

@@ -14,7 +14,7 @@ from robustdeploy.core.complaint import did_you_mean
 from robustdeploy.core.gate import Outcome, Rule, RuleVerdict, SubjectVerdict, Verdict
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.report import Diagnostic, Measurement, Omission, Report, SubjectEvidence
-from robustdeploy.core.subject import PRUNED, places_of, selects
+from robustdeploy.core.subject import PRUNED, selects, subject_from
 from robustdeploy.evaluate.intervals import samples_needed
 from robustdeploy.report.quantity import SHARES, apart, confidence, interval, quantity, samples
 
@@ -63,7 +63,7 @@ def judge(
     judged = [each for each in known if any(line.subject == each for line in lines)]
     outcomes = {each: _outcome_of(each, lines, blocking) for each in judged}
     every = [*outcomes.values(), *(line.outcome for line in lines if line.subject is None)]
-    by_name = len(places_of(known)) > 1
+    by_name = sum(subject_from(each).deployed for each in known) > 1
     reasons = tuple(_named(d.text, d.subject, by_name) for d in blocking if not d.metrics and _touches(d, judged))
     reasons += () if rules else (NO_RULES,)
     whole = min(every, key=_WORST_FIRST.index, default=Outcome.INCONCLUSIVE)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from robustdeploy.core.records import Zeros
 from robustdeploy.core.report import BudgetLine, Measurement, Report
 from robustdeploy.core.subject import Subject
 from robustdeploy.report.quantity import quantity
@@ -12,11 +12,11 @@ from robustdeploy.report.quantity import quantity
 DENSE_RUNTIME = "a dense runtime executes all MACs"
 
 
-def nonzero_rows(zeros: Mapping[str, Any] | None, budget: BudgetLine, subject: Subject) -> Iterator[Measurement]:
+def nonzero_rows(zeros: Zeros | None, budget: BudgetLine, subject: Subject) -> Iterator[Measurement]:
     """Return rows of the export's ``zeros``, as fractions of the dense net's costs; none where no weight is 0."""
     if zeros is None:
         return
-    macs, params = zeros["nonzero_macs"], zeros["nonzero_params"]
+    macs, params = zeros.nonzero_macs, zeros.nonzero_params
     counts = "MACs by weights other than 0"
     yield _row(subject, "nonzero_ops_fraction", macs, budget.dense_macs, "macs", counts, DENSE_RUNTIME)
     dense_store = "a dense file holds all parameters"

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.records import NetRecord
 from robustdeploy.core.report import Measurement, Omission, Override
 from robustdeploy.core.subject import DENSE, Subject, subject_from
 
 
 def omissions_of(
     recipe: Recipe,
-    training: Mapping[str, Any],
+    net: NetRecord,
     evaluation: Mapping[str, Any],
     rows: Sequence[Measurement],
     overrides: Sequence[Override] = (),
     reading: Mapping[str, Any] = {},
+    beside: Collection[str] = (),
 ) -> Iterator[Omission]:
     """Say what was left out of an evaluation, by what it was given and by the rows it has.
 
-    ``training`` holds the facts of the trained net's manifest, ``evaluation`` the parameters of the evaluation's, and
-    ``overrides`` those of these that are not the recipe's. ``reading`` says what became of the test set's files.
+    ``net`` is what is known of the trained net, ``evaluation`` holds the parameters of its evaluation, and
+    ``overrides`` those of these that are not the recipe's. ``reading`` says what became of the test set's files, and
+    ``beside`` names the nets that were measured by themselves.
     """
     if overrides:
         yield _of("settings", f"this is not the recipe's own evaluation: {'; '.join(map(str, overrides))}")
@@ -49,9 +52,9 @@ def omissions_of(
         yield _of("contract-tested", "the target is contract-tested, not run on hardware by the makers of this tool")
     if target.get("backend", {}).get("name") == "null":
         yield _of("null-backend", "the null backend computes nothing, so no net was tested")
-    if DENSE not in nets and training.get("channels"):
+    if DENSE not in {*nets, *beside} and net.channels:
         yield _of("baseline", "no dense net was evaluated beside this one, so what pruning cost is not known")
-    if "adopted" in training.get("data", {}):
+    if "adopted" in net.data:
         yield _of("training", "the net was trained elsewhere, so nothing is known of its training")
     elif not recipe.train.sentinel:
         yield _of("sentinel", "the training was not watched for catastrophic overfitting (train.sentinel)")

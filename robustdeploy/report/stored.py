@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from robustdeploy.core.load import load_target
 from robustdeploy.core.report import Report
-from robustdeploy.core.settings import DEVICE, is_own, label_in, report_suffix, target_of
+from robustdeploy.core.settings import is_own, label_in, report_suffix, target_of
 from robustdeploy.core.subject import subject_from
+from robustdeploy.engine.ledger import LEDGER
 from robustdeploy.engine.manifest import FILE_NAME
+from robustdeploy.engine.places import BOARDS, KINDS, NETS, evaluation_of, kind_of, subject_of
 from robustdeploy.engine.run import Run
-from robustdeploy.engine.verify import LEDGER, evidence_problems, held_by, written_problems
+from robustdeploy.engine.verify import evidence_problems, held_by, written_problems
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.report.judge import judged_by
 from robustdeploy.report.load import load_report
@@ -31,7 +34,10 @@ def evaluations_named(run: Run, targets: Sequence[str] = ()) -> list[str]:
 
 def own_evaluations(run: Run) -> list[str]:
     """Return the targets that were evaluated with the recipe's own settings, the one that was evaluated first first."""
-    found = {path.parent.name: path.stat().st_mtime for path in (run.root / DEVICE).glob("*/manifest.json")}
+    found: dict[str, float] = {}
+    for path in (run.root / BOARDS).glob("*/*/manifest.json"):
+        name = evaluation_of(path.parent.relative_to(run.root).as_posix())
+        found[name] = min(path.stat().st_mtime, found.get(name, math.inf))
     own = [name for name in found if is_own(name)]
     if not own and found:
         others = ", ".join(sorted(found))
@@ -45,18 +51,20 @@ def own_evaluations(run: Run) -> list[str]:
 
 
 def unfinished(run: Run) -> dict[str, str]:
-    """Return the targets that were to be measured and are not, each with the reason or the command that goes on."""
-    begun = [path.name for path in (run.root / DEVICE).glob("*/") if not (path / FILE_NAME).is_file()]
+    """Return the subjects that were to be measured and are not, each with the reason or the command that goes on."""
+    places = (path.relative_to(run.root).as_posix() for path in (run.root / BOARDS).glob("*/*/"))
+    begun = [place for place in places if not (run.root / place / FILE_NAME).is_file()]
     told = {
-        name: f"its evaluation was not finished; `robustdeploy evaluate {run.root} --target {name}` goes on"
-        for name in sorted(begun)
-        if is_own(name)
+        str(subject_of(place)): "its evaluation was not finished; "
+        f"`robustdeploy evaluate {run.root} --target {evaluation_of(place)}` goes on"
+        for place in sorted(begun)
+        if is_own(evaluation_of(place))
     }
     for record in run.ledger.records():
         if record.event == "lost":
-            told[str(record.data["target"])] = str(record.data["why"])
-        elif record.event == "sealed":
-            told.pop(str(record.data["folder"]).removeprefix(f"{DEVICE}/"), None)
+            told |= {str(subject): str(record.data["why"]) for subject in record.data["subjects"]}
+        elif record.event == "sealed" and kind_of(place := str(record.data["folder"])) == BOARDS:
+            told.pop(str(subject_of(place)) if is_own(evaluation_of(place)) else "", None)
     return told
 
 
@@ -109,11 +117,12 @@ def believed(path: Path) -> Report:
 def is_of_run(path: Path) -> bool:
     """Whether a report lies in a run's folder; one whose ledger was taken away is a run's all the same."""
     folder = path.resolve().parent
-    stages = ("train", "dense", "export/*", f"{DEVICE}/*")
-    return (folder / LEDGER).exists() or any(True for at in stages for _ in folder.glob(f"{at}/{FILE_NAME}"))
+    places = (f"{kind}/*" if kind == NETS else f"{kind}/*/*" for kind in KINDS)
+    return (folder / LEDGER).exists() or any(True for at in places for _ in folder.glob(f"{at}/{FILE_NAME}"))
 
 
 def other_evaluations(run: Run, report: Report) -> list[str]:
     """Return the names of the evaluations that a report says nothing of."""
-    every = {path.parent.name for path in (run.root / DEVICE).glob("*/manifest.json")}
-    return sorted(every - {each.evaluation.partition("/")[2] for each in report.deployed})
+    paths = (run.root / BOARDS).glob("*/*/manifest.json")
+    every = {evaluation_of(path.parent.relative_to(run.root).as_posix()) for path in paths}
+    return sorted(every - {evaluation_of(each.evaluation) for each in report.deployed})

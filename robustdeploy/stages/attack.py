@@ -2,55 +2,71 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from robustdeploy.core.plain import plain
-from robustdeploy.core.settings import label_of
+from robustdeploy.core.records import AttackRecord
 from robustdeploy.core.subject import FP32
-from robustdeploy.core.talk import Talk
-from robustdeploy.core.trust import Trust
-from robustdeploy.engine.artifact import Sealed
-from robustdeploy.engine.lineage import ATTACKS
-from robustdeploy.engine.run import Run
-from robustdeploy.evaluate.adversarial import Attacked, attack_inputs, attack_net
-from robustdeploy.evaluate.attack import Images
-from robustdeploy.stages.sealing import is_due, sealed_stage
+from robustdeploy.engine.places import attacks_place
+from robustdeploy.engine.stage import Need, Work
+from robustdeploy.evaluate.adversarial import Attacked, attack_net
+from robustdeploy.nets.store import load_info
+from robustdeploy.stages.export import NetStage
+from robustdeploy.stages.session import Session
 from robustdeploy.train.setup import device_from
 
 
-def attack(
-    run: Run,
-    asked: Run,
-    net: str,
-    trained: Sealed,
-    test: Images,
-    *,
-    deployed: bool,
-    trust: Trust,
-    force: bool,
-    talk: Talk,
-) -> Path:
-    """Attack the net that ``trained`` holds, unless that is done; return the folder with what was found.
+@dataclass(frozen=True)
+class Attack:
+    """Attacks one net by its gradients, and by queries too where it runs on no target."""
 
-    ``asked`` is the run with the settings that are asked for; those of others than the run's own stand beside.
-    """
-    recipe = asked.recipe
-    label = label_of(run.recipe.evaluate, recipe.evaluate)
-    subject = Attacked(trained.folder, deployed, str(device_from(recipe.train.device)), trust)
-    source = "net" if trained.folder.name == "train" else "dense"
-    settings = {
-        "evaluate": plain(recipe.evaluate),
-        "threat": plain(recipe.threat),
-        "seed": recipe.seed,
-        "deployed": deployed,
-    }
-    place = f"{ATTACKS}/{net}/{FP32}{f'@{label}' if label else ''}"
-    stage = run.stage("attack", place, attack_inputs(subject, source, test), settings)
-    if is_due(stage, force, talk):
-        # Said apart from the targets' attacks, which replay these.
+    session: Session
+    net: NetStage
+    net_name: str
+    deployed: bool
+    """Whether it is measured on a target, which is where queries are then asked."""
+    name: str = "attack"
+    command: str = "robustdeploy evaluate"
+    record: type[AttackRecord] = AttackRecord
+
+    @property
+    def place(self) -> str:
+        """``attacks/pruned/fp32``; what was found under other settings stands beside."""
+        return attacks_place(self.net_name, FP32, self.session.label)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The net."""
+        return (Need(self.net, ("model.safetensors", "net.json")),)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All that decides what is found."""
+        recipe = self.session.asked
+        evaluate, threat = plain(recipe.evaluate), plain(recipe.threat)
+        return {"evaluate": evaluate, "threat": threat, "seed": recipe.seed, "deployed": self.deployed}
+
+    def inputs(self) -> Mapping[str, str]:
+        """The test images."""
+        return {"test_images": self.session.test_images(load_info(self._folder)).digest}
+
+    def run(self, work: Work) -> AttackRecord:
+        """Attack, block by block; sealed blocks of an interrupted call are used again."""
+        session = self.session
+        device = str(device_from(session.run.recipe.train.device))
+        net = Attacked(work.of(self.net).folder, self.deployed, device, session.trust)
+        test = session.test_images(load_info(net.folder))
+
         def progress(what: str, done: int, total: int) -> None:
-            talk.progress(f"{net} in torch, {what}", done, total)
+            # Said apart from the targets' attacks, which replay these.
+            session.talk.progress(f"{self.net_name} in torch, {what}", done, total)
 
-        attack_net(subject, recipe, test, stage, progress)
-        talk.say(f"attack: {net} in torch, {len(test.ids)} test images, found in {stage.folder}")
-    return sealed_stage(run, place, "robustdeploy evaluate").folder
+        record = attack_net(net, session.asked, test, work, progress)
+        session.talk.say(f"attack: {self.net_name} in torch, {len(test.ids)} test images, found in {work.folder}")
+        return record
+
+    @property
+    def _folder(self) -> Any:
+        return self.session.run.root / self.net.place

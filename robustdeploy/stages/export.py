@@ -1,48 +1,66 @@
-"""Export: the run's net as ONNX, and the bundle for one target."""
+"""Export: a trained net as ONNX."""
 
 from __future__ import annotations
 
-from robustdeploy.core.asked import DEFAULT_TARGET
-from robustdeploy.core.load import load_target
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 from robustdeploy.core.plain import plain
-from robustdeploy.core.talk import SILENCE, Talk
-from robustdeploy.core.target import Target
-from robustdeploy.core.trust import Trust
-from robustdeploy.engine.artifact import Artifact
-from robustdeploy.engine.run import Run
-from robustdeploy.export.stage import export as export_net
-from robustdeploy.export.stage import export_inputs
-from robustdeploy.preflight import check_finished
-from robustdeploy.stages.sealing import check_same_target, is_due, sealed_stage, working
+from robustdeploy.core.records import OnnxRecord
+from robustdeploy.core.subject import FP32
+from robustdeploy.engine.places import onnx_place
+from robustdeploy.engine.stage import Need, Work
+from robustdeploy.export.stage import export
+from robustdeploy.stages.import_net import Import
+from robustdeploy.stages.session import Session
+from robustdeploy.stages.train import Train
+
+NetStage = Train | Import
 
 
-def export(
-    run: Run,
-    target: str | Target = DEFAULT_TARGET,
-    *,
-    force: bool = False,
-    trust: Trust = False,
-    talk: Talk = SILENCE,
-) -> Artifact:
-    """Export the run's net for ``target``; return the bundle, sealed with its past. ``trust``: as for ``load_net``."""
-    goal = load_target(target) if isinstance(target, str) else target
-    check_finished(run.root, "train", "robustdeploy prune")
+@dataclass(frozen=True)
+class Export:
+    """Writes the ONNX file of one net, once for all targets of the same opset."""
 
-    with working(run):
-        train = sealed_stage(run, "train", "robustdeploy prune")
-        parameters = {"target": plain(goal), "threat": plain(run.recipe.threat), "recipe": run.recipe.name}
-        stage = run.stage("export", f"export/{goal.name}", export_inputs(train.folder), parameters)
-        if not force:
-            check_same_target(run, goal)
-        if is_due(stage, force, talk):
-            talk.progress("exporting", 0, 1)
-            manifest = export_net(run.recipe, goal, train.folder, train.manifest.facts, stage, trust)
-            talk.progress("exporting", 1, 1)
-            parity = manifest.facts["parity"]
-            talk.say(
-                f"export: scores within {max(parity['max_abs_clean'], parity['max_abs_adversarial']):.1e} of torch on "
-                f"{parity['n']} clean and {parity['n']} adversarial images ({parity['runtime']})"
-            )
-            for note in manifest.facts["notes"]:
-                talk.say(f"note: {note}")
-        return sealed_stage(run, stage.place, f"robustdeploy export --target {goal.name}").artifact("bundle.zip")
+    session: Session
+    net: NetStage
+    net_name: str
+    opset: int
+    name: str = "export"
+    command: str = "robustdeploy export"
+    record: type[OnnxRecord] = OnnxRecord
+
+    @property
+    def place(self) -> str:
+        """``onnx/pruned/fp32``."""
+        return onnx_place(self.net_name, FP32, self.opset)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The net, and the real images that it is compared on."""
+        return (Need(self.net, ("model.safetensors", "net.json", "held_out.npz")),)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What is written into the file, and the threat under which parity is measured."""
+        return {"opset": self.opset, "threat": plain(self.session.asked.threat), "recipe": self.session.asked.name}
+
+    def inputs(self) -> Mapping[str, str]:
+        """Nothing but the net."""
+        return {}
+
+    def run(self, work: Work) -> OnnxRecord:
+        """Export and compare."""
+        session = self.session
+        session.talk.progress("exporting", 0, 1)
+        record = export(session.run.recipe, self.opset, work.of(self.net), work, session.trust)
+        session.talk.progress("exporting", 1, 1)
+        parity = record.parity
+        session.talk.say(
+            f"export: {self.net_name}, scores within {max(parity.max_abs_clean, parity.max_abs_adversarial):.1e} of "
+            f"torch on {parity.n} clean and {parity.n} adversarial images ({parity.runtime})"
+        )
+        for note in record.notes:
+            session.talk.say(f"note: {note}")
+        return record

@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustdeploy.core.files import atomic_write_json, sha256_of_file
+from robustdeploy.core.records import BoardRecord, NetRecord, OnnxRecord
 from robustdeploy.core.report import Report
-from robustdeploy.core.settings import DEVICE, report_suffix, target_of
+from robustdeploy.core.settings import report_suffix, target_of
 from robustdeploy.core.talk import SILENCE, Talk
-from robustdeploy.engine.lineage import places_behind
+from robustdeploy.engine.lineage import Manifests, behind, chain_problems, source
+from robustdeploy.engine.manifest import FILE_NAME
+from robustdeploy.engine.places import BOARDS, NETS, ONNX, evaluation_of, subject_of
 from robustdeploy.engine.run import Run
+from robustdeploy.engine.runner import check_finished, held, working
+from robustdeploy.errors import ArtifactError
 from robustdeploy.preflight import check_formats
 from robustdeploy.report.assemble import Measured, assemble
 from robustdeploy.report.render import render
 from robustdeploy.report.stored import evaluations_named, unfinished
-from robustdeploy.stages.sealing import check_up_to_date, sealed_stage, working
 
 FORMATS = ("html", "md", "junit")
 
@@ -40,17 +44,22 @@ def report(
     """Assemble, judge and render one report of the run's evaluations.
 
     ``targets`` names them: targets, or one ``TARGET@LABEL`` for an evaluation under other settings, whose files stand
-    beside those of the recipe's own. Left out, all of the recipe's own are told. ``lost`` says of targets that should
+    beside those of the recipe's own. Left out, all of the recipe's own are told. ``lost`` says of subjects that should
     be among them why they are not; rules on these are INCONCLUSIVE.
     """
     check_formats(formats)
     names = evaluations_named(run, [targets] if isinstance(targets, str) else targets)
     lost = lost or ({} if targets else unfinished(run))
     with working(run):
-        train = sealed_stage(run, "train", "robustdeploy prune")
-        made = [_measured(run, name) for name in names]
-        check_up_to_date(run, *dict.fromkeys(place for name in names for place in places_behind(name, run.manifests())))
-        told = assemble(run.name, run.recipe, train, made, lost)
+        check_finished(run, run.net_place, "robustdeploy prune")
+        own = held(run, run.net_place, NetRecord, "robustdeploy prune")
+        made = run.manifests()
+        places = [place for name in names for place in _measured_as(run, name)]
+        chain = tuple(dict.fromkeys(before for place in places for before in behind(place, made)))
+        found = [_measured(run, place, made) for place in places]
+        if problems := list(chain_problems(run.root, chain, made, run.recipe)):
+            raise ArtifactError(*problems)
+        told = assemble(run.name, run.recipe, own, found, made, lost)
         suffix = report_suffix(names[0])
         path = run.root / f"report{suffix}.json"
         atomic_write_json(path, told.model_dump(mode="json"))
@@ -60,7 +69,26 @@ def report(
     return Written(told, files)
 
 
-def _measured(run: Run, name: str) -> Measured:
-    goal = target_of(name)
-    exported = sealed_stage(run, f"export/{goal}", f"robustdeploy export --target {goal}")
-    return Measured(goal, exported, sealed_stage(run, f"{DEVICE}/{name}", f"robustdeploy evaluate --target {goal}"))
+def _measured_as(run: Run, name: str) -> list[str]:
+    """Return where the nets that were measured on a target lie, the run's own first; it must be among them."""
+    paths = sorted((run.root / BOARDS).glob(f"*/*@{name}/{FILE_NAME}"))
+    found = (path.parent.relative_to(run.root).as_posix() for path in paths)
+    places = [place for place in found if evaluation_of(place) == name]
+    own = [place for place in places if subject_of(place).net == run.net]
+    if not own:
+        check_finished(run, f"{BOARDS}/{run.net}/fp32@{name}", f"robustdeploy evaluate --target {target_of(name)}")
+    return [*own, *(place for place in places if place not in own)]
+
+
+def _measured(run: Run, place: str, made: Manifests) -> Measured:
+    target = target_of(evaluation_of(place))
+    board = held(run, place, BoardRecord, f"robustdeploy evaluate --target {target}")
+    net, export = source(board.manifest, NETS), source(board.manifest, ONNX)
+    for each, command in ((net, "robustdeploy prune"), (export, f"robustdeploy export --target {target}")):
+        check_finished(run, each, command)
+    return Measured(
+        subject_of(place),
+        held(run, net, NetRecord, "robustdeploy prune"),
+        held(run, export, OnnxRecord, f"robustdeploy export --target {target}"),
+        board,
+    )

@@ -7,11 +7,11 @@ from typing import Any
 
 from robustdeploy.core.files import atomic_write_bytes, sha256_of_file
 from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.records import NetRecord
 from robustdeploy.core.trust import Trust
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
 from robustdeploy.data.load import Loaded
-from robustdeploy.engine.manifest import Manifest
-from robustdeploy.engine.seal import Stage
+from robustdeploy.engine.stage import Work
 from robustdeploy.errors import DataError
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, load_net
 from robustdeploy.train.facts import (
@@ -20,6 +20,7 @@ from robustdeploy.train.facts import (
     cost_facts,
     dense_cost_facts,
     held_out_file,
+    net_record,
     prints_file,
     target_facts,
 )
@@ -30,14 +31,14 @@ def adopted_files(folder: Path) -> dict[str, str]:
     return {name: sha256_of_file(folder / name) for name in (NET_FILE, WEIGHTS_FILE)}
 
 
-def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, stage: Stage, trust: Trust = False) -> Manifest:
-    """Copy the net of ``folder``, count what it costs, set real images aside beside it, and seal it.
+def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, work: Work, trust: Trust = False) -> NetRecord:
+    """Copy the net of ``folder``, count what it costs, and set real images aside beside it.
 
     The images are held out of the training set of ``data``; whether this net has seen them is not known here. A
     damaged net is an ArtifactError.
     """
     net, shape = load_net(folder, trust=trust), info.image_shape
-    where = stage.begin()
+    where = work.folder
     for name in (NET_FILE, WEIGHTS_FILE):
         atomic_write_bytes(where / name, (folder / name).read_bytes())
     atomic_write_bytes(where / "held_out.npz", held_out_file(data))
@@ -51,7 +52,8 @@ def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, stage: Stag
         "channels": channel_facts(info, net) if costs["macs"] < dense["dense_macs"] else [],
         "data": {**data.facts(), "adopted": "trained elsewhere; the numbers of images are of the set aside here"},
     }
-    return stage.seal([where / name for name in (NET_FILE, WEIGHTS_FILE, "held_out.npz", PRINTS_FILE)], facts)
+    work.keep(NET_FILE, WEIGHTS_FILE, "held_out.npz", PRINTS_FILE)
+    return net_record(facts)
 
 
 def check_fits(info: NetInfo, data: Loaded) -> None:

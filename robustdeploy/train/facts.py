@@ -10,7 +10,9 @@ import numpy as np
 from torch import nn
 
 from robustdeploy.core.amount import absolute
+from robustdeploy.core.files import canonical_json
 from robustdeploy.core.recipe import Budget
+from robustdeploy.core.records import NetRecord
 from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import layer_macs, macs, params, repeated_macs
 from robustdeploy.data.load import Loaded
@@ -47,6 +49,11 @@ def cost_facts(net: nn.Module, image_shape: ImageShape) -> dict[str, Any]:
         "memory_bytes": _memory(net, image_shape),
         "layer_macs": layer_macs(net, image_shape),
     }
+
+
+def net_record(facts: Mapping[str, Any]) -> NetRecord:
+    """Return what was found of a net as its record; ``facts`` are by the record's own names."""
+    return NetRecord.model_validate_json(canonical_json(dict(facts)))
 
 
 def _memory(net: nn.Module, image_shape: ImageShape) -> int | None:

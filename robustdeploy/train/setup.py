@@ -9,6 +9,7 @@ from torch import nn
 
 from robustdeploy.core.recipe import Phase, Recipe, Train
 from robustdeploy.core.registry import PRUNERS, SCHEDULES, TASKS
+from robustdeploy.core.subject import DENSE, PRUNED
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import UsageError
 from robustdeploy.prune.protocol import Pruner, Pruning, lacking
@@ -101,6 +102,11 @@ def is_pruned(recipe: Recipe) -> bool:
     """Whether the recipe's net is pruned: it has a budget, or a pruner that has a goal of its own."""
     needs_budget = getattr(PRUNERS.get(recipe.prune.name), "needs_budget", True)
     return bool(recipe.budget.amounts) or not needs_budget
+
+
+def own_net_of(recipe: Recipe) -> str:
+    """Return what subjects call the net that a recipe's training delivers."""
+    return PRUNED if is_pruned(recipe) else DENSE
 
 
 def pruning_from(recipe: Recipe, data: Loaded, net: nn.Module) -> Pruning | None:

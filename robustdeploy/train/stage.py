@@ -15,6 +15,7 @@ from torch import nn
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.core.recipe import Budget, Recipe
+from robustdeploy.core.records import NetRecord
 from robustdeploy.core.room import available_bytes, check_room
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
 from robustdeploy.cost.memory import images_at_once, training_bytes
@@ -22,8 +23,7 @@ from robustdeploy.cost.module import macs, repeated_macs
 from robustdeploy.cost.sparse import nonzero_macs
 from robustdeploy.data.find import find_source
 from robustdeploy.data.load import Loaded
-from robustdeploy.engine.manifest import Manifest
-from robustdeploy.engine.seal import Stage
+from robustdeploy.engine.stage import Work
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.normalised import Normalised
@@ -40,6 +40,7 @@ from robustdeploy.train.facts import (
     cost_facts,
     dense_cost_facts,
     held_out_file,
+    net_record,
     prints_file,
     target_facts,
 )
@@ -95,35 +96,33 @@ def check_memory(recipe: Recipe, net: nn.Module, image_shape: tuple[int, int, in
     )
 
 
-def train_dense(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
-    """Train the dense net on the recipe's schedule and seal it."""
-    folder, device, info = stage.begin(), device_from(recipe.train.device), net_info(recipe, data)
+def train_dense(recipe: Recipe, data: Loaded, work: Work, progress: Progress) -> NetRecord:
+    """Train the dense net on the recipe's schedule."""
+    device, info = device_from(recipe.train.device), net_info(recipe, data)
     net = starting_net(recipe, data, device)
-    facts = {**dense_cost_facts(net, data.image_shape), "data": {**data.facts(), **start_facts(recipe)}}
+    dense = dense_cost_facts(net, data.image_shape)
     ranks.announce("dense")
-    plan = plan_from(recipe, data, device, _training(recipe, stage), pruned=False)
-    trained = fit(net, None, plan, folder, progress)
-    return _seal(stage, info, data, trained, facts)
+    plan = plan_from(recipe, data, device, _training(recipe, work), pruned=False)
+    trained = fit(net, None, plan, work.folder, progress)
+    facts = {**dense, **_facts(recipe, data, trained), "counts": _two_counts(trained, data)}
+    return _kept(work, info, data, trained, facts)
 
 
-def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
-    """Train under masks until the budget is met, compact the net, prove that it is the same one, and seal it.
+def train_pruned(recipe: Recipe, data: Loaded, work: Work, progress: Progress) -> NetRecord:
+    """Train under masks until the budget is met, compact the net, and prove that it is the same one.
 
-    Without a budget the net stays dense. Raises BudgetError, before training, when the budget is out of reach.
+    Raises BudgetError, before training, when the budget is out of reach.
     """
-    folder, device, info = stage.begin(), device_from(recipe.train.device), net_info(recipe, data)
+    device, info = device_from(recipe.train.device), net_info(recipe, data)
     net = starting_net(recipe, data, device)
-    dense = {**dense_cost_facts(net, data.image_shape), "data": {**data.facts(), **start_facts(recipe)}}
-    pruning = pruning_from(recipe, data, net)
+    dense = dense_cost_facts(net, data.image_shape)
+    pruning = cast(Pruning, pruning_from(recipe, data, net))
     ranks.announce("train")
-    trained = fit(net, pruning, plan_from(recipe, data, device, _training(recipe, stage)), folder, progress)
-    costs = cost_facts(trained.net, data.image_shape)
-    facts = {**dense, **costs, **target_facts(recipe.budget, dense)}
-    atomic_write_bytes(folder / PRINTS_FILE, prints_file(data))
-    if pruning is None:
-        return _seal(stage, info, data, trained, {**facts, "channels": []}, [PRINTS_FILE])
-    atomic_write_bytes(folder / "masks.safetensors", _mask_file(pruning))
-    _check_budget(pruning, recipe.budget, dense, costs)
+    trained = fit(net, pruning, plan_from(recipe, data, device, _training(recipe, work)), work.folder, progress)
+    facts = {**dense, **_facts(recipe, data, trained), **target_facts(recipe.budget, dense)}
+    atomic_write_bytes(work.folder / "masks.safetensors", _mask_file(pruning))
+    work.keep("masks.safetensors")
+    _check_budget(pruning, recipe.budget, dense, facts)
     whole: Mapping[str, str] = getattr(pruning, "whole", {})
     more: dict[str, Any] = {
         "whole": {own_names(layer): own_names(reason) for layer, reason in whole.items()},
@@ -133,7 +132,7 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
     }
     if not pruning.removes_channels:
         more["nonzero_macs"] = nonzero_macs(trained.net, data.image_shape)
-    return _seal(stage, info, data, trained, {**facts, **more}, ["masks.safetensors", PRINTS_FILE])
+    return _kept(work, info, data, trained, {**facts, **more})
 
 
 def follow(recipe: Recipe, data: Loaded) -> None:
@@ -146,8 +145,20 @@ def follow(recipe: Recipe, data: Loaded) -> None:
         fit(net, pruning, plan_from(recipe, data, device, pruned=pruned), Path(), lambda step, steps, numbers: None)
 
 
-def _training(recipe: Recipe, stage: Stage) -> str:
-    return f"{stage.fingerprint}-{recipe.seed}"
+def _training(recipe: Recipe, work: Work) -> str:
+    return f"{work.mark}-{recipe.seed}"
+
+
+def _facts(recipe: Recipe, data: Loaded, trained: Trained) -> dict[str, Any]:
+    """Return what is known of any trained net: what it costs, what it was trained on, and how that went."""
+    about = {**data.facts(), **start_facts(recipe)}
+    return {**cost_facts(trained.net, data.image_shape), "data": about, **_training_facts(trained)}
+
+
+def _two_counts(trained: Trained, data: Loaded) -> dict[str, int]:
+    """Count the operations of a net without masks in two ways."""
+    net, shape = trained.net, data.image_shape
+    return {"module": macs(net, shape), "flop_counter": flop_counter_macs(net, shape) - repeated_macs(net, shape)}
 
 
 def _counts(pruning: Pruning, compact: nn.Module, data: Loaded) -> dict[str, int]:
@@ -194,25 +205,19 @@ def _mask_file(pruning: Pruning) -> bytes:
     return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
-def _seal(
-    stage: Stage,
-    info: NetInfo,
-    data: Loaded,
-    trained: Trained,
-    facts: Mapping[str, Any],
-    more: list[str] | None = None,
-) -> Manifest:
-    """Write the delivered net, and the best and the last epoch's where they differ, and seal the stage."""
-    names = ["model.safetensors", "net.json", "metrics.jsonl", "held_out.npz", *(more or [])]
-    save_net(stage.folder, cast(Normalised, trained.net.cpu()), info)
+def _kept(work: Work, info: NetInfo, data: Loaded, trained: Trained, facts: Mapping[str, Any]) -> NetRecord:
+    """Write the delivered net, and the best and the last epoch's where they differ."""
+    save_net(work.folder, cast(Normalised, trained.net.cpu()), info)
+    work.keep("model.safetensors", "net.json", "metrics.jsonl", "held_out.npz", PRINTS_FILE)
     for place, net in (("best", trained.best), ("last", trained.last)):
-        shutil.rmtree(stage.folder / place, ignore_errors=True)  # of a training that this one takes the place of
+        shutil.rmtree(work.folder / place, ignore_errors=True)  # of a training that this one takes the place of
         if trained.best is not trained.last:
-            (stage.folder / place).mkdir(exist_ok=True)
-            save_net(stage.folder / place, cast(Normalised, net.cpu()), info)
-            names += [f"{place}/model.safetensors", f"{place}/net.json"]
-    atomic_write_bytes(stage.folder / "held_out.npz", held_out_file(data))
-    return stage.seal([Path(stage.folder / name) for name in names], {**facts, **_training_facts(trained)})
+            (work.folder / place).mkdir(exist_ok=True)
+            save_net(work.folder / place, cast(Normalised, net.cpu()), info)
+            work.keep(f"{place}/model.safetensors", f"{place}/net.json")
+    atomic_write_bytes(work.folder / "held_out.npz", held_out_file(data))
+    atomic_write_bytes(work.folder / PRINTS_FILE, prints_file(data))
+    return net_record(facts)
 
 
 def _training_facts(trained: Trained) -> dict[str, Any]:

@@ -18,14 +18,14 @@ def stored(chain, tmp_path):
     """A folder beside nothing of the run but its net: ``given/`` with net.json, model.safetensors and recipe.yaml."""
     folder = tmp_path / "given"
     folder.mkdir()
-    for name in ("train/net.json", "train/model.safetensors", "recipe.yaml"):
+    for name in ("nets/pruned/net.json", "nets/pruned/model.safetensors", "recipe.yaml"):
         shutil.copy(chain / "runs/tiny" / name, folder)
     shutil.copy(chain / "quick.yaml", tmp_path)
     return folder
 
 
 def outcomes(run):
-    with np.load(run / "device/quick/outcomes.npz", allow_pickle=False) as held:
+    with np.load(run / "boards/pruned/fp32@quick/outcomes.npz", allow_pickle=False) as held:
         return dict(held)
 
 
@@ -40,7 +40,7 @@ def test_a_stored_net_is_evaluated_as_in_the_run_that_trained_it(stored, chain, 
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     assert not [name for name in ours if "dense" in name]
-    weights = [(place / "train/model.safetensors").read_bytes() for place in (run, chain / "runs/tiny")]
+    weights = [(place / "nets/pruned/model.safetensors").read_bytes() for place in (run, chain / "runs/tiny")]
     assert weights[0] == weights[1] == (stored / "model.safetensors").read_bytes()
     assert verify_run(run) == []
 
@@ -59,11 +59,11 @@ def test_a_stored_net_is_evaluated_as_in_the_run_that_trained_it(stored, chain, 
 
 def test_another_net_in_the_folder_is_another_evaluation(stored, chain, tmp_path, command):
     run = api.adopt(stored, runs=tmp_path / "runs")
-    before = (run.root / "train/model.safetensors").read_bytes()
+    before = (run.root / "nets/pruned/model.safetensors").read_bytes()
     for name in ("net.json", "model.safetensors"):
         shutil.copy(chain / "runs/tiny/dense" / name, stored)
     api.adopt(stored, runs=tmp_path / "runs")
-    assert (run.root / "train/model.safetensors").read_bytes() != before
+    assert (run.root / "nets/pruned/model.safetensors").read_bytes() != before
     assert Run.open(run.root, tmp_path).sealed("train").facts["channels"] == []
 
 
@@ -72,7 +72,7 @@ def test_a_damaged_net_is_not_adopted(stored, tmp_path):
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match="truncated, edited or replaced"):
         api.adopt(stored, runs=tmp_path / "runs")
-    assert not (tmp_path / "runs/given/train/manifest.json").exists()
+    assert not (tmp_path / "runs/given/nets/pruned/manifest.json").exists()
 
 
 def test_what_cannot_be_adopted_is_told(stored, chain, tmp_path, refused):
@@ -103,12 +103,12 @@ def test_other_settings_for_a_stored_net_stand_beside_those_of_its_recipe(stored
     done = command(tmp_path, *words, "--attacks", "fgsm", "--limit", "20")
     assert done.code == 0, done.err
     run = tmp_path / "runs/given"
-    (beside,) = run.glob("device/quick@*")
+    (beside,) = run.glob("boards/pruned/fp32@quick@*")
     assert "limit: 60" in (run / "recipe.yaml").read_text()
     own = (run / "recipe.yaml").read_bytes()
     other = (stored / "recipe.yaml").read_text().replace("limit: 60", "limit: 20")
     (tmp_path / "other.yaml").write_text(other)
     done = command(tmp_path, *words, "--recipe", "other.yaml", "--attacks", "fgsm")
     assert done.code == 0, done.err
-    assert list(run.glob("device/*")) == [beside]
+    assert list(run.glob("boards/pruned/*")) == [beside]
     assert (run / "recipe.yaml").read_bytes() == own

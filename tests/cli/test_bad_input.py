@@ -143,25 +143,25 @@ def test_a_net_of_an_image_folder_meets_a_folder_of_other_classes(tmp_path, comm
 
 
 DAMAGED = [
-    "train/model.safetensors",
-    "train/net.json",
-    "train/masks.safetensors",
-    "train/metrics.jsonl",
-    "train/held_out.npz",
-    "train/prints.npz",
-    "train/manifest.json",
-    "dense/model.safetensors",
-    "dense/net.json",
-    "dense/manifest.json",
-    "export/quick/model.onnx",
-    "export/quick/agent.pyz",
-    "export/quick/bundle.zip",
+    "nets/pruned/model.safetensors",
+    "nets/pruned/net.json",
+    "nets/pruned/masks.safetensors",
+    "nets/pruned/metrics.jsonl",
+    "nets/pruned/held_out.npz",
+    "nets/pruned/prints.npz",
+    "nets/pruned/manifest.json",
+    "nets/dense/model.safetensors",
+    "nets/dense/net.json",
+    "nets/dense/manifest.json",
+    "onnx/pruned/fp32/model.onnx",
+    "bundles/pruned/fp32@quick/agent.pyz",
+    "bundles/pruned/fp32@quick/bundle.zip",
     "export/quick/manifest.json",
-    "device/quick/outcomes.npz",
-    "device/quick/rows.json",
-    "device/quick/facts.json",
-    "device/quick/timings.json",
-    "device/quick/manifest.json",
+    "boards/pruned/fp32@quick/outcomes.npz",
+    "boards/pruned/fp32@quick/rows.json",
+    "boards/pruned/fp32@quick/facts.json",
+    "boards/pruned/fp32@quick/timings.json",
+    "boards/pruned/fp32@quick/manifest.json",
     "report.json",
     "recipe.yaml",
     "ledger.jsonl",
@@ -247,7 +247,7 @@ def with_onnx(bundle, onnx):
 @pytest.mark.parametrize("content", [b"this is not a net", b"", b"\x08\x09" * 50], ids=["text", "empty", "bytes"])
 def test_an_onnx_file_that_is_not_one(desk, refused, reseal, content):
     run = desk / "runs" / "tiny"
-    bundle = with_onnx(run / "export/quick/bundle.zip", content)
+    bundle = with_onnx(run / "bundles/pruned/fp32@quick/bundle.zip", content)
     reseal(run, "export/quick", {"model.onnx": content, "bundle.zip": bundle})
     said = refused(desk, "evaluate", "--target", "quick.yaml", writes=True)
     assert "model.onnx" in said

@@ -101,8 +101,8 @@ DAMAGE = [
     *(("train", "net.json", EXPORT, name, TEXT[name]) for name in TEXT),
     *(("train", "model.safetensors", EXPORT, name, ANY[name]) for name in ANY),
     ("train", "model.safetensors", EXPORT, "huge header", lambda c: (2**40).to_bytes(8, "little") + c[8:]),
-    *(("device/quick", "rows.json", REPORT, name, ROWS[name]) for name in ROWS),
-    *(("device/quick", "facts.json", REPORT, name, TEXT[name]) for name in TEXT if name not in ("a string",)),
+    *(("boards/pruned/fp32@quick", "rows.json", REPORT, name, ROWS[name]) for name in ROWS),
+    *(("boards/pruned/fp32@quick", "facts.json", REPORT, name, TEXT[name]) for name in TEXT if name not in ("a string",)),
 ]
 
 
@@ -135,8 +135,8 @@ FACTS = [
     ("export/quick", EVALUATE, {"parity": {}}),
     ("export/quick", REPORT, {"counts": "x"}),
     ("export/quick", REPORT, {"zeros": {"nonzero_macs": -1}}),
-    ("device/quick", REPORT, {"n": "60"}),
-    ("device/quick", REPORT, {"engine": None}),
+    ("boards/pruned/fp32@quick", REPORT, {"n": "60"}),
+    ("boards/pruned/fp32@quick", REPORT, {"engine": None}),
 ]
 
 
@@ -156,14 +156,14 @@ OUTPUTS = ["../../../x", "/etc/passwd", "a\0b", "loop", "\x1b]52;c;aGk=\x07", "n
 @pytest.mark.parametrize("words", [REPORT, ["verify"]])
 def test_a_manifest_that_names_files_elsewhere_is_not_followed(desk, command, reseal, name, words):
     run = desk / "runs/tiny"
-    (run / "device/quick/loop").symlink_to("loop")
-    reseal(run, "device/quick", {}, outputs={name: "0" * 64})
+    (run / "boards/pruned/fp32@quick/loop").symlink_to("loop")
+    reseal(run, "boards/pruned/fp32@quick", {}, outputs={name: "0" * 64})
     done = command(desk, *words)
     assert done.code == 2
     assert "Traceback" not in done.err
     assert "\x1b" not in done.err
     assert "\nPASS" not in done.err
-    assert "device/quick" in done.err
+    assert "boards/pruned/fp32@quick" in done.err
 
 
 def test_a_stage_that_is_a_link_out_of_the_run_is_neither_read_nor_written(desk, command, tmp_path):
@@ -196,7 +196,7 @@ def test_something_else_in_a_files_place_is_not_waited_for(desk, command, name, 
 @pytest.mark.parametrize(("value", "layer"), [(float("nan"), "net.conv.weight"), (float("inf"), "net.fc.bias")])
 def test_a_net_that_gives_no_numbers_is_not_exported(desk, command, reseal, value, layer):
     run = desk / "runs/tiny"
-    state = safetensors.torch.load((run / "train/model.safetensors").read_bytes())
+    state = safetensors.torch.load((run / "nets/pruned/model.safetensors").read_bytes())
     layer = layer if layer in state else next(name for name in state if name.endswith(layer.rpartition(".")[2]))
     state[layer] = torch.full_like(state[layer], value)
     info = store.load_info(run / "train").model_copy(update={"weights_sha256": ""})

@@ -73,7 +73,7 @@ def test_a_net_that_a_sent_run_names_is_not_imported(desk, refused, reseal, net,
 def test_an_onnx_file_that_reads_another_file_is_not_opened(desk, refused, reseal, where):
     import onnx
 
-    path = desk / "runs/tiny/export/quick/model.onnx"
+    path = desk / "runs/tiny/onnx/pruned/fp32/model.onnx"
     model = onnx.load(path)
     tensor = model.graph.initializer[0]
     if where == "a constant":
@@ -127,7 +127,7 @@ OTHERS = {
 @pytest.mark.parametrize("how", CHANGED)
 def test_an_agent_that_was_changed_is_not_started_and_verify_says_so(desk, refused, command, reseal, how):
     run, mark = desk / "runs/tiny", desk / "mark"
-    changed = repacked(run / "export/quick/agent.pyz", lambda files: CHANGED[how](files, loud(mark)))
+    changed = repacked(run / "bundles/pruned/fp32@quick/agent.pyz", lambda files: CHANGED[how](files, loud(mark)))
     reseal(run, "export/quick", {"agent.pyz": changed})
     said = refused(desk, "evaluate", "--target", "quick.yaml", "--force", writes=True)
     assert "is not the agent of robustdeploy" in said
@@ -141,7 +141,7 @@ def test_an_agent_that_was_changed_is_not_started_and_verify_says_so(desk, refus
 @pytest.mark.parametrize("content", [b"", b"PK", b"#!/bin/sh\ntouch mark\n", b"\0" * 5000, None])
 def test_an_agent_that_is_no_archive_is_not_started(desk, refused, reseal, content):
     run = desk / "runs/tiny"
-    content = (run / "export/quick/agent.pyz").read_bytes()[:-30] if content is None else content
+    content = (run / "bundles/pruned/fp32@quick/agent.pyz").read_bytes()[:-30] if content is None else content
     reseal(run, "export/quick", {"agent.pyz": content})
     assert "agent.pyz is damaged" in refused(desk, "evaluate", "--target", "quick.yaml", "--force", writes=True)
 
@@ -151,8 +151,8 @@ def test_an_agent_of_another_version_or_with_other_plug_ins_is_told_apart_and_th
     desk, command, reseal, how
 ):
     run, mark = desk / "runs/tiny", desk / "mark"
-    own = hashlib.sha256((run / "export/quick/agent.pyz").read_bytes()).hexdigest()
-    changed = repacked(run / "export/quick/agent.pyz", lambda files: OTHERS[how](files, loud(mark)))
+    own = hashlib.sha256((run / "bundles/pruned/fp32@quick/agent.pyz").read_bytes()).hexdigest()
+    changed = repacked(run / "bundles/pruned/fp32@quick/agent.pyz", lambda files: OTHERS[how](files, loud(mark)))
     reseal(run, "export/quick", {"agent.pyz": changed})
     done = command(desk, "evaluate", "--target", "quick.yaml", "--force")
     assert done.code == 0, done.err
@@ -185,7 +185,7 @@ def given(own, tmp_path):
     """The trained net alone, with the recipe that it names, as it would be sent to somebody."""
     folder = tmp_path / "given"
     folder.mkdir()
-    for name in ("runs/own/train/net.json", "runs/own/train/model.safetensors"):
+    for name in ("runs/own/nets/pruned/net.json", "runs/own/nets/pruned/model.safetensors"):
         shutil.copy(own / name, folder)
     shutil.copy(own / "own.yaml", folder / "recipe.yaml")
     for name in ("own.yaml", "quick.yaml"):
@@ -213,7 +213,7 @@ def test_a_stored_net_is_evaluated_with_the_users_word(given, own, command, refu
     assert "given names the factory {name: own_nets:small, width: 6}" in said
     done = command(folder, "evaluate", "given", "--target", "quick.yaml", *words)
     assert done.code == 0, done.err
-    assert (folder / "runs/given/device/quick/outcomes.npz").is_file()
+    assert (folder / "runs/given/boards/pruned/fp32@quick/outcomes.npz").is_file()
 
 
 def test_a_recipe_that_names_another_factory_or_other_options_is_no_word_for_this_one(given, refused, monkeypatch):

@@ -48,7 +48,7 @@ NARROW = ["--attacks", "fgsm", "--limit", "31"]
 
 
 def contents(run):
-    kept = [*run.glob("device/quick/*"), *run.glob("report.*"), run / "junit.xml", run / "recipe.yaml"]
+    kept = [*run.glob("boards/pruned/fp32@quick/*"), *run.glob("report.*"), run / "junit.xml", run / "recipe.yaml"]
     return {path: path.read_bytes() for path in kept}
 
 
@@ -59,11 +59,11 @@ def test_a_narrowed_evaluation_stands_beside_the_recipes_own(desk, command):
     done = command(desk, "evaluate", "--target", "quick.yaml", *NARROW)
     assert done.code == 0, done.err
     assert "not the recipe's own evaluation: evaluate.limit is 31, in the recipe 60" in done.out
-    (beside,) = run.glob("device/quick@*")
+    (beside,) = run.glob("boards/pruned/fp32@quick@*")
     assert f"next: robustdeploy report runs/tiny --target {beside.name}" in done.out
     assert contents(run) == before
     assert command(desk, "report").code == 0  # of the recipe's own, which was not the last to be made
-    assert json.loads((run / "report.json").read_text())["subjects"][0]["evaluation"] == "device/quick"
+    assert json.loads((run / "report.json").read_text())["subjects"][0]["evaluation"] == "boards/pruned/fp32@quick"
     before = contents(run)
 
     assert command(desk, "report", "--target", beside.name).code == 0
@@ -84,7 +84,7 @@ def test_a_narrowed_evaluation_stands_beside_the_recipes_own(desk, command):
 
     again = command(desk, "evaluate", "--target", "quick.yaml", *NARROW)
     assert "skipped" in again.err
-    assert len(list(run.glob("device/*"))) == 2
+    assert len(list(run.glob("boards/pruned/*"))) == 2
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_another_target_of_the_same_name_replaces_nothing(desk, command):
 def test_a_run_that_was_evaluated_otherwise_only_says_so(desk, command):
     run = desk / "runs/tiny"
     assert command(desk, "evaluate", "--target", "quick.yaml", *NARROW).code == 0
-    (run / "device/quick/manifest.json").unlink()
+    (run / "boards/pruned/fp32@quick/manifest.json").unlink()
     done = command(desk, "report")
     assert done.code == 2
     assert "was evaluated under other settings than its recipe's alone (quick@" in done.err

@@ -27,7 +27,7 @@ def test_two_targets_come_into_one_report_and_are_attacked_once(desk, command):
     done = command(desk, *RUN, "--target", "twin.yaml")
     assert done.code == 0, done.err
     # The first target is done, and what was found in torch for it is replayed on the second.
-    assert sealed(desk) == [*before, "export/twin", "device/twin"]
+    assert sealed(desk) == [*before, "export/twin", "boards/pruned/fp32@twin"]
     made = report(desk)
     assert [each["subject"] for each in made["verdict"]["subjects"]] == ["pruned/fp32@quick", "pruned/fp32@twin"]
     assert {each["outcome"] for each in made["verdict"]["subjects"]} == {"PASS"}
@@ -79,7 +79,7 @@ def test_a_target_that_is_lost_before_its_board_is_asked_is_not_forgotten_either
     assert command(desk, "export", "--target", "twin.yaml").code == 0
     (desk / "twin.yaml").write_text(TWIN + "opset: 19\n")
     assert command(desk, *RUN, "--target", "twin.yaml").code == 3
-    assert not (desk / "runs/tiny/device/twin").exists()
+    assert not (desk / "runs/tiny/boards/pruned/fp32@twin").exists()
     assert command(desk, "report").code == 0
     done = command(desk, "gate")
     assert (done.code, "results of another target called twin" in done.out) == (3, True)

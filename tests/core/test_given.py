@@ -20,7 +20,7 @@ def here(tmp_path, monkeypatch):
         run = Run.for_recipe(tmp_path / "runs", load_recipe(tmp_path / "r.yaml"), name)
         (run.root / "train").mkdir()
         (run.root / "report.json").write_text("{}")
-        (run.root / "train/model.safetensors").write_text("")
+        (run.root / "nets/pruned/model.safetensors").write_text("")
         os.utime(run.root / "ledger.jsonl", (1e9 + number, 1e9 + number))
     for name in (
         "mine.pt",
@@ -67,7 +67,7 @@ def here(tmp_path, monkeypatch):
         ("r.yaml", ["robustdeploy run r.yaml"]),
         ("runs/new/report.json", ["a part of a run", "runs/new"]),
         ("runs/new/train", ["a part of a run", "runs/new"]),
-        ("runs/new/train/model.safetensors", ["a part of a run", "runs/new"]),
+        ("runs/new/nets/pruned/model.safetensors", ["a part of a run", "runs/new"]),
         ("runs", ["it holds runs (new, old)"]),
         ("empty", ["it is empty", "Accepted are"]),
         ("only_onnx", ["model.onnx in it is an ONNX file"]),

@@ -53,11 +53,11 @@ def test_a_run_at_each_of_its_stages(desk):
     assert 0 < whole.worst <= whole.clean <= 1
     assert whole.ops == pytest.approx(0.3, abs=0.01)
     run = Run.open(root, desk)
-    run.ledger.append("sealed", stage="evaluate", folder="device/quick", manifest=_mark(root / "device/quick"))
+    run.ledger.append("sealed", stage="evaluate", folder="boards/pruned/fp32@quick", manifest=_mark(root / "boards/pruned/fp32@quick"))
     again = overview(root)
     assert (again.state, again.verdict, again.clean) == ("evaluated", None, None)
     for folder, state, detail in (
-        ("device/quick", "interrupted", "in the evaluation"),
+        ("boards/pruned/fp32@quick", "interrupted", "in the evaluation"),
         ("export/quick", "trained", ""),
         ("train", "interrupted", "epoch 6 of 6"),
         ("dense", "interrupted", "epoch 6 of 6"),
@@ -79,7 +79,7 @@ def _mark(folder):
     ("file", "told"),
     [
         ("recipe.yaml", "recipe.yaml was changed"),
-        ("train/manifest.json", "train/manifest.json was changed"),
+        ("nets/pruned/manifest.json", "nets/pruned/manifest.json was changed"),
         ("report.json", "report.json was changed"),
         ("ledger.jsonl", "line"),
     ],

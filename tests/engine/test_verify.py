@@ -73,7 +73,7 @@ def put_lines_in_another_order(run):
 
 def edit_rows_and_seal_them_again(run):
     """What another run's folder of the same recipe is too: whole in itself, but not what this ledger has."""
-    folder = run / "device/quick"
+    folder = run / "boards/pruned/fp32@quick"
     text = (folder / "rows.json").read_text().replace('"clean_accuracy"', '"clean_accuracy" ')
     (folder / "rows.json").write_text(text)
     manifest = json.loads((folder / FILE_NAME).read_text())
@@ -82,7 +82,7 @@ def edit_rows_and_seal_them_again(run):
 
 
 def delete_the_outcomes(run):
-    (run / "device/quick/outcomes.npz").unlink()
+    (run / "boards/pruned/fp32@quick/outcomes.npz").unlink()
 
 
 def replace_the_recipe_by_another(run):
@@ -99,7 +99,7 @@ TAMPERED = {
     take_the_ledger_of_another_run_of_this_recipe: "not in the ledger",
     remove_the_ledger: "missing or empty|ledger.jsonl names",
     put_lines_in_another_order: "does not follow from the line before",
-    edit_rows_and_seal_them_again: "device/quick/manifest.json was changed",
+    edit_rows_and_seal_them_again: "boards/pruned/fp32@quick/manifest.json was changed",
     delete_the_outcomes: "outcomes.npz is missing",
     replace_the_recipe_by_another: "recipe.yaml was changed|ledger.jsonl names",
 }
@@ -134,12 +134,12 @@ def test_an_untouched_run_is_whole(chain, command):
 
 def test_what_was_added_is_told(desk):
     run = desk / "runs/tiny"
-    (run / "device/quick/extra.json").write_text("{}")
+    (run / "boards/pruned/fp32@quick/extra.json").write_text("{}")
     (run / "report-mine.json").write_text("{}")
     (run / "train/link").symlink_to(desk / "tiny.yaml")
     (run / "notes.txt").write_text("a note beside the stages is nobody's claim")
-    (run / "train/checkpoints").mkdir(exist_ok=True)
-    (run / "train/checkpoints/left").write_text("")
+    (run / "nets/pruned/checkpoints").mkdir(exist_ok=True)
+    (run / "nets/pruned/checkpoints/left").write_text("")
     told = verify_run(run)
     assert len([line for line in told if "extra.json was added" in line]) == 1
     assert len([line for line in told if "report-mine.json is not in the ledger" in line]) == 1
@@ -149,9 +149,9 @@ def test_what_was_added_is_told(desk):
 
 def test_a_stage_that_is_a_link_to_another_run_is_told(desk):
     run = desk / "runs/tiny"
-    (run / "device/quick").rename(desk / "quick")
-    (run / "device/quick").symlink_to(desk / "quick")
-    assert any("device/quick is a link" in line for line in verify_run(run))
+    (run / "boards/pruned/fp32@quick").rename(desk / "quick")
+    (run / "boards/pruned/fp32@quick").symlink_to(desk / "quick")
+    assert any("boards/pruned/fp32@quick is a link" in line for line in verify_run(run))
 
 
 def as_folder(path):
@@ -178,7 +178,7 @@ def as_surrogate(path):
 
 @pytest.mark.parametrize("how", [as_folder, as_bytes, as_nest, as_nothing, as_surrogate])
 @pytest.mark.parametrize(
-    "name", ["ledger.jsonl", "report.json", "device/quick/manifest.json", "device/quick/rows.json", "recipe.yaml"]
+    "name", ["ledger.jsonl", "report.json", "boards/pruned/fp32@quick/manifest.json", "boards/pruned/fp32@quick/rows.json", "recipe.yaml"]
 )
 def test_what_cannot_be_read_is_told_and_never_a_traceback(desk, command, name, how):
     how(desk / "runs/tiny" / name)
@@ -210,7 +210,7 @@ def test_a_new_net_is_not_joined_with_an_old_evaluation(desk, command):
     for words in (["report"], ["gate"], ["gate", "--target", "quick"], ["verify"]):
         done = command(desk, *words)
         assert (done.code, done.out) == (2, ""), words
-        assert "device/quick is out of date: it was made from another train/model.safetensors than is" in done.err
+        assert "boards/pruned/fp32@quick is out of date: it was made from another nets/pruned/model.safetensors than is" in done.err
         assert re.search(r"`robustdeploy export \S+ --target quick` and `robustdeploy evaluate", done.err)
     done = command(desk, "evaluate", "--target", "quick.yaml")
     assert done.code == 2
@@ -230,11 +230,11 @@ def test_an_export_made_anew_leaves_the_evaluation_behind(desk, command):
 def test_an_evaluation_that_did_not_finish_leaves_no_verdict(desk, command):
     run = desk / "runs/tiny"
     opened = Run.open(run, run.parent)
-    held = read_manifest(run / "device/quick")
-    opened.stage("evaluate", "device/quick", held.inputs, held.parameters).begin()  # and then the board is down
+    held = read_manifest(run / "boards/pruned/fp32@quick")
+    opened.stage("evaluate", "boards/pruned/fp32@quick", held.inputs, held.parameters).begin()  # and then the board is down
     done = command(desk, "gate")
     assert (done.code, done.out) == (2, "")
-    assert "device/quick is not finished any more; `robustdeploy" in done.err
+    assert "boards/pruned/fp32@quick is not finished any more; `robustdeploy" in done.err
     assert command(desk, "verify").code == 2
     assert command(desk, "report").code == 2
 

@@ -59,7 +59,7 @@ def test_a_compact_net_comes_back_bit_for_bit(tmp_path: Path) -> None:
         assert not loaded.training
         assert torch.equal(loaded(images), net(images))
     assert written.modules["net.stages.1.0.shortcut"].index == (4, -1, 0)
-    assert NetInfo.model_validate_json((tmp_path / "train/net.json").read_text()) == written
+    assert NetInfo.model_validate_json((tmp_path / "nets/pruned/net.json").read_text()) == written
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def test_the_own_net_of_a_run_that_pruned_nothing_is_the_dense_one():
 
 def test_a_target_that_was_lost_is_inconclusive_and_the_others_keep_their_outcome():
     subjects = (
-        SubjectEvidence(subject=HOST_CPU, evaluation="device/host-cpu"),
+        SubjectEvidence(subject=HOST_CPU, evaluation="boards/pruned/fp32@host-cpu"),
         SubjectEvidence(subject=BOARD_7, lost="no answer"),
     )
     verdict = judge([row()], [], [rule()], (), subjects)

@@ -33,12 +33,12 @@ RECIPE = """
     budget: {ops: 0.4}
 """
 MADE = (
-    "dense/model.safetensors",
-    "dense/metrics.jsonl",
-    "train/model.safetensors",
-    "train/metrics.jsonl",
-    "train/masks.safetensors",
-    "train/net.json",
+    "nets/dense/model.safetensors",
+    "nets/dense/metrics.jsonl",
+    "nets/pruned/model.safetensors",
+    "nets/pruned/metrics.jsonl",
+    "nets/pruned/masks.safetensors",
+    "nets/pruned/net.json",
 )
 
 
@@ -123,7 +123,7 @@ def test_another_data_set_starts_anew_in_the_same_folder(small, tmp_path):
     train_dense(recipe, other, stage(tmp_path / "shared", recipe, "b"), lambda step, *rest: steps.append(step))
     train_dense(recipe, other, stage(tmp_path / "alone", recipe, "b"), silent)
     assert steps == [1, 2, 3]
-    name = "train/model.safetensors"
+    name = "nets/pruned/model.safetensors"
     assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 

@@ -1,0 +1,77 @@
+"""``robustdeploy plan``: what a run would do, skip or do again, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from robustdeploy.cli.options import (
+    HOST,
+    RUNS,
+    DataOption,
+    ForceOption,
+    JsonOption,
+    MemoryOption,
+    NameOption,
+    OpsOption,
+    ParamsOption,
+    QuietOption,
+    RecipeArgument,
+    RunsOption,
+    SeedOption,
+    SetOption,
+    SkipOption,
+    StartOption,
+    TargetsOption,
+    overrides,
+)
+
+if TYPE_CHECKING:
+    from robustdeploy.engine.plan import Step
+
+
+def plan(
+    recipe: RecipeArgument = "digits-resnet8",
+    target: TargetsOption = None,
+    ops_target: OpsOption = None,
+    params_target: ParamsOption = None,
+    memory_target: MemoryOption = None,
+    data: DataOption = None,
+    skip_unreadable: SkipOption = False,
+    start: StartOption = None,
+    seed: SeedOption = None,
+    set_: SetOption = None,
+    name: NameOption = None,
+    runs: RunsOption = RUNS,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show what a run would do, and why.
+
+    Each stage is named once, with what it rests on. Nothing is written, and no board is asked.
+    """
+    from robustdeploy.cli.result import show
+    from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.core.asked import check_targets, recipe_for
+    from robustdeploy.core.load import load_target
+
+    with TerminalTalk(quiet or as_json) as talk:
+        goals = [load_target(each) for each in target or [HOST]]
+        check_targets(goals)
+        more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
+        loaded = recipe_for(recipe, targets=goals, overrides=more)
+        from robustdeploy.api import plan as planned  # whatever can be refused without torch has been
+
+        run, steps = planned(loaded, goals, runs=runs, name=name, force=force, talk=talk)
+    show(_lines(str(run.root), steps), {"run": str(run.root), "steps": [asdict(step) for step in steps]}, as_json)
+
+
+def _lines(root: str, steps: Sequence[Step]) -> list[str]:
+    from robustdeploy.cli.result import table
+
+    rows = [["stage", "folder", "what", "why"]]
+    rows += [[step.stage, step.place, step.action, step.why] for step in steps]
+    rows.append(["report", "report.json", "do", "it is written of what is there then"])
+    return [f"run {root}", *table(rows)]

@@ -1,0 +1,170 @@
+"""Records: what each stage found, typed. A record is part of the seal, and what later stages and the report read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from robustdeploy.core.model import Noun
+
+Count = Annotated[int, Field(ge=0, le=2**63)]
+Some = Annotated[int, Field(ge=1, le=2**63)]
+
+
+class Record(Noun):
+    """What a stage found. Values come from JSON that may have been edited, so none is converted."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class ChannelCount(Record):
+    """Channels kept in one layer."""
+
+    layer: str
+    kept: Count
+    dense: Count
+
+
+class Proof(Record):
+    """How far the masked and the compact net's scores are apart."""
+
+    n: Some
+    clean: float
+    adversarial: float
+    precision: str
+    float32: float
+    tolerance: float
+
+
+class Collapse(Record):
+    """What the sentinel did about a training that fell into catastrophic overfitting."""
+
+    step: int
+    reason: str
+    back_to_step: int
+    task_from_here: str
+
+
+class Conditions(Record):
+    """From which step on a training ran under which conditions."""
+
+    from_step: Count
+    precision: str
+    processes: Some
+
+
+class Epochs(Record):
+    """Which epoch of a training is delivered, and which there were to choose from; 0 where there was none."""
+
+    delivered: Count
+    best: Count
+    last: Count
+
+
+class NetRecord(Record):
+    """A net that was trained or taken over: what it costs, beside the dense net, and how it came about."""
+
+    macs: Count
+    repeated_macs: Count = 0
+    params: Count
+    memory_bytes: int | None
+    layer_macs: dict[str, int] = {}
+    dense_macs: Some
+    dense_params: Some
+    dense_memory_bytes: int | None
+    ops_target: float = 1.0
+    params_target: float = 1.0
+    memory_target: float = 1.0
+    counts: dict[str, int] = {}
+    """The same MACs counted independently, by how they were counted."""
+    channels: tuple[ChannelCount, ...] = ()
+    """Empty for a net of which nothing was removed."""
+    whole: dict[str, str] = {}
+    """Layers that stay whole, each with the reason."""
+    proof: Proof | None = None
+    nonzero_macs: Count | None = None
+    """Only where weights are masked one by one."""
+    data: dict[str, Any]
+    epochs: Epochs | None = None
+    events: tuple[Collapse, ...] = ()
+    stretches: tuple[Conditions, ...] = ()
+
+    @property
+    def removes_channels(self) -> bool:
+        """Whether what the pruner took away is gone; otherwise it is zeros."""
+        return self.nonzero_macs is None
+
+
+class Parity(Record):
+    """The largest gap between the two runtimes' scores, and the share of images with the same label."""
+
+    runtime: str
+    n: Some
+    max_abs_clean: float
+    max_abs_adversarial: float
+    agreement_clean: float
+    agreement_adversarial: float
+
+
+class Zeros(Record):
+    """What of an exported net is beside its zeros."""
+
+    macs: Count
+    """Of the graph, as a dense runtime executes them."""
+    nonzero_macs: Count
+    """Those of the graph that are by weights other than 0."""
+    nonzero_params: Count
+    """Parameters of the net beside the zeros among its layers' weights."""
+    two_of_four: tuple[str, ...]
+    """Layers that have at most 2 weights other than 0 among any 4 consecutive inputs."""
+
+    @property
+    def note(self) -> str:
+        """What a user of the exported net must know, as one sentence."""
+        text = (
+            f"{1 - self.nonzero_macs / self.macs:.1%} of the {self.macs:,} MACs are by weights that are 0, but a dense "
+            "runtime executes all of them: these zeros save no time and no operation there"
+        )
+        if not self.two_of_four:
+            return text
+        return (
+            f"{text}. {len(self.two_of_four)} layers are 2:4 sparse, for which TensorRT has kernels that it may choose "
+            "when its builder allows sparse weights; that has not been run on hardware"
+        )
+
+
+class OnnxRecord(Record):
+    """An exported net."""
+
+    parity: Parity
+    counts: dict[str, int]
+    opset: int
+    zeros: Zeros | None = None
+    notes: tuple[str, ...] = ()
+    """What a user of the file must know, one sentence each."""
+
+
+class BundleRecord(Record):
+    """What is shipped to a target."""
+
+    notes: tuple[str, ...] = ()
+    """What a user of this target must know of this net, one sentence each."""
+
+
+class AttackRecord(Record):
+    """What was found on a net in torch."""
+
+    n: Some
+    """Test images."""
+
+
+class BoardRecord(Record):
+    """What was measured on a target."""
+
+    engine: str
+    """SHA-256 over the names and hashes of its files."""
+    n: Some
+    """Test images."""
+    reading: dict[str, Any] = {}
+    """What became of the test set's files."""

@@ -1,0 +1,138 @@
+"""The runner: it alone knows how stages are skipped, resumed, sealed and told of."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from robustdeploy.core.complaint import complaint
+from robustdeploy.core.files import canonical_json
+from robustdeploy.core.interrupts import catch_signals
+from robustdeploy.core.plain import plain
+from robustdeploy.core.talk import SILENCE, Talk
+from robustdeploy.engine.lineage import stale
+from robustdeploy.engine.manifest import FILE_NAME, Manifest
+from robustdeploy.engine.run import Run
+from robustdeploy.engine.seal import PARTS, Slot
+from robustdeploy.engine.stage import DeviceBound, Finished, R, Stage, Work, inputs_from
+from robustdeploy.errors import ArtifactError, UsageError
+
+
+@contextmanager
+def working(run: Run) -> Iterator[None]:
+    """Hold the run for this process, and let a signal end the work at a safe point."""
+    with catch_signals(), run.lock():
+        yield
+
+
+@dataclass
+class Runner:
+    """Makes stages of one run, and all that they need. The run must be held (``working``)."""
+
+    run: Run
+    makes: Collection[str] = ()
+    """Names of the stages that may be run; all others must be finished and up to date."""
+    force: bool = False
+    """Do what may be run again, each stage once."""
+    talk: Talk = SILENCE
+    _done: dict[str, Finished[Any]] = field(default_factory=dict, init=False)
+
+    def make(self, stage: Stage[R]) -> Finished[R]:
+        """Return what ``stage`` makes, after making what it needs; what is done and unchanged is not done again."""
+        if stage.place not in self._done:
+            before = {need.stage.place: self.make(need.stage) for need in stage.needs}
+            if stage.name in self.makes:
+                self._bring_up_to_date(stage, before)
+            else:
+                self._check_up_to_date(stage)
+            self._done[stage.place] = held(self.run, stage.place, stage.record, stage.command)
+        return self._done[stage.place]
+
+    def _bring_up_to_date(self, stage: Stage[Any], before: dict[str, Finished[Any]]) -> None:
+        own = dict(stage.inputs())
+        slot = slot_of(self.run, stage, {**inputs_from(stage, before), **own})
+        if self.force:
+            slot.clear()
+        elif (manifest := slot.sealed()) is not None:
+            self.talk.say(f"{stage.place}: done already, sealed {manifest.started[:19]}Z and unchanged; skipped")
+            return
+        for need in stage.needs:
+            before[need.stage.place] = self._fitting(need.stage)
+        slot = slot_of(self.run, stage, {**inputs_from(stage, before), **own})
+        slot.begin()
+        self._run(stage, slot, before)
+
+    def _run(self, stage: Stage[Any], slot: Slot, before: Mapping[str, Finished[Any]]) -> None:
+        work = Work(slot.folder, slot.fingerprint, self.run.ledger, self.talk, before)
+        record = stage.run(work)
+        slot.seal([work.folder / name for name in work.outputs], record.model_dump(mode="json"))
+        shutil.rmtree(work.folder / PARTS, ignore_errors=True)  # what they went into is sealed
+
+    def _fitting(self, stage: Stage[Any]) -> Finished[Any]:
+        """Return what a stage has made, made again where it is tied to a device that is another one by now."""
+        done = self._done[stage.place]
+        if isinstance(stage, DeviceBound) and (why := stage.misfit(done)):
+            self.talk.say(f"{stage.name}: done again, since {why}")
+            before = {need.stage.place: self._done[need.stage.place] for need in stage.needs}
+            slot = slot_of(self.run, stage, {**inputs_from(stage, before), **stage.inputs()})
+            slot.clear()
+            self._run(stage, slot, before)
+            done = self._done[stage.place] = held(self.run, stage.place, stage.record, stage.command)
+        return done
+
+    def _check_up_to_date(self, stage: Stage[Any]) -> None:
+        check_finished(self.run, stage.place, stage.command)
+        made = self.run.manifests()
+        if stage.place in made and (problems := stale(self.run.root, stage.place, made, self.run.recipe)):
+            raise ArtifactError(*problems)
+
+
+def slot_of(run: Run, stage: Stage[Any], inputs: Mapping[str, str]) -> Slot:
+    """Return where a stage with these inputs is sealed."""
+    return run.slot(stage.name, stage.place, inputs, stage.settings)
+
+
+def check_finished(run: Run, place: str, command: str) -> None:
+    """Refuse to go on where the stage in ``place`` was not finished; ``command`` is what makes it."""
+    if not (run.root / place / FILE_NAME).exists():
+        raise UsageError(f"{run.root} has no finished {place} stage yet: run `{command}` first")
+
+
+def held(run: Run, place: str, kind: type[R], command: str) -> Finished[R]:
+    """Return what lies in ``place`` after checking every file of it; ``command`` is what makes it again."""
+    try:
+        manifest = run.sealed(place)
+        record = record_from(manifest, kind, f"{run.root / place / FILE_NAME}")
+    except ArtifactError as error:
+        raise ArtifactError(*(f"{line}; `{command} --force` makes it again" for line in error.args)) from None
+    return Finished(run.root / place, manifest, record)
+
+
+def record_from(manifest: Manifest, kind: type[R], where: str) -> R:
+    """Return what a stage found, by its manifest; one that cannot have been written so is an ArtifactError."""
+    try:
+        return kind.model_validate_json(canonical_json(manifest.facts))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, ("facts", *first["loc"])))
+        raise ArtifactError(f"{where}: {name} {complaint(first, kind)}, so it was edited") from error
+
+
+def unlike(manifest: Manifest, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Sequence[str]:
+    """Say in which settings and inputs a finished stage differs from what is asked for now."""
+    told = [f"{name} is {now!r}, was {was!r}" for name, was, now in _differing(manifest.parameters, plain(settings))]
+    known = {*manifest.inputs, *inputs}
+    return [*told, *(f"another {name}" for name in sorted(known) if manifest.inputs.get(name) != inputs.get(name))]
+
+
+def _differing(was: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*was, *now]):
+            yield from _differing(was.get(key), now.get(key), f"{prefix}.{key}" if prefix else str(key))
+    elif was != now:
+        yield prefix, was, now

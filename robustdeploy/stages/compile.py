@@ -1,0 +1,88 @@
+"""Compile: an ONNX file becomes an engine of one target, built there or here, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from robustdeploy.core.plain import plain
+from robustdeploy.core.subject import Subject
+from robustdeploy.core.target import Target
+from robustdeploy.devices.build import Built, build_engine, check_fits
+from robustdeploy.devices.toolchain import installed_on
+from robustdeploy.engine.places import engine_place
+from robustdeploy.engine.stage import Finished, Need, Work
+from robustdeploy.errors import ToolchainError
+from robustdeploy.stages.export import Export
+from robustdeploy.stages.session import Session
+
+FOLDER = "engine"
+"""In the stage's folder, with the engine's files and nothing else."""
+
+
+@dataclass(frozen=True)
+class Compile:
+    """Compiles one net for one target.
+
+    Two builds may differ bit by bit, so what is measured is the one that is kept.
+    """
+
+    session: Session
+    subject: Subject
+    target: Target
+    export: Export
+    name: str = "compile"
+    record: type[Built] = Built
+
+    @property
+    def place(self) -> str:
+        """``engines/pruned/fp32@host-cpu``."""
+        return engine_place(self.subject)
+
+    @property
+    def command(self) -> str:
+        """What makes it."""
+        return f"robustdeploy evaluate --target {self.target.name}"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The ONNX file."""
+        return (Need(self.export, ("model.onnx",)),)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The toolchain with its options, and where it is asked to build. Its version is found when it is needed."""
+        return {"backend": plain(self.target.backend), "build_on": self.target.build_on, "arch": self.target.arch}
+
+    def inputs(self) -> Mapping[str, str]:
+        """Nothing but the file; what it is tied to on the board is in the record, and looked at by ``misfit``."""
+        return {}
+
+    def misfit(self, done: Finished[Built]) -> str:
+        """Say in what the device or its toolchain is another than the engine was built for."""
+        try:
+            check_fits(done.record, installed_on(self.session.board(self.target), self.target))
+        except ToolchainError as error:
+            return str(error)
+        return ""
+
+    def run(self, work: Work) -> Built:
+        """Build, and fetch the files."""
+        session, talk = self.session, self.session.talk
+        folder = work.folder / FOLDER
+        folder.mkdir(exist_ok=True)
+        for left in folder.iterdir():  # half of another engine
+            left.unlink()
+
+        def progress(what: str, done: int, total: int) -> None:
+            talk.progress(f"{self.target.name}, {what}", done, total)
+
+        onnx = work.of(self.export).folder / "model.onnx"
+        built = build_engine(session.board(self.target), self.target, onnx, session.agent, folder, progress)
+        work.keep(*(f"{FOLDER}/{file.name}" for file in built.files))
+        talk.say(
+            f"compile: {self.subject}, {built.backend} {built.version} on the {built.where}, {built.seconds:.1f} s, "
+            f"{built.bytes / 1024:,.0f} KiB"
+        )
+        return built

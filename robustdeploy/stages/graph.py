@@ -1,0 +1,83 @@
+"""The graph: which stages lead from a recipe to what is measured of its nets on its targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustdeploy.core.recipe import DEPLOY
+from robustdeploy.core.subject import DENSE, FP32, IMPORTED, PRUNED, Subject
+from robustdeploy.core.target import Target
+from robustdeploy.stages.attack import Attack
+from robustdeploy.stages.bundle import Bundle
+from robustdeploy.stages.compile import Compile
+from robustdeploy.stages.export import Export, NetStage
+from robustdeploy.stages.import_net import Import
+from robustdeploy.stages.measure import Measure
+from robustdeploy.stages.session import Session
+from robustdeploy.stages.train import Train
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The stages of one run. Asking for a stage builds it and has no other effect."""
+
+    session: Session
+    own: str
+    """The run's own net: ``pruned``, ``dense`` or ``imported``."""
+
+    @property
+    def compared(self) -> bool:
+        """Whether a dense net stands beside the run's own."""
+        return self.own == PRUNED and self.session.asked.baseline is not False
+
+    @property
+    def deployed(self) -> tuple[str, ...]:
+        """The nets that are measured on targets, the run's own first."""
+        return (self.own, DENSE) if self.compared and self.session.asked.baseline == DEPLOY else (self.own,)
+
+    @property
+    def nets(self) -> tuple[NetStage, ...]:
+        """The trained nets, in the order in which they are trained."""
+        return tuple(self.net(name) for name in ((DENSE, self.own) if self.compared else (self.own,)))
+
+    def net(self, name: str) -> NetStage:
+        """Return what trains a net, or took it over."""
+        return Import(self.session, Path()) if name == IMPORTED else Train(self.session, name)
+
+    def export(self, net: str, target: Target) -> Export:
+        """Return what exports a net for a target's opset."""
+        return Export(self.session, self.net(net), net, target.opset)
+
+    def bundles(self, target: Target) -> tuple[Bundle, ...]:
+        """Return what packs all nets that are shipped to a target."""
+        return tuple(self._bundle(net, target) for net in self.deployed)
+
+    def measures(self, target: Target) -> tuple[Measure, ...]:
+        """Return what measures all nets that run on a target, the run's own first."""
+        return tuple(self._measure(net, target) for net in self.deployed)
+
+    def goals(self, targets: Sequence[Target]) -> Iterator[NetStage | Measure]:
+        """Yield everything that a report on these targets rests on, besides what these need themselves."""
+        yield from self.nets
+        for target in targets:
+            yield from self.measures(target)
+
+    def _bundle(self, net: str, target: Target) -> Bundle:
+        return Bundle(self.session, Subject(net, FP32, target.name), target, self.export(net, target))
+
+    def _measure(self, net: str, target: Target) -> Measure:
+        bundle = self._bundle(net, target)
+        # Where the dense net runs on targets too, its own measuring tells of it, in torch as well.
+        beside = Attack(self.session, self.net(DENSE), DENSE, deployed=False)
+        alone = not self.compared or DENSE in self.deployed
+        return Measure(
+            session=self.session,
+            subject=bundle.subject,
+            target=target,
+            bundle=bundle,
+            engine=Compile(self.session, bundle.subject, target, bundle.export),
+            found=Attack(self.session, bundle.export.net, net, deployed=True),
+            beside=None if alone else beside,
+        )

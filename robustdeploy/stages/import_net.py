@@ -1,0 +1,49 @@
+"""Import: a net that others trained takes the place of a trained one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustdeploy.core.plain import plain
+from robustdeploy.core.records import NetRecord
+from robustdeploy.core.subject import IMPORTED
+from robustdeploy.engine.places import net_place
+from robustdeploy.engine.stage import Need, Work
+from robustdeploy.nets.store import load_info
+from robustdeploy.stages.session import Session
+from robustdeploy.stages.train import costs_text
+from robustdeploy.train.adopt import adopt, adopted_files
+
+
+@dataclass(frozen=True)
+class Import:
+    """Copies a stored net into the run and counts what it costs."""
+
+    session: Session
+    origin: Path
+    """Folder that holds ``net.json`` and ``model.safetensors``; read only when the stage runs."""
+    name: str = "import"
+    command: str = "robustdeploy evaluate FOLDER"
+    record: type[NetRecord] = NetRecord
+    needs: tuple[Need, ...] = ()
+    place: str = net_place(IMPORTED)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The budget, which its costs are compared with."""
+        return {"budget": plain(self.session.asked.budget)}
+
+    def inputs(self) -> Mapping[str, str]:
+        """The images that are set aside, and the net's two files."""
+        return {"images": self.session.training_data.digest, **adopted_files(self.origin)}
+
+    def run(self, work: Work) -> NetRecord:
+        """Copy and count."""
+        session = self.session
+        info = load_info(self.origin)
+        record = adopt(session.asked, info, session.training_data, self.origin, work, session.trust)
+        session.talk.say(f"import: {costs_text(record)}, from {self.origin}")
+        return record

@@ -1,0 +1,117 @@
+"""Measure: attack and time what runs on one target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustdeploy.core.files import sha256_of_file
+from robustdeploy.core.plain import plain
+from robustdeploy.core.records import BoardRecord
+from robustdeploy.core.subject import Subject
+from robustdeploy.core.target import Target
+from robustdeploy.engine.places import board_place
+from robustdeploy.engine.stage import Need, Work
+from robustdeploy.evaluate.adversarial import FILE
+from robustdeploy.evaluate.stage import Request, evaluate
+from robustdeploy.export.agent import agent_note
+from robustdeploy.export.bundle import GOLDEN, golden_from, read_bundle
+from robustdeploy.export.parity import parity_rows
+from robustdeploy.nets.store import load_info
+from robustdeploy.stages.attack import Attack
+from robustdeploy.stages.bundle import Bundle
+from robustdeploy.stages.compile import FOLDER, Compile
+from robustdeploy.stages.session import Session
+from robustdeploy.train.facts import PRINTS_FILE
+from robustdeploy.train.setup import device_from
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Replays what was found in torch, asks query attacks on the board itself, and times the engine."""
+
+    session: Session
+    subject: Subject
+    target: Target
+    bundle: Bundle
+    engine: Compile
+    found: Attack
+    beside: Attack | None
+    """What was found on the dense net that the subject is compared with in torch."""
+    name: str = "measure"
+    record: type[BoardRecord] = BoardRecord
+
+    @property
+    def place(self) -> str:
+        """``boards/pruned/fp32@host-cpu``; what was measured under other settings stands beside."""
+        return board_place(self.subject, self.session.label)
+
+    @property
+    def command(self) -> str:
+        """What makes it."""
+        return f"robustdeploy evaluate --target {self.target.name}"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The engine, what is replayed on it, and the net and the file that it is of."""
+        export = self.bundle.export
+        return (
+            Need(export.net, ("model.safetensors", "net.json", PRINTS_FILE)),
+            Need(export, ("model.onnx",)),
+            Need(self.bundle, ("bundle.zip",)),
+            Need(self.engine),
+            Need(self.found, (FILE,)),
+            *((Need(self.beside, (FILE,)),) if self.beside else ()),
+        )
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How it is attacked and timed."""
+        recipe = self.session.asked
+        return {"evaluate": plain(recipe.evaluate), "threat": plain(recipe.threat), "target": plain(self.target)}
+
+    def inputs(self) -> Mapping[str, str]:
+        """The test images, and the agent of the installed package."""
+        session = self.session
+        info = load_info(session.run.root / self.bundle.export.net.place)
+        return {"test_images": session.test_images(info).digest, "agent": sha256_of_file(session.agent)}
+
+    def run(self, work: Work) -> BoardRecord:
+        """Measure, block by block; sealed blocks of an interrupted call are used again."""
+        session, bundle = self.session, work.of(self.bundle).folder
+        net = work.of(self.bundle.export.net).folder
+        if note := agent_note(bundle / "agent.pyz", session.agent):
+            session.talk.say(f"note: {note}")
+        info = load_info(net)
+        images = session.test_set(info)
+        request = Request(
+            recipe=session.asked,
+            subject=self.subject,
+            target=self.target,
+            test=session.test_images(info),
+            available=len(images),
+            classes=info.classes,
+            net=net,
+            onnx=work.of(self.bundle.export).folder / "model.onnx",
+            engine=work.of(self.engine).folder / FOLDER,
+            built=work.of(self.engine).record,
+            found=work.of(self.found).folder / FILE,
+            dense_found=work.of(self.beside).folder / FILE if self.beside else None,
+            golden=golden_from(read_bundle(bundle / "bundle.zip")[GOLDEN], info),
+            extra_rows=parity_rows(work.of(self.bundle.export).record.parity, self.subject.reference),
+            device=str(device_from(session.run.recipe.train.device)),
+            trust=session.trust,
+            reading=images.reading,
+        )
+        record = evaluate(request, session.board(self.target), work, self._progress)
+        session.talk.say(f"measure: {self.subject}, {record.n} test images, outcomes in {_relative(work.folder)}")
+        return record
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        self.session.talk.progress(f"{self.subject}, {what}", done, total)
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

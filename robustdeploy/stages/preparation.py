@@ -1,0 +1,64 @@
+"""Preparation: what is looked at before stages are made, because afterwards it would cost the user something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from robustdeploy.core.plain import plain
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.settings import differences, overrides
+from robustdeploy.core.target import Target
+from robustdeploy.data.load import load_data
+from robustdeploy.engine.places import BUNDLES, kind_of, subject_of
+from robustdeploy.engine.run import Run
+from robustdeploy.errors import UsageError
+from robustdeploy.stages.measure import Measure
+from robustdeploy.train.facts import DENSE, dense_cost_facts
+from robustdeploy.train.setup import device_from
+from robustdeploy.train.start import starting_net
+
+
+def check_same_target(run: Run, goal: Target) -> None:
+    """Refuse a target that another definition of the same name was exported for: its evidence would be replaced."""
+    for place, manifest in run.manifests().items():
+        if kind_of(place) != BUNDLES or subject_of(place).place != goal.name:
+            continue
+        changed = list(differences(manifest.parameters.get("target", {}), plain(goal)))
+        if changed:
+            told = "; ".join(f"{each.field} {each.recipe}, now {each.used}" for each in changed)
+            raise UsageError(
+                f"{run.root} has results of another target called {goal.name} ({told}); give yours another name, or "
+                f"replace them with `robustdeploy export {run.root} --target … --force`"
+            )
+
+
+def check_same_images(measure: Measure) -> None:
+    """Refuse to replace an evaluation of the same net by one on other test images."""
+    run = measure.session.run
+    made = run.manifests()
+    held, export = made.get(measure.place), made.get(measure.bundle.export.place)
+    if held is None or export is None:
+        return
+    onnx = held.inputs.get(f"{measure.bundle.export.place}/model.onnx")
+    if onnx == export.outputs.get("model.onnx") and held.inputs.get("test_images") != measure.inputs()["test_images"]:
+        raise UsageError(
+            f"the test images are not those that {run.root / measure.place} was evaluated on; name the folder of those "
+            "with --data, or replace that evaluation with --force"
+        )
+
+
+def kept_settings(run: Run, asked: Recipe) -> Iterator[str]:
+    """Say where a run keeps its own evaluation and gate, though others were asked for."""
+    for change in overrides(run.recipe.evaluate, plain(asked.evaluate)):
+        yield f"note: the run keeps its own recipe; asked for: {change}"
+    if run.recipe.baseline != asked.baseline:
+        yield f"note: the run keeps its own recipe; asked for: baseline is {asked.baseline}"
+    if plain(run.recipe.gate) != plain(asked.gate):
+        yield "note: the run keeps its own gate; others judge with `robustdeploy gate --rules FILE`"
+
+
+def dense_costs(recipe: Recipe) -> dict[str, float]:
+    """Return what the dense net costs, by the names of Budget."""
+    data = load_data(recipe.data)
+    facts = dense_cost_facts(starting_net(recipe, data, device_from("cpu")), data.image_shape)
+    return {name: facts[fact] or 0 for name, fact in DENSE.items()}

@@ -1,0 +1,91 @@
+"""The session of one command: the run, the settings that are asked for, and what its stages share while it lasts."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from robustdeploy.core.recipe import Data, Recipe
+from robustdeploy.core.registry import LINKS
+from robustdeploy.core.settings import label_of
+from robustdeploy.core.talk import SILENCE, Talk
+from robustdeploy.core.target import Target
+from robustdeploy.core.trust import Trust
+from robustdeploy.data.images import Images as StoredImages
+from robustdeploy.data.load import Loaded, load_data, load_test
+from robustdeploy.devices.board import Board, board_from
+from robustdeploy.engine.run import Run
+from robustdeploy.evaluate.attack import Images, chosen
+from robustdeploy.export.agent import build_agent, foreign_plugins
+from robustdeploy.nets.store import NetInfo
+
+
+@dataclass
+class Session:
+    """A context manager: boards that were opened in it are closed at its end."""
+
+    run: Run
+    asked: Recipe
+    """The run's recipe, with the evaluation that is asked for; its results stand beside where that is another."""
+    data: Path | None = None
+    """Folder of the data set where that has moved."""
+    skip_unreadable: bool = False
+    trust: Trust = False
+    """Whose factories may be called, as for ``load_net``."""
+    talk: Talk = SILENCE
+    _stack: ExitStack = field(default_factory=ExitStack, init=False)
+    _boards: dict[str, Board] = field(default_factory=dict, init=False)
+    _tests: dict[tuple[str, ...], StoredImages] = field(default_factory=dict, init=False)
+
+    @property
+    def label(self) -> str:
+        """What marks the results of other settings than the run's own; nothing marks those."""
+        return label_of(self.run.recipe.evaluate, self.asked.evaluate)
+
+    @cached_property
+    def training_data(self) -> Loaded:
+        """The images of the training set, read once."""
+        return load_data(self._where, partial(self.talk.progress, "reading images"), self.talk.say)
+
+    def test_set(self, info: NetInfo) -> StoredImages:
+        """Return all test images, read once, for a net of these classes."""
+        if info.classes not in self._tests:
+            progress = partial(self.talk.progress, "reading images")
+            self._tests[info.classes] = load_test(self._where, info.classes, progress, self.talk.say)
+        return self._tests[info.classes]
+
+    def test_images(self, info: NetInfo) -> Images:
+        """Return the test images that are used."""
+        return chosen(self.test_set(info), self.asked.evaluate.limit)
+
+    def board(self, target: Target) -> Board:
+        """Return the board of a target, which answers from its first use to the end of the session.
+
+        Its agent is built of the installed package: what lies in a run's folder is never started.
+        """
+        if target.name not in self._boards:
+            link = LINKS.build(target.link.name, target.link.options)
+            self._boards[target.name] = self._stack.enter_context(board_from(link, self.agent))
+        return self._boards[target.name]
+
+    @cached_property
+    def agent(self) -> Path:
+        """The agent of the installed package, as a file."""
+        path = Path(self._stack.enter_context(TemporaryDirectory(prefix="robustdeploy-agent-"))) / "agent.pyz"
+        build_agent(path, foreign_plugins())
+        return path
+
+    @property
+    def _where(self) -> Data:
+        own = self.asked.data
+        moved = {} if self.data is None else {"path": self.data}
+        return own.model_copy(update={**moved, "skip_unreadable": own.skip_unreadable or self.skip_unreadable})
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
