@@ -25,6 +25,8 @@ from robustdeploy.core.recipe import Budget, Choice, Data, Recipe
 from robustdeploy.core.registry import FORMATS
 from robustdeploy.core.target import Target
 from robustdeploy.data.find import find_source
+from robustdeploy.engine.evaluations import evaluations_named
+from robustdeploy.engine.lineage import command_for
 from robustdeploy.engine.manifest import FILE_NAME
 from robustdeploy.engine.run import Run, check_same_training, holder, in_use
 from robustdeploy.errors import RecipeError, StorageError, UsageError
@@ -96,7 +98,8 @@ def check_start(start: Path, runs: Path) -> None:
     if any((place / NET_FILES[0]).is_file() for place in (start, start / "train")):
         return
     if (start / "recipe.yaml").is_file():
-        raise UsageError(f"train.start: the run {start} has no trained net yet; finish it first: `robustdeploy prune`")
+        first = command_for(start, "train")
+        raise UsageError(f"train.start: the run {start} has no trained net yet; finish it first: `{first}`")
     raise UsageError(f"train.start: {no_run(start, runs)}")
 
 
@@ -127,15 +130,20 @@ def check_attacks(recipe: Recipe) -> None:
 
 def check_evaluable(run: Run, target: str, data: Path | None) -> None:
     """Refuse to evaluate what has not been trained and exported, or without its data set; ``data`` is where that is."""
-    check_finished(run.root, "train", "robustdeploy prune")
-    check_finished(run.root, f"export/{target}", f"robustdeploy export --target {target}")
+    check_finished(run.root, "train")
+    check_finished(run.root, f"export/{target}")
     check_data(run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data}))
 
 
-def check_finished(root: Path, place: str, how: str) -> None:
-    """Refuse to go on where the stage in ``place`` was not finished; ``how`` is the command that makes it."""
+def check_finished(root: Path, place: str) -> None:
+    """Refuse to go on where the stage in ``place`` was not finished, and name the command that makes it."""
     if not (root / place / FILE_NAME).exists():
-        raise UsageError(f"{root} has no finished {place} stage yet: run `{how}` first")
+        raise UsageError(f"{root} has no finished {place} stage yet: run `{command_for(root, place)}` first")
+
+
+def check_reportable(run: Run, targets: Sequence[str]) -> None:
+    """Refuse to report on evaluations that are not there."""
+    evaluations_named(run, targets)
 
 
 def check_data(data: Data) -> None:

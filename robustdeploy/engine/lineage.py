@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
+from robustdeploy.core.asked import DEFAULT_RUNS
+from robustdeploy.core.given import RUN_FILES
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report, SubjectEvidence
 from robustdeploy.core.settings import DEVICE, as_options, overrides, target_of
@@ -69,17 +72,27 @@ def stale(root: Path, place: str, made: Manifests, recipe: Recipe) -> list[str]:
     return [f"{root / place} is out of date: it was made from {'; '.join(found)}; {_again(root, place, made, recipe)}"]
 
 
+def command_for(root: Path, place: str) -> str:
+    """Return the command that makes the stage in ``place`` of the run at ``root``, whichever run is the latest."""
+    kind, _, name = place.partition("/")
+    if kind in ("train", "dense"):
+        runs, own = root.parent, root.resolve().name
+        where = "" if runs == DEFAULT_RUNS else f" --runs {quote(str(runs))}"
+        return f"robustdeploy prune {quote(str(root / RUN_FILES[0]))} --name {own}{where}"
+    target = f" --target {target_of(name)}" if kind in ("export", DEVICE) else ""
+    return f"robustdeploy {'export' if kind == 'export' else 'evaluate'} {quote(str(root))}{target}"
+
+
 def _again(root: Path, place: str, made: Manifests, recipe: Recipe) -> str:
     kind, _, name = place.partition("/")
-    target = target_of(name)
+    command = command_for(root, place)
     if kind == ATTACKS:
-        return "`robustdeploy evaluate` finds it again"
-    command = f"robustdeploy {'export' if kind == 'export' else 'evaluate'} {root} --target {target}"
-    export = f"export/{target}"
+        return f"`{command}` finds it again"
+    export = f"export/{target_of(name)}"
     if kind == DEVICE:
         command += as_options(overrides(recipe.evaluate, made[place].parameters.get("evaluate", {})))
         if export not in made or (export in made and stale(root, export, made, recipe)):
-            command = f"robustdeploy export {root} --target {target}` and `{command}"
+            command = f"{command_for(root, export)}` and `{command}"
     return f"`{command}` makes it again"
 
 
@@ -143,4 +156,4 @@ def chain_problems(root: Path, places: Sequence[str], made: Manifests, recipe: R
     if {"dense", "train"} <= made.keys():
         ours, theirs = (made[place].inputs.get("images") for place in ("train", "dense"))
         if ours != theirs:
-            yield f"{root / 'dense'} is out of date: train has other images; run `robustdeploy prune`"
+            yield f"{root / 'dense'} is out of date: train has other images; run `{command_for(root, 'dense')}`"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from robustdeploy.core.load import load_target
 from robustdeploy.core.report import Report
-from robustdeploy.core.settings import DEVICE, is_own, label_in, report_suffix, target_of
+from robustdeploy.core.settings import DEVICE, is_own, report_suffix, target_of
 from robustdeploy.core.subject import subject_from
+from robustdeploy.engine.evaluations import check_evaluated, evaluation_named, evaluations_in, evaluations_named
 from robustdeploy.engine.manifest import FILE_NAME
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.verify import LEDGER, evidence_problems, held_by, written_problems
@@ -17,63 +16,21 @@ from robustdeploy.report.judge import judged_by
 from robustdeploy.report.load import load_report
 
 
-def evaluations_named(run: Run, targets: Sequence[str] = ()) -> list[str]:
-    """Return the evaluations that ``targets`` name, by name or as targets' files; all of the recipe's own without any.
-
-    Own evaluations and those under other settings cannot be told together: a UsageError.
-    """
-    found = [load_target(each).name if Path(each).suffix in (".yaml", ".yml") else each for each in targets]
-    names = list(dict.fromkeys(found)) or own_evaluations(run)
-    if len(names) > 1 and any(label_in(name) for name in names):
-        raise UsageError(f"{' and '.join(names)} differ in their settings, so no report tells them together; name one")
-    return names
-
-
-def own_evaluations(run: Run) -> list[str]:
-    """Return the targets that were evaluated with the recipe's own settings, the one that was evaluated first first."""
-    found = {path.parent.name: path.stat().st_mtime for path in (run.root / DEVICE).glob("*/manifest.json")}
-    own = [name for name in found if is_own(name)]
-    if not own and found:
-        others = ", ".join(sorted(found))
-        raise UsageError(
-            f"{run.root} was evaluated under other settings than its recipe's alone ({others}); run `robustdeploy "
-            "evaluate` without any, or name one of these with --target"
-        )
-    if not own:
-        raise UsageError(f"{run.root} has no finished evaluation yet: run `robustdeploy evaluate` first")
-    return sorted(own, key=lambda name: (found[name], name))
-
-
-def unfinished(run: Run) -> dict[str, str]:
-    """Return the targets that were to be measured and are not, each with the reason or the command that goes on."""
-    begun = [path.name for path in (run.root / DEVICE).glob("*/") if not (path / FILE_NAME).is_file()]
-    told = {
-        name: f"its evaluation was not finished; `robustdeploy evaluate {run.root} --target {name}` goes on"
-        for name in sorted(begun)
-        if is_own(name)
-    }
-    for record in run.ledger.records():
-        if record.event == "lost":
-            told[str(record.data["target"])] = str(record.data["why"])
-        elif record.event == "sealed":
-            told.pop(str(record.data["folder"]).removeprefix(f"{DEVICE}/"), None)
-    return told
-
-
 def read_report(run: Run, target: str | None = None) -> Report:
     """Return the run's report, that of the recipe's own evaluations unless ``target`` names another.
 
     One that the ledger does not have in these words, or that tells of what is there no more, is an ArtifactError.
     """
-    name = "" if target is None else evaluations_named(run, [target])[0]
+    name = "" if target is None else evaluation_named(target)
     path = run.root / f"report{report_suffix(name)}.json"
+    how = f"robustdeploy report {run.root}{'' if is_own(name) else f' --target {name}'}"
     if not path.exists():
-        how = "" if is_own(name) else f" --target {name}"
-        raise UsageError(f"{run.root} has no report{how} yet: run `robustdeploy report{how}` first")
+        evaluations_named(run, [name] if name else ())
+        raise UsageError(f"{run.root} has no report{f' on {name}' if name else ''} yet: run `{how}` first")
     loaded = believed(path)
     if name and target_of(name) not in loaded.targets:
-        there = ", ".join(loaded.targets)
-        raise UsageError(f"{path} is of {there}; `robustdeploy report --target {name}` writes that of {name}")
+        check_evaluated(run, name)
+        raise UsageError(f"{path} is of {', '.join(loaded.targets)} alone; `{how}` tells of {name} too")
     return on_target(loaded, target_of(name)) if name else loaded
 
 
@@ -115,5 +72,4 @@ def is_of_run(path: Path) -> bool:
 
 def other_evaluations(run: Run, report: Report) -> list[str]:
     """Return the names of the evaluations that a report says nothing of."""
-    every = {path.parent.name for path in (run.root / DEVICE).glob("*/manifest.json")}
-    return sorted(every - {each.evaluation.partition("/")[2] for each in report.deployed})
+    return sorted(set(evaluations_in(run)) - {each.evaluation.partition("/")[2] for each in report.deployed})

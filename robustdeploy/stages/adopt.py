@@ -11,6 +11,7 @@ from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.trust import Trust, check_trusted, remember
+from robustdeploy.data.find import looking_once
 from robustdeploy.data.load import load_data
 from robustdeploy.engine.run import Run
 from robustdeploy.nets.store import load_info
@@ -40,15 +41,15 @@ def adopt(
     """
     origin = Path(folder)
     more = [*overrides, *([] if data is None else [f"data.path={data}"])]
-    loaded = recipe if isinstance(recipe, Recipe) else recipe_to_adopt(origin, recipe, more)
-
-    info = load_info(origin)
-    named = recipe is not None or any(each.replace(" ", "").startswith("net=") for each in overrides)
-    trust = trust or ([loaded.net] if named else False)
-    check_trusted(info.net, origin, trust)
-    # Neither the dense net beside it nor another net's name belongs to what is taken over.
-    loaded = loaded.model_copy(update={"net": info.net, "baseline": False})
-    images = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
+    with looking_once():
+        loaded = recipe if isinstance(recipe, Recipe) else recipe_to_adopt(origin, recipe, more)
+        info = load_info(origin)
+        named = recipe is not None or any(each.replace(" ", "").startswith("net=") for each in overrides)
+        trust = trust or ([loaded.net] if named else False)
+        check_trusted(info.net, origin, trust)
+        # Neither the dense net beside it nor another net's name belongs to what is taken over.
+        loaded = loaded.model_copy(update={"net": info.net, "baseline": False})
+        images = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
     check_fits(info, images)
     run = Run.for_recipe(runs, loaded, name or origin.resolve().name, anew=force)
     with working(run):

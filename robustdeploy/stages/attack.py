@@ -53,4 +53,4 @@ def attack(
 
         attack_net(subject, recipe, test, stage, progress)
         talk.say(f"attack: {net} in torch, {len(test.ids)} test images, found in {stage.folder}")
-    return sealed_stage(run, place, "robustdeploy evaluate").folder
+    return sealed_stage(run, place).folder

@@ -19,6 +19,7 @@ from robustdeploy.core.subject import DENSE, FP32, Subject
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
+from robustdeploy.data.find import looking_once
 from robustdeploy.data.load import load_test
 from robustdeploy.engine.artifact import Artifact
 from robustdeploy.engine.facts import own_net
@@ -56,13 +57,14 @@ def evaluate(
     torch stays, as for the second of several targets.
     """
     goal = load_target(target) if isinstance(target, str) else target
-    check_evaluable(run, goal.name, data)
-
     used = settings or run.recipe.evaluate
     name = evaluation_name(goal.name, label_of(run.recipe.evaluate, used))
-    with working(run), ExitStack() as stack:
-        train = sealed_stage(run, "train", "robustdeploy prune")
-        exported = sealed_stage(run, f"export/{goal.name}", f"robustdeploy export --target {goal.name}")
+    with ExitStack() as stack:
+        stack.enter_context(looking_once())
+        check_evaluable(run, goal.name, data)
+        stack.enter_context(working(run))
+        train = sealed_stage(run, "train")
+        exported = sealed_stage(run, f"export/{goal.name}")
         check_same_target(run, goal)
         check_up_to_date(run, f"export/{goal.name}")
         info, compared = load_info(train.folder), run.recipe.baseline and is_pruned(run.recipe)
@@ -74,7 +76,7 @@ def evaluate(
         agent = stack.enter_context(own_agent(exported.folder / "agent.pyz", talk.say))
         subject = Subject(own_net(train.manifest.facts), FP32, goal.name)
         how: Any = {"trust": trust, "force": force and not replay, "talk": talk}
-        beside = sealed_stage(run, "dense", "robustdeploy prune") if compared else None
+        beside = sealed_stage(run, "dense") if compared else None
         request = evaluation.Request(
             subject=subject,
             run=asked,
@@ -104,7 +106,7 @@ def _measured(run: Run, place: str, request: evaluation.Request, force: bool, ta
     if is_due(stage, force, talk):
         evaluation.evaluate(request, stage, talk.progress)
         talk.say(f"evaluate: {len(request.test.ids)} test images, outcomes in {stage.folder}")
-    return sealed_stage(run, place, f"robustdeploy evaluate --target {target.name}").artifact("outcomes.npz")
+    return sealed_stage(run, place).artifact("outcomes.npz")
 
 
 def _test_images(run: Run, classes: Sequence[str], data: Path | None, skip_unreadable: bool, talk: Talk) -> Any:

@@ -26,10 +26,10 @@ def export(
 ) -> Artifact:
     """Export the run's net for ``target``; return the bundle, sealed with its past. ``trust``: as for ``load_net``."""
     goal = load_target(target) if isinstance(target, str) else target
-    check_finished(run.root, "train", "robustdeploy prune")
+    check_finished(run.root, "train")
 
     with working(run):
-        train = sealed_stage(run, "train", "robustdeploy prune")
+        train = sealed_stage(run, "train")
         parameters = {"target": plain(goal), "threat": plain(run.recipe.threat), "recipe": run.recipe.name}
         stage = run.stage("export", f"export/{goal.name}", export_inputs(train.folder), parameters)
         if not force:
@@ -45,4 +45,4 @@ def export(
             )
             for note in manifest.facts["notes"]:
                 talk.say(f"note: {note}")
-        return sealed_stage(run, stage.place, f"robustdeploy export --target {goal.name}").artifact("bundle.zip")
+        return sealed_stage(run, stage.place).artifact("bundle.zip")

@@ -10,12 +10,12 @@ from robustdeploy.core.files import atomic_write_json, sha256_of_file
 from robustdeploy.core.report import Report
 from robustdeploy.core.settings import DEVICE, report_suffix, target_of
 from robustdeploy.core.talk import SILENCE, Talk
+from robustdeploy.engine.evaluations import evaluations_named, unfinished
 from robustdeploy.engine.lineage import places_behind
 from robustdeploy.engine.run import Run
 from robustdeploy.preflight import check_formats
 from robustdeploy.report.assemble import Measured, assemble
 from robustdeploy.report.render import render
-from robustdeploy.report.stored import evaluations_named, unfinished
 from robustdeploy.stages.sealing import check_up_to_date, sealed_stage, working
 
 FORMATS = ("html", "md", "junit")
@@ -47,7 +47,7 @@ def report(
     names = evaluations_named(run, [targets] if isinstance(targets, str) else targets)
     lost = lost or ({} if targets else unfinished(run))
     with working(run):
-        train = sealed_stage(run, "train", "robustdeploy prune")
+        train = sealed_stage(run, "train")
         made = [_measured(run, name) for name in names]
         check_up_to_date(run, *dict.fromkeys(place for name in names for place in places_behind(name, run.manifests())))
         told = assemble(run.name, run.recipe, train, made, lost)
@@ -62,5 +62,4 @@ def report(
 
 def _measured(run: Run, name: str) -> Measured:
     goal = target_of(name)
-    exported = sealed_stage(run, f"export/{goal}", f"robustdeploy export --target {goal}")
-    return Measured(goal, exported, sealed_stage(run, f"{DEVICE}/{name}", f"robustdeploy evaluate --target {goal}"))
+    return Measured(goal, sealed_stage(run, f"export/{goal}"), sealed_stage(run, f"{DEVICE}/{name}"))

@@ -12,7 +12,7 @@ from robustdeploy.core.talk import Talk
 from robustdeploy.core.target import Target
 from robustdeploy.engine.artifact import Sealed
 from robustdeploy.engine.facts import check_facts
-from robustdeploy.engine.lineage import chain_problems
+from robustdeploy.engine.lineage import chain_problems, command_for
 from robustdeploy.engine.manifest import FILE_NAME
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.seal import Stage
@@ -37,15 +37,16 @@ def is_due(stage: Stage, force: bool, talk: Talk) -> bool:
     return True
 
 
-def sealed_stage(run: Run, place: str, how: str) -> Sealed:
+def sealed_stage(run: Run, place: str) -> Sealed:
     """Return a finished stage after checking every file it made."""
-    check_finished(run.root, place, how)
+    check_finished(run.root, place)
     try:
         manifest = run.sealed(place)
         check_facts(place, manifest.facts, str(run.root / place / FILE_NAME))
         return Sealed(run.root / place, manifest)
     except ArtifactError as error:
-        raise ArtifactError(*(f"{line}; `{how} --force` makes it again" for line in error.args)) from None
+        again = f"`{command_for(run.root, place)} --force` makes it again"
+        raise ArtifactError(*(f"{line}; {again}" for line in error.args)) from None
 
 
 def check_up_to_date(run: Run, *places: str) -> None:

@@ -15,7 +15,8 @@ from robustdeploy.core.settings import overrides
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import remember
-from robustdeploy.data.load import load_data
+from robustdeploy.data.find import looking_once
+from robustdeploy.data.load import Loaded, load_data
 from robustdeploy.engine.manifest import FILE_NAME, Manifest
 from robustdeploy.engine.run import Run, training_content
 from robustdeploy.evaluate.attack import adversaries_from
@@ -50,11 +51,12 @@ def prune(
 
     loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops))
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
-    if new := not Run.folder_for(runs, loaded, name).exists():
-        check_affordable(loaded)
-    data = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
-    if force or not (Run.folder_for(runs, loaded, name) / "train" / FILE_NAME).exists():
-        check_rules(loaded, targets, dense_costs)
+    with looking_once():
+        if new := not Run.folder_for(runs, loaded, name).exists():
+            check_affordable(loaded)
+        data = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
+        if force or not (Run.folder_for(runs, loaded, name) / "train" / FILE_NAME).exists():
+            check_rules(loaded, targets, partial(dense_costs, data=data))
     if new:
         for note in check_trainable(loaded, data):
             talk.say(note)
@@ -94,10 +96,9 @@ def kept_settings(run: Run, asked: Recipe) -> Iterator[str]:
         yield "note: the run keeps its own gate; others judge with `robustdeploy gate --rules FILE`"
 
 
-def dense_costs(recipe: Recipe) -> dict[str, float]:
-    """Return what the dense net costs, by the names of Budget."""
-
-    data = load_data(recipe.data)
+def dense_costs(recipe: Recipe, data: Loaded | None = None) -> dict[str, float]:
+    """Return what the dense net costs, by the names of Budget; ``data`` is its data set where that is read already."""
+    data = data or load_data(recipe.data)
     facts = dense_cost_facts(starting_net(recipe, data, device_from("cpu")), data.image_shape)
     return {name: facts[fact] or 0 for name, fact in DENSE.items()}
 
