@@ -1,4 +1,4 @@
-"""The verbs of the command line for Python: ``run``, ``plan``, ``prune``, ``export``, ``evaluate``, ``report``, ``gate``.
+"""The verbs of the command line, for Python: run, plan, prune, export, evaluate, report, gate.
 
 All but the last two ask one graph of stages for different parts of it.
 """
@@ -20,6 +20,7 @@ from robustdeploy.core.subject import IMPORTED
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import OPSET, Target
 from robustdeploy.core.trust import Trust, check_trusted, remember
+from robustdeploy.data.find import looking_once
 from robustdeploy.data.load import load_data
 from robustdeploy.engine.artifact import Artifact
 from robustdeploy.engine.manifest import FILE_NAME
@@ -164,11 +165,12 @@ def prune(
     loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops))
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
     root, net = Run.folder_for(runs, loaded, name), own_net_of(loaded)
-    if new := not root.exists():
-        check_affordable(loaded)
-    data = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
-    if force or not (root / net_place(net) / FILE_NAME).exists():
-        check_rules(loaded, targets, dense_costs)
+    with looking_once():
+        if new := not root.exists():
+            check_affordable(loaded)
+        data = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
+        if force or not (root / net_place(net) / FILE_NAME).exists():
+            check_rules(loaded, targets, partial(dense_costs, data=data))
     if new:
         for note in check_trainable(loaded, data):
             talk.say(note)
@@ -215,15 +217,15 @@ def adopt(
     """
     origin = Path(folder)
     more = [*overrides, *([] if data is None else [f"data.path={data}"])]
-    loaded = recipe if isinstance(recipe, Recipe) else recipe_to_adopt(origin, recipe, more)
-
-    info = load_info(origin)
-    named = recipe is not None or any(each.replace(" ", "").startswith("net=") for each in overrides)
-    trust = trust or ([loaded.net] if named else False)
-    check_trusted(info.net, origin, trust)
-    # Neither the dense net beside it nor another net's name belongs to what is taken over.
-    loaded = loaded.model_copy(update={"net": info.net, "baseline": False})
-    images = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
+    with looking_once():
+        loaded = recipe if isinstance(recipe, Recipe) else recipe_to_adopt(origin, recipe, more)
+        info = load_info(origin)
+        named = recipe is not None or any(each.replace(" ", "").startswith("net=") for each in overrides)
+        trust = trust or ([loaded.net] if named else False)
+        check_trusted(info.net, origin, trust)
+        # Neither the dense net beside it nor another net's name belongs to what is taken over.
+        loaded = loaded.model_copy(update={"net": info.net, "baseline": False})
+        images = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
     check_fits(info, images)
     run = Run.for_recipe(runs, loaded, name or origin.resolve().name, anew=force, net=IMPORTED)
     with Session(run, loaded, trust=trust, talk=talk) as session, working(run):
@@ -247,7 +249,7 @@ def export(
     Where the recipe has the dense net deployed too, that is exported beside.
     """
     goal = load_target(target) if isinstance(target, str) else target
-    check_finished(run.root, run.net_place, "robustdeploy prune")
+    check_finished(run.root, run.net_place)
     with Session(run, run.recipe, trust=trust, talk=talk) as session, working(run):
         if not force:
             check_same_target(run, goal)
@@ -274,11 +276,17 @@ def evaluate(
     ``data``, and ``trust`` as for ``load_net``. ``force`` does all of it again.
     """
     goal = load_target(target) if isinstance(target, str) else target
-    check_evaluable(run, goal, data)
     asked = run.recipe if settings is None else run.recipe.model_copy(update={"evaluate": settings})
-    with Session(run, asked, data, skip_unreadable, trust, talk) as session, working(run):
+    with looking_once(), Session(run, asked, data, skip_unreadable, trust, talk) as session:
+        check_evaluable(run, goal, data)
+        return _evaluated(session, goal, force)
+
+
+def _evaluated(session: Session, goal: Target, force: bool) -> Artifact:
+    run = session.run
+    with working(run):
         check_same_target(run, goal)
-        runner, made = Runner(run, _MEASURING, force, talk), []
+        runner, made = Runner(run, _MEASURING, force, session.talk), []
         for measure in Graph(session, run.net).measures(goal):
             if not force:
                 check_same_images(measure)

@@ -23,11 +23,13 @@ from robustdeploy.core.load import gate_problems, prospect_of
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.recipe import Budget, Choice, Data, Recipe
 from robustdeploy.core.registry import FORMATS
-from robustdeploy.core.subject import FP32, Subject
+from robustdeploy.core.subject import FP32, PRUNED, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.data.find import find_source
+from robustdeploy.engine.evaluations import evaluations_named
+from robustdeploy.engine.lineage import command_for
 from robustdeploy.engine.manifest import FILE_NAME
-from robustdeploy.engine.places import bundle_place
+from robustdeploy.engine.places import bundle_place, net_place
 from robustdeploy.engine.run import Run, check_same_training, holder, in_use
 from robustdeploy.errors import RecipeError, StorageError, UsageError
 
@@ -100,7 +102,8 @@ def check_start(start: Path, runs: Path) -> None:
     if (start / "recipe.yaml").is_file():
         if (start / Run(start, Recipe(name="start")).net_place / NET_FILES[0]).is_file():
             return
-        raise UsageError(f"train.start: the run {start} has no trained net yet; finish it first: `robustdeploy prune`")
+        first = command_for(start, net_place(PRUNED))
+        raise UsageError(f"train.start: the run {start} has no trained net yet; finish it first: `{first}`")
     raise UsageError(f"train.start: {no_run(start, runs)}")
 
 
@@ -131,16 +134,20 @@ def check_attacks(recipe: Recipe) -> None:
 
 def check_evaluable(run: Run, goal: Target, data: Path | None) -> None:
     """Refuse to evaluate what has not been trained and exported, or without its data set; ``data`` is where that is."""
-    check_finished(run.root, run.net_place, "robustdeploy prune")
-    bundle = bundle_place(Subject(run.net, FP32, goal.name))
-    check_finished(run.root, bundle, f"robustdeploy export --target {goal.name}")
+    check_finished(run.root, run.net_place)
+    check_finished(run.root, bundle_place(Subject(run.net, FP32, goal.name)))
     check_data(run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data}))
 
 
-def check_finished(root: Path, place: str, how: str) -> None:
-    """Refuse to go on where the stage in ``place`` was not finished; ``how`` is the command that makes it."""
+def check_finished(root: Path, place: str) -> None:
+    """Refuse to go on where the stage in ``place`` was not finished, and name the command that makes it."""
     if not (root / place / FILE_NAME).exists():
-        raise UsageError(f"{root} has no finished {place} stage yet: run `{how}` first")
+        raise UsageError(f"{root} has no finished {place} stage yet: run `{command_for(root, place)}` first")
+
+
+def check_reportable(run: Run, targets: Sequence[str]) -> None:
+    """Refuse to report on evaluations that are not there."""
+    evaluations_named(run, targets)
 
 
 def check_data(data: Data) -> None:

@@ -20,7 +20,7 @@ import refusals
 from robustdeploy.cli import main
 
 found = {{}}
-heavy = {{"torch", "torchvision", "onnx", "onnxruntime"}}
+heavy = {{"torch", "torchvision", "onnx", "onnxruntime", "scipy", "sklearn"}}
 for what, words in refusals.MISTAKES.items():
     before = set(sys.modules)
     sys.argv = ["robustdeploy", *words]

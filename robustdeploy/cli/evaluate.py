@@ -78,12 +78,13 @@ def evaluate(
     from robustdeploy.core.load import load_recipe, load_target
     from robustdeploy.core.plain import plain
     from robustdeploy.core.settings import overrides as core_overrides
+    from robustdeploy.data.find import looking_once
     from robustdeploy.engine.run import Run
     from robustdeploy.errors import UsageError
     from robustdeploy.preflight import check_evaluable, recipe_to_adopt
 
     used, other = _split(overrides(set_), attacks, limit)
-    with TerminalTalk(quiet or as_json) as talk:
+    with TerminalTalk(quiet or as_json) as talk, looking_once():
         goal = load_target(target)
         if run is not None and is_stored_net(run):
             other += ["data.skip_unreadable=true"] if skip_unreadable else []

@@ -39,7 +39,7 @@ def export(
         opened = Run.open(run, runs)
         goal = load_target(target)
         talk.say(f"run {opened.root}, target {goal.name}")
-        check_finished(opened.root, opened.net_place, "robustdeploy prune")
+        check_finished(opened.root, opened.net_place)
         from robustdeploy.api import export as exported
 
         bundle = exported(opened, goal, force=force, trust=trust, talk=talk)

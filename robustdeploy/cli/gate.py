@@ -53,7 +53,8 @@ def gate(
         with TerminalTalk(quiet or as_json) as talk:
             talk.say(f"run {opened.root}, {label_target(loaded) or ', '.join(loaded.targets)}")
             for other in other_evaluations(opened, loaded):
-                talk.say(f"note: this says nothing of {other}; `robustdeploy report --target {other}` does")
+                how = f"robustdeploy report {opened.root} --target {other}"
+                talk.say(f"note: this says nothing of {other}; `{how}` does")
     verdict = judge_report(loaded, None if rules is None else load_rules(rules))
     about = {"report": loaded.name, "targets": list(loaded.targets), "label": loaded.label}
     show(verdict_lines(verdict), {**about, **verdict_document(verdict)}, as_json)

@@ -57,11 +57,12 @@ def prune(
     from robustdeploy.core.asked import recipe_for
     from robustdeploy.core.load import load_target
     from robustdeploy.core.records import NetRecord
+    from robustdeploy.data.find import looking_once
     from robustdeploy.engine.manifest import read_manifest
     from robustdeploy.preflight import check_training, remarks
     from robustdeploy.train.launch import follows
 
-    with TerminalTalk(quiet or as_json) as talk:
+    with TerminalTalk(quiet or as_json) as talk, looking_once():
         goal = load_target(target) if target else None
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         # Of several processes one has the run's folder already.

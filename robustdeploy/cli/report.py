@@ -32,13 +32,14 @@ def report(
     from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
     from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.engine.run import Run
-    from robustdeploy.preflight import check_formats
+    from robustdeploy.preflight import check_formats, check_reportable
 
     with TerminalTalk(quiet or as_json) as talk:
         opened = Run.open(run, runs)
         talk.say(f"run {opened.root}")
         chosen = [each.strip() for each in formats.split(",") if each.strip()]
         check_formats(chosen)
+        check_reportable(opened, target or ())
         from robustdeploy.stages.report import report as reported  # what can be refused without its libraries has been
 
         written = reported(opened, target or (), formats=chosen, talk=talk)

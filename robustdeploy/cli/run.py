@@ -62,11 +62,12 @@ def run(
     from robustdeploy.core.asked import check_targets, recipe_for
     from robustdeploy.core.load import load_target
     from robustdeploy.core.plain import plain
+    from robustdeploy.data.find import looking_once
     from robustdeploy.preflight import check_training, remarks
     from robustdeploy.report.judge import judged_by
     from robustdeploy.train.launch import follows
 
-    with TerminalTalk(quiet or as_json) as talk:
+    with TerminalTalk(quiet or as_json) as talk, looking_once():
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)

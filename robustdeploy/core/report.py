@@ -46,6 +46,9 @@ class Diagnostic(Noun):
     threshold: float | None = None
     metrics: tuple[str, ...] = ()
     """Metrics that the check speaks of; none means the whole evaluation."""
+    flatters: bool = False
+    """Whether what was found can only make those metrics look better than they are, so that a rule that they miss is
+    missed all the same."""
     subject: SubjectName | None = None
     """Whose evaluation was checked; None where the check is about the net itself, in all places."""
 

@@ -29,7 +29,7 @@ def folder_source(path: Path, size: int | None, name: str, mirror: bool) -> Sour
         raise DataError(
             f"{train} and {test} have different classes: {told}; give every class a folder with images in both"
         )
-    files, test_files = _files_of(train, classes), _files_of(test, theirs)
+    (files, others), (test_files, test_others) = _files_of(classes), _files_of(theirs)
     heads = [_head(files[label]) for label in files]
     _, height, width = heads[0]
     shape = (max(head[0] for head in heads), size or height, size or width)
@@ -39,15 +39,15 @@ def folder_source(path: Path, size: int | None, name: str, mirror: bool) -> Sour
         classes=tuple(files),
         image_shape=shape,
         mirror=mirror,
-        train=partial(read, train, files),
-        test=partial(read, test, {label: test_files[label] for label in files}),
+        train=partial(read, files, others),
+        test=partial(read, {label: test_files[label] for label in files}, test_others),
         count_test=lambda: sum(map(len, test_files.values())),
     )
 
 
 def _read(
-    folder: Path,
     files: Mapping[str, list[Path]],
+    others: Counter[str],
     progress: Progress | None = None,
     *,
     shape: tuple[int, int, int],
@@ -56,7 +56,7 @@ def _read(
     paths = [path for held in files.values() for path in held]
     labels = [label for label, held in enumerate(files.values()) for _ in held]
     images = read_images(paths, labels, shape, resize, progress)
-    if others := _others(folder):
+    if others:
         told = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in _most(others))
         passed_over = {f"or other files passed over for their suffix ({told})": others.total()}
         images = replace(images, reading=Reading(images.reading.unreadable, {**images.reading.changes, **passed_over}))
@@ -102,22 +102,20 @@ def _classes(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _files_of(folder: Path, classes: Mapping[str, Path]) -> dict[str, list[Path]]:
-    """Return the image files of every class, by name, also from folders inside it."""
-    files = {name: sorted(p for p, hit in _walk(place) if hit) for name, place in classes.items()}
+def _files_of(classes: Mapping[str, Path]) -> tuple[dict[str, list[Path]], Counter[str]]:
+    """Return the image files of every class, by name, also from folders inside it; and the suffixes of other files."""
+    files: dict[str, list[Path]] = {}
+    others: Counter[str] = Counter()
+    for name, place in classes.items():
+        found = list(_walk(place))
+        files[name] = sorted(path for path, is_image in found if is_image)
+        others.update(one_line(path.suffix.lower())[:10] for path, is_image in found if not is_image)
     if empty := [str(classes[name].absolute()) for name, held in files.items() if not held]:
         more = f" and {len(empty) - 10} more" if len(empty) > 10 else ""
         raise DataError(
             f"there is no image in {', '.join(empty[:10])}{more} (looked for {', '.join(sorted(SUFFIXES))})"
         )
-    return files
-
-
-def _others(folder: Path) -> Counter[str]:
-    """Count the files in class folders that were passed over, by suffix."""
-    return Counter(
-        one_line(p.suffix.lower())[:10] for place in _classes(folder).values() for p, hit in _walk(place) if not hit
-    )
+    return files, others
 
 
 def _most(found: Counter[str]) -> list[tuple[str, int]]:

@@ -7,12 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
+from robustdeploy.core.asked import DEFAULT_RUNS
+from robustdeploy.core.given import RUN_FILES
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report, SubjectEvidence
 from robustdeploy.core.settings import as_options, overrides, target_of
+from robustdeploy.core.subject import IMPORTED
 from robustdeploy.engine.manifest import FILE_NAME, Manifest
-from robustdeploy.engine.places import ATTACKS, BOARDS, BUNDLES, ENGINES, NETS, ONNX, evaluation_of, kind_of, place_of
+from robustdeploy.engine.places import (
+    ATTACKS,
+    BOARDS,
+    BUNDLES,
+    ENGINES,
+    NETS,
+    ONNX,
+    evaluation_of,
+    kind_of,
+    net_place,
+    place_of,
+)
 
 Manifests = Mapping[str, Manifest]
 """The manifests of the finished stages by their folders in the run, e.g. ``onnx/pruned/fp32``."""
@@ -66,20 +81,29 @@ def stale(root: Path, place: str, made: Manifests, recipe: Recipe) -> list[str]:
     return [f"{root / place} is out of date: it was made from {'; '.join(found)}; {_again(root, place, made, recipe)}"]
 
 
+def command_for(root: Path, place: str) -> str:
+    """Return the command that makes the stage in ``place`` of the run at ``root``, whichever run is the latest."""
+    kind = kind_of(place)
+    if place == net_place(IMPORTED):
+        return f"robustdeploy evaluate FOLDER --recipe {quote(str(root / RUN_FILES[0]))}"
+    if kind == NETS:
+        runs, own = root.parent, root.resolve().name
+        where = "" if runs == DEFAULT_RUNS else f" --runs {quote(str(runs))}"
+        return f"robustdeploy prune {quote(str(root / RUN_FILES[0]))} --name {own}{where}"
+    target = f" --target {target_of(evaluation_of(place))}" if kind in (BUNDLES, ENGINES, BOARDS) else ""
+    return f"robustdeploy {'export' if kind in (ONNX, BUNDLES) else 'evaluate'} {quote(str(root))}{target}"
+
+
 def _again(root: Path, place: str, made: Manifests, recipe: Recipe) -> str:
-    kind, target = kind_of(place), target_of(evaluation_of(place))
+    kind, command = kind_of(place), command_for(root, place)
     if kind == ATTACKS:
-        return "`robustdeploy evaluate` finds it again"
-    asked = f" --target {target}" if kind in (BUNDLES, ENGINES, BOARDS) else ""
-    export, evaluate = f"robustdeploy export {root}{asked}", f"robustdeploy evaluate {root}{asked}"
-    if kind in (ONNX, BUNDLES):
-        return f"`{export}` makes it again"
+        return f"`{command}` finds it again"
     if kind == BOARDS:
-        evaluate += as_options(overrides(recipe.evaluate, made[place].parameters.get("evaluate", {})))
-    exported = [each for each in sources_of(made[place]) if kind_of(each) in (ONNX, BUNDLES)]
-    if any(each not in made or stale(root, each, made, recipe) for each in exported):
-        return f"`{export}` and `{evaluate}` makes it again"
-    return f"`{evaluate}` makes it again"
+        command += as_options(overrides(recipe.evaluate, made[place].parameters.get("evaluate", {})))
+        exported = [each for each in sources_of(made[place]) if kind_of(each) in (ONNX, BUNDLES)]
+        if any(each not in made or stale(root, each, made, recipe) for each in exported):
+            command = f"{command_for(root, source(made[place], BUNDLES))}` and `{command}"
+    return f"`{command}` makes it again"
 
 
 def report_problems(
@@ -154,4 +178,4 @@ def chain_problems(root: Path, places: Sequence[str], made: Manifests, recipe: R
     for place, images in list(trained.items())[1:]:
         first = next(iter(trained))
         if images != trained[first]:
-            yield f"{root / place} is out of date: {first} has other images; run `robustdeploy prune`"
+            yield f"{root / place} is out of date: {first} has other images; run `{command_for(root, place)}`"

@@ -41,7 +41,7 @@ def plan(run: Run, goals: Sequence[Stage[Any]], *, force: bool = False) -> list[
         action, why = _step(run, stage, made, anew, force)
         steps[stage.place] = Step(stage.name, stage.place, needs, action, why)
         if action == "skip":
-            made[stage.place] = held(run, stage.place, stage.record, stage.command)
+            made[stage.place] = held(run, stage.place, stage.record)
     return list(steps.values())
 
 

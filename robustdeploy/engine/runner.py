@@ -15,7 +15,7 @@ from robustdeploy.core.files import canonical_json
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.plain import plain
 from robustdeploy.core.talk import SILENCE, Talk
-from robustdeploy.engine.lineage import stale
+from robustdeploy.engine.lineage import command_for, stale
 from robustdeploy.engine.manifest import FILE_NAME, Manifest
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.seal import PARTS, Slot
@@ -50,7 +50,7 @@ class Runner:
                 self._bring_up_to_date(stage, before)
             else:
                 self._check_up_to_date(stage)
-            self._done[stage.place] = held(self.run, stage.place, stage.record, stage.command)
+            self._done[stage.place] = held(self.run, stage.place, stage.record)
         return self._done[stage.place]
 
     def _bring_up_to_date(self, stage: Stage[Any], before: dict[str, Finished[Any]]) -> None:
@@ -82,11 +82,11 @@ class Runner:
             slot = slot_of(self.run, stage, {**inputs_from(stage, before), **stage.inputs()})
             slot.clear()
             self._run(stage, slot, before)
-            done = self._done[stage.place] = held(self.run, stage.place, stage.record, stage.command)
+            done = self._done[stage.place] = held(self.run, stage.place, stage.record)
         return done
 
     def _check_up_to_date(self, stage: Stage[Any]) -> None:
-        check_finished(self.run, stage.place, stage.command)
+        check_finished(self.run, stage.place)
         made = self.run.manifests()
         if stage.place in made and (problems := stale(self.run.root, stage.place, made, self.run.recipe)):
             raise ArtifactError(*problems)
@@ -97,19 +97,20 @@ def slot_of(run: Run, stage: Stage[Any], inputs: Mapping[str, str]) -> Slot:
     return run.slot(stage.name, stage.place, inputs, stage.settings)
 
 
-def check_finished(run: Run, place: str, command: str) -> None:
-    """Refuse to go on where the stage in ``place`` was not finished; ``command`` is what makes it."""
+def check_finished(run: Run, place: str) -> None:
+    """Refuse to go on where the stage in ``place`` was not finished, and name the command that makes it."""
     if not (run.root / place / FILE_NAME).exists():
-        raise UsageError(f"{run.root} has no finished {place} stage yet: run `{command}` first")
+        raise UsageError(f"{run.root} has no finished {place} stage yet: run `{command_for(run.root, place)}` first")
 
 
-def held(run: Run, place: str, kind: type[R], command: str) -> Finished[R]:
-    """Return what lies in ``place`` after checking every file of it; ``command`` is what makes it again."""
+def held(run: Run, place: str, kind: type[R]) -> Finished[R]:
+    """Return what lies in ``place``, which was finished, after checking every file of it."""
     try:
         manifest = run.sealed(place)
         record = record_from(manifest, kind, f"{run.root / place / FILE_NAME}")
     except ArtifactError as error:
-        raise ArtifactError(*(f"{line}; `{command} --force` makes it again" for line in error.args)) from None
+        again = f"`{command_for(run.root, place)} --force` makes it again"
+        raise ArtifactError(*(f"{line}; {again}" for line in error.args)) from None
     return Finished(run.root / place, manifest, record)
 
 

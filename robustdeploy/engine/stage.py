@@ -91,11 +91,6 @@ class Stage(Protocol[R_co]):
         ...
 
     @property
-    def command(self) -> str:
-        """What a user types to have it done."""
-        ...
-
-    @property
     def record(self) -> type[R_co]:
         """The type of what it finds."""
         ...

@@ -102,7 +102,15 @@ def one_class_diagnostic(outcomes: Outcomes, classes: tuple[str, ...]) -> Diagno
         else "no class alone explains the accuracy: images of the other classes are right, too"
     )
     level: Any = "block" if told else "ok"
-    return Diagnostic(id="one-class", level=level, text=text, value=least, threshold=0.05, metrics=tuple(metrics))
+    return Diagnostic(
+        id="one-class",
+        level=level,
+        text=text,
+        value=least,
+        threshold=0.05,
+        metrics=tuple(metrics),
+        flatters=True,  # the share of a large class is given to a net that tells nothing apart
+    )
 
 
 def _share(bits: Bits, labels: Labels, classes: tuple[str, ...]) -> _Share:

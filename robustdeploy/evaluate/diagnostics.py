@@ -139,7 +139,13 @@ def _faithful_gradient(host: HostFindings) -> Diagnostic:
     )
     level = _level(share < 0.8, share < 0.9)
     return Diagnostic(
-        id="faithful-gradient", level=level, text=text, value=share, threshold=0.8, metrics=ROBUST_METRICS
+        id="faithful-gradient",
+        level=level,
+        text=text,
+        value=share,
+        threshold=0.8,
+        metrics=ROBUST_METRICS,
+        flatters=True,  # an attack that is led astray finds too little
     )
 
 
@@ -149,7 +155,15 @@ def scores_respond(unmoved: int, n: int) -> Diagnostic:
     meaning = "query attacks have nothing to climb there" if share > 0.01 else "query attacks can climb them"
     text = f"the margin stayed exactly as it was at {unmoved} of {n} images moved by eps ({share:.1%}): {meaning}"
     level = _level(share > 0.1, share > 0.01)
-    return Diagnostic(id="scores-respond", level=level, text=text, value=share, threshold=0.1, metrics=ROBUST_METRICS)
+    return Diagnostic(
+        id="scores-respond",
+        level=level,
+        text=text,
+        value=share,
+        threshold=0.1,
+        metrics=ROBUST_METRICS,
+        flatters=True,  # a query attack that has nothing to climb finds too little
+    )
 
 
 def _iterative_beats_single_step(outcomes: Outcomes) -> Diagnostic:

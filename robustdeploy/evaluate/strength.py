@@ -55,6 +55,7 @@ def strength_diagnostic(
         value=len(lacking),
         threshold=0,
         metrics=ROBUST_METRICS,
+        flatters=True,  # a stronger attack finds more, and a net that fails a weak one fails it too
     )
 
 

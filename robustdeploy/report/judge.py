@@ -131,11 +131,17 @@ def _unasked(rules: Sequence[Rule]) -> Iterator[str]:
 
 
 def _doubted(rule: Rule, found: RuleVerdict, blocking: Sequence[Diagnostic]) -> RuleVerdict:
-    """What a rule comes to when a check has found that its metric cannot be believed."""
-    doubts = [diagnostic.text for diagnostic in blocking if rule.metric in diagnostic.metrics]
+    """What a rule comes to when a check has found that its metric cannot be believed.
+
+    A number that is too low even while it is flattered fails the rule all the same.
+    """
+    doubts = [diagnostic for diagnostic in blocking if rule.metric in diagnostic.metrics]
     if not doubts:
         return found
-    text = f"{found.text}; it cannot count, because of this: {' '.join(doubts)}"
+    told = " ".join(diagnostic.text for diagnostic in doubts)
+    if found.outcome is Outcome.FAIL and rule.at_least is not None and all(each.flatters for each in doubts):
+        return found.model_copy(update={"text": f"{found.text}; if anything it is worse, because of this: {told}"})
+    text = f"{found.text}; it cannot count, because of this: {told}"
     return found.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "text": text})
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 
-from robustdeploy.core.load import load_target
 from robustdeploy.core.report import Report
-from robustdeploy.core.settings import is_own, label_in, report_suffix, target_of
+from robustdeploy.core.settings import is_own, report_suffix, target_of
 from robustdeploy.core.subject import subject_from
+from robustdeploy.engine.evaluations import check_evaluated, evaluation_named, evaluations_in, evaluations_named
 from robustdeploy.engine.ledger import LEDGER
 from robustdeploy.engine.manifest import FILE_NAME
-from robustdeploy.engine.places import BOARDS, KINDS, NETS, evaluation_of, kind_of, subject_of
+from robustdeploy.engine.places import KINDS, NETS, evaluation_of
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.verify import evidence_problems, held_by, written_problems
 from robustdeploy.errors import ArtifactError, UsageError
@@ -20,68 +18,21 @@ from robustdeploy.report.judge import judged_by
 from robustdeploy.report.load import load_report
 
 
-def evaluations_named(run: Run, targets: Sequence[str] = ()) -> list[str]:
-    """Return the evaluations that ``targets`` name, by name or as targets' files; all of the recipe's own without any.
-
-    Own evaluations and those under other settings cannot be told together: a UsageError.
-    """
-    found = [load_target(each).name if Path(each).suffix in (".yaml", ".yml") else each for each in targets]
-    names = list(dict.fromkeys(found)) or own_evaluations(run)
-    if len(names) > 1 and any(label_in(name) for name in names):
-        raise UsageError(f"{' and '.join(names)} differ in their settings, so no report tells them together; name one")
-    return names
-
-
-def own_evaluations(run: Run) -> list[str]:
-    """Return the targets that were evaluated with the recipe's own settings, the one that was evaluated first first."""
-    found: dict[str, float] = {}
-    for path in (run.root / BOARDS).glob("*/*/manifest.json"):
-        name = evaluation_of(path.parent.relative_to(run.root).as_posix())
-        found[name] = min(path.stat().st_mtime, found.get(name, math.inf))
-    own = [name for name in found if is_own(name)]
-    if not own and found:
-        others = ", ".join(sorted(found))
-        raise UsageError(
-            f"{run.root} was evaluated under other settings than its recipe's alone ({others}); run `robustdeploy "
-            "evaluate` without any, or name one of these with --target"
-        )
-    if not own:
-        raise UsageError(f"{run.root} has no finished evaluation yet: run `robustdeploy evaluate` first")
-    return sorted(own, key=lambda name: (found[name], name))
-
-
-def unfinished(run: Run) -> dict[str, str]:
-    """Return the subjects that were to be measured and are not, each with the reason or the command that goes on."""
-    places = (path.relative_to(run.root).as_posix() for path in (run.root / BOARDS).glob("*/*/"))
-    begun = [place for place in places if not (run.root / place / FILE_NAME).is_file()]
-    told = {
-        str(subject_of(place)): "its evaluation was not finished; "
-        f"`robustdeploy evaluate {run.root} --target {evaluation_of(place)}` goes on"
-        for place in sorted(begun)
-        if is_own(evaluation_of(place))
-    }
-    for record in run.ledger.records():
-        if record.event == "lost":
-            told |= {str(subject): str(record.data["why"]) for subject in record.data["subjects"]}
-        elif record.event == "sealed" and kind_of(place := str(record.data["folder"])) == BOARDS:
-            told.pop(str(subject_of(place)) if is_own(evaluation_of(place)) else "", None)
-    return told
-
-
 def read_report(run: Run, target: str | None = None) -> Report:
     """Return the run's report, that of the recipe's own evaluations unless ``target`` names another.
 
     One that the ledger does not have in these words, or that tells of what is there no more, is an ArtifactError.
     """
-    name = "" if target is None else evaluations_named(run, [target])[0]
+    name = "" if target is None else evaluation_named(target)
     path = run.root / f"report{report_suffix(name)}.json"
+    how = f"robustdeploy report {run.root}{'' if is_own(name) else f' --target {name}'}"
     if not path.exists():
-        how = "" if is_own(name) else f" --target {name}"
-        raise UsageError(f"{run.root} has no report{how} yet: run `robustdeploy report{how}` first")
+        evaluations_named(run, [name] if name else ())
+        raise UsageError(f"{run.root} has no report{f' on {name}' if name else ''} yet: run `{how}` first")
     loaded = believed(path)
     if name and target_of(name) not in loaded.targets:
-        there = ", ".join(loaded.targets)
-        raise UsageError(f"{path} is of {there}; `robustdeploy report --target {name}` writes that of {name}")
+        check_evaluated(run, name)
+        raise UsageError(f"{path} is of {', '.join(loaded.targets)} alone; `{how}` tells of {name} too")
     return on_target(loaded, target_of(name)) if name else loaded
 
 
@@ -123,6 +74,4 @@ def is_of_run(path: Path) -> bool:
 
 def other_evaluations(run: Run, report: Report) -> list[str]:
     """Return the names of the evaluations that a report says nothing of."""
-    paths = (run.root / BOARDS).glob("*/*/manifest.json")
-    every = {evaluation_of(path.parent.relative_to(run.root).as_posix()) for path in paths}
-    return sorted(every - {evaluation_of(each.evaluation) for each in report.deployed})
+    return sorted(set(evaluations_in(run)) - {evaluation_of(each.evaluation) for each in report.deployed})

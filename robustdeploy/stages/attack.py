@@ -28,7 +28,6 @@ class Attack:
     deployed: bool
     """Whether it is measured on a target, which is where queries are then asked."""
     name: str = "attack"
-    command: str = "robustdeploy evaluate"
     record: type[AttackRecord] = AttackRecord
 
     @property

@@ -35,11 +35,6 @@ class Bundle:
         return bundle_place(self.subject)
 
     @property
-    def command(self) -> str:
-        """What makes it."""
-        return f"robustdeploy export --target {self.target.name}"
-
-    @property
     def needs(self) -> tuple[Need, ...]:
         """The exported net, and the one that it is of for its classes."""
         return (Need(self.export, ("model.onnx", GOLDEN)), Need(self.export.net, ("net.json",)))

@@ -41,11 +41,6 @@ class Compile:
         return engine_place(self.subject)
 
     @property
-    def command(self) -> str:
-        """What makes it."""
-        return f"robustdeploy evaluate --target {self.target.name}"
-
-    @property
     def needs(self) -> tuple[Need, ...]:
         """The ONNX file."""
         return (Need(self.export, ("model.onnx",)),)

@@ -28,7 +28,6 @@ class Export:
     net_name: str
     opset: int
     name: str = "export"
-    command: str = "robustdeploy export"
     record: type[OnnxRecord] = OnnxRecord
 
     @property

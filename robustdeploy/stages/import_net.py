@@ -26,7 +26,6 @@ class Import:
     origin: Path
     """Folder that holds ``net.json`` and ``model.safetensors``; read only when the stage runs."""
     name: str = "import"
-    command: str = "robustdeploy evaluate FOLDER"
     record: type[NetRecord] = NetRecord
     needs: tuple[Need, ...] = ()
     place: str = net_place(IMPORTED)

@@ -49,11 +49,6 @@ class Measure:
         return board_place(self.subject, self.session.label)
 
     @property
-    def command(self) -> str:
-        """What makes it."""
-        return f"robustdeploy evaluate --target {self.target.name}"
-
-    @property
     def needs(self) -> tuple[Need, ...]:
         """The engine, what is replayed on it, and the net and the file that it is of."""
         export = self.bundle.export

@@ -8,7 +8,7 @@ from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.settings import differences, overrides
 from robustdeploy.core.target import Target
-from robustdeploy.data.load import load_data
+from robustdeploy.data.load import Loaded, load_data
 from robustdeploy.engine.places import BUNDLES, kind_of, subject_of
 from robustdeploy.engine.run import Run
 from robustdeploy.errors import UsageError
@@ -57,8 +57,8 @@ def kept_settings(run: Run, asked: Recipe) -> Iterator[str]:
         yield "note: the run keeps its own gate; others judge with `robustdeploy gate --rules FILE`"
 
 
-def dense_costs(recipe: Recipe) -> dict[str, float]:
-    """Return what the dense net costs, by the names of Budget."""
-    data = load_data(recipe.data)
+def dense_costs(recipe: Recipe, data: Loaded | None = None) -> dict[str, float]:
+    """Return what the dense net costs, by the names of Budget; ``data`` is its data set where that is read already."""
+    data = data or load_data(recipe.data)
     facts = dense_cost_facts(starting_net(recipe, data, device_from("cpu")), data.image_shape)
     return {name: facts[fact] or 0 for name, fact in DENSE.items()}

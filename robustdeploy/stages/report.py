@@ -9,9 +9,10 @@ from pathlib import Path
 from robustdeploy.core.files import atomic_write_json, sha256_of_file
 from robustdeploy.core.records import BoardRecord, NetRecord, OnnxRecord
 from robustdeploy.core.report import Report
-from robustdeploy.core.settings import report_suffix, target_of
+from robustdeploy.core.settings import report_suffix
 from robustdeploy.core.talk import SILENCE, Talk
-from robustdeploy.engine.lineage import Manifests, behind, chain_problems, source
+from robustdeploy.engine.evaluations import evaluations_named, unfinished
+from robustdeploy.engine.lineage import behind, chain_problems, source
 from robustdeploy.engine.manifest import FILE_NAME
 from robustdeploy.engine.places import BOARDS, NETS, ONNX, evaluation_of, subject_of
 from robustdeploy.engine.run import Run
@@ -20,7 +21,6 @@ from robustdeploy.errors import ArtifactError
 from robustdeploy.preflight import check_formats
 from robustdeploy.report.assemble import Measured, assemble
 from robustdeploy.report.render import render
-from robustdeploy.report.stored import evaluations_named, unfinished
 
 FORMATS = ("html", "md", "junit")
 
@@ -51,12 +51,12 @@ def report(
     names = evaluations_named(run, [targets] if isinstance(targets, str) else targets)
     lost = lost or ({} if targets else unfinished(run))
     with working(run):
-        check_finished(run, run.net_place, "robustdeploy prune")
-        own = held(run, run.net_place, NetRecord, "robustdeploy prune")
+        check_finished(run, run.net_place)
+        own = held(run, run.net_place, NetRecord)
         made = run.manifests()
         places = [place for name in names for place in _measured_as(run, name)]
         chain = tuple(dict.fromkeys(before for place in places for before in behind(place, made)))
-        found = [_measured(run, place, made) for place in places]
+        found = [_measured(run, place) for place in places]
         if problems := list(chain_problems(run.root, chain, made, run.recipe)):
             raise ArtifactError(*problems)
         told = assemble(run.name, run.recipe, own, found, made, lost)
@@ -70,25 +70,16 @@ def report(
 
 
 def _measured_as(run: Run, name: str) -> list[str]:
-    """Return where the nets that were measured on a target lie, the run's own first; it must be among them."""
+    """Return where the nets that were measured on a target lie, the run's own first."""
     paths = sorted((run.root / BOARDS).glob(f"*/*@{name}/{FILE_NAME}"))
     found = (path.parent.relative_to(run.root).as_posix() for path in paths)
     places = [place for place in found if evaluation_of(place) == name]
-    own = [place for place in places if subject_of(place).net == run.net]
-    if not own:
-        check_finished(run, f"{BOARDS}/{run.net}/fp32@{name}", f"robustdeploy evaluate --target {target_of(name)}")
-    return [*own, *(place for place in places if place not in own)]
+    return sorted(places, key=lambda place: subject_of(place).net != run.net)
 
 
-def _measured(run: Run, place: str, made: Manifests) -> Measured:
-    target = target_of(evaluation_of(place))
-    board = held(run, place, BoardRecord, f"robustdeploy evaluate --target {target}")
+def _measured(run: Run, place: str) -> Measured:
+    board = held(run, place, BoardRecord)
     net, export = source(board.manifest, NETS), source(board.manifest, ONNX)
-    for each, command in ((net, "robustdeploy prune"), (export, f"robustdeploy export --target {target}")):
-        check_finished(run, each, command)
-    return Measured(
-        subject_of(place),
-        held(run, net, NetRecord, "robustdeploy prune"),
-        held(run, export, OnnxRecord, f"robustdeploy export --target {target}"),
-        board,
-    )
+    for each in (net, export):
+        check_finished(run, each)
+    return Measured(subject_of(place), held(run, net, NetRecord), held(run, export, OnnxRecord), board)

@@ -26,7 +26,6 @@ class Train:
     session: Session
     net: str
     name: str = "train"
-    command: str = "robustdeploy prune"
     record: type[NetRecord] = NetRecord
     needs: tuple[Need, ...] = ()
 

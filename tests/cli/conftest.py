@@ -1,5 +1,7 @@
 import hashlib
 import json
+import os
+from collections import Counter
 
 import pytest
 
@@ -52,3 +54,17 @@ def reseal():
         Ledger(run / "ledger.jsonl").append("sealed", stage="export", folder=place, manifest=sha256_of_file(path))
 
     return call
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """How often each folder was listed."""
+    found = Counter()
+    scandir = os.scandir
+
+    def spy(path="."):
+        found[str(path)] += 1
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", spy)
+    return found

@@ -122,7 +122,7 @@ def test_another_data_set_under_the_name_of_a_finished_run(desk, refused):
 
 
 @pytest.mark.slow
-def test_a_net_of_an_image_folder_meets_a_folder_of_other_classes(tmp_path, command, refused):
+def test_a_net_of_an_image_folder_meets_a_folder_of_other_classes(tmp_path, command, refused, listed):
     rng = np.random.default_rng(0)
     for folder, names in (("pets", ("cat", "dog")), ("cars", ("audi", "bmw", "fiat"))):
         for side, count in (("train", 12), ("test", 4)):
@@ -140,6 +140,7 @@ def test_a_net_of_an_image_folder_meets_a_folder_of_other_classes(tmp_path, comm
     said = refused(tmp_path, "evaluate", "--data", "cars")
     assert "cat, dog" in said
     assert "audi, bmw, fiat" in said
+    assert listed["cars/train/audi"] == listed["cars/test/fiat"] == 2  # by two commands, one of them with --json
 
 
 DAMAGED = [

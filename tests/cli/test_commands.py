@@ -169,7 +169,7 @@ def test_a_bundle_for_a_board_is_complete_but_for_the_engine(desk, command):
 def test_evaluate_before_export_names_the_command(desk, command):
     done = command(desk, "evaluate")
     assert done.code == 2
-    assert "robustdeploy export --target host-cpu" in done.err
+    assert "robustdeploy export runs/tiny --target host-cpu" in done.err
 
 
 def test_validate_tells_all_problems_of_all_files(tmp_path, command):

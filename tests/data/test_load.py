@@ -9,7 +9,7 @@ from PIL import Image
 
 from robustdeploy.core.recipe import Data
 from robustdeploy.core.registry import DATA
-from robustdeploy.data.find import find_source
+from robustdeploy.data.find import find_source, looking_once
 from robustdeploy.data.load import channel_statistics, load_data, load_test
 from robustdeploy.data.split import shared
 from robustdeploy.errors import DataError
@@ -160,3 +160,17 @@ def test_the_first_validation_images_stand_for_all_classes():
     assert set(loaded.validation.labels[: len(loaded.validation) // 2].tolist()) == set(range(10))
     repeated_load = load_data(Data(name="digits"))
     assert torch.equal(loaded.validation.ids, repeated_load.validation.ids)
+
+
+def test_a_folder_is_looked_at_once_in_a_block_and_anew_after_it(tmp_path: Path) -> None:
+    spec = Data(name="folder", path=write_folder(tmp_path / "mine"))
+    assert find_source(spec) is not find_source(spec)
+    with looking_once():
+        found = find_source(spec)
+        assert find_source(spec.model_copy()) is found
+        assert find_source(spec.model_copy(update={"size": 4})) is not found
+        with looking_once():
+            assert find_source(spec) is found
+        # What was read is not kept: hours of training may lie before the next look.
+        assert find_source(spec) is not found
+    assert find_source(spec) is not found

@@ -152,6 +152,28 @@ def test_a_blocking_diagnostic_with_metrics_speaks_of_the_rules_on_these_alone()
     assert judge([row()], [weak.model_copy(update={"level": "warn"})], [rule()]).outcome is PASS
 
 
+def test_a_number_that_fails_though_it_is_flattered_stays_a_fail():
+    weak = Diagnostic(id="weak", level="block", text="The attacks are weak.", metrics=("robust_accuracy",))
+    flattering = weak.model_copy(update={"flatters": True})
+
+    def outcome(limit, *doubts, **more):
+        return judge([row()], doubts, [rule(at_least=limit, **more)]).outcome
+
+    assert outcome(0.9) is FAIL
+    assert outcome(0.9, flattering) is FAIL
+    assert outcome(0.9, flattering, flattering) is FAIL
+    # The limit inside the interval, and one that is met: the doubt decides.
+    assert outcome(row().value, flattering) is INCONCLUSIVE
+    assert outcome(0.1, flattering) is INCONCLUSIVE
+    # What may as well make the number too low leaves the failure open, beside the other kind too.
+    assert outcome(0.9, weak) is INCONCLUSIVE
+    assert outcome(0.9, weak, flattering) is INCONCLUSIVE
+    # A number that should be small may be above its limit by flattery alone.
+    assert outcome(None, flattering, at_most=0.1) is INCONCLUSIVE
+    told = judge([row()], [flattering], [rule(at_least=0.9)]).rules[0].text
+    assert told.endswith("misses it; if anything it is worse, because of this: The attacks are weak.")
+
+
 def test_a_blocking_diagnostic_rules_over_every_rule():
     diagnostics = [Diagnostic(id="a", level="ok", text="fine"), Diagnostic(id="b", level="block", text="throttled")]
     for a_rule in (rule(), rule(at_least=0.9)):
