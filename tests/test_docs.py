@@ -116,7 +116,12 @@ def test_the_picture_of_the_run_folder_is_a_real_one(chain):
     missing = [path for path in sorted(shown) if not (run / path).exists()]
     assert missing == []
     found = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
-    sometimes = ("dense/", "attacks/dense/", "nets/pruned/best/", "nets/pruned/last/")  # as the page says below the picture
+    sometimes = (
+        "dense/",
+        "attacks/dense/",
+        "nets/pruned/best/",
+        "nets/pruned/last/",
+    )  # as the page says below the picture
     found = {path for path in found if "/checkpoints/" not in path and not path.startswith(sometimes)}
     assert found - shown == set()
     assert (chain / "runs/latest").resolve() == run.resolve()

@@ -85,7 +85,7 @@ def same_evaluation(one, other):
     assert rows(one) == rows(other)
 
 
-def weights(folder, place="train"):
+def weights(folder, place="nets/pruned"):
     return (folder / "runs/tiny" / place / "model.safetensors").read_bytes()
 
 
@@ -93,7 +93,7 @@ def weights(folder, place="train"):
 def unevaluated(desk):
     """The run as it was before its evaluation."""
     run = desk / "runs/tiny"
-    shutil.rmtree(run / "device")
+    shutil.rmtree(run / "boards")
     for name in ("report.json", "report.html", "report.md", "junit.xml"):
         (run / name).unlink()
     cut_ledger(run, "attacks/dense/fp32")
@@ -110,7 +110,7 @@ def cut_ledger(run, last):
 @pytest.mark.slow
 def test_a_kill_while_torch_is_attacked_keeps_every_sealed_part(unevaluated, chain, spawn, command):
     shutil.rmtree(unevaluated / "runs/tiny/attacks")
-    cut_ledger(unevaluated / "runs/tiny", "export/quick")
+    cut_ledger(unevaluated / "runs/tiny", "engines/pruned/fp32@quick")
     process = spawn(unevaluated, *EVALUATE)
     assert wait_for(process, lambda: len(parts(unevaluated, "attacks/pruned/fp32")) >= 1)
     kill(process)
@@ -140,15 +140,17 @@ def test_kills_during_training_cost_nothing(chain, tmp_path, spawn, command):
     done = command(tmp_path, *words)
     assert done.code == 0, done.err
     assert weights(tmp_path) == weights(chain)
-    assert weights(tmp_path, "dense") == weights(chain, "dense")
+    assert weights(tmp_path, "nets/dense") == weights(chain, "nets/dense")
     assert verify_run(run) == []
     assert [record["stage"] for record in events(tmp_path, "sealed")] == [
-        "dense",
+        "train",
         "train",
         "export",
+        "bundle",
+        "compile",
         "attack",
         "attack",
-        "evaluate",
+        "measure",
     ]
     same_evaluation(tmp_path, chain)
 
@@ -166,8 +168,11 @@ def test_a_kill_during_export_costs_that_export_only(unevaluated, chain, spawn, 
     refused = command(unevaluated, *EVALUATE)
     assert (refused.code, "robustdeploy export" in refused.err) == (2, True)
     assert command(unevaluated, "export", "--target", "quick.yaml").code == 0
-    for name in ("model.onnx", "agent.pyz", "bundle.zip"):
-        assert (run / "export/quick" / name).read_bytes() == (chain / "runs/tiny/export/quick" / name).read_bytes()
+    for name in (
+        "onnx/pruned/fp32/model.onnx",
+        *(f"bundles/pruned/fp32@quick/{name}" for name in ("agent.pyz", "bundle.zip")),
+    ):
+        assert (run / name).read_bytes() == (chain / "runs/tiny" / name).read_bytes()
     assert command(unevaluated, *EVALUATE).code == 0
     same_evaluation(unevaluated, chain)
 

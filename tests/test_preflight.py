@@ -73,7 +73,7 @@ def test_a_start_without_a_net_is_refused(tmp_path):
     run = Run.for_recipe(tmp_path, recipe(), "begun")
     with pytest.raises(UsageError, match="has no trained net yet"):
         check_start(run.root, tmp_path)
-    (run.root / "train").mkdir()
+    (run.root / "nets/pruned").mkdir(parents=True)
     (run.root / "nets/pruned/net.json").write_text("{}")
     check_start(run.root, tmp_path)
 

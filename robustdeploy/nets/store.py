@@ -146,10 +146,9 @@ def net_folder(folder: Path) -> Path:
         return folder
     records = Ledger(folder / LEDGER).records() if (folder / LEDGER).is_file() else []
     place = folder / net_place(own_net(records))
-    if records and (place / NET_FILE).is_file():
+    if (place / NET_FILE).is_file():
         return place
-    where = f"{place} of that run" if records else "it"
-    raise ArtifactError(f"there is no net in {folder}: expected {NET_FILE} in {where}")
+    raise ArtifactError(f"there is no net in {folder}: expected {NET_FILE} there or in {place.relative_to(folder)}")
 
 
 def _digest(info: NetInfo) -> str:

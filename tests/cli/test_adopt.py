@@ -18,7 +18,7 @@ def stored(chain, tmp_path):
     """A folder beside nothing of the run but its net: ``given/`` with net.json, model.safetensors and recipe.yaml."""
     folder = tmp_path / "given"
     folder.mkdir()
-    for name in ("nets/pruned/net.json", "nets/pruned/model.safetensors", "recipe.yaml"):
+    for name in ("nets/imported/net.json", "nets/imported/model.safetensors", "recipe.yaml"):
         shutil.copy(chain / "runs/tiny" / name, folder)
     shutil.copy(chain / "quick.yaml", tmp_path)
     return folder
@@ -40,7 +40,7 @@ def test_a_stored_net_is_evaluated_as_in_the_run_that_trained_it(stored, chain, 
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     assert not [name for name in ours if "dense" in name]
-    weights = [(place / "nets/pruned/model.safetensors").read_bytes() for place in (run, chain / "runs/tiny")]
+    weights = [(place / "nets/imported/model.safetensors").read_bytes() for place in (run, chain / "runs/tiny")]
     assert weights[0] == weights[1] == (stored / "model.safetensors").read_bytes()
     assert verify_run(run) == []
 
@@ -59,12 +59,12 @@ def test_a_stored_net_is_evaluated_as_in_the_run_that_trained_it(stored, chain, 
 
 def test_another_net_in_the_folder_is_another_evaluation(stored, chain, tmp_path, command):
     run = api.adopt(stored, runs=tmp_path / "runs")
-    before = (run.root / "nets/pruned/model.safetensors").read_bytes()
+    before = (run.root / "nets/imported/model.safetensors").read_bytes()
     for name in ("net.json", "model.safetensors"):
         shutil.copy(chain / "runs/tiny/dense" / name, stored)
     api.adopt(stored, runs=tmp_path / "runs")
-    assert (run.root / "nets/pruned/model.safetensors").read_bytes() != before
-    assert Run.open(run.root, tmp_path).sealed("train").facts["channels"] == []
+    assert (run.root / "nets/imported/model.safetensors").read_bytes() != before
+    assert Run.open(run.root, tmp_path).sealed("nets/imported").facts["channels"] == []
 
 
 def test_a_damaged_net_is_not_adopted(stored, tmp_path):
@@ -72,7 +72,7 @@ def test_a_damaged_net_is_not_adopted(stored, tmp_path):
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match="truncated, edited or replaced"):
         api.adopt(stored, runs=tmp_path / "runs")
-    assert not (tmp_path / "runs/given/nets/pruned/manifest.json").exists()
+    assert not (tmp_path / "runs/given/nets/imported/manifest.json").exists()
 
 
 def test_what_cannot_be_adopted_is_told(stored, chain, tmp_path, refused):

@@ -157,7 +157,11 @@ DAMAGED = [
     "onnx/pruned/fp32/model.onnx",
     "bundles/pruned/fp32@quick/agent.pyz",
     "bundles/pruned/fp32@quick/bundle.zip",
-    "export/quick/manifest.json",
+    "onnx/pruned/fp32/manifest.json",
+    "onnx/pruned/fp32/golden.npz",
+    "bundles/pruned/fp32@quick/manifest.json",
+    "engines/pruned/fp32@quick/engine/model.onnx",
+    "engines/pruned/fp32@quick/manifest.json",
     "boards/pruned/fp32@quick/outcomes.npz",
     "boards/pruned/fp32@quick/rows.json",
     "boards/pruned/fp32@quick/facts.json",
@@ -168,10 +172,12 @@ DAMAGED = [
     "ledger.jsonl",
 ]
 READS = {
-    "train": ["prune", "export", "evaluate", "report", "run"],
-    "dense": ["prune", "evaluate", "run"],
-    "export": ["export", "evaluate", "report", "run"],
-    "device": ["evaluate", "report", "run"],
+    "nets/pruned": ["prune", "export", "evaluate", "report", "run"],
+    "nets/dense": ["prune", "evaluate", "run"],
+    "onnx/pruned": ["export", "evaluate", "report", "run"],
+    "bundles/pruned": ["export", "evaluate", "run"],
+    "engines/pruned": ["evaluate", "run"],
+    "boards/pruned": ["evaluate", "report", "run"],
     "report.json": ["gate", "compare"],
     "recipe.yaml": ["export", "evaluate", "report"],
     "ledger.jsonl": ["export", "evaluate", "report", "run"],
@@ -208,7 +214,7 @@ def test_a_damaged_file_is_refused_by_everything_that_reads_it(desk, refused, fi
     damage(desk / "runs" / "tiny" / file)
     # A ledger that was cut is a shorter sound one: those notice whose seals it has lost.
     cut = (file, damage) == ("ledger.jsonl", truncate)
-    for name in ["report"] if cut else READS[file.partition("/")[0]]:
+    for name in ["report"] if cut else READS["/".join(file.split("/")[:2])]:
         said = refused(desk, *words_of(name))
         assert file.rpartition("/")[2] in said, (name, said)
 
@@ -249,7 +255,8 @@ def with_onnx(bundle, onnx):
 def test_an_onnx_file_that_is_not_one(desk, refused, reseal, content):
     run = desk / "runs" / "tiny"
     bundle = with_onnx(run / "bundles/pruned/fp32@quick/bundle.zip", content)
-    reseal(run, "export/quick", {"model.onnx": content, "bundle.zip": bundle})
+    reseal(run, "onnx/pruned/fp32", {"model.onnx": content})
+    reseal(run, "bundles/pruned/fp32@quick", {"bundle.zip": bundle}, {"onnx/pruned/fp32/model.onnx": content})
     said = refused(desk, "evaluate", "--target", "quick.yaml", writes=True)
     assert "model.onnx" in said
     assert len(said.splitlines()) == 1

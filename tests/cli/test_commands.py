@@ -150,7 +150,7 @@ def test_a_bundle_for_a_board_is_complete_but_for_the_engine(desk, command):
     assert done.code == 0
     assert "contract-tested" in done.err
     assert "multiple of 8" in done.err
-    folder = desk / "runs/tiny/export/jetson-orin"
+    folder = desk / "runs/tiny/bundles/pruned/fp32@jetson-orin"
     with zipfile.ZipFile(folder / "bundle.zip") as bundle:
         names = set(bundle.namelist())
         assert names == {"agent.pyz", "bundle.json", "golden.npz", "model.onnx"}

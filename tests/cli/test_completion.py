@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     for runs, name in (("runs", "tiny"), ("runs", "tall"), ("elsewhere", "third")):
         Run.for_recipe(folder / runs, load_recipe(folder / "mine.yaml"), name)
     for evaluation in ("quick", "quick@limit-9"):
-        place = folder / "runs" / "tiny" / "device" / evaluation
+        place = folder / "runs" / "tiny" / "boards/pruned" / f"fp32@{evaluation}"
         place.mkdir(parents=True)
         (place / "manifest.json").write_text("{}")
     return folder

@@ -96,13 +96,17 @@ ROWS = {
     "no metric": lambda c: c.replace(b'"metric"', b'"matrix"', 1),
 }
 DAMAGE = [
-    *(("train", "held_out.npz", EXPORT, name, HELD_OUT[name]) for name in HELD_OUT),
-    *(("export/quick", "bundle.zip", EVALUATE, name, BUNDLE[name]) for name in BUNDLE),
-    *(("train", "net.json", EXPORT, name, TEXT[name]) for name in TEXT),
-    *(("train", "model.safetensors", EXPORT, name, ANY[name]) for name in ANY),
-    ("train", "model.safetensors", EXPORT, "huge header", lambda c: (2**40).to_bytes(8, "little") + c[8:]),
+    *(("nets/pruned", "held_out.npz", EXPORT, name, HELD_OUT[name]) for name in HELD_OUT),
+    *(("bundles/pruned/fp32@quick", "bundle.zip", EVALUATE, name, BUNDLE[name]) for name in BUNDLE),
+    *(("nets/pruned", "net.json", EXPORT, name, TEXT[name]) for name in TEXT),
+    *(("nets/pruned", "model.safetensors", EXPORT, name, ANY[name]) for name in ANY),
+    ("nets/pruned", "model.safetensors", EXPORT, "huge header", lambda c: (2**40).to_bytes(8, "little") + c[8:]),
     *(("boards/pruned/fp32@quick", "rows.json", REPORT, name, ROWS[name]) for name in ROWS),
-    *(("boards/pruned/fp32@quick", "facts.json", REPORT, name, TEXT[name]) for name in TEXT if name not in ("a string",)),
+    *(
+        ("boards/pruned/fp32@quick", "facts.json", REPORT, name, TEXT[name])
+        for name in TEXT
+        if name not in ("a string",)
+    ),
 ]
 
 
@@ -127,14 +131,14 @@ def test_a_damaged_file_that_was_sealed_again_is_one_sentence_with_the_fix(
 
 
 FACTS = [
-    ("train", EXPORT, {"macs": "many"}),
-    ("train", EXPORT, {"macs": None}),
-    ("train", EXPORT, {"dense_macs": 0}),
-    ("train", REPORT, {"channels": [{"layer": 3}]}),
-    ("train", REPORT, {"data": []}),
-    ("export/quick", EVALUATE, {"parity": {}}),
-    ("export/quick", REPORT, {"counts": "x"}),
-    ("export/quick", REPORT, {"zeros": {"nonzero_macs": -1}}),
+    ("nets/pruned", EXPORT, {"macs": "many"}),
+    ("nets/pruned", EXPORT, {"macs": None}),
+    ("nets/pruned", EXPORT, {"dense_macs": 0}),
+    ("nets/pruned", REPORT, {"channels": [{"layer": 3}]}),
+    ("nets/pruned", REPORT, {"data": []}),
+    ("onnx/pruned/fp32", EVALUATE, {"parity": {}}),
+    ("onnx/pruned/fp32", REPORT, {"counts": "x"}),
+    ("onnx/pruned/fp32", REPORT, {"zeros": {"nonzero_macs": -1}}),
     ("boards/pruned/fp32@quick", REPORT, {"n": "60"}),
     ("boards/pruned/fp32@quick", REPORT, {"engine": None}),
 ]
@@ -168,8 +172,8 @@ def test_a_manifest_that_names_files_elsewhere_is_not_followed(desk, command, re
 
 def test_a_stage_that_is_a_link_out_of_the_run_is_neither_read_nor_written(desk, command, tmp_path):
     run, there = desk / "runs/tiny", tmp_path / "there"
-    shutil.move(run / "export/quick", there)
-    (run / "export/quick").symlink_to(there)
+    shutil.move(run / "onnx/pruned/fp32", there)
+    (run / "onnx/pruned/fp32").symlink_to(there)
     before = sorted(path.stat().st_mtime_ns for path in there.iterdir())
     for words in (EVALUATE, ["export", "--target", "quick.yaml"], EXPORT):
         done = command(desk, *words)
@@ -199,13 +203,13 @@ def test_a_net_that_gives_no_numbers_is_not_exported(desk, command, reseal, valu
     state = safetensors.torch.load((run / "nets/pruned/model.safetensors").read_bytes())
     layer = layer if layer in state else next(name for name in state if name.endswith(layer.rpartition(".")[2]))
     state[layer] = torch.full_like(state[layer], value)
-    info = store.load_info(run / "train").model_copy(update={"weights_sha256": ""})
+    info = store.load_info(run / "nets/pruned").model_copy(update={"weights_sha256": ""})
     content = safetensors.torch.save(state, metadata={"net_json": store._digest(info)})
     info = info.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
-    reseal(run, "train", {"net.json": info.model_dump_json().encode(), "model.safetensors": content})
+    reseal(run, "nets/pruned", {"net.json": info.model_dump_json().encode(), "model.safetensors": content})
     done = command(desk, *EXPORT)
     assert done.code == 2, done.err
     assert "scores that are not finite (NaN or infinity)" in done.err
     assert layer in done.err
     assert "Traceback" not in done.err
-    assert not (run / "export/quick/manifest.json").exists()
+    assert not (run / "onnx/pruned/fp32/manifest.json").exists()

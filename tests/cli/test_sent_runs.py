@@ -54,9 +54,9 @@ def test_a_net_that_a_sent_run_names_is_not_imported(desk, refused, reseal, net,
     run, mark = desk / "runs/tiny", desk / "mark"
     (desk / "sent_nets.py").write_text(f"open({str(mark)!r}, 'w')\ndef make(num_classes): pass\n")
     choice = hub_folder(desk / "hub", mark) if net == "torch.hub" else Choice(name="sent_nets:make")
-    changed = renamed(run / "train", choice)
-    reseal(run, "train", changed)
-    reseal(run, "export/quick", {}, inputs=changed)
+    changed = renamed(run / "nets/pruned", choice)
+    reseal(run, "nets/pruned", changed)
+    reseal(run, "onnx/pruned/fp32", {}, inputs={f"nets/pruned/{name}": content for name, content in changed.items()})
     words = [command_of, "--target", "quick.yaml", "--force"]
     said = refused(desk, *words, writes=True)
     assert choice.name in said
@@ -83,7 +83,7 @@ def test_an_onnx_file_that_reads_another_file_is_not_opened(desk, refused, resea
     onnx.external_data_helper.set_external_data(tensor, "../../../../../../etc/passwd", 0, 16)
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    reseal(desk / "runs/tiny", "export/quick", {"model.onnx": model.SerializeToString()})
+    reseal(desk / "runs/tiny", "onnx/pruned/fp32", {"model.onnx": model.SerializeToString()})
     said = refused(desk, "evaluate", "--target", "quick.yaml", "--force", writes=True)
     assert "from '../../../../../../etc/passwd'; such a file is not used" in said
 
@@ -128,7 +128,7 @@ OTHERS = {
 def test_an_agent_that_was_changed_is_not_started_and_verify_says_so(desk, refused, command, reseal, how):
     run, mark = desk / "runs/tiny", desk / "mark"
     changed = repacked(run / "bundles/pruned/fp32@quick/agent.pyz", lambda files: CHANGED[how](files, loud(mark)))
-    reseal(run, "export/quick", {"agent.pyz": changed})
+    reseal(run, "bundles/pruned/fp32@quick", {"agent.pyz": changed})
     said = refused(desk, "evaluate", "--target", "quick.yaml", "--force", writes=True)
     assert "is not the agent of robustdeploy" in said
     assert "export --force" in said
@@ -142,7 +142,7 @@ def test_an_agent_that_was_changed_is_not_started_and_verify_says_so(desk, refus
 def test_an_agent_that_is_no_archive_is_not_started(desk, refused, reseal, content):
     run = desk / "runs/tiny"
     content = (run / "bundles/pruned/fp32@quick/agent.pyz").read_bytes()[:-30] if content is None else content
-    reseal(run, "export/quick", {"agent.pyz": content})
+    reseal(run, "bundles/pruned/fp32@quick", {"agent.pyz": content})
     assert "agent.pyz is damaged" in refused(desk, "evaluate", "--target", "quick.yaml", "--force", writes=True)
 
 
@@ -153,7 +153,7 @@ def test_an_agent_of_another_version_or_with_other_plug_ins_is_told_apart_and_th
     run, mark = desk / "runs/tiny", desk / "mark"
     own = hashlib.sha256((run / "bundles/pruned/fp32@quick/agent.pyz").read_bytes()).hexdigest()
     changed = repacked(run / "bundles/pruned/fp32@quick/agent.pyz", lambda files: OTHERS[how](files, loud(mark)))
-    reseal(run, "export/quick", {"agent.pyz": changed})
+    reseal(run, "bundles/pruned/fp32@quick", {"agent.pyz": changed})
     done = command(desk, "evaluate", "--target", "quick.yaml", "--force")
     assert done.code == 0, done.err
     assert how in done.err

@@ -27,7 +27,7 @@ def test_two_targets_come_into_one_report_and_are_attacked_once(desk, command):
     done = command(desk, *RUN, "--target", "twin.yaml")
     assert done.code == 0, done.err
     # The first target is done, and what was found in torch for it is replayed on the second.
-    assert sealed(desk) == [*before, "export/twin", "boards/pruned/fp32@twin"]
+    assert sealed(desk) == [*before, "bundles/pruned/fp32@twin", "engines/pruned/fp32@twin", "boards/pruned/fp32@twin"]
     made = report(desk)
     assert [each["subject"] for each in made["verdict"]["subjects"]] == ["pruned/fp32@quick", "pruned/fp32@twin"]
     assert {each["outcome"] for each in made["verdict"]["subjects"]} == {"PASS"}
@@ -96,7 +96,7 @@ def test_several_targets_under_other_settings_than_the_runs_are_refused_at_once(
     done = command(desk, *RUN, "--target", "twin.yaml", "--set", "evaluate.limit=50")
     assert done.code == 2
     assert "evaluate.limit is 50, in the recipe 60" in done.err
-    assert not (desk / "runs/tiny/export/twin").exists()
+    assert not (desk / "runs/tiny/bundles/pruned/fp32@twin").exists()
 
 
 def test_no_target_is_called_as_the_reference_is(tmp_path, command):

@@ -18,7 +18,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "r.yaml").write_text("name: r\n")
     for number, name in enumerate(("old", "new")):
         run = Run.for_recipe(tmp_path / "runs", load_recipe(tmp_path / "r.yaml"), name)
-        (run.root / "train").mkdir()
+        (run.root / "nets/pruned").mkdir(parents=True)
         (run.root / "report.json").write_text("{}")
         (run.root / "nets/pruned/model.safetensors").write_text("")
         os.utime(run.root / "ledger.jsonl", (1e9 + number, 1e9 + number))

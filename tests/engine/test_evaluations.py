@@ -16,9 +16,15 @@ from robustdeploy.preflight import check_finished
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = Run.for_recipe(Path("runs"), load_recipe("digits-resnet8", registries=None), "mine")
-    for place in ("export/quick", "device/quick", "device/quick@3fa9c2d1", "export/null", "device/null/parts"):
+    for place in (
+        "bundles/pruned/fp32@quick",
+        "boards/pruned/fp32@quick",
+        "boards/pruned/fp32@quick@3fa9c2d1",
+        "bundles/pruned/fp32@null",
+        "boards/pruned/fp32@null/parts",
+    ):
         (run.root / place).mkdir(parents=True)
-        if place != "device/null/parts":
+        if place != "boards/pruned/fp32@null/parts":
             (run.root / place / "manifest.json").write_text("{}")
     return run
 
@@ -49,10 +55,14 @@ def test_one_that_is_not_is_told_with_the_command_that_makes_it(run, name, told)
 @pytest.mark.parametrize(
     ("root", "place", "command"),
     [
-        ("runs/a", "train", "robustdeploy prune runs/a/recipe.yaml --name a"),
-        ("/tmp/my runs/a", "dense", "robustdeploy prune '/tmp/my runs/a/recipe.yaml' --name a --runs '/tmp/my runs'"),
+        ("runs/a", "nets/pruned", "robustdeploy prune runs/a/recipe.yaml --name a"),
+        (
+            "/tmp/my runs/a",
+            "nets/dense",
+            "robustdeploy prune '/tmp/my runs/a/recipe.yaml' --name a --runs '/tmp/my runs'",
+        ),
         ("runs/a", "attacks/pruned/fp32", "robustdeploy evaluate runs/a"),
-        ("runs/a", "device/quick@3fa9c2d1", "robustdeploy evaluate runs/a --target quick"),
+        ("runs/a", "boards/pruned/fp32@quick@3fa9c2d1", "robustdeploy evaluate runs/a --target quick"),
     ],
 )
 def test_a_stage_that_is_not_finished_is_told_with_its_own_runs_name(root, place, command):

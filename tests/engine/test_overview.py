@@ -53,14 +53,16 @@ def test_a_run_at_each_of_its_stages(desk):
     assert 0 < whole.worst <= whole.clean <= 1
     assert whole.ops == pytest.approx(0.3, abs=0.01)
     run = Run.open(root, desk)
-    run.ledger.append("sealed", stage="evaluate", folder="boards/pruned/fp32@quick", manifest=_mark(root / "boards/pruned/fp32@quick"))
+    run.ledger.append(
+        "sealed", stage="evaluate", folder="boards/pruned/fp32@quick", manifest=_mark(root / "boards/pruned/fp32@quick")
+    )
     again = overview(root)
     assert (again.state, again.verdict, again.clean) == ("evaluated", None, None)
     for folder, state, detail in (
         ("boards/pruned/fp32@quick", "interrupted", "in the evaluation"),
-        ("export/quick", "trained", ""),
-        ("train", "interrupted", "epoch 6 of 6"),
-        ("dense", "interrupted", "epoch 6 of 6"),
+        ("onnx/pruned/fp32", "trained", ""),
+        ("nets/pruned", "interrupted", "epoch 6 of 6"),
+        ("nets/dense", "interrupted", "epoch 6 of 6"),
     ):
         (root / folder / "manifest.json").unlink()
         run.ledger.append("unsealed", stage="x", folder=folder)

@@ -131,7 +131,7 @@ def test_the_lock_names_its_holder_and_is_freed_by_a_kill(run):
 
 @pytest.fixture
 def stage(run):
-    return run.stage("train", "train", {"data": "ab" * 32}, {"epochs": 3, "task": Choice(name="fastat")})
+    return run.slot("train", "nets/pruned", {"data": "ab" * 32}, {"epochs": 3, "task": Choice(name="fastat")})
 
 
 def _seal(stage):
@@ -145,7 +145,7 @@ def _seal(stage):
 def test_a_sealed_stage_is_known_again(run, stage):
     assert stage.sealed() is None
     manifest = _seal(stage)
-    again = run.stage("train", "train", {"data": "ab" * 32}, {"task": "fastat", "epochs": 3})
+    again = run.slot("train", "nets/pruned", {"data": "ab" * 32}, {"task": "fastat", "epochs": 3})
     assert again.sealed() == manifest == read_manifest(stage.folder)
     assert sorted(manifest.outputs) == ["checkpoints/a", "model.bin"]
     assert manifest.facts == {"macs": 12}
@@ -157,8 +157,8 @@ def test_a_sealed_stage_is_known_again(run, stage):
 @pytest.mark.parametrize("change", [{"parameters": {"epochs": 4}}, {"inputs": {"data": "cd" * 32}}, {"name": "dense"}])
 def test_a_seal_for_other_work_does_not_count(run, stage, change):
     _seal(stage)
-    other = {"name": "train", "folder": "train", "inputs": stage.inputs, "parameters": stage.parameters} | change
-    again = run.stage(**other)
+    other = {"name": "train", "folder": "nets/pruned", "inputs": stage.inputs, "parameters": stage.parameters} | change
+    again = run.slot(**other)
     assert again.sealed() is None
     again.begin()
     assert stage.sealed() is None
@@ -224,7 +224,10 @@ def test_only_files_of_the_stage_can_be_sealed(stage, tmp_path):
         (lambda run: (run.root / "recipe.yaml").unlink(), "recipe.yaml is missing"),
         (lambda run: (run.root / "ledger.jsonl").unlink(), "ledger.jsonl is missing or empty"),
         (lambda run: _edit(run.root / "ledger.jsonl"), "missing or empty"),
-        (lambda run: (run.root / "nets/pruned/manifest.json").unlink(), "manifest.json is missing, though the ledger has it"),
+        (
+            lambda run: (run.root / "nets/pruned/manifest.json").unlink(),
+            "manifest.json is missing, though the ledger has it",
+        ),
         (lambda run: _touch_manifest(run.root / "nets/pruned/manifest.json"), "manifest.json was changed"),
         (lambda run: _drop_last_line(run.root / "ledger.jsonl"), "manifest.json is not in the ledger"),
         (lambda run: (run.root / "ledger.jsonl").write_text("x\n"), "line 1 is not a ledger's line"),
@@ -249,11 +252,12 @@ def test_clear_follows_no_link(run, stage, tmp_path):
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("keep")
-    (run.root / "train").symlink_to(precious)
+    (run.root / "nets").mkdir()
+    (run.root / "nets/pruned").symlink_to(precious)
     with pytest.raises(UsageError, match="through a link"):
         stage.clear()
     assert (precious / "file").exists()
-    (run.root / "train").unlink()
+    (run.root / "nets/pruned").unlink()
     (stage.folder / "link").symlink_to(precious)
     (stage.folder / "sub").mkdir()
     (stage.folder / "sub" / "link").symlink_to(precious)

@@ -136,14 +136,14 @@ def test_what_was_added_is_told(desk):
     run = desk / "runs/tiny"
     (run / "boards/pruned/fp32@quick/extra.json").write_text("{}")
     (run / "report-mine.json").write_text("{}")
-    (run / "train/link").symlink_to(desk / "tiny.yaml")
+    (run / "nets/pruned/link").symlink_to(desk / "tiny.yaml")
     (run / "notes.txt").write_text("a note beside the stages is nobody's claim")
     (run / "nets/pruned/checkpoints").mkdir(exist_ok=True)
     (run / "nets/pruned/checkpoints/left").write_text("")
     told = verify_run(run)
     assert len([line for line in told if "extra.json was added" in line]) == 1
     assert len([line for line in told if "report-mine.json is not in the ledger" in line]) == 1
-    assert len([line for line in told if "train/link is a link" in line]) == 1
+    assert len([line for line in told if "nets/pruned/link is a link" in line]) == 1
     assert not any("notes" in line or "checkpoints" in line for line in told)
 
 
@@ -178,7 +178,14 @@ def as_surrogate(path):
 
 @pytest.mark.parametrize("how", [as_folder, as_bytes, as_nest, as_nothing, as_surrogate])
 @pytest.mark.parametrize(
-    "name", ["ledger.jsonl", "report.json", "boards/pruned/fp32@quick/manifest.json", "boards/pruned/fp32@quick/rows.json", "recipe.yaml"]
+    "name",
+    [
+        "ledger.jsonl",
+        "report.json",
+        "boards/pruned/fp32@quick/manifest.json",
+        "boards/pruned/fp32@quick/rows.json",
+        "recipe.yaml",
+    ],
 )
 def test_what_cannot_be_read_is_told_and_never_a_traceback(desk, command, name, how):
     how(desk / "runs/tiny" / name)
@@ -192,10 +199,10 @@ def test_what_cannot_be_read_is_told_and_never_a_traceback(desk, command, name, 
 
 
 def retrain(run):
-    """Put other weights into the run's train, sealed as a training seals them."""
+    """Put other weights into the run's own net, sealed as a training seals them."""
     opened = Run.open(run, run.parent)
-    held = read_manifest(run / "train")
-    stage = opened.stage("train", "train", held.inputs, held.parameters)
+    held = read_manifest(run / "nets/pruned")
+    stage = opened.slot("train", "nets/pruned", held.inputs, held.parameters)
     folder = stage.begin()
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -210,11 +217,11 @@ def test_a_new_net_is_not_joined_with_an_old_evaluation(desk, command):
     for words in (["report"], ["gate"], ["gate", "--target", "quick"], ["verify"]):
         done = command(desk, *words)
         assert (done.code, done.out) == (2, ""), words
-        assert "boards/pruned/fp32@quick is out of date: it was made from another nets/pruned/model.safetensors than is" in done.err
+        assert "fp32@quick is out of date: it was made from another nets/pruned/model.safetensors than is" in done.err
         assert re.search(r"`robustdeploy export \S+ --target quick` and `robustdeploy evaluate", done.err)
     done = command(desk, "evaluate", "--target", "quick.yaml")
     assert done.code == 2
-    assert "export/quick is out of date" in done.err
+    assert "onnx/pruned/fp32 is out of date" in done.err
 
 
 def test_an_export_made_anew_leaves_the_evaluation_behind(desk, command):
@@ -231,7 +238,7 @@ def test_an_evaluation_that_did_not_finish_leaves_no_verdict(desk, command):
     run = desk / "runs/tiny"
     opened = Run.open(run, run.parent)
     held = read_manifest(run / "boards/pruned/fp32@quick")
-    opened.stage("evaluate", "boards/pruned/fp32@quick", held.inputs, held.parameters).begin()  # and then the board is down
+    opened.slot("measure", "boards/pruned/fp32@quick", held.inputs, held.parameters).begin()  # the board is down
     done = command(desk, "gate")
     assert (done.code, done.out) == (2, "")
     assert "boards/pruned/fp32@quick is not finished any more; `robustdeploy" in done.err

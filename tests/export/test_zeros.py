@@ -67,11 +67,11 @@ def test_a_net_without_zeros_has_nothing_to_say(resnet, tmp_path):
 def test_export_and_report_of_a_run_say_it_plainly(desk, command):
     """The net of a finished run, half of whose operations are masked after the training."""
     run = Run.open(desk / "runs/tiny", desk / "runs")
-    old = run.sealed("train")
+    old = run.sealed("nets/pruned")
     net, info = load_net(run.root), load_info(run.root)
     pruning = Weights().wrap(net, info.image_shape, Budget(ops=0.5))
     pruning.after_step(1.0)
-    stage = run.stage("train", "train", old.inputs, old.parameters)
+    stage = run.slot("train", "nets/pruned", old.inputs, old.parameters)
     stage.begin()
     save_net(stage.folder, pruning.compact().eval(), info)
     stage.seal([stage.folder / name for name in old.outputs], old.facts)

@@ -184,7 +184,9 @@ def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, omissions=(), b
     rows = tuple(accuracy_rows() + curve_rows() + other_rows()) if rows is None else tuple(rows)
     if subjects is None:
         hashes = {name: f"{digit:x}" * 64 for digit, name in enumerate(("onnx", "engine", "bundle", "agent"), 5)}
-        deployed = SubjectEvidence(subject=BOARD, evaluation="boards/pruned/fp32@jetson-orin", sha256=hashes, board=board)
+        deployed = SubjectEvidence(
+            subject=BOARD, evaluation="boards/pruned/fp32@jetson-orin", sha256=hashes, board=board
+        )
         subjects = (deployed, SubjectEvidence(subject=HOST), SubjectEvidence(subject=DENSE))
     layers = [("stem", 16, 16)] + [
         (f"layer{i}.{j}.conv{k}", 16 * i - 3 * j - k, 16 * i) for i in (1, 2, 3) for j in range(3) for k in (1, 2)

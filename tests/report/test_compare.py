@@ -41,7 +41,14 @@ def test_the_worst_case_comes_after_the_attacks_behind_it_and_targets_before_the
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"subjects": (SubjectEvidence(subject="pruned/fp32@elsewhere", evaluation="boards/pruned/fp32@elsewhere"),)}, "targets: "),
+        (
+            {
+                "subjects": (
+                    SubjectEvidence(subject="pruned/fp32@elsewhere", evaluation="boards/pruned/fp32@elsewhere"),
+                )
+            },
+            "targets: ",
+        ),
         ({"data": {"name": "other"}}, "data: "),
         (
             {"subjects": (SubjectEvidence(subject=BOARD, evaluation="d", board={"cpu_model": "Another"}),)},

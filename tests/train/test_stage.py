@@ -16,11 +16,12 @@ from trainings import silent
 from robustdeploy import load_net
 from robustdeploy.api import prune
 from robustdeploy.core.load import load_recipe
+from robustdeploy.core.talk import SILENCE
 from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import macs, params
 from robustdeploy.engine.ledger import Ledger
 from robustdeploy.engine.run import verify_run
-from robustdeploy.engine.seal import Stage
+from robustdeploy.engine.stage import Work
 from robustdeploy.errors import DataError, UsageError
 from robustdeploy.train.stage import check_trainable, device_from, train_dense, train_pruned
 
@@ -49,9 +50,10 @@ def recipe(tmp_path):
     return path
 
 
-def stage(root, recipe, images="a"):
-    root.mkdir(exist_ok=True)
-    return Stage(root, "train", "train", {"images": images}, {"net": "r"}, recipe.seed, Ledger(root / "ledger.jsonl"))
+def work(folder, images="a"):
+    """What a runner hands to a training in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Work(folder, f"mark-{images}", Ledger(folder / "ledger.jsonl"), SILENCE, {})
 
 
 @pytest.fixture
@@ -63,11 +65,13 @@ def small(recipe, digits):
 
 def test_the_sealed_net_is_the_one_that_was_certified(small, tmp_path):
     recipe, data = small
-    (tmp_path / "run" / "train" / "best").mkdir(parents=True)  # what another training has left there
-    manifest = train_pruned(recipe, data, stage(tmp_path / "run", recipe), silent)
-    facts = manifest.facts
-    net = load_net(tmp_path / "run")
-    assert not (tmp_path / "run" / "train" / "best").exists()
+    (tmp_path / "net" / "best").mkdir(parents=True)  # what another training has left there
+    job = work(tmp_path / "net")
+    facts = train_pruned(recipe, data, job, silent).model_dump()
+    net = load_net(tmp_path / "net")
+    assert not (tmp_path / "net" / "best").exists()
+    assert all((tmp_path / "net" / name).is_file() for name in job.outputs)
+    assert {"model.safetensors", "net.json", "masks.safetensors", "held_out.npz", "prints.npz"} <= set(job.outputs)
     assert set(facts["counts"]) == {"masks", "module", "flop_counter"}
     assert set(facts["counts"].values()) == {macs(net, (1, 8, 8))} == {facts["macs"]}
     assert 0.97 * 0.4 * facts["dense_macs"] < facts["macs"] <= 0.4 * facts["dense_macs"]
@@ -77,15 +81,17 @@ def test_the_sealed_net_is_the_one_that_was_certified(small, tmp_path):
     assert all(1 <= c["kept"] <= c["dense"] for c in facts["channels"])
     assert sum(c["kept"] < c["dense"] for c in facts["channels"]) >= 3
     assert sum(facts["layer_macs"].values()) == facts["macs"]
-    assert verify_run(tmp_path / "run") == [f"{tmp_path / 'run' / 'recipe.yaml'} is missing"]
 
 
 def test_without_a_budget_the_net_stays_dense(small, tmp_path):
-    recipe, data = small
+    recipe, _ = small
     recipe = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"ops": None})})
-    facts = train_pruned(recipe, data, stage(tmp_path / "run", recipe), silent).facts
+    run = prune(recipe, runs=tmp_path / "runs")
+    facts = run.sealed("nets/dense").facts
+    assert (run.net, sorted(path.name for path in (run.root / "nets").iterdir())) == ("dense", ["dense"])
     assert facts["macs"] == facts["dense_macs"]
     assert (facts["ops_target"], facts["channels"]) == (1.0, [])
+    assert set(facts["counts"].values()) == {facts["macs"]}
 
 
 @pytest.mark.parametrize(
@@ -100,8 +106,8 @@ def test_other_budgets_are_met_and_told_as_fractions(budget, targets, small, tmp
     recipe, data = small
     recipe = recipe.model_copy(update={"budget": recipe.budget.model_copy(update=budget)})
     check_trainable(recipe, data)
-    facts = train_pruned(recipe, data, stage(tmp_path / "run", recipe), silent).facts
-    net = load_net(tmp_path / "run")
+    facts = train_pruned(recipe, data, work(tmp_path / "net"), silent).model_dump()
+    net = load_net(tmp_path / "net")
     assert (facts["params"], facts["memory_bytes"]) == (params(net), peak_bytes(net, (1, 8, 8)))
     shares = {
         "ops_target": facts["macs"] / facts["dense_macs"],
@@ -118,12 +124,12 @@ def test_another_data_set_starts_anew_in_the_same_folder(small, tmp_path):
     """The checkpoints that lie there are of the same net and the same recipe, but of other images."""
     recipe, data = small
     other = replace(data, train=data.train.select(torch.arange(299, -1, -1)))
-    train_dense(recipe, data, stage(tmp_path / "shared", recipe, "a"), silent)
+    train_dense(recipe, data, work(tmp_path / "shared", "a"), silent)
     steps = []
-    train_dense(recipe, other, stage(tmp_path / "shared", recipe, "b"), lambda step, *rest: steps.append(step))
-    train_dense(recipe, other, stage(tmp_path / "alone", recipe, "b"), silent)
+    train_dense(recipe, other, work(tmp_path / "shared", "b"), lambda step, *rest: steps.append(step))
+    train_dense(recipe, other, work(tmp_path / "alone", "b"), silent)
     assert steps == [1, 2, 3]
-    name = "nets/pruned/model.safetensors"
+    name = "model.safetensors"
     assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
@@ -133,8 +139,8 @@ def test_the_seed_decides_the_weights(small, tmp_path):
     for n, seed in enumerate((0, 0, 1)):
         chosen = recipe.model_copy(update={"seed": seed})
         torch.manual_seed(n)
-        train_dense(chosen, data, stage(tmp_path / str(n), chosen), silent)
-        made.append((tmp_path / str(n) / "train" / "model.safetensors").read_bytes())
+        train_dense(chosen, data, work(tmp_path / str(n)), silent)
+        made.append((tmp_path / str(n) / "model.safetensors").read_bytes())
     assert made[0] == made[1]
     assert made[0] != made[2]
 
@@ -202,7 +208,7 @@ def wait_for_another(checkpoints, known, child):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_ends_with_its_code_and_the_command_goes_on(number, recipe, tmp_path, spawn):
     child = spawn(tmp_path, "prune", recipe, "--name", "run", "--set", "train.epochs=40")
-    checkpoints = tmp_path / "runs" / "run" / "dense" / "checkpoints"
+    checkpoints = tmp_path / "runs" / "run" / "nets" / "dense" / "checkpoints"
     wait_for_another(checkpoints, None, child)
     child.send_signal(number)
     _, said = child.communicate(timeout=60)
@@ -232,7 +238,7 @@ def limited_disk(folder, size):
 def test_a_full_disk_ends_with_4_and_one_sentence_and_the_command_goes_on(recipe, tmp_path, spawn, command):
     words = ("prune", recipe, "--name", "run", "--set", "baseline=false", "--set", "train.epochs=10")
     child = spawn(tmp_path, *words)
-    checkpoints = tmp_path / "runs" / "run" / "train" / "checkpoints"
+    checkpoints = tmp_path / "runs" / "run" / "nets" / "pruned" / "checkpoints"
     wait_for_another(checkpoints, None, child)
     child.send_signal(signal.SIGTERM)
     child.communicate(timeout=60)
@@ -253,7 +259,7 @@ def test_a_training_that_explodes_ends_with_3_and_one_sentence(recipe, tmp_path,
     assert done.code == 3
     assert json.loads(done.out)["error"]["kind"] == "TrainingError"
     assert "lower train.lr" in done.err
-    assert not (tmp_path / "runs" / "wild" / "dense" / "manifest.json").exists()
+    assert not (tmp_path / "runs" / "wild" / "nets" / "dense" / "manifest.json").exists()
 
 
 def test_a_step_that_no_memory_holds_is_refused_with_the_fix(small, monkeypatch):

@@ -64,21 +64,21 @@ def test_training_begins_with_the_stored_weights_and_keeps_their_normalisation(g
 
 def test_dense_and_pruned_net_both_go_on_from_it_and_the_seal_says_so(given, tmp_path):
     run = prune(small(f"train.start={given}", "budget.ops=0.4"), runs=tmp_path / "runs")
-    dense, start = weights(load_net(run.root / "dense")), weights(load_net(given))
+    dense, start = weights(load_net(run.root / "nets/dense")), weights(load_net(given))
     for name, value in dense.items():
         torch.testing.assert_close(value, start[name], atol=1e-5, rtol=0)
-    info = load_info(run.root / "train")
+    info = load_info(run.root / "nets/pruned")
     assert (info.mean, info.std) == ((0.25,), (0.5,))
-    pruned = load_net(run.root / "train")
+    pruned = load_net(run.root / "nets/pruned")
     kept = pruned.net.fc.weight  # a subset of the columns that the start has
     columns = start["net.fc.weight"].T
     assert kept.shape[1] <= len(columns)
     for column in kept.T:
         assert (columns - column).abs().amax(1).min() < 1e-5
-    for place in ("dense", "train"):
+    for place in ("nets/dense", "nets/pruned"):
         told = json.loads((run.root / place / "manifest.json").read_text())["facts"]["data"]["start"]
         assert load_info(given).weights_sha256[:12] in told
-    assert "start" not in prune(small("baseline=false"), runs=tmp_path / "fresh").sealed("train").facts["data"]
+    assert "start" not in prune(small("baseline=false"), runs=tmp_path / "fresh").sealed("nets/pruned").facts["data"]
 
 
 def test_other_weights_in_the_same_folder_are_another_training(given, tmp_path):
@@ -97,14 +97,14 @@ def test_other_weights_in_the_same_folder_are_another_training(given, tmp_path):
     stored(given, seed=8)
     prune(recipe, runs=tmp_path / "runs", talk=Talk())
     assert "skipped" not in said[-1]
-    now = weights(load_net(run.root / "train"))
+    now = weights(load_net(run.root / "nets/dense"))
     assert all(torch.allclose(now[name], value, atol=1e-5) for name, value in weights(load_net(given)).items())
 
 
-@pytest.mark.parametrize("below", ["", "train"])
+@pytest.mark.parametrize("below", ["", "nets/pruned"])
 def test_the_latest_run_is_gone_on_from_although_it_is_then_another(tmp_path, given, below):
     runs = tmp_path / "runs"
-    shutil.copytree(given, runs / "mine" / "train")
+    shutil.copytree(given, runs / "mine" / "nets" / "pruned")
     (runs / "latest").symlink_to("mine")
     recipe = small(f"train.start={runs / 'latest' / below}", "budget.ops=null", "baseline=false")
     for _ in range(2):  # the second time by the recipe that was kept, which names the run and not the link
@@ -124,7 +124,7 @@ def test_a_start_that_goes_away_while_training_costs_nothing(given, tmp_path, mo
     loop_fit = stage.fit
     monkeypatch.setattr(stage, "fit", fit)
     run = prune(small(f"train.start={given}", "budget.ops=0.4", "baseline=false"), runs=tmp_path / "runs")
-    assert load_info(run.root / "train").mean == (0.25,)
+    assert load_info(run.root / "nets/pruned").mean == (0.25,)
 
 
 def test_a_net_that_cannot_be_gone_on_with_is_refused_before_anything_is_written(given, tmp_path):
@@ -152,7 +152,7 @@ def test_fresh_weights_leave_the_name_of_a_training_as_it_was(given):
 
 
 def test_the_command_line_begins_with_a_run(command, tmp_path, given):
-    shutil.copytree(given, tmp_path / "runs" / "mine" / "train")
+    shutil.copytree(given, tmp_path / "runs" / "mine" / "nets" / "pruned")
     words = [word for setting in SMALL for word in ("--set", setting)]
     done = command(
         tmp_path, "prune", "digits-resnet8", "--start", "runs/mine", "--set", "baseline=false", *words, "--json"

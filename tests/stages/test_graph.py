@@ -1,0 +1,52 @@
+"""The graph of a recipe: no stage twice, nothing found twice, and only what is asked for."""
+
+import pytest
+
+from robustdeploy.core.load import load_recipe, load_target
+from robustdeploy.engine.run import Run
+from robustdeploy.engine.stage import in_order
+from robustdeploy.stages.graph import Graph
+from robustdeploy.stages.session import Session
+
+TARGETS = ("host-cpu", "null")
+
+
+@pytest.fixture
+def places(tmp_path):
+    def made(*settings, own="pruned", targets=TARGETS):
+        recipe = load_recipe("digits-resnet8", settings)
+        graph = Graph(Session(Run(tmp_path, recipe), recipe), own)
+        return [stage.place for stage in in_order(list(graph.goals([load_target(name) for name in targets])))]
+
+    return made
+
+
+def test_two_nets_on_two_targets_have_each_stage_once_and_each_attack_once(places):
+    found = places("baseline=deploy")
+    assert len(found) == len(set(found)) == 2 + 2 + 2 + 4 + 4 + 4
+    assert [place for place in found if place.startswith("attacks/")] == ["attacks/pruned/fp32", "attacks/dense/fp32"]
+    assert {place for place in found if place.startswith("boards/")} == {
+        f"boards/{net}/fp32@{target}" for net in ("pruned", "dense") for target in TARGETS
+    }
+    before = {place: found.index(place) for place in found}
+    assert before["nets/pruned"] < before["onnx/pruned/fp32"] < before["engines/pruned/fp32@null"]
+    assert before["engines/pruned/fp32@null"] < before["boards/pruned/fp32@null"]
+
+
+def test_a_baseline_that_is_only_compared_is_attacked_in_torch_alone(places):
+    found = places()
+    assert "attacks/dense/fp32" in found
+    assert not [place for place in found if "dense" in place and not place.startswith(("nets/", "attacks/"))]
+
+
+@pytest.mark.parametrize(
+    ("settings", "own"), [(["baseline=false"], "pruned"), (["budget.ops=null"], "dense"), ([], "imported")]
+)
+def test_without_a_baseline_there_is_one_net(places, settings, own):
+    found = places(*settings, own=own)
+    assert {place.split("/")[1] for place in found} == {own}
+
+
+def test_targets_of_another_opset_get_a_file_of_their_own(places):
+    found = places(targets=("host-cpu", "null", "jetson-orin"))
+    assert [place for place in found if place.startswith("onnx/")] == ["onnx/pruned/fp32", "onnx/pruned/fp32.opset18"]
