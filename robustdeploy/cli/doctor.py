@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import typer
@@ -74,9 +74,11 @@ def _target(name: str) -> Iterator[Finding]:
 
     from robustdeploy.core.load import load_target
     from robustdeploy.core.registry import LINKS
+    from robustdeploy.devices.architecture import check_architecture
     from robustdeploy.devices.board import board_from
+    from robustdeploy.devices.build import check_builder
+    from robustdeploy.devices.toolchain import check_version
     from robustdeploy.errors import EnvironmentFailure, ToolchainError
-    from robustdeploy.evaluate.toolchain import check_version
     from robustdeploy.export.agent import build_agent, foreign_plugins
 
     target = load_target(name)
@@ -93,12 +95,25 @@ def _target(name: str) -> Iterator[Finding]:
                     True,
                     f"{board.pipe.where}: {facts['machine']}, {facts['cpu_model'] or facts['board_model']}",
                 )
+                yield _checked(
+                    "architecture",
+                    lambda: check_architecture(facts["machine"], target.arch, board.pipe.where),
+                    "any will do" if target.arch == "any" else f"{target.arch}, as the target says",
+                )
                 yield Finding("Python there", True, f"{facts['python']} with numpy {facts['numpy']}")
                 probe = board.probe(target.backend.name, target.backend.options)
                 yield Finding(target.backend.name, probe.usable, probe.version or "not usable", probe.fix)
                 if probe.usable:
-                    yield _version(
-                        lambda: check_version(target.backend.name, probe.version, target.backend.version, "board")
+                    yield _checked(
+                        "version",
+                        lambda: check_version(target.backend.name, probe.version, target.backend.version, "board"),
+                        "within the target's bounds",
+                    )
+                if probe.usable and target.build_on == "host":
+                    yield _checked(
+                        "built on",
+                        lambda: check_builder(board, target, agent),
+                        f"this machine, whose {target.backend.name} builds for the board",
                     )
                 sensors = board.sensors()
                 readable = ("clocks_khz", "governors", "thermal", "load_1m")
@@ -112,11 +127,11 @@ def _target(name: str) -> Iterator[Finding]:
             yield Finding("board", False, str(error))
 
 
-def _version(check: object) -> Finding:
-    from robustdeploy.errors import ToolchainError
+def _checked(what: str, check: Callable[[], object], found: str) -> Finding:
+    from robustdeploy.errors import EnvironmentFailure
 
     try:
-        check()  # type: ignore[operator]
-    except ToolchainError as error:
-        return Finding("version", False, str(error))
-    return Finding("version", True, "within the target's bounds")
+        check()
+    except EnvironmentFailure as error:
+        return Finding(what, False, str(error))
+    return Finding(what, True, found)

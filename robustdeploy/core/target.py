@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from robustdeploy.core.model import Noun, Number
 from robustdeploy.core.recipe import Choice, PlugIn
 from robustdeploy.core.subject import TORCH
+
+ARCHITECTURES = {"arm64": "aarch64", "aarch64": "aarch64", "amd64": "x86_64", "x86-64": "x86_64", "x86_64": "x86_64"}
+"""What systems call an architecture, and the one name that it has here."""
+
+
+def _one_name(arch: str) -> str:
+    return ARCHITECTURES.get(arch, arch)
 
 
 class Toolchain(Noun):
@@ -48,11 +55,13 @@ class Target(Noun):
     description: str = ""
     status: Literal["tested", "contract-tested"] = "tested"
     """``contract-tested``: checked against the toolchain's API, not run on hardware."""
-    arch: Literal["any", "x86_64", "aarch64"] = "any"
+    arch: Annotated[Literal["any", "x86_64", "aarch64", "amd64", "arm64"], AfterValidator(_one_name)] = "any"
+    """Of the board, which is refused where it is of another one. ``amd64`` is ``x86_64``, ``arm64`` is ``aarch64``."""
     backend: Toolchain = Toolchain(name="onnxruntime")
     link: PlugIn = Choice(name="local")
-    build_on: Literal["board"] = "board"
-    """Engines are built where they run: they are tied to the device and the toolchain's version."""
+    build_on: Literal["board", "host"] = "board"
+    """Where the engine is built. Most are tied to the device and the toolchain's version; a backend that can build on
+    the host says so."""
     precision: Literal["fp32"] = "fp32"
     channel_multiple: int = Field(default=1, ge=1)
     """Channels per layer are kept in multiples of this; the pruner respects it during training."""

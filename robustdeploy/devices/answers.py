@@ -14,6 +14,8 @@ from pydantic import ConfigDict, Field, ValidationError
 from robustdeploy.core.complaint import complaint
 from robustdeploy.core.model import Noun
 from robustdeploy.errors import BoardError
+from robustdeploy.onboard.engine import MOST_FILES, EngineFile, Files, checked_files
+from robustdeploy.onboard.store import MOST_BYTES
 from robustdeploy.onboard.wire import Array
 
 Name = Annotated[str, Field(max_length=400)]
@@ -81,12 +83,24 @@ class Held(Answer):
     held: Count
 
 
+class Piece(Answer):
+    """A piece of a file; its bytes are in the array."""
+
+    total: Annotated[int, Field(ge=1, le=MOST_BYTES)]
+
+
+class ListedFile(Answer):
+    """One file of an engine on the board."""
+
+    name: Annotated[str, Field(max_length=100)]
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=1, le=MOST_BYTES)]
+
+
 class Compiled(Answer):
     """An engine on the board."""
 
-    engine: Sha256
-    """SHA-256 of its content; `Board.open_engine` takes it."""
-    bytes: Annotated[int, Field(ge=1, le=8 << 30)]
+    files: Annotated[list[ListedFile], Field(min_length=1, max_length=MOST_FILES)]
     seconds: Annotated[float, Field(ge=0)]
     """Time the toolchain took."""
 
@@ -146,6 +160,14 @@ def array_of(arrays: dict[str, Array], name: str, dtype: str, shape: tuple[int |
     if not np.isfinite(array).all():
         raise impossible(op, name, f"must be finite, and {int((~np.isfinite(array)).sum())} of its values are not")
     return array
+
+
+def files_of(listed: Sequence[ListedFile], op: str) -> Files:
+    """Return the files of an engine; BoardError where their names, or all of them together, cannot be one engine's."""
+    try:
+        return checked_files(EngineFile(file.name, file.sha256, file.bytes) for file in listed)
+    except ValueError as error:
+        raise impossible(op, "files", f"cannot be an engine's: {error}") from None
 
 
 def no_other(arrays: dict[str, Array], wanted: Sequence[str], op: str) -> None:

@@ -48,7 +48,7 @@ class Stopwatch:
             return
         stop_if_interrupted()
         self.progress("latency", len(self.windows), plan.windows)
-        self.board.open_engine(toolchain.name, self.opened.engine, toolchain.options, classes=self.opened.classes)
+        self.board.open_engine(toolchain.name, self.opened.files, toolchain.options, classes=self.opened.classes)
         self.windows.append(self.board.time(window_plan(plan), self.images))
         self.progress("latency", len(self.windows), plan.windows)
 

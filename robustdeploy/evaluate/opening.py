@@ -1,22 +1,23 @@
-"""Opening a board: from the exported file to an engine that answers there."""
+"""Opening a board: from an engine in a folder here to one that answers there and is the net."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from robustdeploy.core.registry import BACKENDS
 from robustdeploy.core.report import Diagnostic
 from robustdeploy.core.target import Target
-from robustdeploy.cost.onnx_graph import read_model
 from robustdeploy.devices.answers import impossible
 from robustdeploy.devices.board import Board
-from robustdeploy.errors import BoardError, ToolchainError
-from robustdeploy.evaluate.toolchain import check_version
+from robustdeploy.devices.build import Built, check_fits
+from robustdeploy.devices.toolchain import installed_on
+from robustdeploy.devices.transfer import Moved, silent
+from robustdeploy.errors import BoardError
+from robustdeploy.onboard.engine import Files, engine_id
 
 ANOTHER_NET = 0.1
 """Share of the golden scores' own span: a toolchain that computes the net in float32 stays far below it."""
@@ -27,50 +28,63 @@ class Opened:
     """What opening the board showed."""
 
     facts: dict[str, Any]
-    engine: str
+    files: Files
+    """Those of the engine that is open; the board has them."""
     classes: int
     golden_gap: float
     stands_in: bool
     """Whether the backend answers without computing the net, as ``null`` does."""
 
+    @property
+    def engine(self) -> str:
+        """The engine's one name."""
+        return engine_id(self.files)
 
-def open_on(board: Board, target: Target, export: Path, golden: Mapping[str, np.ndarray[Any, Any]]) -> Opened:
-    """Probe the toolchain, send the file, build and load the engine, and let it score the golden images.
 
-    Raises ToolchainError when the toolchain is missing there or not of a version the target supports, and BoardError
-    when what answers there is another net.
+def open_on(
+    board: Board,
+    target: Target,
+    built: Built,
+    folder: Path,
+    golden: Mapping[str, np.ndarray[Any, Any]],
+    moved: Moved = silent,
+) -> Opened:
+    """Send the engine that was ``built`` into ``folder``, load it, and let it score the golden images.
+
+    Raises ToolchainError when the toolchain or the device there is another than the engine was built for,
+    ArtifactError when a file in ``folder`` is not the one that was built, and BoardError when what answers there is
+    another net.
     """
     toolchain = target.backend
-    probe = board.probe(toolchain.name, toolchain.options)
-    if not probe.usable:
-        raise ToolchainError(f"{board.pipe.where}: {toolchain.name} is not usable: {probe.fix}")
-    check_version(toolchain.name, probe.version, toolchain.version, board.pipe.where)
-    read_model(export / "model.onnx")
-    onnx = board.put(export / "model.onnx")
-    compiled = board.compile(toolchain.name, onnx, toolchain.options)
+    there = installed_on(board, target)
+    check_fits(built, there)
+    board.send(folder, built.files, moved)
     classes = golden["scores"].shape[1]
-    board.open_engine(toolchain.name, compiled.engine, toolchain.options, classes=classes)
+    board.open_engine(toolchain.name, built.files, toolchain.options, classes=classes)
     scores = board.score(golden["images"])
     gap, span = float(np.abs(scores - golden["scores"]).max()), float(np.ptp(golden["scores"]))
-    stands_in = bool(getattr(BACKENDS.get(toolchain.name), "STANDS_IN", False))
+    stands_in = there.traits.stands_in
     if gap > ANOTHER_NET * span and not stands_in:
         told = f"differs by up to {gap:.3g} from the host's on the bundle's images, where scores span {span:.3g}"
         raise BoardError(f"{board.pipe.where}: {impossible('score', 'scores', f'{told}: another net answers')}")
     facts = {
         **board.facts,
         "where": board.pipe.where,
-        "backend": toolchain.name,
-        "backend_version": probe.version,
-        "backend_details": dict(probe.details),
-        "engine_sha256": compiled.engine,
-        "engine_bytes": compiled.bytes,
-        "compile_s": round(compiled.seconds, 3),
+        "backend": there.name,
+        "backend_version": there.version,
+        "backend_details": dict(there.details),
+        "engine": built.id,
+        "engine_files": [asdict(file) for file in built.files],
+        "engine_bytes": built.bytes,
+        "engine_tied_to": dict(built.identity),
+        "built_on": built.where,
+        "compile_s": round(built.seconds, 3),
         "golden_images": len(golden["images"]),
         "golden_max_abs": gap,
         "status": target.status,
         "emulated": target.emulated,
     }
-    return Opened(facts, compiled.engine, classes, gap, stands_in)
+    return Opened(facts, built.files, classes, gap, stands_in)
 
 
 def golden_diagnostic(opened: Opened) -> Diagnostic:

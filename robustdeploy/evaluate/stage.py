@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,6 @@ import torch
 
 from robustdeploy.core.files import atomic_write_json, sha256_of_file, sha256_of_text
 from robustdeploy.core.interrupts import stop_if_interrupted
-from robustdeploy.core.registry import LINKS
 from robustdeploy.core.report import SCHEMA_VERSION, Measurement
 from robustdeploy.core.subject import Subject
 from robustdeploy.core.target import Target
@@ -20,7 +20,8 @@ from robustdeploy.core.trust import Trust
 from robustdeploy.data.images import Reading, numbered
 from robustdeploy.data.load import reading_facts
 from robustdeploy.data.prints import Prints, prints_of
-from robustdeploy.devices.board import Board, board_from
+from robustdeploy.devices.board import Board, board_of
+from robustdeploy.devices.build import build_engine
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.seal import Stage
 from robustdeploy.evaluate.adversarial import FILE, HostAttacks, load_attacks
@@ -97,9 +98,10 @@ def evaluate(request: Request, stage: Stage, progress: Progress) -> EvaluationRo
     adversaries = adversaries_from(recipe.evaluate.attacks)
     found = load_attacks(request.found / FILE, recipe, request.test, deployed=True)
     host = load_host_net(request.net, request.device, request.trust)
-    link = LINKS.build(target.link.name, target.link.options)
-    with board_from(link, request.agent) as board:
-        opened = open_on(board, target, request.export, request.golden)
+    with board_of(target, request.agent) as board, tempfile.TemporaryDirectory() as held:
+        engine, onnx = Path(held), request.export / "model.onnx"
+        built = build_engine(board, target, onnx, request.agent, engine, progress)
+        opened = open_on(board, target, built, engine, request.golden)
         # A number belongs to one exact engine: parts that another build of it made are not used.
         parts = Parts(folder, sha256_of_text(f"{stage.fingerprint} {opened.engine}"), request.run.ledger)
         bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress, target.latency.batch)

@@ -57,21 +57,21 @@ def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: B
     backend: Any = BACKENDS.build("onnxruntime", {})
     gaps, agreements, reference = [], [], []
     together = max(2, images_at_once(net, (clean.shape[1], clean.shape[2], clean.shape[3]), len(clean)))
-    with backend.open(onnx_file) as model:
-        for images in (clean, adversarial):
-            pixels = pixels_from_bytes(images)
-            theirs = np.concatenate([model(pixels[at : at + 1]) for at in range(len(pixels))])
-            ours = _torch_scores(net, torch.from_numpy(images))
-            if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
-                who = "torch and ONNX Runtime" if not np.isfinite(ours).all() else "ONNX Runtime alone"
-                raise ArtifactError(
-                    f"{onnx_file.name} gives scores that are not finite (NaN or infinity), by {who}: it was not kept"
-                )
-            batches = np.array_split(pixels, -(-len(pixels) // together))
-            _check_independent(onnx_file, theirs, np.concatenate([model(batch) for batch in batches]))
-            gaps.append(float(np.abs(theirs - ours).max()))
-            agreements.append(float((theirs.argmax(1) == ours.argmax(1)).mean()))
-            reference.append(theirs)
+    model = backend.load(onnx_file)
+    for images in (clean, adversarial):
+        pixels = pixels_from_bytes(images)
+        theirs = np.concatenate([model(pixels[at : at + 1]) for at in range(len(pixels))])
+        ours = _torch_scores(net, torch.from_numpy(images))
+        if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
+            who = "torch and ONNX Runtime" if not np.isfinite(ours).all() else "ONNX Runtime alone"
+            raise ArtifactError(
+                f"{onnx_file.name} gives scores that are not finite (NaN or infinity), by {who}: it was not kept"
+            )
+        batches = np.array_split(pixels, -(-len(pixels) // together))
+        _check_independent(onnx_file, theirs, np.concatenate([model(batch) for batch in batches]))
+        gaps.append(float(np.abs(theirs - ours).max()))
+        agreements.append(float((theirs.argmax(1) == ours.argmax(1)).mean()))
+        reference.append(theirs)
     if min(agreements) < 1 - DISAGREEMENT_LIMIT:
         raise ArtifactError(
             f"{onnx_file.name} labels {1 - min(agreements):.1%} of {len(clean)} images otherwise than the net it was "

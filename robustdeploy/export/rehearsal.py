@@ -131,8 +131,8 @@ def check_parity(rehearsed: Rehearsed) -> None:
     backend: Any = BACKENDS.build("onnxruntime", {})
     pixels = pixels_from_bytes(rehearsed.images)
     try:
-        with backend.open(rehearsed.file) as model:
-            together, alone = model(pixels), np.concatenate([model(pixel[None]) for pixel in pixels])
+        model = backend.load(rehearsed.file)
+        together, alone = model(pixels), np.concatenate([model(pixel[None]) for pixel in pixels])
     except RobustdeployError:
         raise
     except Exception as problem:  # the runtime's own

@@ -23,6 +23,8 @@ from ..errors import ToolchainError
 _SONAMES = ("libcudart.so", "libcudart.so.12", "libcudart.so.13", "libcudart.so.11.0")
 _TO_DEVICE, _TO_HOST = 1, 2
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+_PROPERTIES_BYTES = 1 << 16
+"""Room for cudaDeviceProp, which has about a thousand bytes and grows; its name of 256 bytes always comes first."""
 _FIX = "install the CUDA runtime (on a Jetson it comes with JetPack) or set CUDA_PATH to the toolkit's folder"
 
 
@@ -77,6 +79,17 @@ class Cuda:
         """Version of this runtime, e.g. ``12.6``."""
         number = self._int("cudaRuntimeGetVersion")
         return f"{number // 1000}.{number % 1000 // 10}"
+
+    def driver(self) -> str:
+        """Latest CUDA version that the driver supports, e.g. ``12.6``; it rises with the driver alone."""
+        number = self._int("cudaDriverGetVersion")
+        return f"{number // 1000}.{number % 1000 // 10}"
+
+    def name(self) -> str:
+        """Name of the first GPU, e.g. ``Orin``."""
+        properties = ctypes.create_string_buffer(_PROPERTIES_BYTES)
+        self.call("cudaGetDeviceProperties", properties, 0)
+        return properties.raw[:256].partition(b"\0")[0].decode("utf-8", "replace").strip()
 
     def devices(self) -> int:
         """Number of GPUs; ToolchainError where there is no driver or no GPU."""
@@ -134,6 +147,8 @@ class Cuda:
 _INT, _SIZE, _POINTER = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
 _SIGNATURES: dict[str, list[Any]] = {
     "cudaRuntimeGetVersion": [ctypes.POINTER(_INT)],
+    "cudaDriverGetVersion": [ctypes.POINTER(_INT)],
+    "cudaGetDeviceProperties": [_POINTER, _INT],
     "cudaGetDeviceCount": [ctypes.POINTER(_INT)],
     "cudaDeviceGetAttribute": [ctypes.POINTER(_INT), _INT, _INT],
     "cudaStreamCreate": [ctypes.POINTER(_POINTER)],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from .. import __version__
 from ..errors import ArtifactError, BoardError, RobustdeployError, UsageError
 from .draws import Draws
+from .engine import EngineFile, Files, checked_files, engine_id, files_in
 from .find import build_plugin, plugin_names
 from .queries import Counted
 from .sensors import read_sensors
@@ -43,6 +46,7 @@ class Service:
             "probe": self._probe,
             "have": self._have,
             "put": self._put,
+            "get": self._get,
             "compile": self._compile,
             "open": self._open,
             "score": self._score,
@@ -77,7 +81,7 @@ class Service:
                 "protocol": VERSION,
                 "python": platform.python_version(),
                 "numpy": np.__version__,
-                "machine": platform.machine(),
+                "machine": machine_of(platform.machine(), sys.maxsize),
                 "system": platform.platform(),
                 "backends": list(plugin_names("backends")),
                 "attacks": list(plugin_names("attacks")),
@@ -101,25 +105,34 @@ class Service:
         )
         return Message({"held": held}, {})
 
+    def _get(self, request: Message) -> Message:
+        data, total = self._store.get(_need(request.head, "sha256"), _need(request.head, "offset"))
+        return Message({"total": total}, {"data": np.frombuffer(data, np.uint8)})
+
     def _compile(self, request: Message) -> Message:
         backend, onnx = _backend(request.head), self._store.path(_need(request.head, "onnx"))
-        engine = self._store.folder / "engine.part"
+        folder = self._store.folder / "engine.part"
+        shutil.rmtree(folder, ignore_errors=True)  # of an agent that was killed
         try:
-            engine.unlink(missing_ok=True)
+            folder.mkdir()
             began = time.monotonic()
-            backend.compile(onnx, engine, request.head.get("options", {}))
+            backend.compile(onnx, folder)
             seconds = time.monotonic() - began
-            size = engine.stat().st_size
-            return Message({"engine": self._store.adopt(engine), "bytes": size, "seconds": seconds}, {})
+            files = files_in(folder)
+            for file in files:
+                self._store.adopt(folder / file.name)
+            return Message({"files": [asdict(file) for file in files], "seconds": seconds}, {})
         finally:
-            for left in self._store.folder.glob("engine.part*"):  # half an engine, where the toolchain gave up
-                left.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # half an engine, where the toolchain gave up
 
     def _open(self, request: Message) -> Message:
         self._shut()
-        backend, engine = _backend(request.head), self._store.path(_need(request.head, "engine"))
-        self._model = self._opened.enter_context(backend.open(engine))
-        return Message({"open": request.head["engine"]}, {})
+        backend, files = _backend(request.head), _files(_need(request.head, "files"))
+        folder = self._store.folder / "engine.open"
+        self._opened.callback(shutil.rmtree, folder, ignore_errors=True)
+        self._store.assemble(files, folder)
+        self._model = self._opened.enter_context(backend.open(folder))
+        return Message({"open": engine_id(files)}, {})
 
     def _score(self, request: Message) -> Message:
         """Score images in batches of the size asked for; the last one is smaller where the number does not divide."""
@@ -219,6 +232,15 @@ class _Turn:
         self.runs += 1
 
 
+def machine_of(machine: str, largest: int) -> str:
+    """Return the architecture that this Python runs programs of; a kernel of 64 bits may have a system of 32 on it.
+
+    ``largest`` is the interpreter's ``sys.maxsize``.
+    """
+    narrow = {"aarch64": "armv8l", "arm64": "armv8l", "x86_64": "i686", "AMD64": "i686"}
+    return narrow.get(machine, machine) if largest < 1 << 32 else machine
+
+
 def _error(kind: str, message: str) -> Message:
     return Message({"error": {"kind": kind, "message": message[:4000]}}, {})
 
@@ -234,6 +256,16 @@ def _key(head: Mapping[str, Any]) -> int:
     if type(key) is not int or not 0 <= key < 1 << 64:
         raise UsageError(f"the key {str(key)[:60]} is not an integer from 0 to 2^64 − 1")
     return key
+
+
+def _files(listed: Any) -> Files:
+    """Read the list of an engine's files from a request."""
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise UsageError("an engine is opened by the list of its files")
+    try:
+        return checked_files(EngineFile(**item) for item in listed)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the files of an engine are refused: {error}") from None
 
 
 def _backend(head: Mapping[str, Any]) -> Backend:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ArtifactError, BoardError, UsageError
 
+if TYPE_CHECKING:
+    from .engine import EngineFile
+
 _SHA = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_MOST_BYTES = 8 << 30
-_PIECE = 1 << 20
+MOST_BYTES = 8 << 30
+"""The most that one file may hold."""
+PIECE_BYTES = 4 << 20
+"""The most that travels at once, either way."""
+_AT_ONCE = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -24,11 +32,16 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
+def is_plain_name(name: Any) -> bool:
+    """Say whether ``name`` names a file in a folder and nothing else, on every system."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
+        while piece := file.read(_AT_ONCE):
             digest.update(piece)
     return digest.hexdigest()
 
@@ -58,10 +71,10 @@ class Store:
 
     def put(self, name: Any, sha256: Any, offset: Any, total: Any, data: bytes) -> int:
         """Append a piece of a file and return how much of it is here; the last piece makes it whole and checks it."""
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not is_plain_name(name):
             raise UsageError(f"{str(name)[:100]!r} is not a plain file name: letters, digits, '.', '_' and '-' only")
         whole = type(offset) is int and type(total) is int
-        if not (whole and 0 <= offset <= offset + len(data) <= total <= _MOST_BYTES):
+        if not (whole and 0 <= offset <= offset + len(data) <= total <= MOST_BYTES):
             raise UsageError(f"a piece of {name} does not fit: {len(data)} bytes at {offset} of {total}")
         part = self.folder / f"{_checked(sha256)}.part"
         here = part.stat().st_size if offset and part.exists() else 0
@@ -76,6 +89,34 @@ class Store:
         if offset + len(data) == total:
             self._finish(part, name, str(sha256))
         return len(data) + int(offset)
+
+    def get(self, sha256: Any, offset: Any) -> tuple[bytes, int]:
+        """Return the piece of a file that begins at ``offset``, and the size of the whole."""
+        # Hashing the whole file for each of its pieces would take too long; whoever gets it hashes what came.
+        path = self.path(sha256) if offset == 0 else self.folder / _checked(sha256)
+        if not path.is_file():
+            raise ArtifactError(f"the board has no file with hash {sha256}; send or compile it first")
+        total = path.stat().st_size
+        if type(offset) is not int or not 0 <= offset <= total:
+            raise UsageError(f"there is no piece at byte {str(offset)[:30]} of a file of {total} bytes")
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(PIECE_BYTES), total
+
+    def assemble(self, files: Iterable[EngineFile], folder: Path) -> None:
+        """Make ``folder`` anew with these files of the store in it, each under its name and checked by its hash."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for file in files:
+            path = self.path(file.sha256)
+            if (found := path.stat().st_size) != file.bytes:
+                raise ArtifactError(f"{file.name} has {found} bytes on the board, not {file.bytes}; build it again")
+            try:
+                os.link(path, folder / file.name)
+            except OSError as error:
+                if is_full(error):
+                    raise
+                shutil.copyfile(path, folder / file.name)  # a file system without hard links, as on an SD card
 
     def adopt(self, path: Path) -> str:
         """Move a finished file in and return its hash."""

@@ -65,18 +65,31 @@ class Probe:
 
 
 class Backend(Protocol):
-    """A toolchain that turns an ONNX file into something that runs."""
+    """A toolchain that turns an ONNX file into an engine: a folder of one or more files.
+
+    A backend may also declare, as class attributes, what is true of it wherever it runs:
+
+    * ``TIED_TO: ClassVar[tuple[str, ...]]``: what its engines are tied to, besides its version. Names of ``machine``,
+      ``cpu_model`` and ``board_model``, which every board tells, or of its own probe's details. By default these three.
+    * ``BUILDS_ON_HOST: ClassVar[bool]``: whether a host may build the engine, where all of ``TIED_TO`` and the version
+      are the same there as on the board. False by default.
+    * ``CROSS_COMPILES: ClassVar[bool]``: whether the host may be another machine than the board. False by default.
+    * ``STANDS_IN: ClassVar[bool]``: whether it answers without computing the net. False by default.
+    """
 
     def probe(self) -> Probe:
         """Say whether the toolchain works here, in which version, and if not, the fix."""
         ...
 
-    def compile(self, onnx: Path, engine: Path, options: Mapping[str, Any]) -> None:
-        """Build ``engine`` from ``onnx``; raise ToolchainError or ArtifactError with the toolchain's own words."""
+    def compile(self, onnx: Path, engine: Path) -> None:
+        """Put the engine's files, with plain names and no folders, into the empty folder ``engine``.
+
+        Raises ToolchainError or ArtifactError with the toolchain's own words.
+        """
         ...
 
     def open(self, engine: Path) -> AbstractContextManager[Model]:
-        """Load ``engine`` for scoring."""
+        """Load the engine in the folder ``engine``, which has the same files, for scoring. Nothing is written there."""
         ...
 
 

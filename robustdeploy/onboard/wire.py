@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from ..errors import WireError
 
-VERSION = 2
+VERSION = 3
 _MAGIC = b"RDep"
 _PREFIX = struct.Struct("<4sHHI")
 _MOST_LEVELS = 64

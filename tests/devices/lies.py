@@ -40,7 +40,7 @@ def _set(field, value):
         place = head
         *path, last = field.split(".")
         for step in path:
-            place = place[step]
+            place = place[int(step) if step.isdigit() else step]
         place[last] = value
 
     return act
@@ -68,7 +68,9 @@ FIELDS = {
     "probe": {"usable": 1, "version": None, "fix": 3, "details": []},
     "have": {"have": "no"},
     "put": {"held": 1.5},
-    "compile": {"engine": "0" * 63, "bytes": "many", "seconds": "soon"},
+    "get": {"total": "9"},
+    "compile": {"files.0.name": 3, "files.0.sha256": "0" * 63, "files.0.bytes": "many"}
+    | {"files": {"engine.json": 9}, "seconds": "soon"},
     "open": {"open": True},
     "score": {"queries": None, "queries_total": "30"},
     "attack": {"queries": True, "queries_total": 1e3},
@@ -78,13 +80,15 @@ FIELDS = {
 }
 NUMBERS = {
     "put": ("held",),
-    "compile": ("bytes", "seconds"),
+    "get": ("total",),
+    "compile": ("files.0.bytes", "seconds"),
     "score": ("queries", "queries_total"),
     "attack": ("queries", "queries_total"),
     "time": ("warmup_runs", "duration_ns", "queries_total"),
     "sensors": ("load_1m",),
 }
 ARRAYS = {
+    "get": ("data",),
     "score": ("scores",),
     "attack": ("images", "queries"),
     "time": ("samples_ns", "starts_ns", "empty_ns", "scores_before", "scores_after"),
@@ -128,10 +132,30 @@ def _cut(count):
     return act
 
 
+def _files(*names, bytes=5):
+    def act(head, arrays):
+        head["files"] = [{"name": name, "sha256": "ab" * 32, "bytes": bytes} for name in names]
+
+    return act
+
+
 FACTS = (
     Lie("put: half the file", "put", _set("held", 5), "must be", "held"),
     Lie("compile: took an hour", "compile", _set("seconds", 3600.0), "the whole call took", "seconds"),
-    Lie("compile: an engine of no bytes", "compile", _set("bytes", 0), "must be at least 1", "bytes"),
+    Lie("compile: an engine of no bytes", "compile", _set("files.0.bytes", 0), "must be at least 1", "files.0.bytes"),
+    Lie("compile: an engine of no files", "compile", _set("files", []), "at least 1", "files"),
+    Lie("compile: a place above", "compile", _set("files.0.name", "../../x"), "not a plain file name", "files"),
+    Lie("compile: a place from the root", "compile", _set("files.0.name", "/etc/passwd"), "not a plain", "files"),
+    Lie("compile: a hidden name", "compile", _set("files.0.name", ".bashrc"), "not a plain file name", "files"),
+    Lie("compile: one name twice", "compile", _files("a.so", "a.so"), "two files of one name", "files"),
+    Lie("compile: one name in two cases", "compile", _files("a.so", "A.so"), "two files of one name", "files"),
+    Lie("compile: as many files as there are", "compile", _files(*map(str, range(257))), "at most 256", "files"),
+    Lie("compile: more than any disk", "compile", _files("a", "b", bytes=8 << 30), "bytes in all", "files"),
+    Lie("compile: a file beyond all bounds", "compile", _set("files.0.bytes", 9 << 30), "and at most", "files.0.b"),
+    Lie("get: another size", "get", _set("total", 7), "for engine.json, not 7", "total"),
+    Lie("get: nothing", "get", _array("data", lambda a: a[:0]), "of engine.json, not of 0", "data"),
+    Lie("get: too much", "get", _array("data", lambda a: np.append(a, a)), "must be a piece of 1 to", "data"),
+    Lie("get: another byte", "get", _array("data", lambda a: a ^ (np.arange(a.size) == 3)), "came with the", "data"),
     Lie("open: another engine", "open", _set("open", "ab" * 32), "was to be opened", "open"),
     Lie("score: one image fewer", "score", _array("scores", lambda a: a[1:]), "30×10", "scores"),
     Lie("score: one class fewer", "score", _array("scores", lambda a: a[:, 1:].copy()), "30×10", "scores"),

@@ -31,13 +31,18 @@ def board(agent):
 
 def opened(board, net, backend="onnxruntime"):
     compiled = board.compile(backend, board.put(net))
-    board.open_engine(backend, compiled.engine)
+    board.open_engine(backend, compiled.files)
     return compiled
 
 
 def agent_pid(board):
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
     return next(int(pid) for pid in children if b"agent.pyz" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def listed(**changed):
+    """A request to open one file, which the board does not have."""
+    return {"backend": "null", "files": [{"name": "engine.json", "sha256": "0" * 64, "bytes": 7, **changed}]}
 
 
 def test_a_board_says_what_it_is(board):
@@ -70,7 +75,8 @@ def test_an_attack_on_the_board_is_the_attack_on_the_host(board, net, images, ba
     assert board.queries_total - before == queries.sum()
     assert queries.max() == 30
     tool = {"null": null.plugin, "onnxruntime": onnxruntime.plugin}[backend]()
-    tool.compile(net, tmp_path / "engine", {})
+    (tmp_path / "engine").mkdir()
+    tool.compile(net, tmp_path / "engine")
     with tool.open(tmp_path / "engine") as model:
         here = Square(queries=30, batch=5)(model, images, labels, THREAT, Draws(2**63 + 5, ids))
     if backend == "null":
@@ -100,8 +106,8 @@ def test_timing_comes_with_samples_sensors_and_a_check_of_the_scores(board, net,
 def test_what_the_board_has_is_not_sent_again(board, net):
     sha256 = board.put(net)
     asked = []
-    call = board._call
-    board._call = lambda op, *rest, **more: asked.append(op) or call(op, *rest, **more)
+    call = board._agent.call
+    board._agent.call = lambda op, *rest, **more: asked.append(op) or call(op, *rest, **more)
     assert board.put(net) == sha256
     assert asked == ["have"]
 
@@ -121,11 +127,22 @@ def test_a_large_file_comes_in_pieces(board, tmp_path):
         (lambda b, x: b.probe("onnxruntime", {"thread": 1}), UsageError, "no option 'thread'"),
         (lambda b, x: b.probe("onnxruntime", {"threads": -1}), UsageError, "refused: onnxruntime needs threads"),
         (lambda b, x: b.compile("null", "0" * 64), ArtifactError, "has no file"),
-        (lambda b, x: b.open_engine("null", "/etc/passwd"), UsageError, "not a SHA-256"),
-        (lambda b, x: b._call("explode", {}), UsageError, "no operation 'explode'"),
-        (lambda b, x: b._call("probe", {}), UsageError, "lacks 'backend'"),
-        (lambda b, x: b._call("score", {}, {"images": x[0]}), UsageError, "4 dimensions"),
-        (lambda b, x: b._call("score", {"x": float("inf")}, {}), WireError, "plain JSON"),
+        (
+            lambda b, x: b._agent.call("open", {"backend": "null", "files": "/etc"}),
+            UsageError,
+            "list of its files",
+        ),
+        (lambda b, x: b._agent.call("open", listed(sha256="/etc/passwd")), UsageError, "not a SHA-256"),
+        (lambda b, x: b._agent.call("open", listed(name="../agent.pyz")), UsageError, "not a plain file name"),
+        (lambda b, x: b._agent.call("open", listed(name="a", mode="0777")), UsageError, "refused: .*'mode'"),
+        (lambda b, x: b._agent.call("open", listed(bytes=0)), UsageError, "must have 1 to"),
+        (lambda b, x: b._agent.call("open", listed()), ArtifactError, "has no file"),
+        (lambda b, x: b._agent.call("get", {"sha256": "0" * 64, "offset": 0}), ArtifactError, "has no file"),
+        (lambda b, x: b._agent.call("get", {"sha256": "../lock", "offset": 0}), UsageError, "not a SHA-256"),
+        (lambda b, x: b._agent.call("explode", {}), UsageError, "no operation 'explode'"),
+        (lambda b, x: b._agent.call("probe", {}), UsageError, "lacks 'backend'"),
+        (lambda b, x: b._agent.call("score", {}, {"images": x[0]}), UsageError, "4 dimensions"),
+        (lambda b, x: b._agent.call("score", {"x": float("inf")}, {}), WireError, "plain JSON"),
     ],
 )
 def test_a_refusal_keeps_its_class_and_says_why(board, images, ask, kind, words):
@@ -145,9 +162,9 @@ def test_a_file_that_is_no_net_is_told_by_its_name(board, tmp_path):
 
 def test_an_engine_that_was_changed_on_the_board_is_not_loaded(agent, net, tmp_path, images):
     with board_from(Local(workdir=str(tmp_path)), agent) as board:
-        engine = board.compile("null", board.put(net)).engine
+        engine = board.compile("null", board.put(net)).files
         board.open_engine("null", engine)
-        file = tmp_path / engine
+        file = tmp_path / engine[0].sha256
         file.write_bytes(file.read_bytes().replace(b"10", b"11"))
         with pytest.raises(ArtifactError, match="it was changed"):
             board.open_engine("null", engine)
@@ -169,7 +186,7 @@ def test_a_full_board_is_told_with_the_fix_and_keeps_nothing_half(agent, net, sm
             board.compile("null", onnx)
         assert sorted(path.name for path in small_disk.iterdir()) == sorted([onnx, "filler"])
         (small_disk / "filler").unlink()
-        assert board.compile("null", onnx).engine
+        assert board.compile("null", onnx).files
 
 
 def long_attack(board, images):

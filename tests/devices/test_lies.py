@@ -2,6 +2,7 @@
 
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def liar(tmp_path):
 def session(board, net, images):
     """Everything an evaluation asks of a board."""
     assert board.probe("null").usable
-    engine = board.compile("null", board.put(net)).engine
+    engine = board.compile("null", board.put(net)).files
+    with tempfile.TemporaryDirectory() as folder:
+        board.fetch(engine, Path(folder))
     board.open_engine("null", engine, classes=10)
     labels = board.score(images).argmax(1)
     options, ids = {"queries": 10}, np.arange(len(images))
@@ -60,12 +63,13 @@ def test_no_field_of_another_form_is_believed(liar, agent, net, images):
         board = Board(pipe, 20)
         session(board, net, images)
         (tmp := net.with_name("new.bin")).write_bytes(b"new")
-        engine, ids = board.compile("null", board.put(net)).engine, np.arange(len(images))
+        engine, ids = board.compile("null", board.put(net)).files, np.arange(len(images))
         asks = {
             "hello": lambda b: b.hello(),
             "probe": lambda b: b.probe("null"),
             "have": lambda b: b.put(net),
             "put": lambda b: b.put(tmp),
+            "get": lambda b: b.fetch(engine, tmp.parent / "nothing here"),
             "compile": lambda b: b.compile("null", b.put(net)),
             "open": lambda b: b.open_engine("null", engine),
             "score": lambda b: b.score(images),

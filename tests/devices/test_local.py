@@ -132,7 +132,7 @@ from robustdeploy.devices.local import Local
 from robustdeploy.onboard.types import Threat
 with board_from(Local(), Path(sys.argv[1])) as board:
     onnx = board.put(Path(sys.argv[2]))
-    board.open_engine("null", board.compile("null", onnx, {"classes": 1000}).engine)
+    board.open_engine("null", board.compile("null", onnx, {"classes": 1000}).files)
     images = np.random.default_rng(0).integers(0, 256, (400, 3, 32, 32)).astype(np.uint8)
     labels = board.score(images).argmax(1)
     print("ready", flush=True)

@@ -188,11 +188,11 @@ def test_the_real_agent_answers_scores_and_keeps_what_it_was_sent(link, tmp_path
     with board_from(link, tmp_path / "agent.pyz") as board:
         assert board.facts["python"] == platform.python_version()
         compiled = board.compile("null", board.put(tmp_path / "net.onnx"))
-        board.open_engine("null", compiled.engine)
+        board.open_engine("null", compiled.files)
         first = board.score(images)
         assert first.shape == (2, 10)
     with board_from(link, tmp_path / "agent.pyz") as board:
-        board.open_engine("null", compiled.engine)  # which outlived the connection
+        board.open_engine("null", compiled.files)  # which outlived the connection
         assert np.array_equal(board.score(images), first)
 
 

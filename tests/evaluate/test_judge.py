@@ -39,7 +39,7 @@ def judged(agent, weights, images, tmp_path):
         axis = [helper.make_node("Constant", [], ["zero"], value_ints=[0])]
         with board_from(Local(), agent) as board:
             path = model(tmp_path / "net.onnx", weights, *axis, *nodes)
-            board.open_engine("onnxruntime", board.compile("onnxruntime", board.put(path)).engine)
+            board.open_engine("onnxruntime", board.compile("onnxruntime", board.put(path)).files)
             return judge(board, images[:count], batch)
 
     return call
@@ -80,6 +80,6 @@ def test_blocks_are_put_together(judged):
 
 def test_a_batch_of_none_is_refused_by_the_board(agent, net, images):
     with board_from(Local(), agent) as board:
-        board.open_engine("onnxruntime", board.compile("onnxruntime", board.put(net)).engine)
+        board.open_engine("onnxruntime", board.compile("onnxruntime", board.put(net)).files)
         with pytest.raises(UsageError, match="batches of at least 1, not 0"):
             board.score(images, 0)

@@ -18,6 +18,7 @@ from robustdeploy.evaluate.latency import (
     window_plan,
 )
 from robustdeploy.evaluate.opening import Opened
+from robustdeploy.onboard.engine import EngineFile
 from robustdeploy.report.judge import judge
 
 TARGET = load_target("host-cpu")
@@ -147,8 +148,8 @@ class Spy:
     def __init__(self):
         self.asked = []
 
-    def open_engine(self, backend, engine, options, classes):
-        self.asked.append(f"open {engine} for {classes}")
+    def open_engine(self, backend, files, options, classes):
+        self.asked.append(f"open {files[0].name} for {classes}")
 
     def time(self, plan, images):
         self.asked.append("time")
@@ -159,7 +160,7 @@ class Spy:
 def stopwatch(**plan):
     spy, pauses = Spy(), []
     target = TARGET.model_copy(update={"latency": LatencyPlan(**plan)})
-    opened = Opened({}, "e", 5, 0.0, False)
+    opened = Opened({}, (EngineFile("e", "0" * 64, 1),), 5, 0.0, False)
     yield Stopwatch(spy, target, opened, None, lambda *_: None, pauses.append), spy, pauses
 
 

@@ -3,8 +3,8 @@ import pytest
 
 from robustdeploy.core.load import load_target
 from robustdeploy.core.target import Toolchain
-from robustdeploy.devices.board import board_from
-from robustdeploy.devices.local import Local
+from robustdeploy.devices.board import board_of
+from robustdeploy.devices.build import build_engine
 from robustdeploy.errors import BoardError
 from robustdeploy.evaluate.opening import golden_diagnostic, open_on
 from robustdeploy.onboard.types import pixels_from_bytes
@@ -23,8 +23,11 @@ def golden(images, weights):
 
 def opened(agent, export, golden, backend="onnxruntime", options=None):
     target = load_target("host-cpu").model_copy(update={"backend": Toolchain(name=backend, options=options or {})})
-    with board_from(Local(), agent) as board:
-        return open_on(board, target, export, golden)
+    engine = export / "engine"
+    with board_of(target, agent) as board:
+        built = build_engine(board, target, export / "model.onnx", agent, engine, lambda *_: None)
+    with board_of(target, agent) as board:  # another one, which has nothing of it yet
+        return open_on(board, target, built, engine, golden)
 
 
 def test_the_net_itself_is_recognised(agent, export, golden):

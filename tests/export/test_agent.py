@@ -83,7 +83,7 @@ def test_plug_ins_of_other_packages_travel_too(tmp_path, net, images):
     with board_from(Local(), tmp_path / "agent.pyz") as board:
         assert board.facts["attacks"] == ["my-invert", "square"]
         onnx = board.put(net)
-        board.open_engine("null", board.compile("null", onnx).engine)
+        board.open_engine("null", board.compile("null", onnx).files)
         ids = images[:, 0, 0, 0].astype("int64")
         found, queries = board.attack("my-invert", {"shift": 0}, Threat(), 1, images, ids, ids)
         assert (found == 255 - images).all()
@@ -107,7 +107,7 @@ def test_the_agent_runs_where_only_numpy_and_onnxruntime_are_installed(tmp_path,
         pytest.skip("numpy and onnxruntime cannot be installed here")
     with board_from(Local(python=str(venv / "bin" / "python")), agent) as board:
         assert board.probe("onnxruntime").usable
-        board.open_engine("onnxruntime", board.compile("onnxruntime", board.put(net)).engine)
+        board.open_engine("onnxruntime", board.compile("onnxruntime", board.put(net)).files)
         expected = images.reshape(len(images), -1).astype(np.float32) / 255 @ weights
         np.testing.assert_allclose(board.score(images), expected, atol=1e-4)
         labels = expected.argmax(1)

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import ArtifactError
 from ..draws import Draws, key
+from ..engine import file_of
 from ..types import Model, Pixels, Probe, Scores
+
+_FILE = "engine.json"
 
 
 @dataclass(frozen=True)
@@ -27,21 +30,23 @@ class Null:
 
     STANDS_IN: ClassVar[bool] = True
     """It does not compute the net, so no verdict may rest on it."""
+    TIED_TO: ClassVar[tuple[str, ...]] = ()
+    BUILDS_ON_HOST: ClassVar[bool] = True
     classes: int = 10
 
     def probe(self) -> Probe:
         """Say that it works, as it always does."""
         return Probe(usable=True, version="1")
 
-    def compile(self, onnx: Path, engine: Path, options: Mapping[str, Any]) -> None:
+    def compile(self, onnx: Path, engine: Path) -> None:
         """Write the hash of ``onnx`` and the number of classes as the engine."""
         digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
-        engine.write_text(json.dumps({"null_engine": 1, "onnx_sha256": digest, "classes": self.classes}))
+        (engine / _FILE).write_text(json.dumps({"null_engine": 1, "onnx_sha256": digest, "classes": self.classes}))
 
     @contextmanager
     def open(self, engine: Path) -> Iterator[Model]:
         """Load what `compile` wrote."""
-        yield _Linear(*_read(engine))
+        yield _Linear(*_read(file_of(engine, _FILE)))
 
 
 class _Linear:
@@ -58,14 +63,14 @@ class _Linear:
         return scores
 
 
-def _read(engine: Path) -> tuple[int, int]:
+def _read(file: Path) -> tuple[int, int]:
     try:
-        document = json.loads(engine.read_text())
+        document = json.loads(file.read_text())
         if document["null_engine"] != 1 or not 2 <= document["classes"] <= 100_000:
             raise ValueError("unknown version or number of classes")
         return key("null", str(document["onnx_sha256"])), int(document["classes"])
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise ArtifactError(f"{engine.name} is not an engine of the null backend; compile it again") from None
+        raise ArtifactError(f"{file.name} is not an engine of the null backend; compile it again") from None
 
 
 plugin = Null

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import ArtifactError, ToolchainError
+from ..engine import file_of
 from ..types import Model, Pixels, Probe, Scores
 
+_FILE = "model.onnx"
 _FIX = "python3 -m pip install onnxruntime"
 _NEWER = ("max supported IR version", "only *guarantees* support for models stamped", "opset")
 _ERRORS_ONLY = 3
@@ -24,6 +26,9 @@ _ERRORS_ONLY = 3
 class OnnxRuntime:
     """ONNX Runtime with its CPU provider."""
 
+    # The file would load anywhere, but what was tried here are the kernels of this architecture.
+    TIED_TO: ClassVar[tuple[str, ...]] = ("machine",)
+    BUILDS_ON_HOST: ClassVar[bool] = True
     threads: int = 1
     """Threads inside one operator; 1 gives the steadiest latency."""
 
@@ -42,22 +47,26 @@ class OnnxRuntime:
             return Probe(usable=False, version=runtime.__version__, fix=f"{_FIX} (this one has no CPU provider)")
         return Probe(usable=True, version=runtime.__version__, details={"providers": list(providers)})
 
-    def compile(self, onnx: Path, engine: Path, options: Mapping[str, Any]) -> None:
-        """Copy ``onnx`` to ``engine`` once it has loaded and its scores for plain images are finite."""
+    def compile(self, onnx: Path, engine: Path) -> None:
+        """Copy ``onnx`` into ``engine`` once it has loaded and its scores for plain images are finite."""
         session = self._session(onnx)
         shape = _image_shape(session, onnx)
         plain = np.stack([np.full(shape, level, np.float32) for level in (0.0, 0.5, 1.0)])
         scores = _Session(session)(plain)
         if scores.ndim != 2 or len(scores) != 3 or not np.isfinite(scores).all():
             raise ArtifactError(f"{onnx.name} gives scores of shape {scores.shape}, or not finite, for 3 plain images")
-        shutil.copyfile(onnx, engine)
+        shutil.copyfile(onnx, engine / _FILE)
 
     @contextmanager
     def open(self, engine: Path) -> Iterator[Model]:
-        """Load ``engine`` for scoring on the CPU."""
-        session = self._session(engine)
-        _image_shape(session, engine)
-        yield _Session(session)
+        """Load what `compile` wrote for scoring on the CPU."""
+        yield self.load(file_of(engine, _FILE))
+
+    def load(self, onnx: Path) -> Model:
+        """Load one ONNX file for scoring on the CPU, whether or not it is an engine's."""
+        session = self._session(onnx)
+        _image_shape(session, onnx)
+        return _Session(session)
 
     def _session(self, path: Path) -> Any:
         runtime = _runtime()

@@ -10,19 +10,21 @@ from __future__ import annotations
 import importlib
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import ArtifactError, ToolchainError, UsageError
 from .. import cuda
+from ..engine import file_of
 from ..types import Model, Pixels, Probe, Scores
 
+_FILE = "engine.plan"
 _OLDEST = (10, 3)
 _FIX = (
     "install TensorRT 10.3 or newer for this interpreter: on a Jetson it comes with JetPack 6 (package "
@@ -34,6 +36,7 @@ _FIX = (
 class Tensorrt:
     """NVIDIA TensorRT. Engines are tied to this GPU and this version, so they are built where they run."""
 
+    TIED_TO: ClassVar[tuple[str, ...]] = ("machine", "board_model", "gpu", "capability", "driver")
     max_batch: int = 64
     """Largest batch of one execution; larger batches are scored in chunks."""
     tune_batch: int = 1
@@ -60,25 +63,28 @@ class Tensorrt:
             trt = toolchain()
             version = str(trt.__version__)
             runtime = cuda.load()
-            details = {"cuda": runtime.version(), "gpus": runtime.devices(), "capability": runtime.capability()}
+            details = {
+                "cuda": runtime.version(),
+                "driver": runtime.driver(),
+                "gpus": runtime.devices(),
+                "gpu": runtime.name(),
+                "capability": runtime.capability(),
+            }
         except ToolchainError as error:
             return Probe(usable=False, version=version, fix=str(error))
         return Probe(usable=True, version=version, details=details)
 
-    def compile(self, onnx: Path, engine: Path, options: Mapping[str, Any]) -> None:
-        """Build ``engine`` from ``onnx``; ``options`` override this object's fields."""
-        plan = _with_options(self, options)
+    def compile(self, onnx: Path, engine: Path) -> None:
+        """Build the engine for the first GPU here."""
         trt = toolchain()
         cuda.load().devices()
-        partial = engine.with_name(engine.name + ".partial")
-        partial.write_bytes(build(trt, _read(onnx), plan))
-        partial.replace(engine)
+        (engine / _FILE).write_bytes(build(trt, _read(onnx), self))
 
     @contextmanager
     def open(self, engine: Path) -> Iterator[Model]:
-        """Load ``engine`` onto the GPU for scoring; ArtifactError where it was built elsewhere or is not an engine."""
+        """Load what `compile` wrote onto the GPU; ArtifactError where it was built elsewhere or is not an engine."""
         trt = toolchain()
-        data = _read(engine)
+        data = _read(file_of(engine, _FILE))
         runtime = cuda.load()
         runtime.devices()
         with _loaded(trt, data, runtime) as scorer:
@@ -314,17 +320,6 @@ class Scorer:
     def close(self) -> None:
         """Let go of the execution context and refuse further calls, since the buffers are about to be freed."""
         self.closed, self.context = True, None
-
-
-def _with_options(plan: Tensorrt, options: Mapping[str, Any]) -> Tensorrt:
-    known = {field.name for field in fields(plan)}
-    if unknown := sorted(set(options) - known):
-        raise UsageError(f"TensorRT has no option {unknown[0]}; it takes {', '.join(sorted(known))}")
-    mistyped = [name for name, value in options.items() if type(value) is not type(asdict(plan)[name])]
-    if mistyped:
-        wanted = type(asdict(plan)[mistyped[0]]).__name__
-        raise UsageError(f"TensorRT's option {mistyped[0]} is {options[mistyped[0]]!r}; it takes a {wanted}")
-    return replace(plan, **options)
 
 
 def _read(path: Path) -> bytes:

@@ -8,7 +8,8 @@ from robustdeploy.onboard.backends.null import Null
 @pytest.fixture
 def engine(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"anything")
-    Null(classes=7).compile(tmp_path / "net.onnx", tmp_path / "engine", {})
+    (tmp_path / "engine").mkdir()
+    Null(classes=7).compile(tmp_path / "net.onnx", tmp_path / "engine")
     return tmp_path / "engine"
 
 
@@ -26,7 +27,8 @@ def test_equal_images_get_equal_bits_in_every_batch(engine):
 
 def test_another_file_gives_other_scores(engine, tmp_path):
     (tmp_path / "other.onnx").write_bytes(b"something else")
-    Null(classes=7).compile(tmp_path / "other.onnx", tmp_path / "second", {})
+    (tmp_path / "second").mkdir()
+    Null(classes=7).compile(tmp_path / "other.onnx", tmp_path / "second")
     images = np.ones((1, 1, 4, 4), np.float32)
     with Null().open(engine) as one, Null().open(tmp_path / "second") as two:
         assert (one(images) != two(images)).any()
@@ -36,6 +38,6 @@ def test_another_file_gives_other_scores(engine, tmp_path):
     "text", ["", "{}", "[]", '{"null_engine": 1, "classes": 1}', '{"null_engine": 2}', "[" * 100_000]
 )
 def test_a_file_that_is_no_engine_is_refused(tmp_path, text):
-    (tmp_path / "engine").write_text(text)
-    with pytest.raises(ArtifactError, match="compile it again"), Null().open(tmp_path / "engine"):
+    (tmp_path / "engine.json").write_text(text)
+    with pytest.raises(ArtifactError, match="compile it again"), Null().open(tmp_path):
         pass

@@ -33,8 +33,9 @@ def test_what_is_installed_is_told():
 def test_an_engine_scores_any_batch_as_the_graph_says(tmp_path):
     onnx_file = model(tmp_path / "net.onnx")
     engine = tmp_path / "engine"
-    OnnxRuntime().compile(onnx_file, engine, {})
-    assert engine.read_bytes() == onnx_file.read_bytes()
+    engine.mkdir()
+    OnnxRuntime().compile(onnx_file, engine)
+    assert (engine / "model.onnx").read_bytes() == onnx_file.read_bytes()
     images = np.random.default_rng(0).random((5, 1, 4, 4), dtype=np.float32)
     with OnnxRuntime(threads=2).open(engine) as net:
         expected = images.reshape(5, 16) @ np.arange(48, dtype=np.float32).reshape(16, 3)
@@ -54,7 +55,7 @@ def test_an_engine_scores_any_batch_as_the_graph_says(tmp_path):
 )
 def test_a_net_of_another_shape_is_refused_in_one_sentence(tmp_path, change, words):
     with pytest.raises(ArtifactError, match=words) as caught:
-        OnnxRuntime().compile(model(tmp_path / "net.onnx", **change), tmp_path / "engine", {})
+        OnnxRuntime().compile(model(tmp_path / "net.onnx", **change), tmp_path / "engine")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "engine").exists()
 
@@ -63,7 +64,7 @@ def test_a_net_of_another_shape_is_refused_in_one_sentence(tmp_path, change, wor
 def test_a_file_that_is_no_net_is_refused_in_one_sentence(tmp_path, data):
     (tmp_path / "net.onnx").write_bytes(data)
     with pytest.raises(ArtifactError, match=r"cannot load net\.onnx|maps") as caught:
-        OnnxRuntime().compile(tmp_path / "net.onnx", tmp_path / "engine", {})
+        OnnxRuntime().compile(tmp_path / "net.onnx", tmp_path / "engine")
     assert "\n" not in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
 
@@ -74,7 +75,7 @@ def test_a_graph_newer_than_the_toolchain_asks_for_a_newer_toolchain(tmp_path):
     newer.ir_version = 99
     file.write_bytes(newer.SerializeToString())
     with pytest.raises(ToolchainError, match="install a newer one"):
-        OnnxRuntime().compile(file, tmp_path / "engine", {})
+        OnnxRuntime().compile(file, tmp_path / "engine")
 
 
 def test_a_missing_toolchain_is_told_with_the_fix(monkeypatch):
@@ -87,7 +88,7 @@ def test_a_missing_toolchain_is_told_with_the_fix(monkeypatch):
 def test_a_full_disk_is_not_taken_for_a_bad_net(tmp_path):
     file = model(tmp_path / "net.onnx")
     with pytest.raises(OSError, match="No such file"):
-        OnnxRuntime().compile(file, tmp_path / "no" / "engine", {})
+        OnnxRuntime().compile(file, tmp_path / "no")
 
 
 def test_negative_threads_are_refused():

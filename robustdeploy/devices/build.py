@@ -1,0 +1,130 @@
+"""Building an engine: from an ONNX file here to an engine in a folder here, on the board or beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from robustdeploy.core.model import Noun
+from robustdeploy.core.target import Target
+from robustdeploy.cost.onnx_graph import read_model
+from robustdeploy.devices.board import Board, board_from
+from robustdeploy.devices.local import Local
+from robustdeploy.devices.toolchain import Installed, installed_on
+from robustdeploy.devices.transfer import Moved
+from robustdeploy.errors import ToolchainError
+from robustdeploy.onboard.engine import Files, checked_files, engine_id, size_of
+
+Progress = Callable[[str, int, int], object]
+"""Hears what is being done, how far it is and how much there is; transfers count in bytes."""
+_ELSE = "set build_on to board"
+
+
+class Built(Noun):
+    """An engine that was built: its files, with what, how long it took and what it is tied to."""
+
+    files: Annotated[Files, AfterValidator(checked_files)]
+    seconds: float = Field(ge=0)
+    """Time the toolchain took."""
+    backend: str
+    version: str
+    """Of the toolchain."""
+    identity: dict[str, str]
+    """What it is tied to, on the board that it is for."""
+    where: Literal["board", "host"]
+    """Where it was built."""
+
+    @property
+    def id(self) -> str:
+        """The engine's one name, by the names and hashes of its files."""
+        return engine_id(self.files)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all its files together."""
+        return size_of(self.files)
+
+
+def build_engine(board: Board, target: Target, onnx: Path, agent: Path, folder: Path, progress: Progress) -> Built:
+    """Build the engine of the file ``onnx`` for ``board`` and leave its files in ``folder``.
+
+    ``agent`` is started on this machine where the target says ``build_on: host``; ``installed_on`` tells beforehand
+    what the engine would be tied to. Raises ToolchainError where the toolchain is missing, of a version that the
+    target does not support, or not one that can build here for that board; ArtifactError where it refuses the net.
+    """
+    there = installed_on(board, target)
+    read_model(onnx)
+    toolchain = target.backend
+    with _builder(board, there, target, agent) as builder:
+        sent = builder.put(onnx, _told(progress, f"sending {onnx.name}", onnx.stat().st_size))
+        progress("compiling", 0, 1)
+        compiled = builder.compile(toolchain.name, sent, toolchain.options)
+        progress("compiling", 1, 1)
+        builder.fetch(compiled.files, folder, _told(progress, "fetching the engine", compiled.bytes))
+    return Built(
+        files=compiled.files,
+        seconds=compiled.seconds,
+        backend=there.name,
+        version=there.version,
+        identity=dict(there.identity),
+        where=target.build_on,
+    )
+
+
+def check_builder(board: Board, target: Target, agent: Path) -> None:
+    """Raise ToolchainError where the engine cannot be built where the target says; nothing is built."""
+    with _builder(board, installed_on(board, target), target, agent):
+        pass
+
+
+@contextmanager
+def _builder(board: Board, there: Installed, target: Target, agent: Path) -> Iterator[Board]:
+    """Give what builds the engine: ``board`` itself, or an agent on this machine where the target says so."""
+    if target.build_on == "board":
+        yield board
+        return
+    if not there.traits.builds_on_host:
+        raise ToolchainError(f"{target.name}: {there.name} builds its engines on the board alone; {_ELSE}")
+    with board_from(Local(), agent, board.deadline_s) as host:
+        _check_builds_for(installed_on(host, target), there)
+        yield host
+
+
+def _check_builds_for(here: Installed, there: Installed) -> None:
+    built = f"an engine that is built by {here.name} {here.version} on {here.where}"
+    if here.version != there.version:
+        raise ToolchainError(
+            f"{built} is not for {there.version}, which {there.where} has; install that version here, or {_ELSE}"
+        )
+    if not here.traits.cross_compiles and (differing := _differing(here.identity, there.identity)):
+        raise ToolchainError(f"{built} is tied to {differing} of {there.where}; {_ELSE}")
+
+
+def check_fits(built: Built, there: Installed) -> None:
+    """Raise ToolchainError where ``built`` was built for another device, or by another version, than is ``there``."""
+    if (built.backend, built.version) != (there.name, there.version):
+        raise ToolchainError(
+            f"{there.where}: the engine was built by {built.backend} {built.version}, and {there.name} {there.version} "
+            "is there; build it again"
+        )
+    if differing := _differing(built.identity, there.identity):
+        raise ToolchainError(f"{there.where}: the engine is tied to {differing} that is there; build it again")
+
+
+def _differing(one: Mapping[str, str], other: Mapping[str, str]) -> str:
+    """Say the first thing in which two devices differ; empty where they agree."""
+    for name in sorted({*one, *other}):
+        if one.get(name) != other.get(name):
+            return f"{name} '{one.get(name, '')}', not to the '{other.get(name, '')}'"
+    return ""
+
+
+def _told(progress: Progress, what: str, total: int) -> Moved:
+    def moved(done: int) -> None:
+        progress(what, done, total)
+
+    return moved
