@@ -19,6 +19,7 @@ from robustdeploy.cli.options import (
     SetOption,
     SkipOption,
     TargetOption,
+    TrackOption,
     TrustOption,
     overrides,
 )
@@ -64,6 +65,7 @@ def evaluate(
     runs: RunsOption = RUNS,
     force: ForceOption = False,
     trust: TrustOption = False,
+    track: TrackOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -73,7 +75,6 @@ def evaluate(
 
     A net that is trained already, in a folder with net.json and model.safetensors, becomes a run of its own first.
     """
-    from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.given import is_stored_net
     from robustdeploy.core.load import load_recipe, load_target
     from robustdeploy.core.plain import plain
@@ -82,9 +83,10 @@ def evaluate(
     from robustdeploy.engine.run import Run
     from robustdeploy.errors import UsageError
     from robustdeploy.preflight import check_evaluable, recipe_to_adopt
+    from robustdeploy.tracking.chosen import listening
 
     used, other = _split(overrides(set_), attacks, limit)
-    with TerminalTalk(quiet or as_json) as talk, looking_once():
+    with listening(track, quiet or as_json) as talk, looking_once():
         goal = load_target(target)
         if run is not None and is_stored_net(run):
             other += ["data.skip_unreadable=true"] if skip_unreadable else []

@@ -63,6 +63,7 @@ def evaluate(
         stack.enter_context(looking_once())
         check_evaluable(run, goal.name, data)
         stack.enter_context(working(run))
+        talk.begin(run.root, run.recipe)
         train = sealed_stage(run, "train")
         exported = sealed_stage(run, f"export/{goal.name}")
         check_same_target(run, goal)

@@ -47,6 +47,7 @@ def report(
     names = evaluations_named(run, [targets] if isinstance(targets, str) else targets)
     lost = lost or ({} if targets else unfinished(run))
     with working(run):
+        talk.begin(run.root, run.recipe)
         train = sealed_stage(run, "train")
         made = [_measured(run, name) for name in names]
         check_up_to_date(run, *dict.fromkeys(place for name in names for place in places_behind(name, run.manifests())))
@@ -56,6 +57,7 @@ def report(
         atomic_write_json(path, told.model_dump(mode="json"))
         files = (path, *render(told, formats, run.root, suffix))
         run.enter_written({file: sha256_of_file(file) for file in files})
+    talk.report(told, files)
     talk.say(f"report: {told.verdict.headline}, on {', '.join([*names, *lost])}")
     return Written(told, files)
 

@@ -67,6 +67,7 @@ def prune(
     for note in kept_settings(run, loaded):
         talk.say(note)
     with working(run), ranks.joined(device_from(loaded.train.device)):
+        talk.begin(run.root, run.recipe)
         parts = training_content(loaded)
         parameters = {part: parts[part] for part in ("data", "net", "threat", "train", "prune", "budget")}
         stages = [("train", train_pruned, parameters)]
@@ -82,7 +83,7 @@ def prune(
                 epochs = loaded.train.epochs
                 talk.progress(f"training {label}", step, steps, epoch=step * epochs // steps, epochs=epochs, **numbers)
 
-            manifest = work(loaded, data, stage, progress)
+            manifest = work(loaded, data, stage, progress, talk)
             talk.say(f"{stage_name}: {costs_text(manifest)} ({manifest.duration_s:.0f} s)")
         ranks.announce(ranks.DONE)
     return run

@@ -16,6 +16,7 @@ from robustdeploy.core.amount import absolute
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.room import available_bytes, check_room
+from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
 from robustdeploy.cost.memory import images_at_once, training_bytes
 from robustdeploy.cost.module import macs, repeated_macs
@@ -95,18 +96,18 @@ def check_memory(recipe: Recipe, net: nn.Module, image_shape: tuple[int, int, in
     )
 
 
-def train_dense(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
+def train_dense(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress, talk: Talk = SILENCE) -> Manifest:
     """Train the dense net on the recipe's schedule and seal it."""
     folder, device, info = stage.begin(), device_from(recipe.train.device), net_info(recipe, data)
     net = starting_net(recipe, data, device)
     facts = {**dense_cost_facts(net, data.image_shape), "data": {**data.facts(), **start_facts(recipe)}}
     ranks.announce("dense")
     plan = plan_from(recipe, data, device, _training(recipe, stage), pruned=False)
-    trained = fit(net, None, plan, folder, progress)
+    trained = fit(net, None, plan, folder, progress, talk, stage.place)
     return _seal(stage, info, data, trained, facts)
 
 
-def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress) -> Manifest:
+def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress, talk: Talk = SILENCE) -> Manifest:
     """Train under masks until the budget is met, compact the net, prove that it is the same one, and seal it.
 
     Without a budget the net stays dense. Raises BudgetError, before training, when the budget is out of reach.
@@ -116,7 +117,8 @@ def train_pruned(recipe: Recipe, data: Loaded, stage: Stage, progress: Progress)
     dense = {**dense_cost_facts(net, data.image_shape), "data": {**data.facts(), **start_facts(recipe)}}
     pruning = pruning_from(recipe, data, net)
     ranks.announce("train")
-    trained = fit(net, pruning, plan_from(recipe, data, device, _training(recipe, stage)), folder, progress)
+    plan = plan_from(recipe, data, device, _training(recipe, stage))
+    trained = fit(net, pruning, plan, folder, progress, talk, stage.place)
     costs = cost_facts(trained.net, data.image_shape)
     facts = {**dense, **costs, **target_facts(recipe.budget, dense)}
     atomic_write_bytes(folder / PRINTS_FILE, prints_file(data))
