@@ -8,9 +8,15 @@ from collections.abc import Iterable
 from robustdeploy.core.registry import TRACKERS
 from robustdeploy.errors import RecipeError, ToolchainError, UsageError
 from robustdeploy.tracking.protocol import Tracker
+from robustdeploy.tracking.trackers import Trackers
 
 # A comma inside a value, as addresses may have one, is followed by no further option.
 _BETWEEN = re.compile(r",(?=[A-Za-z][\w-]*=)")
+
+
+def listening(words: Iterable[str] | None, quiet: bool) -> Trackers:
+    """Return the terminal and the trackers that ``--track`` names, as `chosen` reads it."""
+    return Trackers(chosen(words or ()), quiet=quiet)
 
 
 def chosen(words: Iterable[str]) -> list[Tracker]:
