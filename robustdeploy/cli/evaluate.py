@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -23,6 +23,10 @@ from robustdeploy.cli.options import (
     TrustOption,
     overrides,
 )
+
+if TYPE_CHECKING:
+    from robustdeploy.core.recipe import Evaluate
+    from robustdeploy.engine.run import Run
 
 AttacksOption = Annotated[
     Optional[str],  # noqa: UP045
@@ -77,8 +81,6 @@ def evaluate(
     """
     from robustdeploy.core.given import is_stored_net
     from robustdeploy.core.load import load_recipe, load_target
-    from robustdeploy.core.plain import plain
-    from robustdeploy.core.settings import overrides as core_overrides
     from robustdeploy.data.find import looking_once
     from robustdeploy.engine.run import Run
     from robustdeploy.errors import UsageError
@@ -112,8 +114,7 @@ def evaluate(
         from robustdeploy.api import evaluate as evaluated
 
         folder = evaluated(opened, goal, **its, force=force, trust=word, talk=talk).path.parent
-    changed = [] if settings is None else core_overrides(opened.recipe.evaluate, plain(settings))
-    _show(opened.root, target, folder, changed, as_json)
+    _show(opened, target, folder, settings, as_json)
 
 
 def _split(given: Sequence[str], attacks: str | None, limit: int | None) -> tuple[list[str], list[str]]:
@@ -124,17 +125,20 @@ def _split(given: Sequence[str], attacks: str | None, limit: int | None) -> tupl
     return used, [each for each in given if not _is_of("evaluate", each)]
 
 
-def _show(root: Path, target: str, folder: Path, changed: Sequence[Any], as_json: bool) -> None:
+def _show(run: Run, target: str, folder: Path, settings: Evaluate | None, as_json: bool) -> None:
     from robustdeploy.cli.result import show
+    from robustdeploy.core.plain import plain
     from robustdeploy.core.settings import is_own
+    from robustdeploy.core.settings import overrides as core_overrides
 
+    changed = [] if settings is None else core_overrides(run.recipe.evaluate, plain(settings))
     rows = _rows(folder)
     lines = [_line(row) for row in rows["measurements"] if not row["subject"].endswith("@torch")]
     named = target if is_own(folder.name) else folder.name
-    lines += [f"{folder / 'outcomes.npz'} is written; next: robustdeploy report {root} --target {named}"]
+    lines += [f"{folder / 'outcomes.npz'} is written; next: robustdeploy report {run.root} --target {named}"]
     lines += [f"not the recipe's own evaluation: {change}" for change in changed]
     document = {"overrides": [change.model_dump() for change in changed]}
-    show(lines, {"run": str(root), "folder": str(folder), **document, **rows}, as_json)
+    show(lines, {"run": str(run.root), "folder": str(folder), **document, **rows}, as_json)
 
 
 def _is_of(part: str, override: str) -> bool:
