@@ -21,8 +21,8 @@ from rowfile import read_row
 from rows import METHODS, ROWS, row_named
 from table import write_table
 
-from robustdeploy.cli.talk import TerminalTalk
 from robustdeploy.errors import RobustdeployError
+from robustdeploy.tracking.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,14 +70,14 @@ def _list(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     row = row_named(options.row)
     recipe = row.recipe_from(options.data, options.epochs, options.device)
-    with TerminalTalk() as talk:
+    with Terminal() as talk:
         folder = make(row, recipe, Places(options.results, options.work), talk)
     print(f"{folder} is written; next: python benchmarks/results.py measure {row.name}")
 
 
 def _measure(options: argparse.Namespace) -> None:
     row = row_named(options.row)
-    with TerminalTalk() as talk:
+    with Terminal() as talk:
         path = measure(row, options.data, options.device, Places(options.results, options.work), talk)
     print(f"{path} is written; next: python benchmarks/results.py table")
 

@@ -45,8 +45,8 @@ class Stopwatch:
         self._written = self.seconds
 
 
-class Timed:
-    """A Talk that starts a stopwatch with the first progress of the work that ``starts`` names, and passes all on."""
+class Timed(Talk):
+    """Starts a stopwatch with the first progress of the work that ``starts`` names; passes lines and progress on."""
 
     def __init__(self, talk: Talk, watch: Stopwatch, starts: str) -> None:
         self._talk, self._watch, self._starts = talk, watch, starts

@@ -17,7 +17,7 @@ from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Evaluate, Recipe
 from robustdeploy.core.settings import evaluation_name, label_of, overrides
 from robustdeploy.core.subject import IMPORTED
-from robustdeploy.core.talk import SILENCE, Talk
+from robustdeploy.core.talk import SILENCE, Event, Talk
 from robustdeploy.core.target import OPSET, Target
 from robustdeploy.core.trust import Trust, check_trusted, remember
 from robustdeploy.data.find import looking_once
@@ -139,6 +139,8 @@ def _measured_on(
                 subjects = [str(measure.subject) for measure in graph.measures(goal)]
                 lost |= dict.fromkeys(subjects, _first_line(error))
                 run.enter_lost(subjects, _first_line(error))
+                for measure in graph.measures(goal):
+                    talk.event(Event("lost", measure.name, measure.place))
                 talk.say(f"{goal.name} is lost: {error}")
     if not names:
         raise errors[0]
@@ -182,6 +184,7 @@ def prune(
         talk.say(note)
     # What is trained follows the recipe that was asked for: it is the run's own in all that decides the weights.
     with Session(run, loaded, talk=talk) as session, working(run), ranks.joined(device_from(loaded.train.device)):
+        talk.begin(run.root, run.recipe)
         session.training_data = data
         runner = Runner(run, ("train",), force, talk)
         for stage in Graph(session, net).nets:
@@ -229,6 +232,7 @@ def adopt(
     check_fits(info, images)
     run = Run.for_recipe(runs, loaded, name or origin.resolve().name, anew=force, net=IMPORTED)
     with Session(run, loaded, trust=trust, talk=talk) as session, working(run):
+        talk.begin(run.root, run.recipe)
         session.training_data = images
         Runner(run, ("import",), force, talk).make(Import(session, origin))
         if named:
@@ -251,6 +255,7 @@ def export(
     goal = load_target(target) if isinstance(target, str) else target
     check_finished(run.root, run.net_place)
     with Session(run, run.recipe, trust=trust, talk=talk) as session, working(run):
+        talk.begin(run.root, run.recipe)
         if not force:
             check_same_target(run, goal)
         runner = Runner(run, ("export", "bundle"), force, talk)
@@ -285,6 +290,7 @@ def evaluate(
 def _evaluated(session: Session, goal: Target, force: bool) -> Artifact:
     run = session.run
     with working(run):
+        session.talk.begin(run.root, run.recipe)
         check_same_target(run, goal)
         runner, made = Runner(run, _MEASURING, force, session.talk), []
         for measure in Graph(session, run.net).measures(goal):

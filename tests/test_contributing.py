@@ -134,7 +134,7 @@ def test_the_recipe_and_the_target_are_valid_once_the_package_is_installed(site)
 @pytest.mark.slow
 def test_one_run_takes_all_of_them_from_the_data_to_the_format(site, tmp_path):
     recipe, target = site / "robustdeploy_mine/mine.yaml", site / "robustdeploy_mine/slow-lane.yaml"
-    done = robustdeploy(site, tmp_path, "run", str(recipe), "--target", str(target), "--quiet")
+    done = robustdeploy(site, tmp_path, "run", str(recipe), "--target", str(target), "--track", "epochs-csv", "--quiet")
     assert done.returncode in (0, 1, 3), done.stderr
     done = robustdeploy(site, tmp_path, "report", "--format", "csv", "--quiet")
     assert done.returncode == 0, done.stderr
@@ -145,6 +145,9 @@ def test_one_run_takes_all_of_them_from_the_data_to_the_format(site, tmp_path):
     assert report["subjects"][0]["board"]["backend"] == "onnx-reference"
     assert report["subjects"][0]["board"]["where"] == "this machine at nice 10"
     assert 0.97 * 0.5 < report["budget"]["macs"] / report["budget"]["dense_macs"] <= 0.5
+    epochs = (tmp_path / "runs/latest/tracking/epochs.csv").read_text().splitlines()
+    told = [line.split(",")[:2] for line in epochs[1:] if ",epoch," in line]
+    assert told == [[place, str(epoch)] for place in ("dense", "train") for epoch in (1, 2, 3)]
     lines = (tmp_path / "runs/latest/rows.csv").read_text().splitlines()
     assert len(lines) == 1 + len(report["measurements"])
     with np.load(tmp_path / "runs/latest/boards/pruned/fp32@slow-lane/outcomes.npz") as outcomes:

@@ -16,7 +16,7 @@ from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Data
-from robustdeploy.core.talk import SILENCE
+from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.cost.module import macs
 from robustdeploy.data.load import load_test
 from robustdeploy.data.noise import Noise
@@ -57,7 +57,7 @@ class Stop(Exception):
     """What ends the work in the middle, as a kill would."""
 
 
-class Listening:
+class Listening(Talk):
     """A talk that keeps what it heard, and may stop the work."""
 
     def __init__(self, stop_at=None):

@@ -23,6 +23,7 @@ LISTS = (
     "tasks",
     "links",
     "formats",
+    "trackers",
     "metrics",
 )
 """What ``ls`` lists, beside the runs."""
@@ -93,6 +94,13 @@ def complete_formats(incomplete: str) -> list[str]:
     from robustdeploy.core.registry import FORMATS
 
     return _after_commas(incomplete, FORMATS.names())
+
+
+def complete_tracker(incomplete: str) -> list[str]:
+    """Names of trackers."""
+    from robustdeploy.core.registry import TRACKERS
+
+    return _beginning(incomplete, TRACKERS.names())
 
 
 def complete_list(incomplete: str) -> list[str]:

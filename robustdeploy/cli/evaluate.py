@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -19,9 +19,14 @@ from robustdeploy.cli.options import (
     SetOption,
     SkipOption,
     TargetOption,
+    TrackOption,
     TrustOption,
     overrides,
 )
+
+if TYPE_CHECKING:
+    from robustdeploy.core.recipe import Evaluate
+    from robustdeploy.engine.run import Run
 
 AttacksOption = Annotated[
     Optional[str],  # noqa: UP045
@@ -64,6 +69,7 @@ def evaluate(
     runs: RunsOption = RUNS,
     force: ForceOption = False,
     trust: TrustOption = False,
+    track: TrackOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -73,18 +79,16 @@ def evaluate(
 
     A net that is trained already, in a folder with net.json and model.safetensors, becomes a run of its own first.
     """
-    from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.given import is_stored_net
     from robustdeploy.core.load import load_recipe, load_target
-    from robustdeploy.core.plain import plain
-    from robustdeploy.core.settings import overrides as core_overrides
     from robustdeploy.data.find import looking_once
     from robustdeploy.engine.run import Run
     from robustdeploy.errors import UsageError
     from robustdeploy.preflight import check_evaluable, recipe_to_adopt
+    from robustdeploy.tracking.chosen import listening
 
     used, other = _split(overrides(set_), attacks, limit)
-    with TerminalTalk(quiet or as_json) as talk, looking_once():
+    with listening(track, quiet or as_json) as talk, looking_once():
         goal = load_target(target)
         if run is not None and is_stored_net(run):
             other += ["data.skip_unreadable=true"] if skip_unreadable else []
@@ -110,8 +114,7 @@ def evaluate(
         from robustdeploy.api import evaluate as evaluated
 
         folder = evaluated(opened, goal, **its, force=force, trust=word, talk=talk).path.parent
-    changed = [] if settings is None else core_overrides(opened.recipe.evaluate, plain(settings))
-    _show(opened.root, target, folder, changed, as_json)
+    _show(opened, target, folder, settings, as_json)
 
 
 def _split(given: Sequence[str], attacks: str | None, limit: int | None) -> tuple[list[str], list[str]]:
@@ -122,18 +125,21 @@ def _split(given: Sequence[str], attacks: str | None, limit: int | None) -> tupl
     return used, [each for each in given if not _is_of("evaluate", each)]
 
 
-def _show(root: Path, target: str, folder: Path, changed: Sequence[Any], as_json: bool) -> None:
+def _show(run: Run, target: str, folder: Path, settings: Evaluate | None, as_json: bool) -> None:
     from robustdeploy.cli.result import show
+    from robustdeploy.core.plain import plain
     from robustdeploy.core.settings import is_own
+    from robustdeploy.core.settings import overrides as core_overrides
 
+    changed = [] if settings is None else core_overrides(run.recipe.evaluate, plain(settings))
     rows = _rows(folder)
     lines = [_line(row) for row in rows["measurements"] if not row["subject"].endswith("@torch")]
     name = folder.name.partition("@")[2]
     named = target if is_own(name) else name
-    lines += [f"{folder / 'outcomes.npz'} is written; next: robustdeploy report {root} --target {named}"]
+    lines += [f"{folder / 'outcomes.npz'} is written; next: robustdeploy report {run.root} --target {named}"]
     lines += [f"not the recipe's own evaluation: {change}" for change in changed]
     document = {"overrides": [change.model_dump() for change in changed]}
-    show(lines, {"run": str(root), "folder": str(folder), **document, **rows}, as_json)
+    show(lines, {"run": str(run.root), "folder": str(folder), **document, **rows}, as_json)
 
 
 def _is_of(part: str, override: str) -> bool:

@@ -29,13 +29,13 @@ def export(
     toolchain and its processor.
     """
     from robustdeploy.cli.result import show
-    from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.load import load_target
     from robustdeploy.engine.manifest import read_manifest
     from robustdeploy.engine.run import Run
     from robustdeploy.preflight import check_finished
+    from robustdeploy.tracking.terminal import Terminal
 
-    with TerminalTalk(quiet or as_json) as talk:
+    with Terminal(quiet or as_json) as talk:
         opened = Run.open(run, runs)
         goal = load_target(target)
         talk.say(f"run {opened.root}, target {goal.name}")

@@ -32,25 +32,25 @@ def gate(
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
     from robustdeploy.cli.result import show, verdict_document, verdict_lines
-    from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.engine.lineage import label_target
     from robustdeploy.engine.run import Run
     from robustdeploy.errors import UsageError
     from robustdeploy.report.judge import judge_report
     from robustdeploy.report.load import load_rules
     from robustdeploy.report.stored import believed, is_of_run, other_evaluations, read_report
+    from robustdeploy.tracking.terminal import Terminal
 
     if run is not None and run.is_file():
         if target is not None:
             raise UsageError(f"--target names an evaluation of a run, and {run} is one report; leave it out")
         loaded = believed(run)
         if not is_of_run(run):
-            with TerminalTalk(quiet or as_json) as talk:
+            with Terminal(quiet or as_json) as talk:
                 talk.say(f"note: {run} lies in no run's folder, so it is judged as it is, without its evidence")
     else:
         opened = Run.open(run, runs)
         loaded = read_report(opened, target)
-        with TerminalTalk(quiet or as_json) as talk:
+        with Terminal(quiet or as_json) as talk:
             talk.say(f"run {opened.root}, {label_target(loaded) or ', '.join(loaded.targets)}")
             for other in other_evaluations(opened, loaded):
                 how = f"robustdeploy report {opened.root} --target {other}"

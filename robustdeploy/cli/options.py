@@ -15,6 +15,7 @@ from robustdeploy.cli.completion import (
     complete_set,
     complete_start,
     complete_target,
+    complete_tracker,
 )
 from robustdeploy.errors import UsageError
 
@@ -109,6 +110,15 @@ NameOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Do the stage again even if it is done.")]
 TrustOption = Annotated[
     bool, typer.Option("--trust", help="Call the net's own code (package.module:factory) that a file names.")
+]
+TrackOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--track",
+        metavar="NAME[:OPTION=VALUE,…]",
+        help="Tracker that is told of the run, such as mlflow or tensorboard; may be repeated.",
+        autocompletion=complete_tracker,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document; the exit code stays the same.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]

@@ -53,11 +53,12 @@ def plan(
     Each stage is named once, with what it rests on. Nothing is written, and no board is asked.
     """
     from robustdeploy.cli.result import show
-    from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.asked import check_targets, recipe_for
     from robustdeploy.core.load import load_target
+    from robustdeploy.data.find import looking_once
+    from robustdeploy.tracking.chosen import listening
 
-    with TerminalTalk(quiet or as_json) as talk:
+    with listening((), quiet or as_json) as talk, looking_once():
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)

@@ -23,6 +23,7 @@ from robustdeploy.cli.options import (
     SetOption,
     SkipOption,
     StartOption,
+    TrackOption,
     overrides,
 )
 
@@ -44,6 +45,7 @@ def prune(
     name: NameOption = None,
     runs: RunsOption = RUNS,
     force: ForceOption = False,
+    track: TrackOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -53,16 +55,16 @@ def prune(
     command resumes what was interrupted. With --target, layers keep channels in the target's multiples.
     """
     from robustdeploy.cli.result import show
-    from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.asked import recipe_for
     from robustdeploy.core.load import load_target
     from robustdeploy.core.records import NetRecord
     from robustdeploy.data.find import looking_once
     from robustdeploy.engine.manifest import read_manifest
     from robustdeploy.preflight import check_training, remarks
+    from robustdeploy.tracking.chosen import listening
     from robustdeploy.train.launch import follows
 
-    with TerminalTalk(quiet or as_json) as talk, looking_once():
+    with listening(track, quiet or as_json) as talk, looking_once():
         goal = load_target(target) if target else None
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         # Of several processes one has the run's folder already.

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustdeploy.cli.completion import complete_formats
-from robustdeploy.cli.options import RUNS, EvaluationsOption, JsonOption, QuietOption, RunArgument, RunsOption
+from robustdeploy.cli.options import (
+    RUNS,
+    EvaluationsOption,
+    JsonOption,
+    QuietOption,
+    RunArgument,
+    RunsOption,
+    TrackOption,
+)
 
 if TYPE_CHECKING:
     from robustdeploy.core.report import Report
@@ -22,6 +30,7 @@ def report(
     target: EvaluationsOption = None,
     formats: FormatOption = "html,md,junit",
     runs: RunsOption = RUNS,
+    track: TrackOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -30,11 +39,11 @@ def report(
     It is assembled from the sealed stages, of every target that was evaluated.
     """
     from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
-    from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.engine.run import Run
     from robustdeploy.preflight import check_formats, check_reportable
+    from robustdeploy.tracking.chosen import listening
 
-    with TerminalTalk(quiet or as_json) as talk:
+    with listening(track, quiet or as_json) as talk:
         opened = Run.open(run, runs)
         talk.say(f"run {opened.root}")
         chosen = [each.strip() for each in formats.split(",") if each.strip()]

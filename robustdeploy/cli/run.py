@@ -27,6 +27,7 @@ from robustdeploy.cli.options import (
     SkipOption,
     StartOption,
     TargetsOption,
+    TrackOption,
     overrides,
 )
 
@@ -48,6 +49,7 @@ def run(
     name: NameOption = None,
     runs: RunsOption = RUNS,
     force: ForceOption = False,
+    track: TrackOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -58,16 +60,16 @@ def run(
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
-    from robustdeploy.cli.talk import TerminalTalk
     from robustdeploy.core.asked import check_targets, recipe_for
     from robustdeploy.core.load import load_target
     from robustdeploy.core.plain import plain
     from robustdeploy.data.find import looking_once
     from robustdeploy.preflight import check_training, remarks
     from robustdeploy.report.judge import judged_by
+    from robustdeploy.tracking.chosen import listening
     from robustdeploy.train.launch import follows
 
-    with TerminalTalk(quiet or as_json) as talk, looking_once():
+    with listening(track, quiet or as_json) as talk, looking_once():
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)

@@ -18,6 +18,7 @@ from robustdeploy.core.registry import REGISTRIES, Registry
 from robustdeploy.core.rules import Prospect, contradictions, meaning_problems, unmet_problems
 from robustdeploy.core.shipped import ShippedKind, shipped_folder, shipped_names
 from robustdeploy.core.target import Target
+from robustdeploy.core.traits import traits_of
 from robustdeploy.core.yaml_source import Problem, Source, source_from_file, text_from_value
 from robustdeploy.errors import RecipeError
 
@@ -178,6 +179,8 @@ def _validated(
         found += _plugin_problems(kind, source.data, registries, quick)
         if kind is Recipe:
             found += rule_problems(source.data, ("gate",))
+        if isinstance(noun, Target) and not found:
+            found += _build_problems(noun, registries)
         if isinstance(noun, Recipe):
             found += ((("gate", index), text) for index, text in contradictions(noun.gate))
             found += gate_problems(prospect_of(noun, registries)) if foresee and not found else []
@@ -259,6 +262,12 @@ def _plugin_problems(kind: type[N], data: Any, registries: Registries, quick: bo
         others = [name for r in among if r is not registry for name in r.names()]
         for inner, text in registry.problems(choice.name, choice.options, others, quick=quick):
             yield _place_in_choice(raw, place, inner), text
+
+
+def _build_problems(target: Target, registries: Registries) -> Iterator[tuple[Place, str]]:
+    traits = traits_of(registries["backends"].get(target.backend.name))
+    if target.build_on == "host" and not traits.builds_on_host:
+        yield ("build_on",), f"must be 'board': {target.backend.name} builds its engines where they run"
 
 
 def _without_version(raw: Any) -> Any:

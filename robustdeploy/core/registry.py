@@ -198,6 +198,7 @@ TASKS: Registry[Any] = Registry("training task", "robustdeploy.train.tasks", "ro
 SCHEDULES: Registry[Any] = Registry("schedule", "robustdeploy.train.schedules", "robustdeploy.schedules")
 LINKS: Registry[Any] = Registry("link", "robustdeploy.devices", "robustdeploy.links")
 FORMATS: Registry[Any] = Registry("report format", "robustdeploy.report.formats", "robustdeploy.formats")
+TRACKERS: Registry[Any] = Registry("tracker", "robustdeploy.tracking", "robustdeploy.trackers")
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
     "nets": NETS,
@@ -210,4 +211,5 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "schedules": SCHEDULES,
     "links": LINKS,
     "formats": FORMATS,
+    "trackers": TRACKERS,
 }

@@ -14,7 +14,7 @@ from robustdeploy.core.target import Target
 from robustdeploy.cost.onnx_graph import read_model
 from robustdeploy.devices.board import Board, board_from
 from robustdeploy.devices.local import Local
-from robustdeploy.devices.toolchain import Installed, installed_on, traits_of
+from robustdeploy.devices.toolchain import Installed, installed_on
 from robustdeploy.devices.transfer import Moved
 from robustdeploy.errors import ToolchainError
 from robustdeploy.onboard.engine import Files, checked_files, engine_id, size_of
@@ -87,7 +87,7 @@ def _builder(board: Board, there: Installed, target: Target, agent: Path) -> Ite
     if target.build_on == "board":
         yield board
         return
-    if not traits_of(there.name).builds_on_host:
+    if not there.traits.builds_on_host:
         raise ToolchainError(f"{target.name}: {there.name} builds its engines on the board alone; {_ELSE}")
     with board_from(Local(), agent, board.deadline_s) as host:
         _check_builds_for(installed_on(host, target), there)
@@ -100,7 +100,7 @@ def _check_builds_for(here: Installed, there: Installed) -> None:
         raise ToolchainError(
             f"{built} is not for {there.version}, which {there.where} has; install that version here, or {_ELSE}"
         )
-    if not traits_of(here.name).cross_compiles and (differing := _differing(here.identity, there.identity)):
+    if not here.traits.cross_compiles and (differing := _differing(here.identity, there.identity)):
         raise ToolchainError(f"{built} is tied to {differing} of {there.where}; {_ELSE}")
 
 

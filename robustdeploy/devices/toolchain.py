@@ -12,34 +12,10 @@ from packaging.version import InvalidVersion
 from robustdeploy.core.files import canonical_json
 from robustdeploy.core.registry import BACKENDS
 from robustdeploy.core.target import Target
+from robustdeploy.core.traits import Traits, traits_of
 from robustdeploy.devices.answers import impossible
 from robustdeploy.devices.board import Board
 from robustdeploy.errors import BoardError, ToolchainError
-
-DEVICE = ("machine", "cpu_model", "board_model")
-"""What engines are tied to where their backend does not say: the device as a whole."""
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What a backend says of itself, on whatever machine; see `robustdeploy.onboard.types.Backend`."""
-
-    tied_to: tuple[str, ...] = DEVICE
-    builds_on_host: bool = False
-    cross_compiles: bool = False
-    stands_in: bool = False
-
-
-def traits_of(name: str) -> Traits:
-    """Return what the backend ``name`` declares; a RecipeError where there is none of that name."""
-    declared: Any = BACKENDS.get(name)
-    cross = bool(getattr(declared, "CROSS_COMPILES", False))
-    return Traits(
-        tied_to=tuple(getattr(declared, "TIED_TO", DEVICE)),
-        builds_on_host=cross or bool(getattr(declared, "BUILDS_ON_HOST", False)),
-        cross_compiles=cross,
-        stands_in=bool(getattr(declared, "STANDS_IN", False)),
-    )
 
 
 @dataclass(frozen=True)
@@ -51,6 +27,7 @@ class Installed:
     details: Mapping[str, Any]
     identity: Mapping[str, str]
     """What its engines are tied to there, by name; nothing in it changes from boot to boot."""
+    traits: Traits
     where: str
 
 
@@ -65,7 +42,8 @@ def installed_on(board: Board, target: Target) -> Installed:
     if not probe.usable:
         raise ToolchainError(f"{where}: {name} is not usable: {probe.fix}")
     check_version(name, probe.version, target.backend.version, where)
-    return Installed(name, probe.version, probe.details, _identity(board, traits_of(name), probe.details), where)
+    traits = traits_of(BACKENDS.get(name))
+    return Installed(name, probe.version, probe.details, _identity(board, traits, probe.details), traits, where)
 
 
 def _identity(board: Board, traits: Traits, details: Mapping[str, Any]) -> dict[str, str]:

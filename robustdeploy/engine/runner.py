@@ -14,7 +14,7 @@ from robustdeploy.core.complaint import complaint
 from robustdeploy.core.files import canonical_json
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.plain import plain
-from robustdeploy.core.talk import SILENCE, Talk
+from robustdeploy.core.talk import SILENCE, Event, EventKind, Talk
 from robustdeploy.engine.lineage import command_for, stale
 from robustdeploy.engine.manifest import FILE_NAME, Manifest
 from robustdeploy.engine.run import Run
@@ -59,7 +59,7 @@ class Runner:
         if self.force:
             slot.clear()
         elif (manifest := slot.sealed()) is not None:
-            self.talk.say(f"{stage.place}: done already, sealed {manifest.started[:19]}Z and unchanged; skipped")
+            self._tell("skipped", stage, f"done already, sealed {manifest.started[:19]}Z and unchanged; skipped")
             return
         for need in stage.needs:
             before[need.stage.place] = self._fitting(need.stage)
@@ -68,16 +68,25 @@ class Runner:
         self._run(stage, slot, before)
 
     def _run(self, stage: Stage[Any], slot: Slot, before: Mapping[str, Finished[Any]]) -> None:
-        work = Work(slot.folder, slot.fingerprint, self.run.ledger, self.talk, before)
-        record = stage.run(work)
+        work = Work(stage.place, slot.folder, slot.fingerprint, self.run.ledger, self.talk, before)
+        self._tell("resumed" if any(slot.folder.iterdir()) else "begun", stage)
+        try:
+            record = stage.run(work)
+        except Exception:
+            self._tell("failed", stage)
+            raise
         slot.seal([work.folder / name for name in work.outputs], record.model_dump(mode="json"))
         shutil.rmtree(work.folder / PARTS, ignore_errors=True)  # what they went into is sealed
+        self._tell("sealed", stage)
+
+    def _tell(self, kind: EventKind, stage: Stage[Any], text: str = "") -> None:
+        self.talk.event(Event(kind, stage.name, stage.place, text))
 
     def _fitting(self, stage: Stage[Any]) -> Finished[Any]:
         """Return what a stage has made, made again where it is tied to a device that is another one by now."""
         done = self._done[stage.place]
         if isinstance(stage, DeviceBound) and (why := stage.misfit(done)):
-            self.talk.say(f"{stage.name}: done again, since {why}")
+            self._tell("misfit", stage, f"done again, since {why}")
             before = {need.stage.place: self._done[need.stage.place] for need in stage.needs}
             slot = slot_of(self.run, stage, {**inputs_from(stage, before), **stage.inputs()})
             slot.clear()

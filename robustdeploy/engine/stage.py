@@ -49,8 +49,10 @@ class Finished(Generic[R_co]):
 class Work:
     """What a stage is given when it runs: its folder, what was made for it, and where to say how far it is."""
 
+    place: str
+    """The stage's folder as the run calls it."""
     folder: Path
-    """Its own; what an interrupted call has left there is still there."""
+    """The same on the disk; what an interrupted call has left there is still there."""
     mark: str
     """The stage's fingerprint; what is kept to resume from carries it."""
     ledger: Ledger

@@ -14,7 +14,7 @@ from robustdeploy.core.target import Target
 from robustdeploy.devices.answers import impossible
 from robustdeploy.devices.board import Board
 from robustdeploy.devices.build import Built, check_fits
-from robustdeploy.devices.toolchain import installed_on, traits_of
+from robustdeploy.devices.toolchain import installed_on
 from robustdeploy.devices.transfer import Moved, silent
 from robustdeploy.errors import BoardError
 from robustdeploy.onboard.engine import Files, engine_id
@@ -63,7 +63,7 @@ def open_on(
     board.open_engine(toolchain.name, built.files, toolchain.options, classes=classes)
     scores = board.score(golden["images"])
     gap, span = float(np.abs(scores - golden["scores"]).max()), float(np.ptp(golden["scores"]))
-    stands_in = traits_of(toolchain.name).stands_in
+    stands_in = there.traits.stands_in
     if gap > ANOTHER_NET * span and not stands_in:
         told = f"differs by up to {gap:.3g} from the host's on the bundle's images, where scores span {span:.3g}"
         raise BoardError(f"{board.pipe.where}: {impossible('score', 'scores', f'{told}: another net answers')}")

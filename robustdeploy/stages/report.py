@@ -51,6 +51,7 @@ def report(
     names = evaluations_named(run, [targets] if isinstance(targets, str) else targets)
     lost = lost or ({} if targets else unfinished(run))
     with working(run):
+        talk.begin(run.root, run.recipe)
         check_finished(run, run.net_place)
         own = held(run, run.net_place, NetRecord)
         made = run.manifests()
@@ -65,6 +66,7 @@ def report(
         atomic_write_json(path, told.model_dump(mode="json"))
         files = (path, *render(told, formats, run.root, suffix))
         run.enter_written({file: sha256_of_file(file) for file in files})
+    talk.report(told, files)
     talk.say(f"report: {told.verdict.headline}, on {', '.join([*names, *lost])}")
     return Written(told, files)
 

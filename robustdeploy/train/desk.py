@@ -1,4 +1,4 @@
-"""The desk: where a training keeps its checkpoints and its log. Rank 0 alone writes."""
+"""The desk: where a training keeps its checkpoints and its log, and tells its epochs. Rank 0 alone writes and tells."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from robustdeploy.core.files import atomic_write_text, canonical_json
+from robustdeploy.core.talk import SILENCE, Event, Talk
 from robustdeploy.errors import TrainingError
 from robustdeploy.train import ranks
 from robustdeploy.train.checkpoints import State, load_checkpoint, save_checkpoint, state_from_bytes, state_to_bytes
@@ -18,11 +19,12 @@ class Desk:
     The other ranks get what rank 0 reads there; their own ``folder`` is never touched.
     """
 
-    def __init__(self, folder: Path, training: str) -> None:
+    def __init__(self, folder: Path, training: str, talk: Talk = SILENCE, place: str = "train") -> None:
         self.log = folder / "metrics.jsonl"
         self._checkpoints = folder / "checkpoints"
         self._healthy = folder / "checkpoints" / "healthy"
         self._training = training
+        self._talk, self._place = talk, place
         self._saved_at = time.monotonic()
 
     def resume(self, training: Training) -> bool:
@@ -60,6 +62,24 @@ class Desk:
         """Write one JSON line per epoch."""
         if ranks.rank() == 0:
             atomic_write_text(self.log, "".join(canonical_json(record) + "\n" for record in training.records))
+
+    def tell_epoch(self, training: Training) -> None:
+        """Tell of the epoch that was saved last."""
+        if ranks.rank() == 0:
+            record = training.records[-1]
+            self._talk.metrics(self._place, record["epoch"], record)
+
+    def tell_history(self, training: Training, *, anew: bool) -> None:
+        """Tell where the training stands, as it begins, goes on or goes back: its epochs so far."""
+        if ranks.rank() == 0:
+            self._talk.history(self._place, tuple(training.records), anew=anew)
+
+    def tell_return(self, training: Training, reason: str) -> None:
+        """Tell that the training has gone back."""
+        if ranks.rank() == 0:
+            text = f"{reason}; it goes back to step {training.step} and on with {training.task!r}"
+            self._talk.event(Event("returned", "train", self._place, text))
+            self.tell_history(training, anew=False)
 
     def _read(self, folder: Path) -> State | None:
         return load_checkpoint(folder, self._training) if ranks.rank() == 0 else None

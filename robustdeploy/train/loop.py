@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.core.interrupts import interrupted, stop_if_interrupted
+from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.cost.module import copied
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import Interrupted, TrainingError
@@ -65,18 +66,29 @@ class Trained:
     ``processes``; one entry, unless it was resumed under other conditions."""
 
 
-def fit(net: nn.Module, pruning: Pruning | None, plan: Plan, folder: Path, progress: Progress) -> Trained:
+def fit(
+    net: nn.Module,
+    pruning: Pruning | None,
+    plan: Plan,
+    folder: Path,
+    progress: Progress,
+    talk: Talk = SILENCE,
+    place: str = "train",
+) -> Trained:
     """Train ``net`` in place, or the net under ``pruning`` until it is made smaller; return what came of it.
+
+    ``talk`` hears of every epoch of the training in ``place``, the folder as the run calls it.
 
     Resumes from the newest sound checkpoint of ``folder/checkpoints``. On SIGINT or SIGTERM it saves and raises
     Interrupted. Raises TrainingError when a loss, gradient or weight stops being finite.
     """
     ranks.check_batch(plan.options.batch_size, len(plan.train.labels))
-    training, desk = Training(net, pruning, plan), Desk(folder, plan.training)
+    training, desk = Training(net, pruning, plan), Desk(folder, plan.training, talk, place)
     if training.device.type == "cpu":
         keep_freed_memory()
-    desk.resume(training)
+    resumed = desk.resume(training)
     desk.write_log(training)  # as of the checkpoint, whatever was left there
+    desk.tell_history(training, anew=not resumed)
     with _own_generators(training.device):
         _train(training, desk, progress)
         return _finished(training)
@@ -146,6 +158,7 @@ def _go_back(training: Training, desk: Desk, reason: str) -> None:
     desk.go_back(training)
     event["back_to_step"] = training.step
     desk.save(training, healthy=True)
+    desk.tell_return(training, reason)
 
 
 def _next_phase(training: Training, desk: Desk) -> None:
@@ -181,6 +194,7 @@ def _close_epoch(training: Training, desk: Desk) -> None:
     training.records.append(record)
     training.sums = {}
     desk.save(training)
+    desk.tell_epoch(training)  # safe now: after a kill it is not told again
 
 
 def _status_of_epoch(training: Training) -> dict[str, float]:

@@ -103,7 +103,7 @@ def train_dense(recipe: Recipe, data: Loaded, work: Work, progress: Progress) ->
     dense = dense_cost_facts(net, data.image_shape)
     ranks.announce("dense")
     plan = plan_from(recipe, data, device, _training(recipe, work), pruned=False)
-    trained = fit(net, None, plan, work.folder, progress)
+    trained = fit(net, None, plan, work.folder, progress, work.talk, work.place)
     facts = {**dense, **_facts(recipe, data, trained), "counts": _two_counts(trained, data)}
     return _kept(work, info, data, trained, facts)
 
@@ -118,7 +118,8 @@ def train_pruned(recipe: Recipe, data: Loaded, work: Work, progress: Progress) -
     dense = dense_cost_facts(net, data.image_shape)
     pruning = cast(Pruning, pruning_from(recipe, data, net))
     ranks.announce("train")
-    trained = fit(net, pruning, plan_from(recipe, data, device, _training(recipe, work)), work.folder, progress)
+    plan = plan_from(recipe, data, device, _training(recipe, work))
+    trained = fit(net, pruning, plan, work.folder, progress, work.talk, work.place)
     facts = {**dense, **_facts(recipe, data, trained), **target_facts(recipe.budget, dense)}
     atomic_write_bytes(work.folder / "masks.safetensors", _mask_file(pruning))
     work.keep("masks.safetensors")

@@ -66,7 +66,7 @@ def here(tmp_path, monkeypatch):
         ("notes.txt", ["is a file and no run", "Accepted are"]),
         ("r.yaml", ["robustdeploy run r.yaml"]),
         ("runs/new/report.json", ["a part of a run", "runs/new"]),
-        ("runs/new/train", ["a part of a run", "runs/new"]),
+        ("runs/new/nets", ["a part of a run", "runs/new"]),
         ("runs/new/nets/pruned/model.safetensors", ["a part of a run", "runs/new"]),
         ("runs", ["it holds runs (new, old)"]),
         ("empty", ["it is empty", "Accepted are"]),

@@ -167,7 +167,7 @@ def test_a_mistake_in_the_extended_target_is_told_in_that_file(write, registries
         load_target(write("name: mine\nextends: base.yaml\narch: arm"), registries)
     first, second = sorted(str(caught.value).splitlines(), key=len)
     assert first == f"{base}:2:1: opset: must be at least 18 and at most 23, not 99"
-    assert "x.yaml:3:1: arch: must be 'any', 'x86_64' or 'aarch64', not 'arm'" in second
+    assert "x.yaml:3:1: arch: must be 'any', 'x86_64', 'aarch64', 'amd64' or 'arm64', not 'arm'" in second
 
 
 @pytest.mark.parametrize(

@@ -122,5 +122,5 @@ def test_every_registry_lists_its_names_without_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert set(REGISTRIES) == {
         "nets", "data", "attacks", "query-attacks", "backends", "pruners", "tasks", "schedules", "links",
-        "formats",
+        "formats", "trackers",
     }  # fmt: skip

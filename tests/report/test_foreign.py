@@ -268,17 +268,17 @@ def test_what_others_print_while_bars_are_drawn(monkeypatch):
     """On a terminal rich draws with escape sequences; words of others still come without any."""
     import io
 
-    from robustdeploy.cli.streams import Stream
-    from robustdeploy.cli.talk import TerminalTalk
+    from robustdeploy.tracking.stream import Stream
+    from robustdeploy.tracking.terminal import Terminal
 
-    class Terminal(io.StringIO):
+    class Screen(io.StringIO):
         def isatty(self):
             return True
 
-    drawn = Terminal()
+    drawn = Screen()
     monkeypatch.setattr(sys, "stderr", Stream(drawn))
     monkeypatch.setenv("TERM", "xterm")
-    with TerminalTalk() as talk:
+    with Terminal() as talk:
         talk.progress("reading images", 1, 10)
         talk.progress(f"[red]{SPOOF}", 1, 10)
         talk.say(SPOOF)

@@ -9,6 +9,7 @@ import torch
 from robustdeploy import load_net
 from robustdeploy.api import prune
 from robustdeploy.core.asked import recipe_for
+from robustdeploy.core.talk import Talk
 from robustdeploy.data.load import load_data
 from robustdeploy.engine.run import training_content, training_fingerprint
 from robustdeploy.errors import ArtifactError, DataError, UsageError
@@ -84,19 +85,19 @@ def test_dense_and_pruned_net_both_go_on_from_it_and_the_seal_says_so(given, tmp
 def test_other_weights_in_the_same_folder_are_another_training(given, tmp_path):
     recipe, said = small(f"train.start={given}", "budget.ops=null", "baseline=false"), []
 
-    class Talk:
+    class Heard(Talk):
         def say(self, line):
             said.append(line)
 
-        def progress(self, what, done, total, **numbers):
-            pass
+        def event(self, event):
+            said.append(event.kind)
 
     for _ in range(2):
-        run = prune(recipe, runs=tmp_path / "runs", talk=Talk())
-    assert "skipped" in said[-1]
+        run = prune(recipe, runs=tmp_path / "runs", talk=Heard())
+    assert said[-1] == "skipped"
     stored(given, seed=8)
-    prune(recipe, runs=tmp_path / "runs", talk=Talk())
-    assert "skipped" not in said[-1]
+    prune(recipe, runs=tmp_path / "runs", talk=Heard())
+    assert said[-1] == "sealed"
     now = weights(load_net(run.root / "nets/dense"))
     assert all(torch.allclose(now[name], value, atol=1e-5) for name, value in weights(load_net(given)).items())
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from robustdeploy.cli import talk as module
-from robustdeploy.cli.talk import TerminalTalk, duration
+from robustdeploy.tracking import terminal as module
+from robustdeploy.tracking.terminal import Terminal, duration
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def train(talk, clock, steps, per_epoch, seconds):
 
 
 def test_a_training_has_one_line_per_epoch_with_what_is_kept_and_the_time_left(clock, said):
-    with TerminalTalk() as talk:
+    with Terminal() as talk:
         train(talk, clock, steps=40, per_epoch=10, seconds=1.5)
     first, *epochs = said()
     assert first == "training train: epoch 0 of 4, loss 2.000"
@@ -51,14 +51,14 @@ def test_a_training_has_one_line_per_epoch_with_what_is_kept_and_the_time_left(c
 
 
 def test_a_long_epoch_has_a_line_a_minute(clock, said):
-    with TerminalTalk() as talk:
+    with Terminal() as talk:
         train(talk, clock, steps=100, per_epoch=100, seconds=7)
     assert 10 <= len(said()) <= 13
     assert said()[1].endswith(" left")
 
 
 def test_a_training_that_goes_on_counts_from_where_it_goes_on(clock, said):
-    with TerminalTalk() as talk:
+    with Terminal() as talk:
         for step in (31, 40):
             clock.now += 9
             talk.progress("training train", step, 50, epoch=step // 10, epochs=5, loss=1.0)
@@ -66,7 +66,7 @@ def test_a_training_that_goes_on_counts_from_where_it_goes_on(clock, said):
 
 
 def test_other_work_has_a_line_every_ten_seconds(clock, said):
-    with TerminalTalk() as talk:
+    with Terminal() as talk:
         for done in range(100):
             clock.now += 0.5
             talk.progress("pgd-10", done, 100)
@@ -75,7 +75,7 @@ def test_other_work_has_a_line_every_ten_seconds(clock, said):
 
 
 def test_a_quiet_talk_says_nothing(clock, said):
-    with TerminalTalk(quiet=True) as talk:
+    with Terminal(quiet=True) as talk:
         train(talk, clock, steps=20, per_epoch=10, seconds=1)
     assert said() == []
 

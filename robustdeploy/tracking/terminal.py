@@ -1,4 +1,4 @@
-"""Talk on stderr: progress bars on a terminal, plain dated lines otherwise. stdout is left to results.
+"""The terminal: progress bars on stderr, plain dated lines where that is no terminal. stdout is left to results.
 
 A training says the same on both: the epoch, the share that is kept, the latest loss and accuracy, and the time left.
 """
@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from robustdeploy.cli.streams import Stream
+from robustdeploy.core.talk import Event, Talk
 from robustdeploy.foreign import one_line, sentence
+from robustdeploy.tracking.stream import Stream
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -25,8 +26,8 @@ _SHOWN = {"ops": "kept", "nonzero_ops": "kept", "loss": "loss", "accuracy": "acc
 """Numbers of a training that are shown, and under which name; ``metrics.jsonl`` has all of them."""
 
 
-class TerminalTalk:
-    """A context manager that says what a pipeline is doing; ``quiet`` keeps only what ends the work."""
+class Terminal(Talk):
+    """A context manager that shows what work is doing; ``quiet`` keeps only warnings, and what ends the work."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -36,7 +37,7 @@ class TerminalTalk:
         self._numbers: dict[str, dict[str, float]] = {}
         self._began: dict[str, tuple[float, int]] = {}
 
-    def __enter__(self) -> TerminalTalk:
+    def __enter__(self) -> Terminal:
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -59,13 +60,28 @@ class TerminalTalk:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Take the bars off."""
         if self._bars is not None:
             self._bars.stop()
 
     def say(self, line: str) -> None:
         """Say one line; words of others in it begin no other."""
-        if self._quiet:
-            return
+        if not self._quiet:
+            self._print(line)
+
+    def warn(self, line: str) -> None:
+        """Say what even who wants quiet must know."""
+        self._print(f"warning: {line}")
+
+    def event(self, event: Event) -> None:
+        """Say what happened to a stage, where that has words."""
+        if event.text:
+            self.say(f"{event.place}: {event.text}")
+
+    def _print(self, line: str) -> None:
         line = sentence(line)
         if self._bars is not None:
             self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
