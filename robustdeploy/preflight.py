@@ -97,11 +97,9 @@ def check_net(net: Choice) -> None:
 
 def check_start(start: Path, runs: Path) -> None:
     """Refuse a start that is neither a stored net nor a run that has trained one."""
-    if (start / NET_FILES[0]).is_file():
+    if any((place / NET_FILES[0]).is_file() for place in (start, start / Run(start, Recipe(name="start")).net_place)):
         return
     if (start / "recipe.yaml").is_file():
-        if (start / Run(start, Recipe(name="start")).net_place / NET_FILES[0]).is_file():
-            return
         first = command_for(start, net_place(PRUNED))
         raise UsageError(f"train.start: the run {start} has no trained net yet; finish it first: `{first}`")
     raise UsageError(f"train.start: {no_run(start, runs)}")

@@ -40,9 +40,12 @@ class Proof(Record):
 class Collapse(Record):
     """What the sentinel did about a training that fell into catastrophic overfitting."""
 
-    step: int
+    event: str
+    step: Count
+    back_to_step: Count
     reason: str
-    back_to_step: int
+    task: str
+    """The objective until then."""
     task_from_here: str
 
 

@@ -52,9 +52,9 @@ def compact_resnet8() -> Normalised:
 
 def test_a_compact_net_comes_back_bit_for_bit(tmp_path: Path) -> None:
     net = compact_resnet8()
-    written = save_net(tmp_path / "train", net, info())
+    written = save_net(tmp_path / "nets/pruned", net, info())
     images = torch.rand(3, 3, 16, 16)
-    for place in (tmp_path, tmp_path / "train", str(tmp_path)):
+    for place in (tmp_path, tmp_path / "nets/pruned", str(tmp_path)):
         loaded = load_net(place)
         assert not loaded.training
         assert torch.equal(loaded(images), net(images))

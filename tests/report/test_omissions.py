@@ -4,12 +4,14 @@ import pytest
 
 from robustdeploy.core.gate import Outcome, Rule
 from robustdeploy.core.recipe import Recipe, Train
+from robustdeploy.core.records import ChannelCount, NetRecord
 from robustdeploy.core.subject import subject_from
 from robustdeploy.report.judge import judge
 from robustdeploy.report.omissions import omissions_of, skipped_row
 
 RECIPE = Recipe(name="t")
-PRUNED = {"channels": [{"layer": "a", "kept": 1, "dense": 2}], "data": {}}
+COSTS = {"macs": 1, "params": 1, "memory_bytes": None, "dense_macs": 2, "dense_params": 2, "dense_memory_bytes": None}
+PRUNED = NetRecord(**COSTS, channels=(ChannelCount(layer="a", kept=1, dense=2),), data={})
 WHOLE = {"target": {"backend": {"name": "onnxruntime"}, "status": "tested"}, "evaluate": {"limit": None}}
 
 
@@ -56,7 +58,7 @@ def test_settings_that_narrow_are_told(report, parameters, names):
 
 def test_a_training_that_was_not_watched_or_not_seen_is_told(report):
     assert found(report, recipe=RECIPE.model_copy(update={"train": Train(sentinel=False)})) == ["sentinel"]
-    assert found(report, training={**PRUNED, "data": {"adopted": "elsewhere"}}) == ["training"]
+    assert found(report, training=PRUNED.model_copy(update={"data": {"adopted": "elsewhere"}})) == ["training"]
 
 
 def test_test_images_that_were_left_out_are_told(report):
@@ -65,7 +67,7 @@ def test_test_images_that_were_left_out_are_told(report):
 
 
 def test_a_net_that_was_not_pruned_needs_no_net_beside_it(report):
-    dense = {"channels": [], "data": {}}
+    dense = PRUNED.model_copy(update={"channels": ()})
     assert found(report, lambda row: row.subject.startswith("dense/"), training=dense) == []
 
 
