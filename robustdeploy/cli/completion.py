@@ -8,28 +8,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import typer
 
+from robustdeploy.core.kinds import KINDS
 from robustdeploy.core.shipped import ShippedKind, shipped_names
 
-LISTS = (
-    "recipes",
-    "targets",
-    "nets",
-    "data",
-    "attacks",
-    "query-attacks",
-    "backends",
-    "pruners",
-    "schedules",
-    "tasks",
-    "links",
-    "formats",
-    "trackers",
-    "metrics",
-)
+LISTS = ("recipes", "targets", *KINDS, "metrics")
 """What ``ls`` lists, beside the runs."""
 RUNS_LIST = "runs"
 NOUNS = ("recipe", "target", "report", "gate")
-_PLUG_INS = {"net": "nets", "data.name": "data", "train.task": "tasks", "prune": "pruners"}
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -126,17 +111,25 @@ def complete_set(incomplete: str) -> list[str]:
 def _choices(field: str) -> Iterable[str]:
     if field == "train.device":
         return ("auto", "cpu", "cuda")
-    if field in _PLUG_INS:
-        from robustdeploy.core.registry import REGISTRIES
-
-        registry = REGISTRIES[_PLUG_INS[field]]
-        return sorted({*registry.names(), *registry.others()})
     from robustdeploy.core.recipe import Recipe
 
+    if field in (chosen := _plug_ins(Recipe)):
+        from robustdeploy.core.registry import REGISTRIES
+
+        registry = REGISTRIES[chosen[field]]
+        return sorted({*registry.names(), *registry.others()})
     kind = dict(_fields_with_types(Recipe)).get(field)
     if kind is bool:
         return ("true", "false")
     return map(str, get_args(kind)) if get_origin(kind) is Literal else ()
+
+
+def _plug_ins(kind: Any) -> dict[str, str]:
+    """Dotted names of the fields that choose one plug-in, each with its kind."""
+    from robustdeploy.core.plug_in_fields import EACH, plug_in_fields
+
+    found = (field for field in plug_in_fields(kind) if EACH not in field.place)
+    return {".".join(map(str, field.place)): field.kinds[0] for field in found}
 
 
 def _fields(kind: Any) -> list[str]:
@@ -148,7 +141,7 @@ def _fields_with_types(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]
     from robustdeploy.core.complaint import fields_of
 
     for name, field in fields_of(kind).items():
-        inside = fields_of(field.annotation) if f"{prefix}{name}" not in _PLUG_INS else {}
+        inside = fields_of(field.annotation)
         if inside and set(inside) != {"name", "options"}:
             yield from _fields_with_types(field.annotation, f"{prefix}{name}.")
         else:

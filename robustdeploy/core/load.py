@@ -13,6 +13,7 @@ from robustdeploy.core.gate import Rule
 from robustdeploy.core.model import Noun
 from robustdeploy.core.override import apply_override
 from robustdeploy.core.plain import plain, value_at
+from robustdeploy.core.plug_in_fields import plug_in_places
 from robustdeploy.core.recipe import Choice, PlugIn, Recipe
 from robustdeploy.core.registry import REGISTRIES, Registry
 from robustdeploy.core.rules import Prospect, contradictions, meaning_problems, unmet_problems
@@ -226,38 +227,19 @@ def prospect_of(recipe: Recipe, registries: Registries = REGISTRIES) -> Prospect
     )
 
 
-def _plugin_places(kind: type[N], data: Any) -> Iterator[tuple[Place, tuple[str, ...]]]:
-    """Where a recipe or target chooses plug-ins, and the registries each may come from."""
-    if kind is Target:
-        yield ("backend",), ("backends",)
-        yield ("link",), ("links",)
-        return
-    yield ("net",), ("nets",)
-    yield ("train", "task"), ("tasks",)
-    yield ("train", "schedule"), ("schedules",)
-    phases = value_at(data, ("train", "phases"))
-    for index in range(len(phases) if isinstance(phases, list | tuple) else 0):
-        yield ("train", "phases", index, "objective"), ("tasks",)
-        yield ("train", "phases", index, "schedule"), ("schedules",)
-    yield ("prune",), ("pruners",)
-    attacks = value_at(data, ("evaluate", "attacks"), value_at(Recipe(name="x"), ("evaluate", "attacks")))
-    for index in range(len(attacks) if isinstance(attacks, list | tuple) else 0):
-        yield ("evaluate", "attacks", index), ("attacks", "query-attacks")
-
-
 def _plugin_problems(kind: type[N], data: Any, registries: Registries, quick: bool) -> Iterator[tuple[Place, str]]:
     defaults = kind(name="x")
-    if kind is Recipe:
-        name = value_at(data, ("data", "name"), value_at(defaults, ("data", "name")))
-        if isinstance(name, str) and not registries["data"].accepts(name):
-            yield ("data", "name"), registries["data"].unknown(name)
-    for place, kinds in _plugin_places(kind, data):
+    for place, field in plug_in_places(kind, data, defaults):
         raw = value_at(data, place, value_at(defaults, place))
+        among = [registries[name] for name in field.kinds]
+        if field.is_name:
+            if isinstance(raw, str) and not any(registry.accepts(raw) for registry in among):
+                yield place, among[0].unknown(raw)
+            continue
         try:
             choice = _CHOICE.validate_python(_without_version(raw))
         except ValidationError:
             continue  # told by the recipe's own check
-        among = [registries[k] for k in kinds]
         registry = next((r for r in among if choice.name in r), among[0])
         others = [name for r in among if r is not registry for name in r.names()]
         for inner, text in registry.problems(choice.name, choice.options, others, quick=quick):

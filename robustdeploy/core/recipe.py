@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from robustdeploy.core.amount import Amount, Bytes
 from robustdeploy.core.gate import Rule, check_ids
+from robustdeploy.core.kinds import Of
 from robustdeploy.core.model import Noun, Number
 from robustdeploy.onboard import types as onboard
 
@@ -43,7 +44,7 @@ PlugIn = Annotated[Choice, BeforeValidator(_choice)]
 class Data(Noun):
     """Which images. The test set is read by ``evaluate`` only; validation is cut from the training set."""
 
-    name: str = "digits"
+    name: Annotated[str, Of("data")] = "digits"
     path: Path | None = None
     """Folder that holds the data set; the embedded default needs none."""
     size: int | None = Field(default=None, ge=4, le=1024)
@@ -63,10 +64,10 @@ class Phase(Noun):
     train: Literal["weights", "scores", "both"] = "both"
     """``weights``: the net's own, its masks stay; ``scores``: what the pruner learns, the weights stay; or both."""
     epochs: int | None = Field(default=None, ge=1)
-    objective: PlugIn | None = None
+    objective: Annotated[PlugIn, Of("tasks")] | None = None
     lr: Number | None = Field(default=None, gt=0)
     """Peak of the schedule."""
-    schedule: PlugIn | None = None
+    schedule: Annotated[PlugIn, Of("schedules")] | None = None
     select: Literal["best", "last"] | None = None
     """Which epoch the next phase begins with; unset: the last. For the last phase see ``train.select``."""
 
@@ -76,12 +77,12 @@ class Train(Noun):
 
     start: Path | None = None
     """Folder of a trained dense net, or a run, whose weights the training begins with; unset: fresh weights."""
-    task: PlugIn = Choice(name="fastat")
+    task: Annotated[PlugIn, Of("tasks")] = Choice(name="fastat")
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=128, ge=2)
     lr: Number = Field(default=0.2, gt=0)
     """Peak of the schedule."""
-    schedule: PlugIn = Choice(name="one-cycle")
+    schedule: Annotated[PlugIn, Of("schedules")] = Choice(name="one-cycle")
     """How the rate moves through a phase. ``one-cycle``: linear from 0 to the peak and back."""
     phases: tuple[Phase, ...] = ()
     """What is trained one after the other; unset: one phase that trains weights and masks together."""
@@ -149,7 +150,7 @@ class Evaluate(Noun):
 
     limit: int | None = Field(default=None, ge=1)
     """Test images to use, the first of a fixed shuffle; all of them when unset."""
-    attacks: tuple[PlugIn, ...] = (
+    attacks: tuple[Annotated[PlugIn, Of("attacks", "query-attacks")], ...] = (
         Choice(name="fgsm"),
         Choice(name="pgd", options={"steps": 10}),
         Choice(name="pgd", options={"steps": 50, "restarts": 10}),
@@ -169,10 +170,10 @@ class Recipe(Noun):
     description: str = ""
     seed: int = Field(default=0, ge=0, lt=2**63)
     data: Data = Data()
-    net: PlugIn = Choice(name="resnet8")
+    net: Annotated[PlugIn, Of("nets")] = Choice(name="resnet8")
     threat: Threat = Threat()
     train: Train = Train()
-    prune: PlugIn = Choice(name="masks")
+    prune: Annotated[PlugIn, Of("pruners")] = Choice(name="masks")
     budget: Budget = Budget()
     baseline: bool | Literal["deploy"] = True
     """Also train the dense net on the same schedule, so that the report shows what pruning cost; with ``deploy``, also

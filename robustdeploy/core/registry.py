@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean, is_dataclass_type
 from robustdeploy.core.declared import declared_options
 from robustdeploy.core.factories import TORCHVISION, check_factory_name, is_factory, source_of
+from robustdeploy.core.kinds import KINDS, Kind
 from robustdeploy.core.options import options_type
 from robustdeploy.core.torchvision_names import classifiers
 from robustdeploy.errors import RecipeError
@@ -171,6 +172,9 @@ def _checked(kind: type[Any], options: Mapping[str, Any]) -> tuple[Any, list[tup
     return values, booleans_lost(options, values)
 
 
+_OTHER_NETS = "a classifier of torchvision, or package.module:factory"
+
+
 def _resolved_by_nets(name: str) -> bool:
     """Accept ``package.module:factory`` and torchvision's classifiers, which `robustdeploy.nets` knows how to build."""
     if is_factory(name):
@@ -179,37 +183,22 @@ def _resolved_by_nets(name: str) -> bool:
     return name.removeprefix(TORCHVISION) in classifiers()
 
 
-NETS: Registry[Any] = Registry(
-    "net",
-    "robustdeploy.nets",
-    "robustdeploy.nets",
-    _resolved_by_nets,
-    "a classifier of torchvision, or package.module:factory",
-    classifiers,
-)
-DATA: Registry[Any] = Registry("data set", "robustdeploy.data", "robustdeploy.data")
-ATTACKS: Registry[Any] = Registry("attack", "robustdeploy.attacks", "robustdeploy.attacks", heavy=True)
-QUERY_ATTACKS: Registry[QueryAttack] = Registry(
-    "query attack", "robustdeploy.onboard.attacks", "robustdeploy.query-attacks"
-)
-BACKENDS: Registry[Backend] = Registry("backend", "robustdeploy.onboard.backends", "robustdeploy.backends")
-PRUNERS: Registry[Any] = Registry("pruner", "robustdeploy.prune", "robustdeploy.pruners", heavy=True)
-TASKS: Registry[Any] = Registry("training task", "robustdeploy.train.tasks", "robustdeploy.tasks", heavy=True)
-SCHEDULES: Registry[Any] = Registry("schedule", "robustdeploy.train.schedules", "robustdeploy.schedules")
-LINKS: Registry[Any] = Registry("link", "robustdeploy.devices", "robustdeploy.links")
-FORMATS: Registry[Any] = Registry("report format", "robustdeploy.report.formats", "robustdeploy.formats")
-TRACKERS: Registry[Any] = Registry("tracker", "robustdeploy.tracking", "robustdeploy.trackers")
+def _registry(name: str, kind: Kind) -> Registry[Any]:
+    if name != "nets":
+        return Registry(kind.noun, kind.package, kind.group, heavy=kind.heavy)
+    # Nets alone may be named that are no plug-ins.
+    return Registry(kind.noun, kind.package, kind.group, _resolved_by_nets, _OTHER_NETS, classifiers, kind.heavy)
 
-REGISTRIES: Mapping[str, Registry[Any]] = {
-    "nets": NETS,
-    "data": DATA,
-    "attacks": ATTACKS,
-    "query-attacks": QUERY_ATTACKS,
-    "backends": BACKENDS,
-    "pruners": PRUNERS,
-    "tasks": TASKS,
-    "schedules": SCHEDULES,
-    "links": LINKS,
-    "formats": FORMATS,
-    "trackers": TRACKERS,
-}
+
+REGISTRIES: Mapping[str, Registry[Any]] = {name: _registry(name, kind) for name, kind in KINDS.items()}
+NETS: Registry[Any] = REGISTRIES["nets"]
+DATA: Registry[Any] = REGISTRIES["data"]
+ATTACKS: Registry[Any] = REGISTRIES["attacks"]
+QUERY_ATTACKS: Registry[QueryAttack] = REGISTRIES["query-attacks"]
+BACKENDS: Registry[Backend] = REGISTRIES["backends"]
+PRUNERS: Registry[Any] = REGISTRIES["pruners"]
+TASKS: Registry[Any] = REGISTRIES["tasks"]
+SCHEDULES: Registry[Any] = REGISTRIES["schedules"]
+LINKS: Registry[Any] = REGISTRIES["links"]
+FORMATS: Registry[Any] = REGISTRIES["formats"]
+TRACKERS: Registry[Any] = REGISTRIES["trackers"]

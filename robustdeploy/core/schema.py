@@ -7,7 +7,9 @@ from typing import Any, Literal, get_args
 from robustdeploy.core.gate import Gate
 from robustdeploy.core.load import Registries
 from robustdeploy.core.metrics import METRICS
-from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.model import Noun
+from robustdeploy.core.plug_in_fields import PlugInField, plug_in_fields
+from robustdeploy.core.recipe import Choice, Recipe
 from robustdeploy.core.registry import REGISTRIES, Registry
 from robustdeploy.core.report import Report
 from robustdeploy.core.target import Target
@@ -48,35 +50,56 @@ def _close_metrics(definitions: Schema) -> None:
 
 def _recipe(registries: Registries) -> Schema:
     schema = Recipe.model_json_schema()
-    definitions = schema["$defs"]
-    _close_metrics(definitions)
-    definitions["Data"]["properties"]["name"]["enum"] = list(registries["data"].names())
-    schema["properties"]["net"] = _choice(definitions, "A net", registries["nets"])
-    schema["properties"]["prune"] = _choice(definitions, "A pruner", registries["pruners"])
-    train, evaluate = definitions["Train"]["properties"], definitions["Evaluate"]["properties"]
-    train["task"] = _choice(definitions, "A training task", registries["tasks"])
-    train["schedule"] = _choice(definitions, "A schedule", registries["schedules"])
-    for field, of in (("objective", train["task"]), ("schedule", train["schedule"])):
-        definitions["Phase"]["properties"][field] = {"anyOf": [of, {"type": "null"}], "default": None}
-    both = (registries["attacks"], registries["query-attacks"])
-    evaluate["attacks"]["items"] = _choice(definitions, "An attack", *both)
-    del definitions["Choice"]
-    return schema
+    _close_metrics(schema["$defs"])
+    return _with_plug_ins(schema, Recipe, registries)
 
 
 def _target(registries: Registries) -> Schema:
     schema = Target.model_json_schema()
-    definitions, properties = schema["$defs"], schema["properties"]
+    properties = schema["properties"]
     properties["extends"] = {"type": "string", "description": "Another target whose fields are this one's defaults."}
-    properties["link"] = _choice(definitions, "A link", registries["links"])
-    backends = registries["backends"]
-    version = definitions["Toolchain"]["properties"]["version"]
-    definitions["Toolchain"]["anyOf"] = [
-        {"properties": {"name": {"const": name}, "version": version, "options": _options(definitions, backends, name)}}
+    toolchain, backends = schema["$defs"]["Toolchain"], registries["backends"]
+    version = toolchain["properties"]["version"]
+    toolchain["anyOf"] = [
+        {
+            "properties": {
+                "name": {"const": name},
+                "version": version,
+                "options": _options(schema["$defs"], backends, name),
+            }
+        }
         for name in backends.names()
     ]
+    return _with_plug_ins(schema, Target, registries)
+
+
+def _with_plug_ins(schema: Schema, kind: type[Noun], registries: Registries) -> Schema:
+    """Put in every plug-in, with its options, wherever a field chooses one."""
+    definitions = schema["$defs"]
+    for field in plug_in_fields(kind):
+        owner = schema if field.owner is kind else definitions[field.owner.__name__]
+        among = [registries[name] for name in field.kinds]
+        held = owner["properties"][field.name]
+        if field.is_name:
+            held["enum"] = list(among[0].names())
+        elif not issubclass(_held_by(field), Choice):
+            continue  # a backend has a version beside its options
+        else:
+            title = f"{'An' if among[0].kind[0] in 'aeiou' else 'A'} {among[0].kind}"
+            choice = _choice(definitions, title, *among)
+            if field.shape == "several":
+                held["items"] = choice
+            else:
+                nullable = {"anyOf": [choice, {"type": "null"}], "default": None}
+                owner["properties"][field.name] = nullable if field.shape == "optional" else choice
     del definitions["Choice"]
     return schema
+
+
+def _held_by(field: PlugInField) -> type[Any]:
+    """Return the noun that a field holds."""
+    annotation = field.owner.model_fields[field.name].annotation
+    return annotation if isinstance(annotation, type) else Choice
 
 
 def _choice(definitions: Schema, title: str, *registries: Registry[Any]) -> Schema:

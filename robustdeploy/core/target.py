@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from robustdeploy.core.kinds import Of
 from robustdeploy.core.model import Noun, Number
 from robustdeploy.core.recipe import Choice, PlugIn
 from robustdeploy.core.subject import TORCH
@@ -59,8 +60,8 @@ class Target(Noun):
     """``contract-tested``: checked against the toolchain's API, not run on hardware."""
     arch: Annotated[Literal["any", "x86_64", "aarch64", "amd64", "arm64"], AfterValidator(_one_name)] = "any"
     """Of the board, which is refused where it is of another one. ``amd64`` is ``x86_64``, ``arm64`` is ``aarch64``."""
-    backend: Toolchain = Toolchain(name="onnxruntime")
-    link: PlugIn = Choice(name="local")
+    backend: Annotated[Toolchain, Of("backends")] = Toolchain(name="onnxruntime")
+    link: Annotated[PlugIn, Of("links")] = Choice(name="local")
     build_on: Literal["board", "host"] = "board"
     """Where the engine is built. Most are tied to the device and the toolchain's version; a backend that can build on
     the host says so."""
