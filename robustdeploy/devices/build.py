@@ -20,7 +20,7 @@ from robustdeploy.errors import ToolchainError
 from robustdeploy.onboard.engine import Files, checked_files, engine_id, size_of
 
 Progress = Callable[[str, int, int], object]
-"""Hears what is being done, how far it is and how much there is; transfers count in bytes."""
+"""Hears what is being done, how far it is and how much there is."""
 _ELSE = "set build_on to board"
 
 
@@ -60,11 +60,11 @@ def build_engine(board: Board, target: Target, onnx: Path, agent: Path, folder: 
     read_model(onnx)
     toolchain = target.backend
     with _builder(board, there, target, agent) as builder:
-        sent = builder.put(onnx, _told(progress, f"sending {onnx.name}", onnx.stat().st_size))
+        sent = builder.put(onnx, _told(progress, f"sending {onnx.name} (KiB)", onnx.stat().st_size))
         progress("compiling", 0, 1)
         compiled = builder.compile(toolchain.name, sent, toolchain.options)
         progress("compiling", 1, 1)
-        builder.fetch(compiled.files, folder, _told(progress, "fetching the engine", compiled.bytes))
+        builder.fetch(compiled.files, folder, _told(progress, "fetching the engine (KiB)", compiled.bytes))
     return Built(
         files=compiled.files,
         seconds=compiled.seconds,
@@ -125,6 +125,6 @@ def _differing(one: Mapping[str, str], other: Mapping[str, str]) -> str:
 
 def _told(progress: Progress, what: str, total: int) -> Moved:
     def moved(done: int) -> None:
-        progress(what, done, total)
+        progress(what, -(-done // 1024), -(-total // 1024))
 
     return moved

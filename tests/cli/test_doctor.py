@@ -1,3 +1,9 @@
+import shutil
+import sys
+
+import pytest
+
+
 def test_a_target_is_looked_at_down_to_its_sensors(command, tmp_path):
     done = command(tmp_path, "doctor", "--target", "host-cpu", "--json")
     assert done.code == 0, done.err
@@ -5,3 +11,40 @@ def test_a_target_is_looked_at_down_to_its_sensors(command, tmp_path):
     assert found["onnxruntime"]["ok"]
     assert found["version"]["found"] == "within the target's bounds"
     assert "load_1m" in found["sensors"]["found"]
+    assert found["architecture"]["found"] == "any will do"
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A target whose board says that it is an i686, as the kernel tells its programs there."""
+    if shutil.which("setarch") is None:
+        pytest.skip("no program here makes this machine look like another")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec setarch i686 "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+
+    def written(more):
+        path = tmp_path / "elsewhere.yaml"
+        path.write_text(f"name: elsewhere\nlink: {{name: local, python: {python}}}\n{more}\n")
+        return path
+
+    return written
+
+
+def test_a_board_of_another_architecture_is_told_in_one_sentence(command, tmp_path, elsewhere):
+    done = command(tmp_path, "doctor", "--target", elsewhere("arch: amd64"))
+    assert done.code == 4
+    assert (
+        "NO  architecture: this machine: the board is of the architecture i686, but the target is for x86_64"
+        in done.out
+    )
+    assert "ok  onnxruntime" in done.out
+
+
+def test_a_host_that_cannot_build_for_the_board_is_told(command, tmp_path, elsewhere):
+    done = command(tmp_path, "doctor", "--target", elsewhere("build_on: host"))
+    assert done.code == 4
+    assert "NO  built on: an engine that is built by onnxruntime " in done.out
+    done = command(tmp_path, "doctor", "--target", elsewhere("build_on: host\nbackend: {name: 'null'}"))
+    assert done.code == 0, done.out
+    assert "ok  built on: this machine, whose null builds for the board" in done.out

@@ -245,3 +245,11 @@ def test_a_resolved_target_loads_as_the_same_target(tmp_path):
     target = Target(name="m", link=Choice(name="ssh", options={"host": "on"}), opset=18)
     (tmp_path / "t.yaml").write_text(resolved_yaml(target))
     assert load_target(tmp_path / "t.yaml", registries=None) == target
+
+
+def test_a_backend_that_builds_on_its_board_alone_is_told_when_the_target_is_read(tmp_path):
+    (tmp_path / "t.yaml").write_text("extends: jetson-orin\nname: t\nbuild_on: host\n")
+    with pytest.raises(RecipeError, match=r"t\.yaml:3:1: build_on: must be 'board': tensorrt builds its engines where"):
+        load_target(tmp_path / "t.yaml")
+    (tmp_path / "t.yaml").write_text("extends: host-cpu\nname: t\nbuild_on: host\n")
+    assert load_target(tmp_path / "t.yaml").build_on == "host"

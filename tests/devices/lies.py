@@ -220,6 +220,8 @@ FRAMES = (
     Lie("frame: its first bytes", "open", _bytes(lambda f: f[:5]), "breaks off"),
     Lie("frame: all but one byte", "attack", _bytes(lambda f: f[:-1]), "breaks off"),
     Lie("frame: a flipped bit", "score", _bytes(lambda f: f[:-9] + bytes([f[-9] ^ 1]) + f[-8:]), "checksum"),
+    Lie("frame: a flipped bit of an engine", "get", _bytes(lambda f: f[:-9] + bytes([f[-9] ^ 1]) + f[-8:]), "checksum"),
+    Lie("frame: half of an engine", "get", _bytes(lambda f: f[: len(f) // 2]), "breaks off"),
     Lie("frame: a letter", "probe", _bytes(lambda f: b"Dear host, I hope this finds you well.\n"), "not a message"),
     Lie("frame: a head of 4 GiB", "time", _bytes(lambda f: f[:8] + b"\xff" * 4 + f[12:]), "at most 1048576"),
     Lie("frame: an array of 1 TiB", "time", _bytes(_huge), "impossible shape"),

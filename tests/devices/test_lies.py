@@ -1,7 +1,6 @@
 """A board is not believed: each lie of `lies.py`, told by a real agent, ends in one sentence that names the field."""
 
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -11,25 +10,10 @@ import pytest
 from lies import FORMS, FORMS_TOLD, LIES
 
 from robustdeploy.devices.board import Board, board_from
-from robustdeploy.devices.local import Local
 from robustdeploy.errors import BoardError
 from robustdeploy.onboard.types import Threat
 
 PLAN = {"batch": 30, "warmup_s": 0.01, "min_s": 0.02, "max_s": 1, "min_samples": 50}
-
-
-@pytest.fixture
-def liar(tmp_path):
-    """A link to an agent that tells one lie."""
-
-    def link(name):
-        path = tmp_path / "python"
-        script = Path(__file__).with_name("lies.py")
-        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -E "{script}" "{name}" "$@"\n')
-        path.chmod(0o755)
-        return Local(python=str(path))
-
-    return link
 
 
 def session(board, net, images):

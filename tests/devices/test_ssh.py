@@ -18,8 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from robustdeploy.core.target import Target, Toolchain
 from robustdeploy.devices.board import board_from
+from robustdeploy.devices.build import build_engine, check_fits
 from robustdeploy.devices.ssh import Ssh, explain
+from robustdeploy.devices.toolchain import installed_on
 from robustdeploy.errors import ArtifactError, BoardError, ToolchainError, UsageError
 from robustdeploy.export.agent import build_agent
 
@@ -194,6 +197,24 @@ def test_the_real_agent_answers_scores_and_keeps_what_it_was_sent(link, tmp_path
     with board_from(link, tmp_path / "agent.pyz") as board:
         board.open_engine("null", compiled.files)  # which outlived the connection
         assert np.array_equal(board.score(images), first)
+
+
+@needs_sshd
+@pytest.mark.parametrize("where", ["board", "host"])
+def test_an_engine_is_built_for_a_board_over_ssh_fetched_and_sent_to_another(
+    where, link, split, split_agent, net, images, tmp_path
+):
+    asked = Target(name="t", backend=Toolchain(name="split"), build_on=where)
+    with board_from(link, split_agent) as board:
+        built = build_engine(board, asked, net, split_agent, tmp_path / "engine", lambda *_: None)
+        board.send(tmp_path / "engine", built.files)
+        board.open_engine("split", built.files)
+        first = board.score(images)
+    with board_from(replace(link, folder=str(tmp_path / "another")), split_agent) as fresh:
+        check_fits(built, installed_on(fresh, asked))
+        fresh.send(tmp_path / "engine", built.files)
+        fresh.open_engine("split", built.files)
+        assert np.array_equal(fresh.score(images), first)
 
 
 @needs_sshd

@@ -1,9 +1,11 @@
 import hashlib
+import os
 
 import pytest
 
 from robustdeploy.errors import ArtifactError, BoardError, UsageError
-from robustdeploy.onboard.store import Store
+from robustdeploy.onboard.engine import EngineFile
+from robustdeploy.onboard.store import PIECE_BYTES, Store
 
 DATA = b"0123456789" * 10
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -76,3 +78,46 @@ def test_only_hashes_name_content(tmp_path, sha):
 def test_pieces_that_do_not_fit_are_refused(tmp_path, offset, total):
     with pytest.raises(UsageError, match="does not fit"):
         Store(tmp_path).put("n", SHA, offset, total, DATA)
+
+
+def test_a_file_is_given_in_pieces(tmp_path):
+    store = Store(tmp_path)
+    large = os.urandom(2 * PIECE_BYTES + 7)
+    sha = hashlib.sha256(large).hexdigest()
+    (tmp_path / sha).write_bytes(large)
+    got = b""
+    while len(got) < len(large):
+        piece, total = store.get(sha, len(got))
+        assert total == len(large)
+        got += piece
+    assert got == large
+    assert store.get(sha, len(large)) == (b"", len(large))
+
+
+@pytest.mark.parametrize("offset", [-1, 101, 1.0, True, None, "0", 1 << 70])
+def test_a_piece_that_is_not_there_is_refused(tmp_path, offset):
+    store = Store(tmp_path)
+    store.put("n", SHA, 0, 100, DATA)
+    with pytest.raises(UsageError, match="no piece at byte"):
+        store.get(SHA, offset)
+    with pytest.raises(ArtifactError, match="has no file"):
+        store.get("0" * 64, offset)
+
+
+def test_a_damaged_file_is_not_begun(tmp_path):
+    (tmp_path / SHA).write_bytes(DATA[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="it was changed"):
+        Store(tmp_path).get(SHA, 0)
+
+
+def test_an_engine_is_put_together_from_the_store_and_replaces_the_one_before(tmp_path):
+    store, folder = Store(tmp_path), tmp_path / "engine.open"
+    store.put("n", SHA, 0, 100, DATA)
+    folder.mkdir()
+    (folder / "old").write_bytes(b"old")
+    store.assemble([EngineFile("a.so", SHA, 100), EngineFile("b.so", SHA, 100)], folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a.so": DATA, "b.so": DATA}
+    with pytest.raises(ArtifactError, match=r"a\.so has 100 bytes on the board, not 99; build it again"):
+        store.assemble([EngineFile("a.so", SHA, 99)], folder)
+    with pytest.raises(ArtifactError, match="has no file"):
+        store.assemble([EngineFile("a.so", "0" * 64, 100)], folder)
