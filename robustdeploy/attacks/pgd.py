@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustdeploy.attacks.protocol import box, cross_entropy, input_gradient, margin, to_grey_levels
+from robustdeploy.attacks.protocol import box, cross_entropy, input_gradient, margin_loss, to_grey_levels
 from robustdeploy.core.bounds import Count, Step
 from robustdeploy.data.noise import Noise
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Threat
 
 
@@ -66,7 +67,7 @@ class Pgd:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run one restart; return the best iterate per image, its loss, and whether it is misclassified."""
         low, high = box(images, threat)
-        climbed = margin if self.loss == "margin" else cross_entropy
+        climbed = margin_loss if self.loss == "margin" else cross_entropy
         alpha = max(self.alpha if self.alpha is not None else threat.levels / 255 / 4, 1 / 255)
         start = low + (high - low) * noise.uniform(restart, tuple(images.shape[1:]))
         current = to_grey_levels(start).clamp(low, high)
@@ -80,7 +81,7 @@ class Pgd:
                 if last
                 else input_gradient(net, current[active], labels[active], climbed)
             )
-            wrong = scores.argmax(1) != labels[active]
+            wrong = ~CLASSIFICATION.right(scores, labels[active])
             loss = climbed(scores, labels[active])
             better = wrong | (loss > best_loss[active])
             best[active[better]] = current[active[better]]

@@ -44,7 +44,7 @@ def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(scores.float(), labels, reduction="none")
 
 
-def margin(scores: Tensor, labels: Tensor) -> Tensor:
+def margin_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """Return the best other score less the label's, per image: above zero is misclassified.
 
     Carlini and Wagner (S&P 2017) attack this; it never saturates, whatever the scale of the scores.

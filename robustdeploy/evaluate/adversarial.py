@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from robustdeploy.core.archive import Arrays, arrays_from, check_arrays
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.core.reading import read_bounded
@@ -21,6 +19,7 @@ from robustdeploy.evaluate.box import violations
 from robustdeploy.evaluate.curve import curve_found, first_images, radii
 from robustdeploy.evaluate.host import load_host_net
 from robustdeploy.evaluate.parts import Parts, npz_from
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Labels, Threat
 
 FILE = "attacks.npz"
@@ -62,7 +61,7 @@ def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress
     adversaries = [a for a in adversaries_from(recipe.evaluate.attacks) if not (net.deployed and a.kind == "query")]
     found = {a.label: attack_host(a, bench, host) for a in adversaries}
     curve = curve_found(bench, host, recipe) if net.deployed else {}
-    arrays = {"predictions": host.score(test.images).argmax(1).astype(np.int64)}
+    arrays = {"predictions": CLASSIFICATION.predictions(host.score(test.images))}
     for name, each in {**found, **{_curve_name(multiple): one for multiple, one in curve.items()}}.items():
         arrays |= {f"{name}/images": each.images, f"{name}/predictions": each.predictions}
     atomic_write_bytes(work.folder / FILE, npz_from(arrays))

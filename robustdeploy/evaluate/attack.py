@@ -24,6 +24,7 @@ from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.judge import judge
 from robustdeploy.evaluate.outcomes import AttackOutcome, Kind
 from robustdeploy.evaluate.parts import Parts
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import Draws, key
 from robustdeploy.onboard.types import Bytes, Labels, QueryAttack, Threat
 
@@ -145,7 +146,7 @@ def attack_host(adversary: Adversary, bench: Bench, host: HostNet) -> Found:
             draws = Draws(noise_key, block.ids)
             found = adversary.query(host, block.images, block.labels, bench.threat, draws)
         found = _made_valid(block.images, found, bench.threat)
-        return {"images": found, "predictions": host.score(found).argmax(1).astype(np.int64)}
+        return {"images": found, "predictions": CLASSIFICATION.predictions(host.score(found))}
 
     return Found(**_gathered(bench, adversary.label, one))
 
@@ -169,7 +170,7 @@ def attack_board(
             arguments = (name, options, bench.threat, noise_key, block.images, block.labels, block.ids)
             found, queries = board.attack(*arguments, progress=asked, budget=adversary.budget)
             found = _made_valid(block.images, found, bench.threat)
-            on_host = host.score(found).argmax(1).astype(np.int64)
+            on_host = CLASSIFICATION.predictions(host.score(found))
         judged = judge(board, found, bench.batch)
         return {
             "images": found,

@@ -16,6 +16,7 @@ from robustdeploy.evaluate.attack import Bench, Found, Images
 from robustdeploy.evaluate.box import project
 from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.rows import share_row
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Threat
 
@@ -46,7 +47,7 @@ def curve_found(bench: Bench, host: HostNet, recipe: Recipe) -> dict[float, Foun
         def make(multiple: float = multiple, eps: float = eps) -> dict[str, np.ndarray]:
             threat, noise = Threat("linf", eps), key(bench.seed, "curve", str(multiple))
             images = project(few.images, host.attack(ATTACK, few.images, few.labels, threat, noise, few.ids), threat)
-            return {"images": images, "predictions": host.score(images).argmax(1).astype(np.int64)}
+            return {"images": images, "predictions": CLASSIFICATION.predictions(host.score(images))}
 
         found[multiple] = Found(**bench.parts.get(f"curve-{multiple:g}", make))
     return found
@@ -66,7 +67,7 @@ def curve_rows(
         found = replayed[multiple]
 
         def make(found: Found = found) -> dict[str, np.ndarray]:
-            return {"board": board.score(found.images, bench.batch).argmax(1)}
+            return {"board": CLASSIFICATION.predictions(board.score(found.images, bench.batch))}
 
         on_board = bench.parts.get(f"curve-{multiple:g}", make)["board"]
         conditions = {"eps": eps, "multiple": multiple, "attack": "pgd", "steps": 10}

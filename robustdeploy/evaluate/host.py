@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from robustdeploy.attacks.protocol import GradientAttack, box, input_gradient, margin, to_grey_levels
+from robustdeploy.attacks.protocol import GradientAttack, box, input_gradient, margin_loss, to_grey_levels
 from robustdeploy.core.trust import Trust
 from robustdeploy.cost.memory import images_at_once
 from robustdeploy.data.noise import Noise
@@ -106,7 +106,7 @@ class HostNet:
         labelled = torch.from_numpy(labels).to(self.device)
         low, high = box(self._pixels(images), threat)
         places = to_grey_levels(low + (high - low) * noise.uniform(0, tuple(low.shape[1:])))
-        gradient, _ = input_gradient(self.followed, places, labelled, margin)
+        gradient, _ = input_gradient(self.followed, places, labelled, margin_loss)
         sizes = sorted({1, max(1, threat.levels // 2), threat.levels})
         right = dict.fromkeys(sizes, 0)
         for number in range(DIRECTIONS):
@@ -115,7 +115,7 @@ class HostNet:
                 ahead, behind = ((places + way * size / 255 * direction).clamp(0, 1) for way in (1, -1))
                 foretold = (gradient * (ahead - behind)).flatten(1).sum(1).sign()
                 with torch.no_grad():
-                    change = margin(self.net(ahead), labelled) - margin(self.net(behind), labelled)
+                    change = margin_loss(self.net(ahead), labelled) - margin_loss(self.net(behind), labelled)
                 right[size] += int(((change.sign() == foretold) & (foretold != 0)).sum())
         return list(right.values())
 

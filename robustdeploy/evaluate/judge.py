@@ -13,6 +13,7 @@ import numpy as np
 
 from robustdeploy.devices.board import Board
 from robustdeploy.evaluate.outcomes import Bits
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Bytes, Labels, Scores
 
 OTHER_BATCH = 37
@@ -34,7 +35,7 @@ class Judged:
     @property
     def labels(self) -> Labels:
         """The class of the highest score of each image."""
-        best: Labels = self.scores.argmax(1).astype(np.int64)
+        best: Labels = CLASSIFICATION.predictions(self.scores)
         return best
 
 
@@ -62,6 +63,7 @@ def other_batch(batch: int) -> int:
 def _moved(ours: Scores, theirs: Scores) -> Bits:
     """Tell which labels differ, near-ties aside: there the two classes' scores are apart by rounding alone."""
     rows = np.arange(len(ours))
-    leads = ours.max(1) - ours[rows, theirs.argmax(1)], theirs.max(1) - theirs[rows, ours.argmax(1)]
+    there, here = CLASSIFICATION.predictions(theirs), CLASSIFICATION.predictions(ours)
+    leads = ours.max(1) - ours[rows, there], theirs.max(1) - theirs[rows, here]
     moved: Bits = np.maximum(*leads) > ROUNDING * max(np.abs(ours).max(), np.abs(theirs).max())
     return moved

@@ -49,7 +49,7 @@ from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.rows import accuracy_rows
 from robustdeploy.evaluate.strength import strength_diagnostic
 from robustdeploy.evaluate.tables import table_diagnostic
-from robustdeploy.onboard.attacks.square import margin_of
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import Draws, key
 from robustdeploy.onboard.types import Labels, Scores
 from robustdeploy.train.facts import PRINTS_FILE
@@ -157,7 +157,7 @@ def _unmoved_margins(bench: Bench, board: Board, scores: Scores) -> int:
     draws = Draws(key(bench.seed, "scores-respond"), test.ids[:LOOKED_AT])
     up = draws.uniform(0, images[0].size).reshape(images.shape) < 0.5
     moved = board.score(np.where(up, high, low))
-    return int((margin_of(moved, labels) == margin_of(scores[:LOOKED_AT], labels)).sum())
+    return int((CLASSIFICATION.margin(moved, labels) == CLASSIFICATION.margin(scores[:LOOKED_AT], labels)).sum())
 
 
 def _findings(host: HostNet, bench: Bench) -> HostFindings:

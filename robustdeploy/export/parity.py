@@ -16,6 +16,7 @@ from robustdeploy.core.subject import Subject
 from robustdeploy.cost.memory import images_at_once
 from robustdeploy.cost.module import evaluating
 from robustdeploy.errors import ArtifactError
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Bytes, Scores, pixels_from_bytes
 
 DISAGREEMENT_LIMIT = 0.01
@@ -58,7 +59,7 @@ def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: B
         batches = np.array_split(pixels, -(-len(pixels) // together))
         _check_independent(onnx_file, theirs, np.concatenate([model(batch) for batch in batches]))
         gaps.append(float(np.abs(theirs - ours).max()))
-        agreements.append(float((theirs.argmax(1) == ours.argmax(1)).mean()))
+        agreements.append(float(CLASSIFICATION.right(theirs, CLASSIFICATION.predictions(ours)).mean()))
         reference.append(theirs)
     if min(agreements) < 1 - DISAGREEMENT_LIMIT:
         raise ArtifactError(
@@ -77,7 +78,7 @@ def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: B
 
 
 def _check_independent(onnx_file: Path, alone: Scores, together: Scores) -> None:
-    moved = alone.argmax(1) != together.argmax(1)
+    moved = ~CLASSIFICATION.right(alone, CLASSIFICATION.predictions(together))
     if moved.mean() > DISAGREEMENT_LIMIT:
         gap = np.abs(alone - together).max()
         raise ArtifactError(

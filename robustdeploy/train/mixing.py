@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.train.protocol import ADVERSARIAL
 
 
@@ -44,7 +45,8 @@ def both(net: nn.Module, attacked: Tensor, images: Tensor) -> tuple[Tensor, Tens
 
 def accuracy(scores: Tensor, labels: Tensor) -> Tensor:
     """Return the share of rows whose highest score is the label's, without a gradient."""
-    return (scores.detach().argmax(1) == labels).float().mean()
+    share: Tensor = CLASSIFICATION.right(scores.detach(), labels).float().mean()
+    return share
 
 
 def check_share(clean: float) -> None:

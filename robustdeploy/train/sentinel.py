@@ -21,6 +21,7 @@ from robustdeploy.attacks.protocol import input_gradient
 from robustdeploy.core.registry import TASKS
 from robustdeploy.cost.module import evaluating
 from robustdeploy.data.noise import Noise
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train import ranks
@@ -72,11 +73,11 @@ def vital_signs(net: nn.Module, plan: Plan, n: int, step: int) -> Vitals:
     def judge(pixels: Tensor, labels: Tensor, noise: Noise) -> Tensor:
         single = Fgsm()(net, pixels, labels, threat, noise)
         several = Pgd(steps=10)(net, pixels, labels, threat, noise)
-        right = net(single).argmax(1) == labels
+        right = CLASSIFICATION.right(net(single), labels)
         inside = torch.zeros_like(right)
         for part in (0.25, 0.5, 0.75):
-            inside |= net(pixels + part * (single - pixels)).argmax(1) != labels
-        standing = net(several).argmax(1) == labels
+            inside |= ~CLASSIFICATION.right(net(pixels + part * (single - pixels)), labels)
+        standing = CLASSIFICATION.right(net(several), labels)
         aligned = _alignment(net, pixels, labels, threat, noise)
         return torch.stack([right.float(), standing.float(), aligned, (right & inside).float()], 1)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robustdeploy.attacks.pgd import Pgd
 from robustdeploy.cost.module import evaluating
 from robustdeploy.data.noise import Noise
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import key
 from robustdeploy.train import ranks
 from robustdeploy.train.parts import in_parts
@@ -41,7 +42,7 @@ def validate(module: nn.Module, plan: Plan) -> Validation:
 
     def judge(images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
         attacked = Pgd(steps=10)(module, images, labels, plan.threat, noise)
-        clean, robust = (module(x).argmax(1) == labels for x in (images, attacked))
+        clean, robust = (CLASSIFICATION.right(module(x), labels) for x in (images, attacked))
         return torch.stack([clean, clean & robust], 1)
 
     with evaluating(module), torch.no_grad():

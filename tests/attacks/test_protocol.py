@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from robustdeploy.attacks.protocol import box, input_gradient, margin, to_grey_levels
+from robustdeploy.attacks.protocol import box, input_gradient, margin_loss, to_grey_levels
 from robustdeploy.core.registry import ATTACKS
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
@@ -164,6 +164,6 @@ def test_the_gradient_is_of_each_image_alone(net):
 def test_the_margin_is_above_zero_exactly_where_the_label_is_not_the_prediction():
     scores = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0], [1.0, 1.5, 9.0]])
     labels = torch.tensor([0, 2, 1])
-    assert torch.allclose(margin(scores, labels), torch.tensor([-1.0, 1.0, 7.5]))
-    assert torch.equal(margin(scores, labels) > 0, scores.argmax(1) != labels)
-    assert torch.allclose(margin(100 * scores, labels), 100 * margin(scores, labels))
+    assert torch.allclose(margin_loss(scores, labels), torch.tensor([-1.0, 1.0, 7.5]))
+    assert torch.equal(margin_loss(scores, labels) > 0, scores.argmax(1) != labels)
+    assert torch.allclose(margin_loss(100 * scores, labels), 100 * margin_loss(scores, labels))

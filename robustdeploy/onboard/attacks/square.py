@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..criterion import CLASSIFICATION, Floats
 from ..draws import Draws
 from ..queries import ask
-from ..types import Bytes, Labels, Model, Scores, Threat, pixels_from_bytes
+from ..types import Bytes, Labels, Model, Threat, pixels_from_bytes
 
 _HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 """Iterations of 10,000 after which p is halved; rescaled to the number of queries."""
 
-Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
 
@@ -70,19 +70,9 @@ class Square:
         for start in range(0, len(images), self.batch):
             part = slice(start, start + self.batch)
             scores = ask(model, pixels_from_bytes(images[part]), rows[part])
-            margins[part] = margin_of(scores, labels[part])
-            wrong[part] = scores.argmax(1) != labels[part]
+            margins[part] = CLASSIFICATION.margin(scores, labels[part])
+            wrong[part] = ~CLASSIFICATION.right(scores, labels[part])
         return margins, wrong
-
-
-def margin_of(scores: Scores, labels: Labels) -> Floats:
-    """Score of the label less the best other score, one number per image."""
-    wide = scores.astype(np.float64)
-    row = np.arange(len(wide))
-    own = wide[row, labels]
-    wide[row, labels] = -np.inf
-    margin: Floats = own - wide.max(1)
-    return margin
 
 
 def square_side(step: int, queries: int, p_init: float, height: int, width: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from robustdeploy.data.noise import Noise
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Threat
 
 
@@ -22,7 +23,7 @@ class Standard:
         scores = net(images).float()
         return {
             "loss": nn.functional.cross_entropy(scores, labels),
-            "accuracy": (scores.detach().argmax(1) == labels).float().mean(),
+            "accuracy": CLASSIFICATION.right(scores.detach(), labels).float().mean(),
         }
 
 

@@ -3,7 +3,8 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
-from robustdeploy.onboard.attacks.square import Square, margin_of, plugin, square_side
+from robustdeploy.onboard.attacks.square import Square, plugin, square_side
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import Draws
 from robustdeploy.onboard.queries import Counted
 from robustdeploy.onboard.types import Threat, pixels_from_bytes
@@ -82,7 +83,7 @@ def test_more_queries_never_leave_a_higher_margin_and_break_more(net, subject):
     assert rates[0] > rates[1] > rates[2]
     start = Square(queries=1)(net, images, labels, THREAT, draws)
     end = Square(queries=200)(net, images, labels, THREAT, draws)
-    margins = [margin_of(net(pixels_from_bytes(found)), labels) for found in (start, end)]
+    margins = [CLASSIFICATION.margin(net(pixels_from_bytes(found)), labels) for found in (start, end)]
     assert (margins[1] <= margins[0]).all()
 
 
