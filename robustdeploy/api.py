@@ -38,7 +38,7 @@ from robustdeploy.report.judge import judge_report
 from robustdeploy.report.stored import read_report
 from robustdeploy.stages.graph import Graph
 from robustdeploy.stages.import_net import Import
-from robustdeploy.stages.preparation import check_same_images, check_same_target, dense_costs, kept_settings
+from robustdeploy.stages.preparation import check_images, check_same_target, dense_costs, kept_settings
 from robustdeploy.stages.report import Written, report
 from robustdeploy.stages.session import Session
 from robustdeploy.train import ranks
@@ -126,8 +126,7 @@ def _measured_on(
                 for bundle in graph.bundles(goal):
                     runner.make(bundle)
                 for measure in graph.measures(goal):
-                    if not force:
-                        check_same_images(measure)
+                    check_images(measure, anew=force)
                     runner.make(measure)
                 names.append(evaluation_name(goal.name, session.label))
             except Interrupted:
@@ -294,8 +293,8 @@ def _evaluated(session: Session, goal: Target, force: bool) -> Artifact:
         check_same_target(run, goal)
         runner, made = Runner(run, _MEASURING, force, session.talk), []
         for measure in Graph(session, run.net).measures(goal):
-            if not force:
-                check_same_images(measure)
+            runner.make(measure.bundle)
+            check_images(measure, anew=force)
             made.append(runner.make(measure))
         return made[0].artifact("outcomes.npz")
 

@@ -28,9 +28,9 @@ from robustdeploy.core.target import Target
 from robustdeploy.data.find import find_source
 from robustdeploy.engine.evaluations import evaluations_named
 from robustdeploy.engine.lineage import command_for
-from robustdeploy.engine.manifest import FILE_NAME
 from robustdeploy.engine.places import bundle_place, net_place
 from robustdeploy.engine.run import Run, check_same_training, holder, in_use
+from robustdeploy.engine.runner import check_finished
 from robustdeploy.errors import RecipeError, StorageError, UsageError
 
 _DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla")
@@ -135,12 +135,6 @@ def check_evaluable(run: Run, goal: Target, data: Path | None) -> None:
     check_finished(run.root, run.net_place)
     check_finished(run.root, bundle_place(Subject(run.net, FP32, goal.name)))
     check_data(run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data}))
-
-
-def check_finished(root: Path, place: str) -> None:
-    """Refuse to go on where the stage in ``place`` was not finished, and name the command that makes it."""
-    if not (root / place / FILE_NAME).exists():
-        raise UsageError(f"{root} has no finished {place} stage yet: run `{command_for(root, place)}` first")
 
 
 def check_reportable(run: Run, targets: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -95,7 +96,7 @@ class Runner:
         return done
 
     def _check_up_to_date(self, stage: Stage[Any]) -> None:
-        check_finished(self.run, stage.place)
+        check_finished(self.run.root, stage.place)
         made = self.run.manifests()
         if stage.place in made and (problems := stale(self.run.root, stage.place, made, self.run.recipe)):
             raise ArtifactError(*problems)
@@ -106,10 +107,10 @@ def slot_of(run: Run, stage: Stage[Any], inputs: Mapping[str, str]) -> Slot:
     return run.slot(stage.name, stage.place, inputs, stage.settings)
 
 
-def check_finished(run: Run, place: str) -> None:
+def check_finished(root: Path, place: str) -> None:
     """Refuse to go on where the stage in ``place`` was not finished, and name the command that makes it."""
-    if not (run.root / place / FILE_NAME).exists():
-        raise UsageError(f"{run.root} has no finished {place} stage yet: run `{command_for(run.root, place)}` first")
+    if not (root / place / FILE_NAME).exists():
+        raise UsageError(f"{root} has no finished {place} stage yet: run `{command_for(root, place)}` first")
 
 
 def held(run: Run, place: str, kind: type[R]) -> Finished[R]:

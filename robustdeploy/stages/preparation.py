@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.records import BundleRecord
 from robustdeploy.core.settings import differences, overrides
 from robustdeploy.core.target import Target
 from robustdeploy.data.load import Loaded, load_data
 from robustdeploy.engine.places import BUNDLES, kind_of, subject_of
 from robustdeploy.engine.run import Run
+from robustdeploy.engine.runner import held
 from robustdeploy.errors import UsageError
 from robustdeploy.stages.measure import Measure
 from robustdeploy.train.facts import DENSE, dense_cost_facts
@@ -20,10 +22,12 @@ from robustdeploy.train.start import starting_net
 
 def check_same_target(run: Run, goal: Target) -> None:
     """Refuse a target that another definition of the same name was exported for: its evidence would be replaced."""
-    for place, manifest in run.manifests().items():
+    for place in run.manifests():
         if kind_of(place) != BUNDLES or subject_of(place).place != goal.name:
             continue
-        changed = list(differences(manifest.parameters.get("target", {}), plain(goal)))
+        # An edited definition is damage and no other target.
+        sealed = held(run, place, BundleRecord).manifest
+        changed = list(differences(sealed.parameters.get("target", {}), plain(goal)))
         if changed:
             told = "; ".join(f"{each.field} {each.recipe}, now {each.used}" for each in changed)
             raise UsageError(
@@ -32,15 +36,18 @@ def check_same_target(run: Run, goal: Target) -> None:
             )
 
 
-def check_same_images(measure: Measure) -> None:
-    """Refuse to replace an evaluation of the same net by one on other test images."""
-    run = measure.session.run
-    made = run.manifests()
-    held, export = made.get(measure.place), made.get(measure.bundle.export.place)
-    if held is None or export is None:
+def check_images(measure: Measure, *, anew: bool) -> None:
+    """Refuse test images that do not fit the net, before anything is attacked or built.
+
+    Unless it is done ``anew``, an evaluation of the same net on other test images is not replaced either.
+    """
+    run, now = measure.session.run, measure.inputs()["test_images"]
+    made, export = run.manifests(), measure.bundle.export.place
+    if anew or measure.place not in made or export not in made:
         return
-    onnx = held.inputs.get(f"{measure.bundle.export.place}/model.onnx")
-    if onnx == export.outputs.get("model.onnx") and held.inputs.get("test_images") != measure.inputs()["test_images"]:
+    measured = made[measure.place]
+    same_net = measured.inputs.get(f"{export}/model.onnx") == made[export].outputs.get("model.onnx")
+    if same_net and measured.inputs.get("test_images") != now:
         raise UsageError(
             f"the test images are not those that {run.root / measure.place} was evaluated on; name the folder of those "
             "with --data, or replace that evaluation with --force"

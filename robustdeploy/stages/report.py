@@ -52,7 +52,7 @@ def report(
     lost = lost or ({} if targets else unfinished(run))
     with working(run):
         talk.begin(run.root, run.recipe)
-        check_finished(run, run.net_place)
+        check_finished(run.root, run.net_place)
         own = held(run, run.net_place, NetRecord)
         made = run.manifests()
         places = [place for name in names for place in _measured_as(run, name)]
@@ -83,5 +83,5 @@ def _measured(run: Run, place: str) -> Measured:
     board = held(run, place, BoardRecord)
     net, export = source(board.manifest, NETS), source(board.manifest, ONNX)
     for each in (net, export):
-        check_finished(run, each)
+        check_finished(run.root, each)
     return Measured(subject_of(place), held(run, net, NetRecord), held(run, export, OnnxRecord), board)

@@ -18,14 +18,14 @@ def stored(chain, tmp_path):
     """A folder beside nothing of the run but its net: ``given/`` with net.json, model.safetensors and recipe.yaml."""
     folder = tmp_path / "given"
     folder.mkdir()
-    for name in ("nets/imported/net.json", "nets/imported/model.safetensors", "recipe.yaml"):
+    for name in ("nets/pruned/net.json", "nets/pruned/model.safetensors", "recipe.yaml"):
         shutil.copy(chain / "runs/tiny" / name, folder)
     shutil.copy(chain / "quick.yaml", tmp_path)
     return folder
 
 
 def outcomes(run):
-    with np.load(run / "boards/pruned/fp32@quick/outcomes.npz", allow_pickle=False) as held:
+    with np.load(run / "boards/imported/fp32@quick/outcomes.npz", allow_pickle=False) as held:
         return dict(held)
 
 
@@ -40,7 +40,8 @@ def test_a_stored_net_is_evaluated_as_in_the_run_that_trained_it(stored, chain, 
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     assert not [name for name in ours if "dense" in name]
-    weights = [(place / "nets/imported/model.safetensors").read_bytes() for place in (run, chain / "runs/tiny")]
+    places = (run / "nets/imported", chain / "runs/tiny/nets/pruned")
+    weights = [(place / "model.safetensors").read_bytes() for place in places]
     assert weights[0] == weights[1] == (stored / "model.safetensors").read_bytes()
     assert verify_run(run) == []
 
@@ -61,7 +62,7 @@ def test_another_net_in_the_folder_is_another_evaluation(stored, chain, tmp_path
     run = api.adopt(stored, runs=tmp_path / "runs")
     before = (run.root / "nets/imported/model.safetensors").read_bytes()
     for name in ("net.json", "model.safetensors"):
-        shutil.copy(chain / "runs/tiny/dense" / name, stored)
+        shutil.copy(chain / "runs/tiny/nets/dense" / name, stored)
     api.adopt(stored, runs=tmp_path / "runs")
     assert (run.root / "nets/imported/model.safetensors").read_bytes() != before
     assert Run.open(run.root, tmp_path).sealed("nets/imported").facts["channels"] == []
@@ -103,12 +104,12 @@ def test_other_settings_for_a_stored_net_stand_beside_those_of_its_recipe(stored
     done = command(tmp_path, *words, "--attacks", "fgsm", "--limit", "20")
     assert done.code == 0, done.err
     run = tmp_path / "runs/given"
-    (beside,) = run.glob("boards/pruned/fp32@quick@*")
+    (beside,) = run.glob("boards/imported/fp32@quick@*")
     assert "limit: 60" in (run / "recipe.yaml").read_text()
     own = (run / "recipe.yaml").read_bytes()
     other = (stored / "recipe.yaml").read_text().replace("limit: 60", "limit: 20")
     (tmp_path / "other.yaml").write_text(other)
     done = command(tmp_path, *words, "--recipe", "other.yaml", "--attacks", "fgsm")
     assert done.code == 0, done.err
-    assert list(run.glob("boards/pruned/*")) == [beside]
+    assert list(run.glob("boards/imported/*")) == [beside]
     assert (run / "recipe.yaml").read_bytes() == own

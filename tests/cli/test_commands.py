@@ -14,6 +14,7 @@ from robustdeploy.export.metadata import read_metadata
 
 COMMANDS = [
     "run",
+    "plan",
     "prune",
     "export",
     "evaluate",
@@ -156,7 +157,7 @@ def test_a_bundle_for_a_board_is_complete_but_for_the_engine(desk, command):
         assert names == {"agent.pyz", "bundle.json", "golden.npz", "model.onnx"}
         about = json.loads(bundle.read("bundle.json"))
         bundle.extractall(desk / "board")
-    assert about["engine"] == {"backend": "tensorrt", "options": {}, "built": "on the board"}
+    assert about["engine"] == {"backend": "tensorrt", "options": {}, "built_on": "board"}
     assert about["target"]["name"] == "jetson-orin"
     model = onnx.load(desk / "board/model.onnx")
     assert [each.version for each in model.opset_import if each.domain == ""] == [18]

@@ -187,7 +187,7 @@ def test_a_stage_that_is_a_link_out_of_the_run_is_neither_read_nor_written(desk,
     "name", ["held_out.npz", "model.safetensors", "net.json", "manifest.json", "masks.safetensors"]
 )
 def test_something_else_in_a_files_place_is_not_waited_for(desk, command, name, make):
-    path = desk / "runs/tiny/train" / name
+    path = desk / "runs/tiny/nets/pruned" / name
     path.unlink()
     make(path)
     for words in (EXPORT, ["verify"]):

@@ -56,7 +56,9 @@ def test_a_net_that_a_sent_run_names_is_not_imported(desk, refused, reseal, net,
     choice = hub_folder(desk / "hub", mark) if net == "torch.hub" else Choice(name="sent_nets:make")
     changed = renamed(run / "nets/pruned", choice)
     reseal(run, "nets/pruned", changed)
-    reseal(run, "onnx/pruned/fp32", {}, inputs={f"nets/pruned/{name}": content for name, content in changed.items()})
+    read = {f"nets/pruned/{name}": content for name, content in changed.items()}
+    reseal(run, "onnx/pruned/fp32", {}, inputs=read)
+    reseal(run, "bundles/pruned/fp32@quick", {}, inputs={"nets/pruned/net.json": read["nets/pruned/net.json"]})
     words = [command_of, "--target", "quick.yaml", "--force"]
     said = refused(desk, *words, writes=True)
     assert choice.name in said
@@ -83,7 +85,10 @@ def test_an_onnx_file_that_reads_another_file_is_not_opened(desk, refused, resea
     onnx.external_data_helper.set_external_data(tensor, "../../../../../../etc/passwd", 0, 16)
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    reseal(desk / "runs/tiny", "onnx/pruned/fp32", {"model.onnx": model.SerializeToString()})
+    changed = {"model.onnx": model.SerializeToString()}
+    reseal(desk / "runs/tiny", "onnx/pruned/fp32", changed)
+    read = {"onnx/pruned/fp32/model.onnx": changed["model.onnx"]}
+    reseal(desk / "runs/tiny", "bundles/pruned/fp32@quick", {}, inputs=read)
     said = refused(desk, "evaluate", "--target", "quick.yaml", "--force", writes=True)
     assert "from '../../../../../../etc/passwd'; such a file is not used" in said
 
@@ -185,7 +190,7 @@ def given(own, tmp_path):
     """The trained net alone, with the recipe that it names, as it would be sent to somebody."""
     folder = tmp_path / "given"
     folder.mkdir()
-    for name in ("runs/own/nets/pruned/net.json", "runs/own/nets/pruned/model.safetensors"):
+    for name in ("runs/own/nets/dense/net.json", "runs/own/nets/dense/model.safetensors"):
         shutil.copy(own / name, folder)
     shutil.copy(own / "own.yaml", folder / "recipe.yaml")
     for name in ("own.yaml", "quick.yaml"):
@@ -213,7 +218,7 @@ def test_a_stored_net_is_evaluated_with_the_users_word(given, own, command, refu
     assert "given names the factory {name: own_nets:small, width: 6}" in said
     done = command(folder, "evaluate", "given", "--target", "quick.yaml", *words)
     assert done.code == 0, done.err
-    assert (folder / "runs/given/boards/pruned/fp32@quick/outcomes.npz").is_file()
+    assert (folder / "runs/given/boards/imported/fp32@quick/outcomes.npz").is_file()
 
 
 def test_a_recipe_that_names_another_factory_or_other_options_is_no_word_for_this_one(given, refused, monkeypatch):

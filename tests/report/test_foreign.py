@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.report import Diagnostic, Omission, SubjectEvidence
-from robustdeploy.devices.board import _error_from
+from robustdeploy.devices.conversation import _error_from
 from robustdeploy.engine.ledger import Ledger
 from robustdeploy.errors import ArtifactError, BoardError, RobustdeployError
 from robustdeploy.foreign import json_text, one_line, printable, sentence, shown_name

@@ -3,13 +3,14 @@ from __future__ import annotations
 import pytest
 
 from robustdeploy.core.gate import Rule
+from robustdeploy.core.records import Zeros
 from robustdeploy.core.registry import FORMATS
 from robustdeploy.core.subject import subject_from
 from robustdeploy.report.judge import judge
 from robustdeploy.report.nonzero import nonzero_note, nonzero_rows
 
 SUBJECT = subject_from("pruned/fp32@host-cpu")
-ZEROS = {"macs": 1000, "nonzero_macs": 250, "nonzero_params": 40, "two_of_four": []}
+ZEROS = Zeros(macs=1000, nonzero_macs=250, nonzero_params=40, two_of_four=())
 
 
 @pytest.fixture
