@@ -28,12 +28,12 @@ from robustdeploy.engine.places import net_place
 from robustdeploy.engine.plan import Step
 from robustdeploy.engine.plan import plan as planned
 from robustdeploy.engine.run import Run, check_same_training
-from robustdeploy.engine.runner import Runner, working
+from robustdeploy.engine.runner import Runner, check_finished, working
 from robustdeploy.errors import Interrupted, RobustdeployError, UsageError
 from robustdeploy.evaluate.attack import adversaries_from
 from robustdeploy.export.rehearsal import rehearse
 from robustdeploy.nets.store import load_info
-from robustdeploy.preflight import check_evaluable, check_finished, check_rules, recipe_to_adopt
+from robustdeploy.preflight import check_evaluable, check_rules, recipe_to_adopt
 from robustdeploy.report.judge import judge_report
 from robustdeploy.report.stored import read_report
 from robustdeploy.stages.graph import Graph

@@ -32,7 +32,7 @@ def export(
     from robustdeploy.core.load import load_target
     from robustdeploy.engine.manifest import read_manifest
     from robustdeploy.engine.run import Run
-    from robustdeploy.preflight import check_finished
+    from robustdeploy.engine.runner import check_finished
     from robustdeploy.tracking.terminal import Terminal
 
     with Terminal(quiet or as_json) as talk:

@@ -8,8 +8,8 @@ from robustdeploy.core.load import load_recipe
 from robustdeploy.engine.evaluations import evaluations_named
 from robustdeploy.engine.lineage import command_for
 from robustdeploy.engine.run import Run
+from robustdeploy.engine.runner import check_finished
 from robustdeploy.errors import UsageError
-from robustdeploy.preflight import check_finished
 
 
 @pytest.fixture
