@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -90,18 +90,19 @@ def params(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def copied(net: nn.Module) -> nn.Module:
+def copied(net: nn.Module, instead: Mapping[Tensor | nn.Module, Tensor | nn.Module] | None = None) -> nn.Module:
     """Return a deep copy of ``net``, of one with the old weight and spectral normalisation too.
 
-    Those keep the weight that the last pass computed, with its graph, which torch refuses to copy.
+    Those keep the weight that the last pass computed, with its graph, which torch refuses to copy. The copy has
+    ``instead[part]`` in place of each such part, wherever ``net`` refers to it; the part itself is not copied.
     """
-    held = {
+    held: dict[int, Any] = {
         id(value): value.detach().clone()
         for module in net.modules()
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(net, held)
+    return copy.deepcopy(net, held | {id(part): other for part, other in (instead or {}).items()})
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from robustdeploy.errors import ArtifactError
 _MOST_SIZES = 1024
 """Numbers of a constant that may say how large something is, or where something lies."""
 _WITH_GRAPHS = ("If", "Loop", "Scan")
+_Simpler = Callable[[onnx.ModelProto], onnx.ModelProto]
 
 
 def macs(path: Path) -> int:
@@ -32,9 +34,10 @@ def product_macs(path: Path) -> dict[str, int]:
     own functions are looked into. A file that is no ONNX model, whose shapes cannot be inferred, or with an operator
     that cannot be counted is an ArtifactError.
     """
-    model = onnx.inliner.inline_local_functions(read_model(path))
+    model = read_model(path)
     _check_opset(path, model)
-    _drop_weights(model.graph)
+    _drop_weights(model.graph)  # first, as each step that follows copies the model
+    model = onnx.inliner.inline_local_functions(model)
     batch = _free_batch(model)
     for dim in batch:
         dim.dim_value = 1
@@ -117,10 +120,10 @@ def _free_batch(model: onnx.ModelProto) -> list[Any]:
 
 def _counted(path: Path, model: onnx.ModelProto) -> dict[str, int]:
     """Count every product of a graph all of whose sizes are given."""
-    try:
-        return dict(_Graph(path, model, folded=False).counts())
-    except _NoShape:
-        return dict(_Graph(path, model, folded=True).counts())
+    for simpler in (None, _folded):  # what takes longer, only where it is needed
+        with suppress(_NoShape):
+            return dict(_Graph(path, model, simpler).counts())
+    return dict(_Graph(path, model, _optimised).counts())
 
 
 class _NoShape(ArtifactError):
@@ -130,12 +133,12 @@ class _NoShape(ArtifactError):
 class _Graph:
     """A model with the shapes of its tensors, and the values of those that are constant where those were worked out."""
 
-    def __init__(self, path: Path, model: onnx.ModelProto, folded: bool) -> None:
+    def __init__(self, path: Path, model: onnx.ModelProto, simpler: _Simpler | None) -> None:
         self._path, self._model = path, model
         self._values: dict[str, Any] = {}
         self._shapes: dict[str, Shape] = {}
-        if folded:  # sizes that the graph computes are constants once the batch is one
-            self._learn(_folded(model))
+        if simpler is not None:  # sizes that the graph computes are constants once the batch is one
+            self._learn(simpler(model))
         self._learn(model)
 
     def counts(self) -> Iterator[tuple[str, int]]:
@@ -237,7 +240,20 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy in which what follows from constants and from given sizes is a constant."""
     from onnxscript import optimizer
 
+    copied = _copied(model)
+    optimizer.fold_constants(copied, onnx_shape_inference=True)
+    return copied
+
+
+def _optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which also what is equal, or undone by the next node, is left out."""
+    from onnxscript import optimizer
+
+    optimised: onnx.ModelProto = optimizer.optimize(_copied(model), num_iterations=2, onnx_shape_inference=True)
+    return optimised
+
+
+def _copied(model: onnx.ModelProto) -> onnx.ModelProto:
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
-    folded: onnx.ModelProto = optimizer.optimize(copied, num_iterations=2, onnx_shape_inference=True)
-    return folded
+    return copied

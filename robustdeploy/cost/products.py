@@ -24,6 +24,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from robustdeploy.cost.operators import PRODUCTS, Sizes, has_no_products, name_of
 from robustdeploy.errors import BudgetError
 
+_NORMALISING = frozenset({"native_batch_norm", "native_layer_norm"})
+_ACTIVATIONS = frozenset(
+    {"relu", "hardswish", "hardsigmoid", "hardtanh", "silu", "gelu", "sigmoid", "leaky_relu", "elu"}
+)
+"""Operators that give as many numbers as they are given, by rules that torch takes longest to follow."""
+
 
 @dataclass(frozen=True)
 class Operand:
@@ -192,10 +198,16 @@ def as_named(layer: str) -> str:
 
 
 def _run(operator: Any, args: Any, kwargs: Any) -> Any:
-    if operator.overloadpacket is torch.ops.aten.native_batch_norm and args[0].is_meta:
-        # Torch's own rule for the shapes of batch normalisation takes longer than all other layers.
-        nothing = torch.empty(0, device="meta")
-        return torch.empty_like(args[0]), nothing, nothing
+    """Run an operator; where only shapes are asked for, without torch's own rules for it if those take long."""
+    name = operator.overloadpacket.__name__
+    if args and isinstance(args[0], Tensor) and args[0].is_meta and operator._overloadname == "default":
+        if name in _NORMALISING:
+            nothing = torch.empty(0, device="meta")
+            return torch.empty_like(args[0]), nothing, nothing
+        if name in _ACTIVATIONS:
+            return torch.empty_like(args[0])
+        if name.endswith("_") and name[:-1] in _ACTIVATIONS:
+            return args[0]
     return operator(*args, **kwargs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import logging
 import re
@@ -34,7 +35,7 @@ def export_onnx(
     # Two images: a batch of one would be taken for a constant.
     images = torch.zeros(2, *image_shape)
     try:
-        with _quiet():
+        with _quiet(), _no_collection():
             program = torch.onnx.export(
                 _Named(net),
                 (images,),
@@ -52,8 +53,9 @@ def export_onnx(
     model = program.model_proto
     write_metadata(model, metadata, image_shape[0], doc)
     _name_batch(model)
-    onnx.checker.check_model(model)
-    atomic_write_bytes(path, model.SerializeToString(deterministic=True))
+    content = model.SerializeToString(deterministic=True)
+    onnx.checker.check_model(content)
+    atomic_write_bytes(path, content)
 
 
 class _Named(nn.Module):
@@ -111,6 +113,18 @@ def _reason(problem: BaseException) -> str:
 def _name_batch(model: onnx.ModelProto) -> None:
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Leave Python's collector off: it would look at all that torch's exporter makes again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager

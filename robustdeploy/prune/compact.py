@@ -20,15 +20,8 @@ PROOF_TOLERANCE = 1e-5
 
 def compact_net(net: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of ``net`` in which each group has only its ``kept`` channels; ``net`` itself stays as it is."""
-    sides = _kept_positions(net, groups, kept)
-    smaller = copied(net)
-    replacements = {
-        smaller.get_submodule(name): _sliced(smaller.get_submodule(name), *side) for name, side in sides.items()
-    }
-    for parent in list(smaller.modules()):
-        for child, module in list(parent._modules.items()):  # a layer may be known by several names
-            if module in replacements:
-                setattr(parent, child, replacements[module])
+    sides, modules = _kept_positions(net, groups, kept), dict(net.named_modules())
+    smaller = copied(net, {modules[name]: _sliced(modules[name], *side) for name, side in sides.items()})
     for module in smaller.modules():
         if isinstance(module, ChannelPad):
             module.gain = None  # no mask is left to apply
@@ -72,8 +65,8 @@ def _sliced(module: nn.Module, out: Tensor | None, in_: Tensor | None) -> nn.Mod
     size = size_of(module)
     assert isinstance(size, Size)
     cut = _Cut(size, out, in_)
-    layer = copied(module)
-    for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+    sliced: dict[Tensor | nn.Module, Tensor | nn.Module] = {}
+    for _, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         if value.dim() == 0:
             continue  # the batch counter of normalisation
         dims: list[Tensor | None] = [cut.out, cut.in_of_group]
@@ -84,8 +77,9 @@ def _sliced(module: nn.Module, out: Tensor | None, in_: Tensor | None) -> nn.Mod
         new = value.detach()
         for dim, positions in enumerate(dims):
             new = new if positions is None else new.index_select(dim, positions.to(value.device))
-        fresh = new.clone()
-        setattr(layer, name, nn.Parameter(fresh, value.requires_grad) if isinstance(value, nn.Parameter) else fresh)
+        fresh = new.clone() if dims.count(None) == len(dims) else new
+        sliced[value] = nn.Parameter(fresh, value.requires_grad) if isinstance(value, nn.Parameter) else fresh
+    layer = copied(module, sliced)
     note_size(layer, cut.size())
     return layer
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -173,15 +174,15 @@ class _Class:
 
 
 def _classes(positions: Positions, trails: Sequence[Trail]) -> dict[int, _Class]:
-    classes: dict[int, _Class] = {}
-    for place, roots in positions.sides().items():
-        for at, root in enumerate(roots.tolist()):
+    roots, classes = positions.roots(), dict[int, _Class]()
+    for place, its in positions.sides().items():
+        for at, root in enumerate(its.tolist()):
             classes.setdefault(root, _Class(root)).places.setdefault(place, []).append(at)
     for number, trail in enumerate(trails):
         for found in classes.values():
             found.nodes.append([])
         for node in trail.nodes:
-            for root in positions.classes(node.labels):
+            for root in np.unique(roots[node.labels.numpy()]).tolist():
                 classes[root].nodes[number].append(node)
     return classes
 

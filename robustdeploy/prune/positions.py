@@ -39,8 +39,12 @@ class Positions:
 
     def sides(self) -> dict[tuple[str, Side], npt.NDArray[np.int64]]:
         """Return, for each side of a layer that was met, which class each of its positions is in."""
-        roots = np.array([self._root(label) for label in range(len(self._parent))], dtype=np.int64)
+        roots = self.roots()
         return {place: roots[start : start + size] for place, (start, size) in self._start.items()}
+
+    def roots(self) -> npt.NDArray[np.int64]:
+        """Return the class of every label."""
+        return np.array([self._root(label) for label in range(len(self._parent))], dtype=np.int64)
 
     def all_of(self, layer: str) -> Tensor:
         """Return the labels of both sides of a layer, as far as they were met."""
@@ -50,10 +54,6 @@ class Positions:
     def owner(self, label: int) -> str:
         """Return the layer that a label is of."""
         return next((layer for (layer, _), (start, size) in self._start.items() if start <= label < start + size), "")
-
-    def classes(self, labels: Tensor) -> set[int]:
-        """Return the classes that are among ``labels``."""
-        return {self._root(label) for label in labels.tolist()}
 
     def because(self, reason: str) -> int:
         """Return the label of what has a fixed size for this reason."""
@@ -76,8 +76,7 @@ class Positions:
     def join(self, one: Tensor, other: Tensor, why: str = "") -> None:
         """Join two sets of labels position by position, broadcast; ``why`` says what joins channels of one layer."""
         pairs = torch.stack(list(torch.broadcast_tensors(one, other))).reshape(2, -1)  # type: ignore[no-untyped-call]
-        pairs = pairs[:, pairs[0] != pairs[1]]
-        for a, b in torch.unique(pairs, dim=1).T.tolist():
+        for a, b in _unique(pairs[:, pairs[0] != pairs[1]]):
             if a >= 0 and b >= 0:
                 self._unite(a, b, why)
             elif max(a, b) >= 0 and min(a, b) < FREE:
@@ -103,3 +102,12 @@ class Positions:
             self._parent[label] = self._parent[self._parent[label]]
             label = self._parent[label]
         return label
+
+
+def _unique(pairs: Tensor) -> list[tuple[int, int]]:
+    """Return the columns of ``pairs``, each once and in order; as one number each, as sorting those takes no time."""
+    if not pairs.numel():
+        return []
+    lowest, width = int(pairs.min()), int(pairs.max() - pairs.min()) + 1
+    numbers = torch.unique((pairs[0] - lowest) * width + (pairs[1] - lowest))
+    return list(zip((numbers // width + lowest).tolist(), (numbers % width + lowest).tolist(), strict=True))

@@ -71,8 +71,8 @@ class _Trial:
         self._generator = torch.Generator().manual_seed(0)
         device = next(net.parameters()).device
         self._images = torch.rand(IMAGES, *image_shape, generator=self._generator).to(device)
-        self._net = net
-        for self._net in (shaken(net), copied(net)):
+        for make in (shaken, copied):
+            self._net = make(net)
             first = self._first_scores()
             if bool(first.isfinite().all()):
                 break

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from robustdeploy.cost import flop_counter
 from robustdeploy.cost.module import layer_macs, macs, products, repeated_macs, weight_macs
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
+from robustdeploy.cost.products import _ACTIVATIONS as ACTIVATIONS
+from robustdeploy.cost.products import _run as run
 from robustdeploy.cost.sparse import nonzero_macs, onnx_nonzero_macs
 from robustdeploy.errors import BudgetError
 from robustdeploy.export.metadata import OnnxMetadata
@@ -34,6 +36,16 @@ class Calls(nn.Module):
 
     def forward(self, images):
         return self.fc(self.run(self, images).flatten(1))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_the_shape_of_an_activation_is_the_one_that_torch_gives(name, layout):
+    images = torch.rand(2, 3, 4, 5).to(memory_format=layout)
+    for operator in (getattr(torch.ops.aten, each, None) for each in (name, f"{name}_")):
+        if operator is not None:
+            theirs, ours = operator.default(images.clone()), run(operator.default, (images.to("meta"),), {})
+            assert (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)
 
 
 def weights(*shape):

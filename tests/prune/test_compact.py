@@ -100,6 +100,35 @@ def test_a_layer_of_two_names_stays_one_layer():
     assert small(torch.rand(2, 3, 8, 8)).shape == (2, 10)
 
 
+def test_a_smaller_net_shares_no_number_with_the_dense_one(subject, coupling):
+    net = subject.net()
+    small = compact_net(net, coupling.groups, some_channels(coupling.groups))
+    dense = {tensor.data_ptr() for tensor in (*net.parameters(), *net.buffers()) if tensor.numel()}
+    assert not dense & {tensor.data_ptr() for tensor in (*small.parameters(), *small.buffers()) if tensor.numel()}
+    assert not set(net.modules()) & set(small.modules())
+
+
+class Held(nn.Module):
+    """A layer that another part holds too, not as one of its modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.calls = [self.first]
+        self.out = nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.out(torch.relu(self.calls[0](images)).mean((2, 3)))
+
+
+def test_a_layer_that_a_list_holds_becomes_smaller_there_too():
+    net = Held()
+    (group,) = find_groups(net, (3, 8, 8)).groups
+    small = compact_net(net, [group], {group.name: torch.tensor([1, 4, 5])})
+    assert small.calls[0] is small.first
+    assert small(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+
+
 def test_the_proof_refuses_any_larger_gap():
     def constant(value):
         layer = nn.Linear(1, 1)
