@@ -30,6 +30,11 @@ class Reading:
     """How many images were changed in which way, or files passed over, beside being decoded and resized."""
 
 
+def pixels(images: Tensor) -> Tensor:
+    """Turn 8-bit images into what a net reads: float32 in [0, 1], of the same shape and on the same device."""
+    return images.float() / 255
+
+
 @dataclass(frozen=True)
 class Images:
     """Images uint8 N×C×H×W, labels int64, and ids int64: the place of each in the set that it was read from."""

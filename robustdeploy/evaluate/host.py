@@ -13,6 +13,7 @@ from torch import nn
 from robustdeploy.attacks.protocol import GradientAttack, box, input_gradient, margin_loss, to_grey_levels
 from robustdeploy.core.trust import Trust
 from robustdeploy.cost.memory import images_at_once
+from robustdeploy.data.images import pixels
 from robustdeploy.data.noise import Noise
 from robustdeploy.nets.folded import folded
 from robustdeploy.nets.steady import unsteadiness
@@ -127,7 +128,7 @@ class HostNet:
         return [slice(start, start + self.at_once) for start in range(0, count, self.at_once)]
 
     def _pixels(self, images: Bytes) -> torch.Tensor:
-        return torch.from_numpy(images).to(self.device).float() / 255
+        return pixels(torch.from_numpy(images).to(self.device))
 
 
 def _copied_in_double(net: nn.Module) -> nn.Module:

@@ -15,6 +15,7 @@ from robustdeploy.core.report import Measurement
 from robustdeploy.core.subject import Subject
 from robustdeploy.cost.memory import images_at_once
 from robustdeploy.cost.module import evaluating
+from robustdeploy.data.images import pixels
 from robustdeploy.errors import ArtifactError
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Bytes, Scores, pixels_from_bytes
@@ -107,5 +108,5 @@ def parity_rows(parity: Parity, reference: Subject) -> tuple[Measurement, ...]:
 def _torch_scores(net: nn.Module, images: Tensor) -> Scores:
     at_once = images_at_once(net, (images.shape[1], images.shape[2], images.shape[3]), len(images))
     with evaluating(net), torch.no_grad():
-        scores: Scores = torch.cat([net(part.float() / 255) for part in torch.split(images, at_once)]).numpy()
+        scores: Scores = torch.cat([net(pixels(part)) for part in torch.split(images, at_once)]).numpy()
     return scores

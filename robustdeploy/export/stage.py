@@ -21,6 +21,7 @@ from robustdeploy.core.trust import Trust
 from robustdeploy.cost import COUNTED
 from robustdeploy.cost.memory import images_at_once
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
+from robustdeploy.data.images import pixels
 from robustdeploy.data.noise import Noise
 from robustdeploy.engine.stage import Finished, Work
 from robustdeploy.errors import ArtifactError
@@ -48,7 +49,7 @@ def export(recipe: Recipe, opset: int, trained: Finished[NetRecord], work: Work,
     clean, labels = held_out_images(trained.folder, info)
     check_finite(net, clean)
     many = images_at_once(net, info.image_shape, len(clean))
-    check_steady(net, torch.from_numpy(clean[:many]) / 255, f"the net in {trained.folder}")
+    check_steady(net, pixels(torch.from_numpy(clean[:many])), f"the net in {trained.folder}")
     path = work.folder / "model.onnx"
     export_onnx(net, info.image_shape, path, opset, _metadata(recipe, info, record), _doc(recipe, record))
     if (counted := onnx_macs(path)) != record.macs:
@@ -106,8 +107,8 @@ def _attacked(net: Normalised, images: Bytes, labels: Labels, threat: Threat) ->
     found = []
     at_once = images_at_once(net, (channels, height, width), len(labels))
     for ids in torch.split(torch.arange(len(labels)), at_once):
-        pixels, own = torch.from_numpy(images)[ids].float() / 255, torch.from_numpy(labels)[ids]
-        found.append(torch.round(Fgsm()(net, pixels, own, threat, Noise(key(0, "parity"), ids)) * 255))
+        clean, own = pixels(torch.from_numpy(images)[ids]), torch.from_numpy(labels)[ids]
+        found.append(torch.round(Fgsm()(net, clean, own, threat, Noise(key(0, "parity"), ids)) * 255))
     return torch.cat(found).to(torch.uint8).numpy()
 
 

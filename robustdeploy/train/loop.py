@@ -20,6 +20,7 @@ from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.core.interrupts import interrupted, stop_if_interrupted
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.cost.module import copied
+from robustdeploy.data.images import pixels
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import Interrupted, TrainingError
 from robustdeploy.onboard.draws import key
@@ -326,7 +327,7 @@ def _prove(pruning: Pruning, plan: Plan) -> Proof:
 
     # In the middle of a step there is nothing that could be saved, so a signal waits for its end.
     adversarial = in_parts(attacked, held_out, key(plan.seed, "proof"), plan.options.batch_size, stops=False)
-    return prove_equal(masked, compact, held_out.images.float() / 255, adversarial, plan.options.batch_size)
+    return prove_equal(masked, compact, pixels(held_out.images), adversarial, plan.options.batch_size)
 
 
 def _finished(training: Training) -> Trained:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustdeploy.core.interrupts import stop_if_interrupted
-from robustdeploy.data.images import Images
+from robustdeploy.data.images import Images, pixels
 from robustdeploy.data.noise import Noise
 from robustdeploy.train import ranks
 
@@ -26,5 +26,5 @@ def in_parts(judge: Judge, held_out: Images, noise: int, size: int, *, stops: bo
     for part in torch.split(torch.arange(len(held_out), device=held_out.labels.device), size):
         if stops and ranks.world() == 1:
             stop_if_interrupted()
-        rows.append(judge(held_out.images[part].float() / 255, held_out.labels[part], Noise(noise, part)))
+        rows.append(judge(pixels(held_out.images[part]), held_out.labels[part], Noise(noise, part)))
     return torch.cat(rows)

@@ -22,6 +22,7 @@ from robustdeploy.cost.memory import images_at_once, training_bytes
 from robustdeploy.cost.module import macs, repeated_macs
 from robustdeploy.cost.sparse import nonzero_macs
 from robustdeploy.data.find import find_source
+from robustdeploy.data.images import pixels
 from robustdeploy.data.load import Loaded
 from robustdeploy.engine.stage import Work
 from robustdeploy.errors import TrainingError
@@ -62,7 +63,7 @@ def check_trainable(recipe: Recipe, data: Loaded) -> list[str]:
     net, what = starting_net(recipe, data, device_from(recipe.train.device)), f"net '{recipe.net.name}'"
     check_memory(recipe, net, data.image_shape)
     many = images_at_once(net, data.image_shape, max(CROWD, recipe.train.batch_size))
-    check_steady(net, data.train.images[:many].cpu() / 255, what)
+    check_steady(net, pixels(data.train.images[:many].cpu()), what)
     check_first_step(net, plan, what)
     return list(notes(net, pruning_from(recipe, data, net), data.image_shape))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeploy.cost.module import copied
+from robustdeploy.data.images import pixels
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.layout import lay_channels_last
 from robustdeploy.prune.compact import Proof
@@ -192,7 +193,7 @@ class Training:
         precision = resolved(self.plan.options.precision, self.device)
         moving = self.pruning if self.pruning is not None and not self.pruning.is_frozen else None
         self.loss = BatchLoss(cast(nn.Module, module), self.plan.threat, precision, moving)
-        self.engine = distributed(self.loss, self.plan.train.images[:2].to(self.device).float() / 255)
+        self.engine = distributed(self.loss, pixels(self.plan.train.images[:2].to(self.device)))
         self.engine.train()
 
     def shrink(self, proof: Proof) -> None:
