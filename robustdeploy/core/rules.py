@@ -12,7 +12,7 @@ from robustdeploy.core.complaint import Place, did_you_mean
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.metrics import METRICS, Metric
 from robustdeploy.core.percentiles import samples_needed
-from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.recipe import DEPLOY, Recipe
 from robustdeploy.core.subject import DENSE, IMPORTED, PRUNED, TORCH, overlap, parts_of
 from robustdeploy.core.target import Target
 
@@ -152,7 +152,9 @@ def unmet_problems(rule: Rule, prospect: Prospect) -> Iterator[Problem]:
     metric = METRICS[rule.metric]
     yield from _missing_rows(rule, metric, prospect)
     yield from _too_few(rule, metric, prospect)
-    if metric.limited_by is not None:
+    # A dense net beside the pruned one is held to no budget.
+    about_dense = rule.subject is not None and parts_of(rule.subject)[0] == DENSE and prospect.pruned
+    if metric.limited_by is not None and not about_dense:
         yield from _against_budget(rule, metric, prospect)
     if metric.support == "samples":
         for target in prospect.targets:
@@ -198,8 +200,12 @@ def _missing_subjects(rule: Rule, prospect: Prospect) -> Iterator[Problem]:
     if not selected:
         why = "`baseline` is false" if prospect.pruned else "no budget asks for pruning"
         yield place, f"{rule.subject} is never measured: {why}, so this run has the net {own} alone"
-    elif where != TORCH and selected == [DENSE] and own != DENSE:
-        yield place, f"{rule.subject} is never measured: the dense net is not deployed; say `subject: dense/fp32@torch`"
+    elif where != TORCH and selected == [DENSE] and own != DENSE and baseline != DEPLOY:
+        yield (
+            place,
+            f"{rule.subject} is never measured: the dense net is not deployed; say `subject: dense/fp32@torch`, or set "
+            "`baseline: deploy`",
+        )
     elif where != TORCH and prospect.targets:
         names = [target.name for target in prospect.targets]
         if not any(fnmatchcase(name, where) for name in names):

@@ -288,7 +288,8 @@ def _plain(value: Any) -> str:
 
 def caveats(report: Report) -> tuple[str, ...]:
     """What a reader must know before believing the numbers of these targets."""
-    return tuple(text for evidence in report.deployed for text in _caveats(evidence))
+    # Several nets on one target share what is to be said of it.
+    return tuple(dict.fromkeys(text for evidence in report.deployed for text in _caveats(evidence)))
 
 
 def _caveats(evidence: SubjectEvidence) -> Iterator[str]:

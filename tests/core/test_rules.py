@@ -186,6 +186,12 @@ MASKED = changed(prune=Choice(name="weights"))
             "`baseline` is false",
         ),
         (
+            {"metric": "latency_ms.p99", "subject": "dense/fp32@host-cpu", "at_most": 5},
+            RECIPE,
+            {"targets": (HOST,)},
+            "the dense net is not deployed; say `subject: dense/fp32@torch`, or set `baseline: deploy`",
+        ),
+        (
             {"metric": "robust_accuracy_at_eps", "at_least": 0.1},
             changed(evaluate=Evaluate(eps_curve=())),
             {},
@@ -198,6 +204,15 @@ def test_a_rule_that_nothing_could_meet_is_told(fields, recipe, known, sentence)
     assert len(found) == 1
     assert found[0].startswith("RD-A-1 can never hold: ")
     assert re.search(sentence, found[0])
+
+
+def test_a_dense_net_that_is_deployed_may_be_asked_about():
+    rules = [
+        {"metric": "latency_ms.p99", "subject": "dense/*@*", "at_most": 5},
+        {"metric": "ops_fraction", "subject": "dense/*@host-cpu", "at_most": 0.2},  # no budget is the dense net's
+    ]
+    for fields in rules:
+        assert told(fields, changed(baseline="deploy"), targets=(HOST,)) == []
 
 
 @pytest.mark.parametrize(
