@@ -39,6 +39,7 @@ def evaluations_in(run: Run) -> list[str]:
     """Return the names of all finished evaluations, whatever their settings, the first one first."""
     paths = (run.root / BOARDS / run.net).glob(f"*/{FILE_NAME}")
     found = {evaluation_of(path.parent.relative_to(run.root).as_posix()): path for path in paths}
+    # A place does not say when it was made. Its manifest is written once, at the end, so that file's time does.
     return sorted(found, key=lambda name: (found[name].stat().st_mtime, name))
 
 
@@ -87,6 +88,7 @@ def unfinished(run: Run) -> dict[str, str]:
         for place in sorted(begun)
         if is_own(evaluation_of(place))
     }
+    # A target may be lost before its folder exists. A later seal outdates the loss, so the order of events matters.
     for record in run.ledger.records():
         if record.event == "lost":
             told |= {str(subject): str(record.data["why"]) for subject in record.data["subjects"]}

@@ -23,6 +23,7 @@ from robustdeploy.core.subject import PRUNED
 from robustdeploy.errors import ArtifactError
 
 LEDGER = "ledger.jsonl"
+# There is no line before the first one; a fixed text stands in, so that every line is checked in the same way.
 _START = "0" * 64
 
 
@@ -79,16 +80,23 @@ class Ledger:
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 self._cut_torn_line()
                 record = self._next(event, data)
+                # Linux allows file names that are no UTF-8. Python holds them as lone surrogates, which strict encoding
+                # refuses.
                 _write_all(handle, (canonical_json(record.model_dump()) + "\n").encode(errors="surrogatepass"))
+                # Whatever follows this event relies on it. Without fsync a power cut could keep the later file and lose
+                # this line.
                 os.fsync(handle)
             finally:
                 os.close(handle)
+            # fsync of a file does not cover its name, which is an entry of the folder.
             if new:
                 sync_file(self.path.parent)
         return record
 
     def _next(self, event: str, data: dict[str, Any]) -> Record:
         records = self.records()
+        # The chain is read anew for each event, as another process may have appended since. That also refuses to build
+        # on a broken chain.
         previous = records[-1].hash if records else _START
         time = self.now().isoformat(timespec="milliseconds")
         record = Record(n=len(records), time=time, event=event, data=data, previous=previous, hash="")
@@ -118,6 +126,7 @@ class Ledger:
         if not self.path.is_file():
             raise ArtifactError(f"{self.path} is no file, so the ledger of this run cannot be read; put it back")
         try:
+            # What stands behind the last newline is nothing, or a torn line, whose event was never relied on.
             return read_bounded(self.path).split(b"\n")[:-1]
         except ArtifactError as error:
             raise ArtifactError(f"{error}; make it readable") from error
@@ -137,6 +146,7 @@ class Ledger:
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
+            # Appended to the torn line, the new event would make one unreadable line with it and break the chain.
             os.truncate(self.path, whole)
             sync_file(self.path)
 

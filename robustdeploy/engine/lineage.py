@@ -72,6 +72,7 @@ def stale(root: Path, place: str, made: Manifests, recipe: Recipe) -> list[str]:
             found.append(f"{before}/{output}, whose stage is not finished any more")
         elif made[before].outputs.get(output) != sha256:
             found.append(f"another {before}/{output} than is there now")
+    # A target may change without changing a byte of the bundle, e.g. in its latency plan. Hashes of files miss that.
     if kind_of(place) == BOARDS and (bundle := source(made[place], BUNDLES)) in made:
         ours, theirs = (each.parameters.get("target") for each in (made[place], made[bundle]))
         if ours is not None and theirs is not None and ours != theirs:
@@ -84,6 +85,7 @@ def stale(root: Path, place: str, made: Manifests, recipe: Recipe) -> list[str]:
 def command_for(root: Path, place: str) -> str:
     """Return the command that makes the stage in ``place`` of the run at ``root``, whichever run is the latest."""
     kind = kind_of(place)
+    # Where an imported net came from is not in the run, so the user has to name its folder.
     if place == net_place(IMPORTED):
         return f"robustdeploy evaluate FOLDER --recipe {quote(str(root / RUN_FILES[0]))}"
     if kind == NETS:
@@ -123,6 +125,7 @@ def report_problems(
         "training manifest": files.get(f"{net}/{FILE_NAME}"),
     }
     if recipes and report.sha256.get("recipe") not in recipes:
+        # No hash equals None, so this is told as another recipe.
         common["recipe"] = None
     told = [_out_of_date("", report.sha256, common)]
     told += [_evidence_problem(root, each, made, files) for each in report.deployed if each.evaluation]
@@ -174,6 +177,7 @@ def chain_problems(root: Path, places: Sequence[str], made: Manifests, recipe: R
     for place in places:
         if place in made:
             yield from stale(root, place, made, recipe)
+    # Of different images, the two nets' difference would tell about the data and not about pruning.
     trained = {place: made[place].inputs.get("images") for place in made if kind_of(place) == NETS}
     for place, images in list(trained.items())[1:]:
         first = next(iter(trained))

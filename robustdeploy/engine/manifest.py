@@ -32,6 +32,7 @@ class Manifest(Noun):
     parameters: dict[str, Any]
     outputs: dict[str, str]
     """SHA-256 of every file written, by path relative to the stage's folder."""
+    # pydantic copies a default for each instance, so this one is not shared.
     facts: dict[str, Any] = {}
     """What was found on the way, e.g. the MACs that were reached."""
     versions: dict[str, str]
@@ -61,6 +62,7 @@ def loaded_versions() -> dict[str, str]:
     """Return the versions of Python and of those numerical packages that this process has loaded."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
+        # To import a package for its version would cost seconds. What this process has not loaded decided nothing.
         if (module := sys.modules.get(package)) is not None:
             found[package] = str(getattr(module, "__version__", "unknown"))
     return found
@@ -81,6 +83,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def hashes_of(folder: Path, outputs: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of each file by its path relative to ``folder``; a path outside it is a ValueError."""
+    # Sorted, so that the manifest does not depend on the order in which a stage names its files.
     return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in sorted(outputs)}
 
 
@@ -89,6 +92,7 @@ def changed_outputs(folder: Path, manifest: Manifest) -> list[str]:
     found = []
     for name, expected in manifest.outputs.items():
         path = folder / name
+        # A manifest may be forged: a name such as `../../key` would have files outside the run opened and compared.
         if not lies_in(path, folder):
             found.append(f"{folder}: the manifest names {one_line(name)}, which lies outside the stage's folder")
         elif not path.is_file():

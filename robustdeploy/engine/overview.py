@@ -82,6 +82,7 @@ def overview(root: Path, *, latest: bool = False) -> Overview:
         check_readable(root)
         records = Ledger(root / LEDGER).records()
         updated = _utc(records[-1].time) if records else None
+        # A process at work is always between two writes, e.g. sealed in the ledger and without its manifest yet.
         problem = "" if process else _damage(root, records)
         state, detail = ("damaged", problem) if problem else _state(root, records, process is not None)
         report = _report(root) if state == "reported" else {}
@@ -90,12 +91,14 @@ def overview(root: Path, *, latest: bool = False) -> Overview:
         detail = "; ".join(error.args)
     except OSError as error:
         detail = f"cannot be read: {error.strerror}"
+    # Files may hold anything. One strange run must not hide the hundreds beside it.
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         updated, detail = None, f"{LEDGER} or {REPORT} holds what robustdeploy does not write"
     return _of(root, "damaged", detail, process, latest, updated, {})
 
 
 def _utc(time: str) -> str:
+    # Ages are differences to a time in UTC, and Python refuses to subtract a time without its zone.
     if datetime.fromisoformat(time).tzinfo is None:
         raise ValueError("a time without its zone")
     return time
@@ -134,6 +137,7 @@ def _damage(root: Path, records: Sequence[Record]) -> str:
     recipes = [r.data.get("sha256") for r in records if r.event == "recipe"]
     if sha256_of_file(root / RECIPE) not in recipes[-1:]:
         return f"{RECIPE} was changed"
+    # Manifests are small, and they hold the hashes of all the large files. Those would take minutes for many runs.
     for place, mark in sealed_manifests(records).items():
         manifest = root / place / FILE_NAME
         if not manifest.is_file():
@@ -155,6 +159,7 @@ def _state(root: Path, records: Sequence[Record], busy: bool) -> tuple[State, st
     """Return how far a run has come, by what is sealed, and the epoch where it is still being trained."""
     sealed, own_place = sealed_manifests(records), net_place(own_net(records))
     if own_place not in sealed:
+        # The dense net is trained first where the recipe asks for it; until then the run's own net has no log.
         trained = own_place if (root / own_place / _LOG).is_file() else net_place(DENSE)
         epoch = _epoch(root, trained, own_place, sealed)
         if busy:

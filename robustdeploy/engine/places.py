@@ -62,6 +62,7 @@ def kind_of(place: str) -> str:
 def place_of(path: str) -> str:
     """Return the place that a file of a run lies in, by its path in the run; nothing for a file at the top."""
     parts = path.split("/")
+    # A trained net has no precision yet, so its folder is one level higher than all others.
     depth = 2 if parts[0] == NETS else 3
     return "/".join(parts[:depth]) if parts[0] in KINDS and len(parts) > depth else ""
 
@@ -73,6 +74,7 @@ def evaluation_of(place: str) -> str:
 
 def is_own(place: str) -> bool:
     """Whether what lies in a place was made under the recipe's own settings."""
+    # A target is written with an @ too, so on a board only the second one begins a label.
     return place.count("@") < {ATTACKS: 1, BOARDS: 2}.get(kind_of(place), 3)
 
 

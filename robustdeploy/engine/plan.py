@@ -37,6 +37,7 @@ def plan(run: Run, goals: Sequence[Stage[Any]], *, force: bool = False) -> list[
     made: dict[str, Finished[Any]] = {}
     for stage in in_order(goals):
         needs = tuple(dict.fromkeys(need.stage.place for need in stage.needs))
+        # Its inputs do not exist before that place is made, so its seal cannot be compared with anything yet.
         anew = next((place for place in needs if steps[place].action != "skip"), None)
         action, why = _step(run, stage, made, anew, force)
         steps[stage.place] = Step(stage.name, stage.place, needs, action, why)
@@ -51,6 +52,7 @@ def _step(
     """Say what becomes of one stage; ``anew`` is a place it rests on that is made before it."""
     manifest = run.manifests().get(stage.place)
     if manifest is None:
+        # A kill before any work leaves an empty folder, and there is nothing in it to go on from.
         begun = (run.root / stage.place).is_dir() and any((run.root / stage.place).iterdir())
         return ("go on", "it was interrupted") if begun and not force else ("do", "it was not done yet")
     if force:
@@ -59,8 +61,10 @@ def _step(
         return "do again", f"{anew} is made before it"
     inputs = {**inputs_from(stage, made), **stage.inputs()}
     slot = slot_of(run, stage, inputs)
+    # This hashes every file, as the run itself would: damage shows in the plan and not after hours of work.
     if slot.sealed() is not None:
         tied = ", and is looked at again if the board is needed" if isinstance(stage, DeviceBound) else ""
         return "skip", f"it was sealed {manifest.started[:19]}Z{tied}"
+    # Without a seal only another fingerprint is left: a missing manifest is told above, and damage is an error.
     assert manifest.fingerprint != fingerprint(stage.name, inputs, slot.parameters)
     return "do again", "; ".join(unlike(manifest, stage.settings, inputs)) or "it was made by another stage"

@@ -50,11 +50,13 @@ def training_content(recipe: Recipe) -> dict[str, Any]:
     """Return what of a recipe decides the trained net."""
     content: dict[str, Any] = plain(recipe)
     for left_out in ("description", "evaluate", "gate"):
+        # These are read after training: to change a gate must not ask for hours of training again.
         del content[left_out]
     content["baseline"] = bool(recipe.baseline)  # where the dense net is measured changes no training
     # A field that came later is left out where it changes nothing, so that older runs keep their fingerprint.
     if not recipe.data.skip_unreadable:
         del content["data"]["skip_unreadable"]
+    # They came later too: a recipe that leaves them at their defaults trains as it did before they existed.
     default = Train()
     unused = [name for name in ("start", "schedule", "phases") if getattr(recipe.train, name) == getattr(default, name)]
     for left_out in ("checkpoint_every_s", "device", *unused):
@@ -101,6 +103,7 @@ class Run:
         run = cls(cls.folder_for(runs, recipe, name), recipe)
         _make_folder(run.root)
         held = check_same_training(run.root, recipe)
+        # Its evidence was made under that recipe, so a changed evaluation or gate must not replace it quietly.
         if held is not None and (run.root / net_place(net) / FILE_NAME).exists() and not anew:
             run = cls(run.root, held)
         if run.recipe is recipe:
@@ -124,6 +127,7 @@ class Run:
         root = cls.find(path, runs)
         run = cls(root, _recipe_in(root))
         known = [r.data.get("sha256") for r in run.ledger.records() if r.event == "recipe"]
+        # A recipe that was edited by hand would explain results that it did not lead to.
         if sha256_of_file(root / RECIPE) not in known:
             raise ArtifactError(
                 f"{root / RECIPE} is not the recipe that {LEDGER} names: one of the two was edited; put it back, or "
@@ -135,6 +139,7 @@ class Run:
     def find(path: Path | None, runs: Path) -> Path:
         """Return a run's folder, given that or a name, or the latest below ``runs``; what is none is a UsageError."""
         root = runs / LATEST if path is None else path
+        # A folder of that name in the current one comes first, as for any other path on the command line.
         if path is not None and not path.exists() and (runs / path / RECIPE).is_file():
             root = runs / path
         if path is None and not root.exists():
@@ -182,12 +187,17 @@ class Run:
         """
         path = self.root / LOCK
         with storage_errors(path):
+            # The file is never removed: another process may hold it open, and a third would lock a new file of the same
+            # name.
             handle = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             try:
+                # A process id in a file alone would outlive its process, and after a reboot another process may have
+                # that number.
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise in_use(self.root, _named_in(handle)) from error
+            # A longer number of an earlier holder would leave digits behind.
             os.ftruncate(handle, 0)
             os.pwrite(handle, str(os.getpid()).encode(), 0)
             yield
@@ -201,6 +211,7 @@ class Run:
         if path.exists() and sha256_of_file(path) == mark and known[-1:] == [(mark, net)]:
             return
         training = training_fingerprint(self.recipe)
+        # The ledger first: after a kill in between, the file does not fit the last entry, so both are written again.
         self.ledger.append("recipe", sha256=mark, training=training, net=net, new=not known)
         atomic_write_text(path, text)
 
@@ -240,6 +251,7 @@ def holder(root: Path) -> str | None:
     except (OSError, ArtifactError):
         return None
     try:
+        # A shared lock: several processes may ask at once without taking one another for the holder.
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _named_in(handle)
@@ -256,6 +268,7 @@ def in_use(root: Path, process: str) -> StorageError:
 
 
 def _named_in(handle: int) -> str:
+    # The holder may not have written its number yet, and a file that was sent may hold anything.
     return os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
 
 
@@ -282,8 +295,10 @@ def _point_latest_at(root: Path) -> None:
         return
     if link.exists() and not link.is_symlink():
         raise UsageError(f"{link} is no link; rename it, since that name is kept for the newest run")
+    # A link cannot be changed in place. Without rename there would be a moment in which `latest` is missing.
     beside = root.parent / f".{LATEST}.{os.getpid()}"
     with storage_errors(link):
+        # A kill may have left it, of a process that had the same number.
         beside.unlink(missing_ok=True)
         beside.symlink_to(root.name)
         beside.replace(link)

@@ -55,15 +55,20 @@ class Runner:
         return self._done[stage.place]
 
     def _bring_up_to_date(self, stage: Stage[Any], before: dict[str, Finished[Any]]) -> None:
+        # To hash a data set takes its time, so it is done once for both of the slots below.
         own = dict(stage.inputs())
         slot = slot_of(self.run, stage, {**inputs_from(stage, before), **own})
         if self.force:
+            # What an interrupted call has left would be resumed from, and that is not making it again.
             slot.clear()
         elif (manifest := slot.sealed()) is not None:
             self._tell("skipped", stage, f"done already, sealed {manifest.started[:19]}Z and unchanged; skipped")
             return
+        # Only a stage that really runs asks for its device: to skip one, no board has to be reachable.
         for need in stage.needs:
             before[need.stage.place] = self._fitting(need.stage)
+        # A need that was made again for another device has other outputs, and with them this stage has another
+        # fingerprint.
         slot = slot_of(self.run, stage, {**inputs_from(stage, before), **own})
         slot.begin()
         self._run(stage, slot, before)
@@ -73,6 +78,7 @@ class Runner:
         self._tell("resumed" if any(slot.folder.iterdir()) else "begun", stage)
         try:
             record = stage.run(work)
+        # An interruption is no failure: it is told elsewhere, and the same command resumes it.
         except Exception:
             self._tell("failed", stage)
             raise
@@ -96,6 +102,7 @@ class Runner:
         return done
 
     def _check_up_to_date(self, stage: Stage[Any]) -> None:
+        # A command makes its own stages alone. `evaluate` never starts hours of training because a file is out of date.
         check_finished(self.run.root, stage.place)
         made = self.run.manifests()
         if stage.place in made and (problems := stale(self.run.root, stage.place, made, self.run.recipe)):
@@ -127,6 +134,8 @@ def held(run: Run, place: str, kind: type[R]) -> Finished[R]:
 def record_from(manifest: Manifest, kind: type[R], where: str) -> R:
     """Return what a stage found, by its manifest; one that cannot have been written so is an ArtifactError."""
     try:
+        # Facts were read from JSON, which has no tuples, enums or paths. Only pydantic's JSON mode takes lists and text
+        # for them under strict types.
         return kind.model_validate_json(canonical_json(manifest.facts))
     except ValidationError as error:
         first = error.errors()[0]
@@ -137,6 +146,7 @@ def record_from(manifest: Manifest, kind: type[R], where: str) -> R:
 def unlike(manifest: Manifest, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Sequence[str]:
     """Say in which settings and inputs a finished stage differs from what is asked for now."""
     told = [f"{name} is {now!r}, was {was!r}" for name, was, now in _differing(manifest.parameters, plain(settings))]
+    # Over both sides: an input that is new or gone makes as much of a difference as a changed one.
     known = {*manifest.inputs, *inputs}
     return [*told, *(f"another {name}" for name in sorted(known) if manifest.inputs.get(name) != inputs.get(name))]
 

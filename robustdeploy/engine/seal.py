@@ -38,6 +38,7 @@ PARTS = "parts"
 
 def sealed_manifests(records: Sequence[Record]) -> dict[str, str]:
     """Return the SHA-256 of the manifest of every folder that is sealed, by the ledger."""
+    # The last event of a folder counts: one that was emptied and never made again has no seal.
     last = {str(r.data.get("folder")): r for r in records if r.event in ("sealed", "unsealed")}
     return {place: str(r.data.get("manifest")) for place, r in last.items() if r.event == "sealed"}
 
@@ -47,6 +48,7 @@ def seal_problems(folder: Path, expected: str | None) -> list[str]:
     path = folder / FILE_NAME
     if not path.exists():
         return [f"{path} is missing, though the ledger has it: the stage was interrupted or the file removed"]
+    # A manifest proves nothing by itself: who edits an output can also write a manifest that fits it.
     if expected is None:
         return [f"{path} is not in the ledger: the manifest or ledger.jsonl was edited, cut or replaced"]
     problems = []
@@ -72,12 +74,14 @@ class Slot:
     seed: int
     ledger: Ledger
     started: datetime = field(default_factory=utc_now)
+    # Durations need a clock that only goes forward: NTP or a user may set the wall clock in between.
     ticks: float = field(default_factory=time.monotonic)
 
     @property
     def folder(self) -> Path:
         """The stage's folder, made when it is not there yet."""
         path = self.root / self.place
+        # A run may have been sent by somebody else, with a link in it to a folder of the user's.
         if not lies_in(path, self.root):
             raise UsageError(f"{path} leads out of the run through a link; nothing is written there, remove the link")
         with storage_errors(path):
@@ -106,6 +110,8 @@ class Slot:
         folder = self.folder
         if (folder / FILE_NAME).exists():
             with storage_errors(folder):
+                # Before the ledger: a kill in between leaves no manifest, and the stage is done again. The other way
+                # round, a manifest that the ledger does not know would look forged.
                 (folder / FILE_NAME).unlink()
             self.ledger.append("unsealed", stage=self.name, folder=self.place)
         return folder
@@ -115,6 +121,8 @@ class Slot:
         folder = self.folder
         files = list(outputs)
         for path in files:
+            # Before the ledger vouches for them: after a power cut it could be whole, and a file that it names still
+            # empty.
             sync_file(path)
         manifest = Manifest(
             stage=self.name,
@@ -131,6 +139,7 @@ class Slot:
         )
         text = json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         # The ledger first: a kill in between leaves a folder without a manifest, which is simply done again.
+        # The manifest does not exist yet, so its text is hashed. The same text is written below.
         self.ledger.append("sealed", stage=self.name, folder=self.place, manifest=sha256_of_text(text))
         atomic_write_text(folder / FILE_NAME, text)
         return manifest
@@ -138,15 +147,20 @@ class Slot:
     def clear(self) -> None:
         """Empty the stage's folder, manifest first; a folder that is a link, or lies outside the run, is refused."""
         path = self.root / self.place
+        # `exists` follows links, so one that leads nowhere would count as an empty place.
         if not path.exists() and not path.is_symlink():
             return
+        # The run itself may be reached through a link, as `runs/latest` is one. Below it, a link leads to files of
+        # others.
         links = [p for p in (path, *path.parents) if p.is_symlink() and p.is_relative_to(self.root) and p != self.root]
         if links or not path.resolve().is_relative_to(self.root.resolve()):
             raise UsageError(f"{path} is reached through a link; it is not cleared, remove it yourself")
         with storage_errors(path):
+            # First of all: a kill while the rest is deleted must not leave a seal on half a folder.
             (path / FILE_NAME).unlink(missing_ok=True)
             self.ledger.append("unsealed", stage=self.name, folder=self.place)
             for child in sorted(path.iterdir()):
+                # rmtree refuses a link to a folder, and unlink removes the link without touching what it leads to.
                 if child.is_dir() and not child.is_symlink():
                     shutil.rmtree(child)
                 else:

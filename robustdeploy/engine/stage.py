@@ -138,6 +138,7 @@ def inputs_from(stage: Stage[Any], made: Mapping[str, Finished[Any]]) -> dict[st
 
 def in_order(goals: Sequence[Stage[Any]]) -> Iterator[Stage[Any]]:
     """Yield each stage that the goals rest on once, and after all that it needs itself."""
+    # Each stage builds its own copy of what it needs, so one stage appears as several objects. Its place identifies it.
     told: set[str] = set()
 
     def visit(stage: Stage[Any]) -> Iterator[Stage[Any]]:

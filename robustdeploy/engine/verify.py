@@ -59,6 +59,7 @@ class Held:
         """SHA-256 of the reports and their renderings, by file name, as the ledger has them."""
         found: dict[str, str] = {}
         for record in self.records:
+            # A chain that fits says nothing about its fields: who forges a ledger computes the hashes anew.
             files = record.data.get("files") if record.event == "written" else None
             found |= {str(name): str(mark) for name, mark in files.items()} if isinstance(files, dict) else {}
         return found
@@ -74,10 +75,12 @@ def held_by(root: Path) -> Held:
     for place in sealed_manifests(records):
         try:
             made[place] = read_manifest(root / place)
+        # Told below by its seal, with the reason, together with all that depends on it.
         except ArtifactError:
             continue
     recipe, marks = None, []
     try:
+        # Without registries: whoever checks a run may not have the plug-ins it was made with, nor should import them.
         recipe = load_recipe(root / RECIPE, registries=None)
         raw = source_from_file(root / RECIPE, RECIPE).data
         marks = [sha256_of_text(canonical_json(each)) for each in (plain(recipe), raw)]
@@ -98,6 +101,7 @@ def verify_run(root: Path) -> list[str]:
         return [str(error)]
     problems = [*_recipe_problems(held), *written_problems(held)]
     sealed = sealed_manifests(held.records)
+    # A folder may be missing on either side: removed from the run, or added without the ledger's knowledge.
     found = {path.parent.relative_to(root).as_posix() for path in root.rglob(FILE_NAME)}
     for place in sorted(found | set(sealed)):
         problems += seal_problems(root / place, sealed.get(place))
@@ -129,6 +133,7 @@ def _recipe_problems(held: Held) -> Iterator[str]:
         yield f"{path} is missing"
         return
     known = [record.data.get("sha256") for record in held.records if record.event == "recipe"]
+    # The last entry counts: as long as its net is not trained, a run may get another recipe.
     if hash_or_reason(path) not in known[-1:]:
         yield f"{path} was changed after it was entered in the ledger"
     elif held.recipe is None:
@@ -172,6 +177,7 @@ def _additions(held: Held) -> Iterator[str]:
         folder = held.root / place
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder)
+            # A file that nobody sealed would travel with the evidence and be taken for a part of it.
             known = name.as_posix() in manifest.outputs or name.as_posix() == FILE_NAME
             left = name.parts[0] in _RESUMED or _HALF_WRITTEN.fullmatch(name.name)
             if path.is_file() and not path.is_symlink() and not known and not left:
