@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import time
@@ -27,7 +28,6 @@ _DEFAULTS = {
     # MLflow reports its use to its makers, unless it is told not to; a run talks to nobody but the store.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
     # By itself it tries a server that is gone for many minutes, in which the training stands still.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -53,18 +53,22 @@ class Mlflow:
 
     def probe(self) -> Probe:
         """Look for MLflow, and for what it needs of a data base; a server needs none."""
-        served = urlsplit(self._address).scheme in ("http", "https", "databricks", "file")
-        return probe_extra("mlflow", ["mlflow"] if served else ["mlflow", "sqlalchemy", "alembic"])
+        served = urlsplit(self._address).scheme in ("http", "https", "databricks")
+        needed = [] if served or self._is_folder else ["sqlalchemy", "alembic"]
+        return probe_extra("mlflow", ["mlflow", *needed])
 
     def open(self, run: Path, recipe: Recipe) -> Talk:
         """Begin the MLflow run of a run folder, or go on with it."""
         for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
-        if urlsplit(self._address).scheme == "file":
-            # MLflow no longer develops this store, and asks whether it is really meant. It was named.
+        if self._is_folder:
+            # MLflow no longer develops this kind of store, and asks whether it is really meant. It was named.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         from mlflow import MlflowClient
 
+        if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+            # Errors that it logs, with their tracebacks, it raises too.
+            logging.getLogger("mlflow").setLevel(logging.CRITICAL)
         client = MlflowClient(tracking_uri=self._address or None)
         name = self.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "robustdeploy"
         found = client.get_experiment_by_name(name)
@@ -74,6 +78,10 @@ class Mlflow:
     @property
     def _address(self) -> str:
         return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+
+    @property
+    def _is_folder(self) -> bool:
+        return bool(self._address) and urlsplit(self._address).scheme in ("", "file")
 
 
 class _MlflowRun(Talk):
@@ -100,13 +108,15 @@ class _MlflowRun(Talk):
         self._add(place, [numbers])
 
     def report(self, report: Report, files: Sequence[Path]) -> None:
-        """Add the report's rows, the verdict and the files."""
+        """Add the rows that changed, the verdict and the files."""
+        # A report of other settings than the recipe's stands beside the recipe's own.
+        label = [report.label] if report.label else []
         rows = numbers_of_report(report).items()
-        named = {_legal("/".join(re.split("[/@]", subject)), name): value for (subject, name), value in rows}
+        named = {_legal(*label, *re.split("[/@]", subject), name): value for (subject, name), value in rows}
         self._reopen()
         there = self._client.get_run(self._id).data.metrics
         self._log([(name, 0, value) for name, value in named.items() if there.get(name) != value])
-        self._client.set_tag(self._id, "robustdeploy.verdict", report.verdict.outcome.value)
+        self._client.set_tag(self._id, ".".join(["robustdeploy.verdict", *label]), report.verdict.outcome.value)
         for path in files:
             self._client.log_artifact(self._id, str(path))
 
@@ -176,7 +186,7 @@ class _MlflowRun(Talk):
         """Add epochs, but no point that is there: after a kill the store may know more than the caller was sure of."""
         told = self._told.setdefault(place, set())
         points = [
-            (_legal(place, name), record["epoch"], value)
+            (_legal(*place.split("/"), name), record["epoch"], value)
             for record in records
             for name, value in numbers_of_epoch(record).items()
         ]
@@ -205,8 +215,11 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _legal(*parts: str) -> str:
-    """Return a name that MLflow accepts: parts with slashes between, of letters, digits, '_', '-', '.' and spaces."""
-    words = [_ILLEGAL.sub("_", word) for part in parts for word in part.split("/")]
+    """Return a name that MLflow accepts: parts of letters, digits, '_', '-', '.' and spaces, with slashes between.
+
+    MLflow's folders have a file for each name, so a part has no slash of its own: beside ``a`` there is no ``a/b``.
+    """
+    words = [_ILLEGAL.sub("_", part) for part in parts]
     return "/".join("_" if word.strip(".") == "" else word for word in words)[:_LONGEST_NAME]
 
 

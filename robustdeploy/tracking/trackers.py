@@ -20,7 +20,9 @@ from robustdeploy.tracking.terminal import Terminal
 
 _SECRET = re.compile(r"(?<=://)[^/\s@]*@")
 """User and password in an address."""
-_LONGEST = 300
+_CLOSED = (OSError, ValueError)
+"""What Python raises where stderr is closed: nobody is there to be told."""
+_LONGEST = 200
 """Characters of a tracker's error that a warning repeats."""
 
 
@@ -42,12 +44,13 @@ class Trackers(Talk):
     def __init__(self, trackers: Sequence[Tracker | Talk] = (), *, quiet: bool = False) -> None:
         self._terminal = Terminal(quiet)
         self._plugins = [each for each in trackers if not isinstance(each, Talk)]
-        heard = [self._terminal, *(each for each in trackers if isinstance(each, Talk))]
+        heard = [each for each in trackers if isinstance(each, Talk)]
         self._listeners = [_Listener(type(talk).__name__, talk, of_run=False) for talk in heard]
         self._run: Path | None = None
 
     def __enter__(self) -> Trackers:
-        self._terminal.__enter__()
+        with suppress(*_CLOSED):
+            self._terminal.__enter__()
         return self
 
     def __exit__(
@@ -91,10 +94,14 @@ class Trackers(Talk):
 
     def close(self, error: BaseException | None = None) -> None:
         """Close all; the terminal last, since another may fail in closing."""
-        self._close(self._listeners[::-1], error)
+        self._close(list(self._listeners), error)
         self._run = None
+        with suppress(*_CLOSED):
+            self._terminal.close(error)
 
     def _tell(self, call: Callable[[Talk], None]) -> None:
+        with suppress(*_CLOSED):
+            call(self._terminal)
         for listener in list(self._listeners):
             if not self._works(listener.name, call, listener.talk):
                 self._listeners.remove(listener)
@@ -124,6 +131,7 @@ class Trackers(Talk):
         return True
 
     def _warn(self, name: str, error: BaseException) -> None:
-        why = _SECRET.sub("…@", sentence(error))[:_LONGEST] or type(error).__name__
-        with suppress(OSError, ValueError):  # stderr may be closed: then nobody is there to be told
+        why = _SECRET.sub("…@", sentence(error)) or type(error).__name__
+        why = why if len(why) <= _LONGEST else why[: _LONGEST - 1] + "…"
+        with suppress(*_CLOSED):
             self._terminal.warn(f"the tracker {name} failed and is left out from here on; the work goes on: {why}")

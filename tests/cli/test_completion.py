@@ -71,6 +71,7 @@ def offered(folder, line):
         ("robustdeploy evaluate --attacks p", ["pgd"]),
         ("robustdeploy evaluate --attacks pgd,s", ["pgd,square"]),
         ("robustdeploy report --format html,m", ["html,md"]),
+        ("robustdeploy run --track ten", ["tensorboard"]),
         ("robustdeploy ls query", ["query-attacks"]),
         ("robustdeploy ls ru", ["runs"]),
         ("robustdeploy schema g", ["gate"]),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -163,8 +164,9 @@ def torchrun(*arguments):
 
 @pytest.mark.slow
 def test_torchrun_prunes_and_one_process_talks(recipe, tmp_path):
+    track = ("--track", "tensorboard") if find_spec("tensorboard") else ()
     done = subprocess.run(
-        torchrun("prune", recipe, "--runs", tmp_path / "runs", "--json"),
+        torchrun("prune", recipe, "--runs", tmp_path / "runs", "--json", *track),
         capture_output=True,
         timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -177,6 +179,8 @@ def test_torchrun_prunes_and_one_process_talks(recipe, tmp_path):
     assert [stretch["processes"] for stretch in facts["stretches"]] == [2]
     (run,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir() and not path.is_symlink()]
     assert (run / "dense" / "manifest.json").exists()
+    files = [path.name for path in (run / "tracking").glob("tensorboard/*/*")]
+    assert files == ["events.out.tfevents.0000000001"] * (2 if track else 0)
 
 
 @pytest.mark.slow

@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from trainings import Stop, same, silent, state_of
 
+from robustdeploy.core.files import canonical_json
 from robustdeploy.core.recipe import Train
+from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.data.images import Images
 from robustdeploy.data.noise import Noise
 from robustdeploy.nets.normalised import Normalised
@@ -334,11 +336,11 @@ def decide(monkeypatch):
 
 @pytest.fixture
 def train(make_net, make_pruning, make_plan):
-    def run(folder, kind="dense", progress=silent, **more):
+    def run(folder, kind="dense", progress=silent, talk=SILENCE, **more):
         options = {**KINDS[kind].get("options", {}), **more.pop("options", {})}
         plan = make_plan(**{**KINDS[kind], **more, "options": options})
         net, pruning = make_pruning() if kind in ("pruned", "averaged") else (make_net(kind), None)
-        return fit(net, pruning, plan, folder, progress)
+        return fit(net, pruning, plan, folder, progress, talk)
 
     return run
 
@@ -387,6 +389,35 @@ def test_going_back_restores_all_but_the_event(kind, train, decide, tmp_path):
     assert (latest.step, latest.values) == (found.step, found.values)
     logs = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("undisturbed", "back")]
     assert logs[0] == logs[1]
+
+
+class Told(Talk):
+    """What a tracker holds after all it was told."""
+
+    def __init__(self):
+        self.events, self.records, self.lengths = [], [], []
+
+    def event(self, event):
+        self.events.append(event)
+
+    def history(self, place, records, *, anew):
+        self.records = list(records)
+        self.lengths.append((len(records), anew))
+
+    def metrics(self, place, epoch, numbers):
+        self.records.append(numbers)
+
+
+def test_trackers_hear_that_a_training_goes_back_and_from_where_it_goes_on(train, decide, tmp_path):
+    decide(DETECTED)
+    told = Told()
+    trained = train(tmp_path, talk=told)
+    (event,) = told.events
+    assert (event.kind, event.place) == ("returned", "train")
+    assert event.text.startswith(f"the test says so; it goes back to step {BACK} and on with PgdAt(")
+    assert told.lengths == [(0, True), (BACK // 4, False)]
+    assert told.records == trained.records
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(f"{canonical_json(each)}\n" for each in told.records)
 
 
 @pytest.fixture
