@@ -18,8 +18,10 @@ from robustdeploy.onboard.engine import MOST_FILES, EngineFile, Files, checked_f
 from robustdeploy.onboard.store import MOST_BYTES
 from robustdeploy.onboard.wire import Array
 
+# Bounded, since all of this is stored and printed: a board could otherwise fill the host's memory and its reports.
 Name = Annotated[str, Field(max_length=400)]
 Text = Annotated[str, Field(max_length=4000)]
+# numpy's int64 cannot hold more, and JSON sets no limit to whole numbers.
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -27,6 +29,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Answer(Noun):
     """The head of an answer. A field that is missing, unknown or of another kind is an error."""
 
+    # Without it pydantic takes "3" or 3.0 for a whole number, and an answer of the wrong kind would pass.
     model_config = ConfigDict(strict=True)
 
 
@@ -157,6 +160,7 @@ def array_of(arrays: dict[str, Array], name: str, dtype: str, shape: tuple[int |
     if array.dtype != dtype or not fits:
         wanted, found = _sizes(shape), _sizes(array.shape)
         raise impossible(op, name, f"must be {dtype} of shape {wanted}, not {array.dtype} of shape {found}")
+    # A NaN compares as false with everything, so it would slip through every later check of a range.
     if not np.isfinite(array).all():
         raise impossible(op, name, f"must be finite, and {int((~np.isfinite(array)).sum())} of its values are not")
     return array

@@ -27,6 +27,7 @@ from robustdeploy.onboard.timing import CHECKED, Plan
 from robustdeploy.onboard.types import Bytes, Labels, Probe, Scores, Threat
 from robustdeploy.onboard.wire import VERSION, Array
 
+# The first answer waits for numpy to load, which takes seconds on a small board with a cold SD card.
 _START_S = 60.0
 _LATENCY_MARGIN_S = 60.0
 _MOST_QUERIES = 1_000_000
@@ -60,6 +61,7 @@ class Board:
 
     pipe: Pipe
     deadline_s: float = 60.0
+    # A message is held in memory on both ends, and a board may have little of it.
     batch_bytes: int = 16 << 20
     clock: Callable[[], float] = time.monotonic
     facts: Facts = field(default_factory=dict, init=False)
@@ -77,6 +79,7 @@ class Board:
 
     def hello(self) -> Facts:
         """Return what the board says of itself; BoardError where its agent is of another version."""
+        # Not `ask`: an agent of another version may answer in another form, and that has to be told as what it is.
         answer = self._agent.call("hello", {}, deadline_s=max(self.deadline_s, _START_S))
         head = answer.head
         theirs = (head.get("agent"), head.get("protocol"))
@@ -123,6 +126,8 @@ class Board:
         """Compile the ONNX file with hash ``onnx``; the toolchain says nothing meanwhile, hence the longer deadline."""
         request = {"backend": backend, "onnx": onnx, "options": dict(options or {})}
         said = self._agent.ask(answers.Compiled, "compile", request, deadline_s=deadline_s)
+        # What was done within the call cannot have lasted longer than the call. The share allows for clocks of other
+        # rates.
         if said.head.seconds > said.took_s * 1.01:
             found = f"is {said.head.seconds:.4g} s, but the whole call took {said.took_s:.4g} s here"
             raise self._agent.impossible("compile", "seconds", found)
@@ -144,6 +149,7 @@ class Board:
         listed = [asdict(file) for file in files]
         request = {"backend": backend, "files": listed, "options": dict(options or {})}
         opened = self._agent.ask(answers.Open, "open", request, deadline_s=deadline_s).head.open
+        # All that is measured from here on is told as this engine's, so the board must mean the same one.
         if opened != (asked := engine_id(files)):
             told = f"is the engine {opened[:16]}…, and {asked[:16]}… was to be opened"
             raise self._agent.impossible("open", "open", told)
@@ -161,8 +167,10 @@ class Board:
             said = self._agent.ask(answers.Queried, "score", head, {"images": images[part]}, ("scores",), queries=count)
             with self._agent.doubting():
                 scores = array_of(said.arrays, "scores", "float32", (count, self._classes), "score")
+            # From the first answer on the width is fixed: an engine cannot change its number of classes.
             self._classes = scores.shape[1]
             self._agent.count("score", said.head, count, count)
+            # Scoring is the only call whose work is known in advance, so it tells the board's pace for attacks.
             self._agent.paced(said.took_s, count)
             parts.append(scores)
         return np.concatenate(parts)
@@ -199,6 +207,8 @@ class Board:
                 found.append(array_of(said.arrays, "images", "uint8", sent.shape, "attack"))
                 spent.append(array_of(said.arrays, "queries", "int64", (len(sent),), "attack"))
                 _check_queries(spent[-1], most, (found[-1] != sent).reshape(len(sent), -1).any(1))
+            # Where the attack does not say which image a query was for, the total alone can be checked, and only from
+            # above.
             known = bool((spent[-1] >= 0).all())
             least = int(spent[-1].sum()) if known else 0
             self._agent.count("attack", said.head, least, least if known else all_queries)
@@ -207,14 +217,18 @@ class Board:
     def time(self, plan: Facts, images: Bytes) -> Window:
         """Time the open engine in one window by ``plan``, see `Plan`, on ``images``, used in turn."""
         asked = _plan_from(plan)
+        # The agent sends nothing while it times, as a message would disturb the samples.
         longest = asked.max_s + asked.warmup_s + max(self.deadline_s, _LATENCY_MARGIN_S)
+        # The timed loop must not wait for the link, so only what travels in one message is used.
         part = next(self._batches(images))
         wanted = ("samples_ns", "starts_ns", "empty_ns", "scores_before", "scores_after")
         sent = {"images": images[part]}
         said = self._agent.ask(answers.Window, "time", {"plan": asdict(asked)}, sent, wanted, deadline_s=longest)
+        # The agent scores these before and after the window: faults by heat or another engine show as other scores.
         checked = min(CHECKED, len(images[part]) // asked.batch) * asked.batch
         with self._agent.doubting():
             window = window_from(said.head, said.arrays, asked, said.took_s, (checked, self._classes))
+        # Every run of the engine is accounted for, so none can be left out of the samples unseen.
         queries = 2 * checked + (window.warmup_runs + len(window.samples_ns)) * asked.batch
         self._agent.count("time", said.head, queries, queries)
         return window
@@ -236,6 +250,7 @@ class Board:
     def _batches(self, images: Bytes) -> Iterator[slice]:
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
             raise UsageError(f"a board takes uint8 images N×C×H×W; {images.dtype} of shape {images.shape} came")
+        # One image may be larger than the limit; then it travels alone.
         step = max(1, self.batch_bytes // max(1, images[0].nbytes))
         for start in range(0, len(images), step):
             yield slice(start, start + step)
@@ -260,12 +275,14 @@ def board_of(target: Target, agent: Path, deadline_s: float = 60.0) -> Iterator[
 
 def _check_queries(spent: Labels, most: int, changed: npt.NDArray[np.bool_]) -> None:
     """Raise BoardError for queries per image that an attack of ``most`` per image cannot have spent."""
+    # All of them together: that is how an attack says that it does not count by image.
     if (spent == -1).all():
         return
     if (spent < 0).any():
         raise impossible("attack", "queries", f"must be 0 or more for every image, not {int(spent.min()):,}")
     if (highest := int(spent.max())) > most:
         raise impossible("attack", "queries", f"must be at most {most:,} per image, not {highest:,}")
+    # Only an answer of the engine can tell an attack which image is better than the one it began with.
     if free := int((changed & (spent == 0)).sum()):
         raise impossible("attack", "queries", f"is 0 for {free:,} images that were changed")
 

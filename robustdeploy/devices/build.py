@@ -57,6 +57,7 @@ def build_engine(board: Board, target: Target, onnx: Path, agent: Path, folder: 
     target does not support, or not one that can build here for that board; ArtifactError where it refuses the net.
     """
     there = installed_on(board, target)
+    # Parsers of toolchains are C++ and crash on hostile files. This reads it with checks first, on the host.
     read_model(onnx)
     toolchain = target.backend
     with _builder(board, there, target, agent) as builder:
@@ -87,6 +88,7 @@ def _builder(board: Board, there: Installed, target: Target, agent: Path) -> Ite
     if target.build_on == "board":
         yield board
         return
+    # A kernel is chosen by timing it on the very device, so such an engine built elsewhere is slow or does not load.
     if not there.traits.builds_on_host:
         raise ToolchainError(f"{target.name}: {there.name} builds its engines on the board alone; {_ELSE}")
     with board_from(Local(), agent, board.deadline_s) as host:
@@ -96,6 +98,7 @@ def _builder(board: Board, there: Installed, target: Target, agent: Path) -> Ite
 
 def _check_builds_for(here: Installed, there: Installed) -> None:
     built = f"an engine that is built by {here.name} {here.version} on {here.where}"
+    # A serialised engine is tied to the version that wrote it, and other versions refuse it.
     if here.version != there.version:
         raise ToolchainError(
             f"{built} is not for {there.version}, which {there.where} has; install that version here, or {_ELSE}"

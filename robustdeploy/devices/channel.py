@@ -24,6 +24,7 @@ class Channel:
     reason: str = ""
 
     def __post_init__(self) -> None:
+        # A blocking write of more than the pipe holds waits for a reader for ever, whatever select said before.
         os.set_blocking(self.pipe.writer.fileno(), False)
 
     def allow(self, seconds: float, reason: str = "") -> None:
@@ -45,6 +46,7 @@ class Channel:
         self._wait(descriptor, selectors.EVENT_WRITE)
         try:
             return os.write(descriptor, data[:_MOST_AT_ONCE])
+        # Between select and write the room may have gone; the caller simply asks again.
         except BlockingIOError:
             return 0
         except BrokenPipeError:
@@ -54,6 +56,7 @@ class Channel:
         """Nothing is held back."""
 
     def _wait(self, descriptor: int, event: int) -> None:
+        # Not `select.select`, which fails for descriptors above 1023 in a process with many open files.
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, event)
             if not selector.select(max(0.0, self.until - self.clock())):

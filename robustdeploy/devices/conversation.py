@@ -24,6 +24,7 @@ from robustdeploy.errors import (
 )
 from robustdeploy.onboard.wire import VERSION, Array, Message, read_message, write_message
 
+# The name comes from a board: looked up in the module, it could be any class that happens to be there.
 _ERRORS = (UsageError, ArtifactError, ToolchainError, BoardError, WireError, StorageError)
 """What may go wrong on a board; everything else it may name is a BoardError."""
 
@@ -101,10 +102,12 @@ class Conversation:
         """Send one request and return its answer; after a failure of the pipe itself every later call fails too."""
         if self._broken:
             raise BoardError(f"{self.pipe.where}: {op} cannot be asked: {self._broken}")
+        # Numbers tell a late answer to an abandoned request from the answer that is waited for.
         self._asked += 1
         silence = self.deadline_s if deadline_s is None else deadline_s
         patience = Patience(op, self.clock(), silence, queries, self._query_s or FIRST_QUERY_S)
         try:
+            # Sending has a deadline too: a board that reads no more would block the host once the pipe is full.
             self._channel.allow(silence)
             write_message(self._channel, {"op": op, "id": self._asked, **head}, arrays)
             answer = self._answer(patience, progress)
@@ -113,6 +116,7 @@ class Conversation:
                 raise
             self._broken = "the pipe to the agent failed before"
             raise self._explained(op, error) from None
+        # An interrupted call leaves half a message in the pipe, and the next one would be read from its middle.
         except BaseException:
             self._broken = "the call before was interrupted"
             raise
@@ -142,6 +146,7 @@ class Conversation:
 
     def paced(self, took_s: float, queries: int) -> None:
         """Take note that ``queries`` images took ``took_s``: later ones may take a multiple of that."""
+        # The slowest pace so far: a board that throttles later is not given up for it.
         self._query_s = max(self._query_s, pace(took_s, queries))
 
     def count(self, op: str, head: answers.Queried | answers.Window, least: int, most: int) -> None:
@@ -151,6 +156,7 @@ class Conversation:
         if not least <= told <= most:
             allowed = f"{least:,}" if least == most else f"{least:,} to {most:,}"
             raise self.impossible(op, "queries", f"must be {allowed}, not {told:,}")
+        # Two counts that must agree: an engine asked behind the host's back shows as a higher total.
         if rise != told:
             expected = self.queries_total + told
             raise self.impossible(op, "queries_total", f"must be {expected:,}, not {head.queries_total:,}")
@@ -181,6 +187,7 @@ def _error_from(said: Any, where: str, names: Mapping[str, str]) -> Robustdeploy
     kind, message = (said.get("kind"), said.get("message")) if isinstance(said, dict) else (None, said)
     found = next((each for each in _ERRORS if each.__name__ == kind), BoardError)
     text = str(message)[:4000]
+    # The board knows files by their hashes alone, which tell a user nothing.
     for sha256, name in names.items():
         text = text.replace(sha256, name)
     return found(f"{where}: {text}")

@@ -67,11 +67,13 @@ class Tail:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._kept = b""
+        # A daemon, since a grandchild that keeps stderr open must not keep the host from ending.
         self._thread = threading.Thread(target=self._drain, daemon=True)
         self._thread.start()
 
     def text(self) -> str:
         """Return what was kept, as text; a stream that has just ended is read to its end first."""
+        # The last words may still be on their way when the process is seen to have ended.
         self._thread.join(0.2)
         return self._kept.decode("utf-8", "replace").strip()
 
@@ -82,12 +84,14 @@ class Tail:
             self._stream.close()
 
     def _drain(self) -> None:
+        # Somebody has to read: a toolchain that writes more than a pipe holds would otherwise stop for ever.
         while piece := os.read(self._stream.fileno(), 65536):
             self._kept = (self._kept + piece)[-_TAIL_BYTES:]
 
 
 def _start(command: list[str], folder: str) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
+    # Toolchains leave temporary files when they are killed; inside this folder they are removed with it.
     environment = {**os.environ, "TMPDIR": folder}
     try:
         return subprocess.Popen(
@@ -98,6 +102,8 @@ def _start(command: list[str], folder: str) -> subprocess.Popen[bytes]:
             bufsize=0,
             cwd=folder,
             env=environment,
+            # Ctrl-C in a terminal goes to the whole foreground group, and the host alone decides when its agent ends.
+            # The group is also what is killed at the end.
             start_new_session=True,
         )
     except OSError as error:
@@ -109,6 +115,7 @@ def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
     """Say whether ``process`` ends within ``seconds``, but do not reap it: its group keeps its number."""
     until = time.monotonic() + seconds
     while process.returncode is None:
+        # A reaped process's number may be given to another one, and killpg would then hit strangers.
         if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
             return True
         if time.monotonic() >= until:
@@ -120,6 +127,7 @@ def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Give the agent, whose stdin is closed, a moment to end; then kill whatever is left of its group."""
     _ended(process, _GRACE_S)
+    # The agent may have ended by itself, with everything that it had started.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

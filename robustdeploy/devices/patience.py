@@ -33,6 +33,8 @@ class Patience:
 
     def left(self, now: float) -> tuple[float, str]:
         """Return for how many seconds to wait, should nothing be heard after ``now``, and what to say then."""
+        # Time is earned by queries done since the call began. So a drip of tiny progress buys no more than its own
+        # worth.
         paid = self.began + self.done * self.query_s
         if paid >= now or not self.done:
             return self.silence_s, f"no answer for {self.silence_s:g} s; the board hangs or the link is down"
@@ -42,6 +44,7 @@ class Patience:
 
     def heard(self, done: Any, before: int) -> None:
         """Take note that ``done`` images were scored, ``before`` of them for earlier calls."""
+        # In Python True is an int, and JSON's true would pass for 1.
         if type(done) is not int:
             raise impossible(self.op, "progress", f"must be a whole number, not {repr(done)[:60]}")
         if not self.queries:

@@ -27,12 +27,19 @@ from robustdeploy.errors import ArtifactError, BoardError, ToolchainError, Usage
 
 # Letters that no shell, no ProxyCommand and no option parser reads as anything else (cf. CVE-2023-51385).
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.+-]*@)?[A-Za-z0-9_:][A-Za-z0-9_.:%-]*")
+# JetPack 6 comes with 3.10, and a board's own interpreter cannot be replaced easily.
 _OLDEST_PYTHON = (3, 10)
+# Login scripts may print a banner before any command runs; this is far above any real one.
 _NOISE_BYTES = 1 << 16
 _TAIL_BYTES = 1 << 14
 _BOARD, _READY = "robustdeploy-board ", "robustdeploy-ready"
+# BatchMode fails where ssh would ask, since nobody may be there to answer. Nothing of the host is lent to the board: no
+# agent, no display, no forwarded port.
 _STRICT = ("BatchMode=yes", "StrictHostKeyChecking=yes", "ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes")
+# The user's configuration may hold these for interactive use. A shared master (ControlPath) could be cut by another
+# session, and a terminal (RequestTTY) would alter binary data.
 _PLAIN = ("PermitLocalCommand=no", "RequestTTY=no", "ControlPath=none", "UpdateHostKeys=no", "LogLevel=ERROR")
+# A board that loses power sends no FIN: without these the client would wait for hours.
 _ALIVE = ("ServerAliveInterval=15", "ServerAliveCountMax=3")
 
 
@@ -78,6 +85,8 @@ class Ssh:
         except OSError as error:
             raise ArtifactError(f"the agent {agent} cannot be read: {error.strerror or error}") from error
         with _connected(self, self.arguments(payload)) as line:
+            # The agent travels on the same connection: a separate scp would need a second login and could meet another
+            # host.
             _land(self, line, payload)
             yield Pipe(line.reader, line.writer, self.host, line.failure)
 
@@ -85,11 +94,14 @@ class Ssh:
         """Return the client's argument list; the board's shell sees one quoted command."""
         options = [*_STRICT, *_PLAIN, *_ALIVE, f"ConnectTimeout={self.connect_s}"]
         folder = self.folder.removeprefix("~/") or "."
+        # The program goes along as text of the command, since before it runs the board has nothing of ours.
         landing = resources.files("robustdeploy.onboard").joinpath("landing.py").read_text("ascii")
         numbers = [str(len(payload)), str(self.timeout_s), str(self.grace_s)]
         program = [self.python.removeprefix("~/"), "-c", landing, folder, hashlib.sha256(payload).hexdigest(), *numbers]
         pairs = [part for option in options for part in ("-o", option)]
         config = ["-F", str(Path(self.config).expanduser())] if self.config else []
+        # sshd joins its arguments and gives them to the login shell, so they are quoted once here. `exec` leaves no
+        # shell in between that would keep the pipe open after the agent has ended.
         return [self.command, *config, "-T", *pairs, "--", self.host, "exec " + shlex.join(program)]
 
 
@@ -106,6 +118,7 @@ class _Line:
 
     def _listen(self) -> None:
         stderr = cast(BinaryIO, self.process.stderr)
+        # Somebody has to read: a full pipe would stop the client, and the tail explains a failure later.
         while part := stderr.read(4096):
             self._tail = (self._tail + part)[-_TAIL_BYTES:]
 
@@ -113,6 +126,7 @@ class _Line:
         """Wait for the line that begins with ``mark``, past whatever the board's login scripts print."""
         seen, line = 0, bytearray()
         while seen < _NOISE_BYTES:
+            # The deadline is for the whole answer: a board that sends a byte now and then must not prolong it.
             if not select.select([self.reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise BoardError(f"{self.link.host} did not answer in time; see that the board is not overloaded")
             # One byte at a time: what follows the line belongs to the agent's first message.
@@ -134,6 +148,7 @@ class _Line:
         try:
             while rest:
                 rest = rest[os.write(self.writer.fileno(), rest) :]
+        # The reason stands on the client's standard error, and it is worth more than "broken pipe".
         except BrokenPipeError:
             raise BoardError(self.failure()) from None
 
@@ -147,9 +162,11 @@ class _Line:
 
     def close(self) -> None:
         """Close the pipe, let the board end the agent, and end the client where that takes too long."""
+        # The end of its input is how the agent learns that the host is done, over ssh as well.
         self.writer.close()
         self.reader.close()  # before waiting: a client that cannot pass on what it holds would wait for us in turn
         try:
+            # The board itself ends the agent after its grace; the rest is for the way back.
             self.process.wait(self.link.grace_s + 5)
         except subprocess.TimeoutExpired:
             self.process.kill()
@@ -189,8 +206,10 @@ def _connected(link: Ssh, arguments: list[str]) -> Iterator[_Line]:
 def _land(link: Ssh, line: _Line, payload: bytes) -> None:
     """Check what the board has, send the agent where it is not there yet, and wait until it is about to start."""
     deadline = time.monotonic() + link.connect_s + 60
+    # What the board can do is checked before anything is sent: over a slow link the agent takes its time.
     have = _checked(link, line.answer(_BOARD, deadline), len(payload))
     line.send(b"start\n" if have else b"bytes\n" + payload)
+    # The board hashes what it received before it says this, so a damaged agent never starts.
     line.answer(_READY, time.monotonic() + link.connect_s + 60)
 
 
@@ -200,6 +219,7 @@ def _checked(link: Ssh, answer: str, size: int) -> bool:
         facts: dict[str, Any] = json.loads(answer)
         if problem := facts.get("problem"):
             raise BoardError(f"{link.host} cannot take the agent into {link.folder}: {_plain(str(problem))}")
+        # Each value is converted inside the try: a board may answer anything of the right names.
         python, numpy = tuple(int(part) for part in facts["python"]), bool(facts["numpy"])
         free, have = int(facts["free"]), bool(facts["have"])
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError):
@@ -258,11 +278,13 @@ def explain(link: Ssh, status: int | None, stderr: str) -> str:
     said = f" ({words})" if words else ""
     if status is None:
         return f"the connection to {link.host} is open but the agent is silent{said}"
+    # The client's words are in the C locale, so patterns find them. Its exit status tells no kinds of failure apart.
     if status == 255:  # ssh's own failures; every other status is the board's
         for pattern, sentence in _REASONS:
             if re.search(pattern, stderr):
                 return sentence.format(host=link.host) + said
         return f"the connection to {link.host} failed; try `ssh {link.host}` by hand{said}"
+    # POSIX shells answer so for a command that is found but not executable, and for one that is not found.
     if status in (126, 127):
         return f"{link.python} cannot be run on {link.host}; install it there or set the link's python{said}"
     if status < 0:
@@ -272,6 +294,7 @@ def explain(link: Ssh, status: int | None, stderr: str) -> str:
 
 def _plain(text: str, limit: int = 800) -> str:
     """Fold text from a board into one line without control characters, and keep its end."""
+    # A board's text may hold escape sequences that rewrite what the terminal shows.
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else "…" + line[-limit:]
 

@@ -51,6 +51,7 @@ def _identity(board: Board, traits: Traits, details: Mapping[str, Any]) -> dict[
     if missing := next((name for name in traits.tied_to if name not in told), None):
         raise BoardError(f"{board.pipe.where}: {impossible('probe', f'details.{missing}', 'is required and missing')}")
     return {
+        # An identity is compared as text, and canonical JSON gives equal values equal text.
         name: value if isinstance(value := told[name], str) else canonical_json(value)
         for name in sorted(traits.tied_to)
     }
@@ -59,6 +60,7 @@ def _identity(board: Board, traits: Traits, details: Mapping[str, Any]) -> dict[
 def check_version(name: str, version: str, bounds: str, where: str) -> None:
     """Raise ToolchainError when ``version`` is outside the target's bounds."""
     try:
+        # Without this a pre-release that lies within the bounds would count as outside of them.
         inside = not bounds or SpecifierSet(bounds).contains(version, prereleases=True)
     except (InvalidSpecifier, InvalidVersion) as problem:
         raise ToolchainError(f"{where}: {name} {version} cannot be compared with '{bounds}': {problem}") from problem

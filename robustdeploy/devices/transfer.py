@@ -28,6 +28,7 @@ def put(board: Conversation, path: Path, moved: Moved = silent) -> str:
     """Send a file unless the board has it already, and return its hash."""
     sha256, total, offset = sha256_of_file(path), path.stat().st_size, 0
     board.names[sha256] = path.name
+    # An engine has many megabytes and a link may be slow; the same content need never travel twice.
     if board.ask(answers.Have, "have", {"sha256": sha256}).head.have:
         moved(total)
         return sha256
@@ -37,6 +38,7 @@ def put(board: Conversation, path: Path, moved: Moved = silent) -> str:
             head = {"name": path.name, "sha256": sha256, "offset": offset, "total": total}
             held = board.ask(answers.Held, "put", head, {"data": piece}).head.held
             offset += len(piece)
+            # A board that lost a piece would only be found out by the hash at the end, after everything was sent.
             if held != offset:
                 raise board.impossible("put", "held", f"must be {offset:,} bytes, not {held:,}")
             moved(offset)
@@ -52,6 +54,7 @@ def send(board: Conversation, folder: Path, files: Files, moved: Moved = silent)
     before = 0
     for file in checked_files(files):
         path = folder / file.name
+        # The run's folder may have been changed since the engine was built, and the board must not run that.
         found = sha256_of_file(path) if path.is_file() else "none"
         if found != file.sha256:
             told = "is missing" if found == "none" else f"has the hash {found[:16]}…, not {file.sha256[:16]}…"
@@ -67,6 +70,7 @@ def fetch(board: Conversation, files: Files, folder: Path, moved: Moved = silent
         folder.mkdir(parents=True, exist_ok=True)
     for file in checked_files(files):
         path = folder / file.name
+        # A link with the right content now may lead to other content later.
         if not (path.is_file() and not path.is_symlink() and sha256_of_file(path) == file.sha256):
             _fetch(board, file, path, _beyond(before, moved))
         before += file.bytes
@@ -75,6 +79,7 @@ def fetch(board: Conversation, files: Files, folder: Path, moved: Moved = silent
 
 def _fetch(board: Conversation, file: EngineFile, path: Path, moved: Moved) -> None:
     digest, offset = hashlib.sha256(), 0
+    # Its hash is only known at the end; until then it must not lie where an engine's file is looked for.
     with atomic_path(path) as beside, beside.open("wb") as stream:
         while offset < file.bytes:
             said = board.ask(answers.Piece, "get", {"sha256": file.sha256, "offset": offset}, wanted=("data",))
@@ -84,6 +89,7 @@ def _fetch(board: Conversation, file: EngineFile, path: Path, moved: Moved) -> N
             with board.doubting():
                 data = array_of(said.arrays, "data", "uint8", (None,), "get").tobytes()
             most = min(PIECE_BYTES, file.bytes - offset)
+            # A board that sends empty pieces would keep this loop going for ever.
             if not 1 <= len(data) <= most:
                 told = f"must be a piece of 1 to {most:,} bytes of {file.name}, not of {len(data):,}"
                 raise board.impossible("get", "data", told)

@@ -74,11 +74,13 @@ def _check_duration(window: Window, plan: Plan, took_s: float) -> None:
     lasted = window.duration_ns * 1e-9
     if lasted > took_s * _CLOCKS_APART:
         raise impossible("time", "duration_ns", f"is {lasted:.4g} s, but the whole call took {took_s:.4g} s here")
+    # A shorter window than asked for could be picked for its good samples.
     if lasted * _CLOCKS_APART < plan.min_s and len(window.samples_ns) < MOST_SAMPLES:
         raise impossible("time", "duration_ns", f"is {lasted:.4g} s, but {plan.min_s:g} s were asked for")
     empty = int(window.empty_ns.min()), int(window.empty_ns.max())
     if empty[0] < 0 or empty[1] > took_s * 1e9 * _CLOCKS_APART:
         raise impossible("time", "empty_ns", f"must be 0 to {took_s * 1e9:.4g} ns, not {empty[0]:,} to {empty[1]:,} ns")
+    # The empty call excuses gaps between samples below, so a board must not call it slow.
     if (usual := _usual(window.empty_ns)) > _EMPTY_NS:
         raise impossible("time", "empty_ns", f"is usually {usual:,} ns, where {_EMPTY_NS:,} is very slow already")
 
@@ -92,6 +94,7 @@ def _check_samples(window: Window, plan: Plan) -> None:
     shortest, longest = int(samples.min()), int(samples.max())
     if shortest <= 0:
         raise impossible("time", "samples_ns", f"must be above 0 ns, and one sample is {shortest:,} ns")
+    # A run of the engine goes through the same harness as the empty call, so it cannot be quicker.
     for word, ours, empty in (
         ("holds", shortest, int(window.empty_ns.min())),
         ("is usually", _usual(samples), _usual(window.empty_ns)),
@@ -108,6 +111,7 @@ def _check_gaps(window: Window) -> None:
     starts, samples = window.starts_ns, window.samples_ns
     if int(starts.min()) < 0 or int(starts.max()) > window.duration_ns:
         raise impossible("time", "starts_ns", f"leaves a window of {window.duration_ns * 1e-9:.4g} s")
+    # Shortened samples leave holes in their window, which is why the starts are asked for as well.
     ends = starts + samples
     gaps = starts[1:] - ends[:-1]
     if int(ends.max()) > window.duration_ns or (len(gaps) and int(gaps.min()) < 0):

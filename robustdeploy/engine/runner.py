@@ -78,7 +78,6 @@ class Runner:
         self._tell("resumed" if any(slot.folder.iterdir()) else "begun", stage)
         try:
             record = stage.run(work)
-        # An interruption is no failure: it is told elsewhere, and the same command resumes it.
         except Exception:
             self._tell("failed", stage)
             raise

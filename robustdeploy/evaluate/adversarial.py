@@ -23,6 +23,7 @@ from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Labels, Threat
 
 FILE = "attacks.npz"
+# The largest test set with ten attacks stays below; a forged size must not exhaust the memory.
 _MOST_BYTES = 2**36
 _AGAIN = "`robustdeploy evaluate --force` finds it again"
 
@@ -58,9 +59,12 @@ def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress
     host = load_host_net(net.folder, net.device, net.trust)
     parts = Parts(work.folder, work.mark, work.ledger)
     bench = Bench(test, recipe.threat, recipe.seed, parts, progress)
+    # Query attacks ask what is deployed. Only a net that stays in torch, the dense one, is asked here.
     adversaries = [a for a in adversaries_from(recipe.evaluate.attacks) if not (net.deployed and a.kind == "query")]
     found = {a.label: attack_host(a, bench, host) for a in adversaries}
+    # Only for what runs on a board: it is there that a gradient may mislead.
     curve = curve_found(bench, host, recipe) if net.deployed else {}
+    # Labels by the net itself, not by its faster twin that gradients are followed through.
     arrays = {"predictions": CLASSIFICATION.predictions(host.score(test.images))}
     for name, each in {**found, **{_curve_name(multiple): one for multiple, one in curve.items()}}.items():
         arrays |= {f"{name}/images": each.images, f"{name}/predictions": each.predictions}
@@ -80,6 +84,7 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
         shapes = {f"{name}/images": ("uint8", of.images.shape[1:]), f"{name}/predictions": ("int64", ())}
         _check(arrays, path, shapes, len(of.ids))
         images = arrays[f"{name}/images"]
+        # The seal is checked already; this also catches a box that was made smaller since.
         if outside := violations(of.images, images, threat):
             raise ArtifactError(
                 f"{path}: {outside:,} images of '{name}' lie outside of the threat's box, so it was edited; {_AGAIN}"

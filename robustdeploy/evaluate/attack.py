@@ -28,6 +28,7 @@ from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import Draws, key
 from robustdeploy.onboard.types import Bytes, Labels, QueryAttack, Threat
 
+# A kill costs one block at most. Smaller ones would spend their time on sealing and on messages.
 BLOCK = 128
 """Images per sealed part."""
 
@@ -56,6 +57,7 @@ class Adversary:
     def budget(self) -> int | None:
         """Most queries that a query attack spends on an image: its field ``queries``; None where it has none."""
         queries = getattr(self.query, "queries", None)
+        # A plug-in may call anything `queries`, and True is an int in Python.
         return queries if type(queries) is int else None
 
 
@@ -72,6 +74,7 @@ def adversaries_from(choices: tuple[Choice, ...]) -> tuple[Adversary, ...]:
     """Build all attacks of a recipe; two that would share a name in the report are refused."""
     built = tuple(adversary_from(choice) for choice in choices)
     labels = [adversary.label for adversary in built]
+    # Rows are told apart by these labels alone, so one would overwrite the other.
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UsageError(
             f"evaluate.attacks holds '{twice[0]}' twice; each attack may appear once with the same settings"
@@ -104,6 +107,8 @@ class Images:
 
 def chosen(images: data.Images, limit: int | None) -> Images:
     """Take the first images of a fixed shuffle; in that order, the first few of them stand for all."""
+    # Test sets are often sorted by class, and the first images would then be of one class. The seed is fixed, so that
+    # every net meets the same images.
     order = epoch_order(0, 0, len(images))[:limit].numpy()
     return Images(images.ids.numpy()[order], images.images.numpy()[order], images.labels.numpy()[order])
 
@@ -138,6 +143,7 @@ def attack_host(adversary: Adversary, bench: Bench, host: HostNet) -> Found:
     """Attack a net in torch: by its gradient, or by queries where the attack asks for these."""
 
     def one(block: Images, number: int) -> Arrays:
+        # Without the block's number: noise belongs to an image, so other block sizes find the same images.
         noise_key = key(bench.seed, adversary.label)
         if adversary.gradient is not None:
             found = host.attack(adversary.gradient, block.images, block.labels, bench.threat, noise_key, block.ids)
@@ -162,6 +168,7 @@ def attack_board(
         def asked(queries: int) -> None:
             bench.progress(adversary.label, done, len(bench.images.ids))
 
+        # Parts have the same arrays for every attack; -1 says that nothing was counted.
         queries = np.full(len(block.ids), -1, np.int64)
         if replayed is not None:
             found, on_host = replayed.of(number).images, replayed.of(number).predictions
@@ -171,6 +178,7 @@ def attack_board(
             found, queries = board.attack(*arguments, progress=asked, budget=adversary.budget)
             found = _made_valid(block.images, found, bench.threat)
             on_host = CLASSIFICATION.predictions(host.score(found))
+        # What an attack says of its own success is not asked: the stored images are scored anew.
         judged = judge(board, found, bench.batch)
         return {
             "images": found,
@@ -209,6 +217,7 @@ def _made_valid(images: Bytes, proposals: Bytes, threat: Threat) -> Bytes:
 def _gathered(bench: Bench, name: str, one: Callable[[Images, int], Arrays]) -> Arrays:
     parts = []
     for number, block in bench.images.blocks():
+        # Between two blocks everything so far is sealed.
         stop_if_interrupted()
         bench.progress(name, number * BLOCK, len(bench.images.ids))
         parts.append(bench.parts.get(f"{name}-{number:05d}", partial(one, block, number)))

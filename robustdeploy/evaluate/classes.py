@@ -28,12 +28,14 @@ def class_rows(outcomes: Outcomes, classes: tuple[str, ...], subject: Subject) -
     labels, judged = outcomes.labels, {"judged_in_batches_of": outcomes.batch}
     clean, worst = outcomes.standing(outcomes.board_clean), outcomes.worst("board")
     under: dict[str, Any] = {"attack": "worst", "kind": "worst"}
+    # Each class counts alike, so a constant answer gets one share of the classes however large its class is.
     yield _balanced_row("balanced_clean_accuracy", subject, clean, labels, judged)
     yield _balanced_row("balanced_robust_accuracy", subject, worst, labels, judged, **under)
     largest = int(np.bincount(labels).argmax())
     yield share_row("majority_baseline", subject, labels == largest, {"class": classes[largest]})
     for number, name in enumerate(classes):
         its = labels == number
+        # The first images of a large test set may have none of a rare class, and no images give no accuracy.
         if its.any():
             yield share_row("class_clean_accuracy", subject, clean[its], {"class": name, **judged})
             yield share_row("class_robust_accuracy", subject, worst[its], {"class": name, **judged}, **under)
@@ -44,6 +46,7 @@ def _balanced_row(
 ) -> Measurement:
     counts = np.bincount(labels)
     right = np.bincount(labels[bits], minlength=len(counts))
+    # bincount counts all numbers up to the largest label, those of absent classes as well.
     present = counts > 0
     value, low, high = balanced_share(right[present].tolist(), counts[present].tolist())
     return Measurement(
@@ -72,6 +75,7 @@ class _Share:
 
     @property
     def explains(self) -> bool:
+        # All three: a good net on a large class meets the first two as well, but it also gets others right.
         return self.inside >= 0.5 and self.of_standing >= 0.5 and self.bound <= 0.05
 
 

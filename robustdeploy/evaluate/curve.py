@@ -27,6 +27,8 @@ def radii(recipe: Recipe) -> Iterator[tuple[float, float]]:
     """Yield each multiple of the threat's eps with the radius it gives; one below a grey level is left out."""
     for multiple in sorted(recipe.evaluate.eps_curve):
         eps = min(1.0, multiple * recipe.threat.eps)
+        # In 8 bits such a ball holds the image alone: no attack can do anything, and the curve would seem to begin
+        # high.
         if Threat("linf", eps).levels >= 1:
             yield multiple, eps
 
@@ -45,6 +47,7 @@ def curve_found(bench: Bench, host: HostNet, recipe: Recipe) -> dict[float, Foun
         bench.progress(f"eps × {multiple:g}", 0, len(few.ids))
 
         def make(multiple: float = multiple, eps: float = eps) -> dict[str, np.ndarray]:
+            # Other noise at each radius, or the same unlucky starts would repeat along the curve.
             threat, noise = Threat("linf", eps), key(bench.seed, "curve", str(multiple))
             images = project(few.images, host.attack(ATTACK, few.images, few.labels, threat, noise, few.ids), threat)
             return {"images": images, "predictions": CLASSIFICATION.predictions(host.score(images))}

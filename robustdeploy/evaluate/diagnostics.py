@@ -21,6 +21,7 @@ from robustdeploy.evaluate.outcomes import Bits, Outcomes
 from robustdeploy.evaluate.strength import CURVE_REACH, ROBUST_METRICS
 from robustdeploy.onboard.types import Scores, Threat
 
+# Stricter than the reports' 95 %: a dozen checks run at once, and a false alarm blocks a sound net.
 CONFIDENCE = 0.99
 
 
@@ -76,6 +77,8 @@ def _level(blocked: bool, warned: bool = False) -> Literal["ok", "warn", "block"
 
 
 def _inside_box(outcomes: Outcomes, threat: Threat) -> Diagnostic:
+    # Attacks and their projection may be faulty. What is stored is compared in integers, where no rounding excuses a
+    # pixel.
     outside = sum(
         violations(outcomes.images, attack.images, threat) for attack in (*outcomes.attacks, *outcomes.dense_attacks)
     )
@@ -92,9 +95,11 @@ def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
         lacking = "query" if not queries else "gradient"
         text = f"no {lacking} attack was run, so hidden gradients could not be noticed: add one to evaluate.attacks"
         return Diagnostic(id=name, level="block", text=text)
+    # By image and not by share: two attacks may break as many images and still not the same ones.
     stood = np.logical_and.reduce([outcomes.robust(attack, "board") for attack in transfers])
     broken = stood & ~np.logical_and.reduce([outcomes.robust(attack, "board") for attack in queries])
     bound = _bound(broken)
+    # AutoAttack flags 0.2 points as they are. At 100 images one broken image would be above that, hence a lower bound.
     blocked = bound > 0.002
     meaning = (
         "gradients of this net mislead the transfer attacks, or these are too weak (more steps, more restarts); "
@@ -112,6 +117,7 @@ def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
 def _zero_gradient(host: HostFindings) -> Diagnostic:
     without, n = host.without, host.n
     share = without / n
+    # AutoAttack warns at a single image. Confident images lose their gradient in honest nets too, hence a share.
     meaning = "gradient attacks are blind there" if share > 0.01 else "gradients are there to follow"
     text = f"the net's margin has no gradient at all at {without} of {n} images ({share:.1%}): {meaning}"
     return Diagnostic(
@@ -137,6 +143,7 @@ def _faithful_gradient(host: HostFindings) -> Diagnostic:
         f"the gradient foretold in {share:.1%} of the trials whether a small step along a random direction brings a "
         f"wrong label nearer (limit 80 %; chance is 50 %): {meaning}"
     )
+    # A gradient straight through rounding is told well at larger steps; only one that misleads falls below.
     level = _level(share < 0.8, share < 0.9)
     return Diagnostic(
         id="faithful-gradient",
@@ -170,6 +177,8 @@ def _iterative_beats_single_step(outcomes: Outcomes) -> Diagnostic:
     name = "iterative-beats-single-step"
     single = [attack for attack in outcomes.attacks if attack.label == "fgsm"]
     iterative = [attack for attack in outcomes.attacks if attack.kind == "transfer" and attack.label != "fgsm"]
+    # A warning alone: that iterations beat one step is a sanity check (Carlini et al.), and its lack hides no
+    # robustness.
     if not single or not iterative:
         return Diagnostic(id=name, level="warn", text="not checked: it needs fgsm and an iterative gradient attack")
     stood = np.logical_and.reduce([outcomes.robust(attack, "board") for attack in iterative])
@@ -191,6 +200,7 @@ def _suspicious_gain(outcomes: Outcomes) -> Diagnostic:
     board, host = (
         np.logical_and.reduce([outcomes.robust(attack, where) for attack in transfers]) for where in ("board", "host")
     )
+    # Images that both nets resist say nothing about deployment; those that only the board resists do.
     bound = _bound(board & ~host)
     text = (
         f"{int((board & ~host).sum())} of {len(host)} images fool the exported net but not the board "
@@ -200,6 +210,7 @@ def _suspicious_gain(outcomes: Outcomes) -> Diagnostic:
 
 
 def _agreement(outcomes: Outcomes) -> Diagnostic:
+    # Below this the robustness of one net says little about the other, whatever the attacks found.
     share = float((outcomes.board_clean == outcomes.host_clean).mean())
     text = f"board and host give the same label to {share:.2%} of the clean images (limit 99 %)"
     return Diagnostic(id="host-board-agreement", level=_level(share < 0.99), text=text, value=share, threshold=0.99)
@@ -218,11 +229,13 @@ def _repeatable(outcomes: Outcomes, host: HostFindings) -> Diagnostic:
         text += f", and {restless} of these changed in batches of the same size too"
     if host.unsteady is not None:
         text += f"; of the exported net, torch says: {host.unsteady}"
+    # A label that depends on its neighbours can be repaired by a reader who picks the batch: not one of them may move.
     blocked = moved > 0 or host.unsteady is not None
     return Diagnostic(id="repeatable", level=_level(blocked), text=text, value=moved, threshold=0)
 
 
 def _scores_not_probabilities(scores: Scores) -> Diagnostic:
+    # AutoAttack's test with its tolerance: outputs that are not negative and sum to one within 1e-5.
     probabilities = bool((scores >= 0).all() and np.abs(scores.sum(1) - 1).max() < 1e-5)
     text = (
         "the board answers probabilities, whose saturation can blind score attacks: export the net without its softmax"
@@ -234,14 +247,17 @@ def _scores_not_probabilities(scores: Scores) -> Diagnostic:
 
 def _falls_with_eps(curve: Sequence[Measurement], classes: int) -> Diagnostic:
     """Expect robustness to fall as eps grows, and to vanish in the end; otherwise the attack does not work."""
+    # Two standard errors: neighbouring radii are measured on few images, and their noise is no fault of the attack.
     rises = any(
         after.value - before.value > 2 * (before.value * (1 - before.value) / before.n) ** 0.5
         for before, after in pairwise(curve)
     )
     # So far from an image that any net fails, a wrong gradient would not show.
     last = ([row for row in curve if float(row.conditions.get("multiple", 0)) <= CURVE_REACH[1]] or curve)[-1]
+    # A net without any information still guesses right at this rate; two points are for uneven classes.
     limit = 1 / classes + 0.02
     eps = float(last.conditions["eps"])
+    # The lower bound: on 50 images the value alone would be above the limit by chance too often.
     blocked = rises or (last.low or 0.0) > limit
     text = (
         f"under PGD-10 at eps {eps:.3g} an accuracy of {last.value:.1%} remains (limit {limit:.0%}, near chance); it "

@@ -40,6 +40,7 @@ def figures_from(
 
 def _histogram(samples_ms: np.ndarray, bins: int = 40) -> Histogram:
     """Bins of equal width up to the 99.5th percentile; the last one holds everything above it."""
+    # One stall of a hundred milliseconds would press all other bars into one.
     edge = float(np.quantile(samples_ms, 0.995))
     low = float(samples_ms.min())
     counts, edges = np.histogram(np.minimum(samples_ms, edge), bins=bins, range=(low, max(edge, low + 1e-9)))
@@ -48,6 +49,7 @@ def _histogram(samples_ms: np.ndarray, bins: int = 40) -> Histogram:
 
 def _samples(outcomes: Outcomes, threat: Threat, classes: tuple[str, ...]) -> Iterator[Sample]:
     """Show, in turn over the attacks, images that were right before: first those that an attack broke."""
+    # The same image under several attacks would take the room of other examples.
     taken: set[int] = set()
     if not outcomes.attacks:
         return
@@ -76,6 +78,7 @@ def _samples(outcomes: Outcomes, threat: Threat, classes: tuple[str, ...]) -> It
 def _difference(clean: Bytes, adversarial: Bytes, threat: Threat) -> Bytes:
     """Scale the perturbation so that ±eps spans black to white around mid-grey."""
     change = adversarial.astype(np.float32) - clean.astype(np.float32)
+    # Drawn as it is, a change of eight levels cannot be seen.
     grey: Bytes = np.clip(127.5 + change * (127.5 / threat.levels), 0, 255).round().astype(np.uint8)
     return grey
 

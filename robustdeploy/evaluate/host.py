@@ -55,6 +55,7 @@ class HostNet:
         self, attack: GradientAttack, images: Bytes, labels: Labels, threat: Threat, key: int, ids: Labels
     ) -> Bytes:
         """Let ``attack`` propose an image for each input; proposals are rounded to 8 bits."""
+        # Large images would not fit into memory at once.
         if len(images) > self.at_once:  # an image's result does not depend on the others
             parts = self._parts(len(images))
             return np.concatenate([self.attack(attack, images[p], labels[p], threat, key, ids[p]) for p in parts])
@@ -71,14 +72,17 @@ class HostNet:
             return sum(self.zero_gradients(images[p], labels[p]) for p in self._parts(len(images)))
         pixels = self._pixels(images)
         try:
+            # In float64, since saturation in float32 is the loss's matter and is counted by itself.
             pixels = pixels.double().requires_grad_()
             scores = _copied_in_double(self.net)(pixels)
         except RuntimeError:
             pixels = self._pixels(images).requires_grad_()
             scores = self.net(pixels)
         own = scores.gather(1, torch.from_numpy(labels).to(self.device)[:, None]).squeeze(1)
+        # The highest wrong score, as in the margin of Carlini and Wagner: it does not saturate as a softmax does.
         others = scores.scatter(1, torch.from_numpy(labels).to(self.device)[:, None], -torch.inf).max(1).values
         margin = (own - others).sum()
+        # Somewhere the graph is cut: a detached tensor or a step in numpy.
         if not margin.requires_grad:
             return len(images)
         (gradient,) = torch.autograd.grad(margin, pixels, allow_unused=True)
@@ -107,15 +111,18 @@ class HostNet:
         labelled = torch.from_numpy(labels).to(self.device)
         low, high = box(self._pixels(images), threat)
         places = to_grey_levels(low + (high - low) * noise.uniform(0, tuple(low.shape[1:])))
+        # At random places and not at the images: there a net could be prepared to have a good gradient.
         gradient, _ = input_gradient(self.followed, places, labelled, margin_loss)
         sizes = sorted({1, max(1, threat.levels // 2), threat.levels})
         right = dict.fromkeys(sizes, 0)
         for number in range(DIRECTIONS):
             direction = noise.uniform(1 + number, tuple(low.shape[1:])).round() * 2 - 1
             for size in sizes:
+                # Clipped as an attack's images are, so that the step that is foretold is the one that is taken.
                 ahead, behind = ((places + way * size / 255 * direction).clamp(0, 1) for way in (1, -1))
                 foretold = (gradient * (ahead - behind)).flatten(1).sum(1).sign()
                 with torch.no_grad():
+                    # By the net itself, whose answers count, and not by its faster twin.
                     change = margin_loss(self.net(ahead), labelled) - margin_loss(self.net(behind), labelled)
                 right[size] += int(((change.sign() == foretold) & (foretold != 0)).sum())
         return list(right.values())
@@ -138,7 +145,9 @@ def _copied_in_double(net: nn.Module) -> nn.Module:
 def load_host_net(folder: Path, device: str, trust: Trust = False) -> HostNet:
     """Load the net saved in ``folder``; ``trust`` is as for ``load_net``."""
     on = torch.device(device)
+    # Its weights need no gradient: attacks ask for that of the image, and memory stays free.
     net = load_net(folder, trust=trust).to(on).eval().requires_grad_(False)
     shape = load_info(folder).image_shape
+    # Of a generator of its own, so that loading a net moves no other random numbers.
     example = torch.rand(8, *shape, generator=torch.Generator().manual_seed(0))
     return HostNet(net, on, folded(net, example.to(on)), images_at_once(net, shape, HostNet.at_once))

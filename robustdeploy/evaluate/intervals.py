@@ -72,9 +72,11 @@ def mcnemar_exact(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
     McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12
     (1947), with the binomial distribution in place of the chi-square approximation.
     """
+    # scipy takes a second to load, and commands that only read a report need none of it.
     from scipy.stats import binomtest
 
     only_a, only_b, _ = _discordant(a, b)
+    # The test needs discordant pairs. Without any the outcomes are equal, and nothing speaks against it.
     if only_a + only_b == 0:
         return 1.0
     return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
@@ -91,9 +93,11 @@ def samples_needed(p: float, limit: float, confidence: float = 0.95) -> int | No
     tail = (1 - confidence) / 2
 
     def decided(n: int) -> bool:
+        # p times n is rarely a whole number. The beta quantile takes any, so the bound does not jump from n to n + 1.
         return _lower(p * n, n, tail) >= limit if p >= limit else _upper(p * n, n, tail) < limit
 
     high = 1
+    # Doubling first, since a share near its limit may need any number of samples.
     while not decided(high):
         high *= 2
         if high > _MOST_SAMPLES:
@@ -111,6 +115,7 @@ def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
 def _lower(successes: float, n: int, tail: float) -> float:
     from scipy.special import betaincinv
 
+    # The beta distribution behind the bound has no parameter 0; the limit of the bound is 0 there.
     return 0.0 if successes <= 0 else float(betaincinv(successes, n - successes + 1, tail))
 
 
@@ -127,9 +132,11 @@ def _tango_score(only_a: int, only_b: int, n: int, delta: float) -> float:
     """
     linear = -only_a - only_b + (2 * n - only_a + only_b) * delta
     constant = -only_b * delta * (1 - delta)
+    # Rounding may put the root, or what is under it, a hair below 0.
     q = max(0.0, (math.sqrt(max(0.0, linear**2 - 8 * n * constant)) - linear) / (4 * n))
     variance = n * (2 * q + delta * (1 - delta))
     distance = only_a - only_b - n * delta
+    # At the ends of the range no pair may be discordant: any other difference than the observed one is impossible.
     if variance <= 0:
         return math.copysign(math.inf, distance) if abs(distance) > 1e-9 else 0.0
     return distance / math.sqrt(variance)
@@ -138,9 +145,11 @@ def _tango_score(only_a: int, only_b: int, n: int, delta: float) -> float:
 def _edge(excess: Callable[[float], float], inside: float, outside: float) -> float:
     from scipy.optimize import brentq
 
+    # At -1 and 1 themselves the score is infinite or undefined.
     outermost = outside * (1 - 1e-12)
     if abs(inside) >= 1 and inside * outside > 0:
         return outside
+    # The score test keeps even the end of the range, so there is no root to find before it.
     if excess(outermost) <= 0:
         return outside
     # An infinite score far out would stop the root finder; any value above zero says the same.

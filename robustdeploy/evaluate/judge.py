@@ -16,6 +16,7 @@ from robustdeploy.evaluate.outcomes import Bits
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Bytes, Labels, Scores
 
+# No multiple of anything usual: kernels and caches for round batch sizes do not fit it.
 OTHER_BATCH = 37
 """The second pass of what is judged one at a time."""
 ROUNDING = 1e-3
@@ -45,6 +46,7 @@ def judge(board: Board, images: Bytes, batch: int) -> Judged:
     moved = _moved(scores, board.score(images, other_batch(batch)))
     restless = np.zeros_like(moved)
     if moved.any():
+        # Only then a third pass: it tells chance from dependence on the neighbours and costs as much as the first.
         restless = moved & _moved(scores, board.score(images, batch))
     return Judged(scores, moved, restless)
 
@@ -57,6 +59,7 @@ def joined(parts: Sequence[Judged]) -> Judged:
 
 def other_batch(batch: int) -> int:
     """Size of the batches of the second pass."""
+    # Alone no image has neighbours, which is the clearest contrast to any batch.
     return OTHER_BATCH if batch == 1 else 1
 
 
@@ -65,5 +68,6 @@ def _moved(ours: Scores, theirs: Scores) -> Bits:
     rows = np.arange(len(ours))
     there, here = CLASSIFICATION.predictions(theirs), CLASSIFICATION.predictions(ours)
     leads = ours.max(1) - ours[rows, there], theirs.max(1) - theirs[rows, here]
+    # Both leads: a label that flips at a near-tie leads by next to nothing on either side.
     moved: Bits = np.maximum(*leads) > ROUNDING * max(np.abs(ours).max(), np.abs(theirs).max())
     return moved

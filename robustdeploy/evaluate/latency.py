@@ -44,10 +44,12 @@ class Stopwatch:
     def take(self) -> None:
         """Load the engine anew and time it in one window, unless all are taken or the board is emulated."""
         plan, toolchain = self.target.latency, self.target.backend
+        # An emulator's time says nothing about any device, so no figure of it may exist that a report could print.
         if self.target.emulated or len(self.windows) == plan.windows:
             return
         stop_if_interrupted()
         self.progress("latency", len(self.windows), plan.windows)
+        # Loading places the engine's memory anew. Windows of one load would share a lucky or unlucky placement.
         self.board.open_engine(toolchain.name, self.opened.files, toolchain.options, classes=self.opened.classes)
         self.windows.append(self.board.time(window_plan(plan), self.images))
         self.progress("latency", len(self.windows), plan.windows)
@@ -56,6 +58,7 @@ class Stopwatch:
         """Take the windows that are left, with pauses of a third of ``min_s``; None where the board is emulated."""
         plan = self.target.latency
         while not self.target.emulated and len(self.windows) < plan.windows:
+            # Windows in one row would meet the same disturbance, and their scatter would be too small.
             self.sleep(plan.min_s / 3)
             self.take()
         return Latency(tuple(self.windows)) if self.windows else None
@@ -68,6 +71,7 @@ def window_plan(plan: LatencyPlan) -> Mapping[str, Any]:
         "warmup_s": plan.warmup_s,
         "min_s": plan.min_s / plan.windows,
         "max_s": plan.max_s / plan.windows,
+        # Rounded up, so that all windows together never have fewer than were asked for.
         "min_samples": -(-plan.min_samples // plan.windows),
     }
 
@@ -88,6 +92,7 @@ class Latency:
         """Why nothing can be judged by the samples; empty where nothing speaks against them."""
         found = [reason for window in self.windows for reason in throttled(window.before, window.after)]
         scores = [each for window in self.windows for each in (window.scores_before, window.scores_after)]
+        # Equal to the bit: the same images on the same engine, so a difference means a fault or another engine.
         if not all(np.array_equal(each, scores[0]) for each in scores):
             found.append("the engine's scores changed while it was timed")
         return list(dict.fromkeys(found))
@@ -110,6 +115,7 @@ class Latency:
 
 def measured_latency(latency: Latency | None, target: Target, subject: Subject) -> tuple[Measurement, ...]:
     """Rows of latency, unless the board throttled or answered differently: then there is nothing to judge."""
+    # No rows at all: a rule then finds nothing to judge and is INCONCLUSIVE, which never passes.
     if latency is None or latency.flaws:
         return ()
     timings = latency.timings
@@ -164,6 +170,7 @@ def latency_diagnostic(latency: Latency | None) -> Diagnostic:
     if reasons := latency.flaws:
         return Diagnostic(id="latency-valid", level="warn", text=f"latency was discarded: {'; '.join(reasons)}")
     timings = latency.timings
+    # A warning and no block: the interval has grown with the noise and keeps a verdict honest by itself.
     drift, cv = timings.drift or 0.0, timings.cv
     found = f"the samples of {len(latency.windows)} windows varied by {cv:.1%} and drifted by {drift:+.1%}"
     limits = f"(limits {STEADY_CV:.0%} and {STEADY_DRIFT:.0%})"
@@ -198,6 +205,7 @@ def timings_record(latency: Latency | None) -> dict[str, Any]:
         "flaws": latency.flaws,
         "windows": [
             {
+                # Every sample: whoever doubts a percentile can compute it anew.
                 "samples_ns": window.samples_ns.tolist(),
                 "starts_ns": window.starts_ns.tolist(),
                 "empty_ns": window.empty_ns.tolist(),

@@ -19,6 +19,7 @@ from robustdeploy.devices.transfer import Moved, silent
 from robustdeploy.errors import BoardError
 from robustdeploy.onboard.engine import Files, engine_id
 
+# int8 stays below it too in practice; a net of other weights is apart by the whole span.
 ANOTHER_NET = 0.1
 """Share of the golden scores' own span: a toolchain that computes the net in float32 stays far below it."""
 
@@ -57,13 +58,16 @@ def open_on(
     """
     toolchain = target.backend
     there = installed_on(board, target)
+    # The engine may come from a run whose board was exchanged or updated since.
     check_fits(built, there)
     board.send(folder, built.files, moved)
     classes = golden["scores"].shape[1]
     board.open_engine(toolchain.name, built.files, toolchain.options, classes=classes)
+    # The last link of the chain: hashes prove which file is there, this proves that the net itself answers.
     scores = board.score(golden["images"])
     gap, span = float(np.abs(scores - golden["scores"]).max()), float(np.ptp(golden["scores"]))
     stands_in = there.traits.stands_in
+    # In shares of the span, as logits have no unit: one net's lie within 1, another's within 100.
     if gap > ANOTHER_NET * span and not stands_in:
         told = f"differs by up to {gap:.3g} from the host's on the bundle's images, where scores span {span:.3g}"
         raise BoardError(f"{board.pipe.where}: {impossible('score', 'scores', f'{told}: another net answers')}")

@@ -63,6 +63,7 @@ class Outcomes:
 
     def robust(self, attack: AttackOutcome, where: str) -> Bits:
         """Return one bit per image: right as it is, and right under ``attack``."""
+        # Both must be right: an attack that happens to mend a wrong image must not raise the accuracy.
         clean, attacked = (self.board_clean, attack.board) if where == "board" else (self.host_clean, attack.host)
         return self.standing(clean) & self.standing(attacked)
 
@@ -70,6 +71,7 @@ class Outcomes:
         """Return one bit per image: right under every attack."""
         bits = [self.robust(attack, where) for attack in self.attacks]
         clean = self.standing(self.board_clean if where == "board" else self.host_clean)
+        # Worst case per image, as Carlini et al. (2019) ask: the smallest of the accuracies would be above it.
         worst: Bits = np.logical_and.reduce([clean, *bits])
         return worst
 

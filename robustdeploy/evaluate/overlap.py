@@ -51,10 +51,13 @@ def overlap_of(test: Prints, trained: Prints) -> Overlap:
     """Look for each test image among the training images."""
     exact = np.isin(test["hashes"], trained["hashes"])
     ours, theirs = test["thumbnails"], trained["thumbnails"]
+    # Thumbnails of another version or of other channels cannot be compared. Above the limit it would take minutes.
     if ours.shape[1:] != theirs.shape[1:] or not 0 < len(theirs) <= _MOST:
         return Overlap(exact, np.zeros_like(exact), False)
+    # Two images of one digit are alike without being copies. In such sets "near" must mean nearer than usual.
     limit = min(NEAR, OF_USUAL * _usual(ours))
     near = np.zeros(len(ours), np.bool_)
+    # Training sets are often enlarged by mirrored images.
     for way in (ours, ours[..., ::-1]):
         near |= _has_copy(way, theirs, limit)
     return Overlap(exact, near & ~exact, True)
@@ -64,6 +67,7 @@ def overlap_diagnostic(test: Prints, ids: Labels, file: Path) -> Diagnostic:
     """Say how many test images the net was trained on; ``file`` holds the prints of its training images."""
     name = "train-test-overlap"
     try:
+        # The file lies beside a net that somebody else may have made; pickles in it would run code.
         with np.load(file, allow_pickle=False) as held:
             overlap = overlap_of(test, {key: held[key] for key in ("hashes", "thumbnails")})
     except (OSError, ValueError, KeyError):
@@ -76,6 +80,7 @@ def overlap_diagnostic(test: Prints, ids: Labels, file: Path) -> Diagnostic:
     text = f"{exact} of {n} test images are among the training images byte for byte, {others}"
     if exact + near:
         text += f" (test images {named}{', …' if exact + near > _SHOWN else ''})"
+    # Real sets have a few per cent of copies (see above), which shift an accuracy little. That is worth a warning.
     level: Any = "block" if bound > 0.1 else "warn" if exact or near > 0.01 * n else "ok"
     return Diagnostic(
         id=name,
@@ -93,6 +98,7 @@ def _unit(thumbnails: npt.NDArray[Any]) -> _Rows:
     rows = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     rows -= rows.mean(1, keepdims=True)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
+    # One grey level per pixel: below that a thumbnail is plain, and its shape is noise of rounding.
     return np.where(length > rows.shape[1] ** 0.5, rows / np.maximum(length, 1e-6), 0).astype(np.float32)
 
 
@@ -117,7 +123,9 @@ def _has_copy(ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8], limit:
     coarse, known = _unit(_halved(ours)), _unit(_halved(theirs))
     fine, known_fine = _unit(ours), _unit(theirs)
     for start in range(0, len(ours), _AT_ONCE):
+        # All pairs of fine thumbnails would be a matrix of many gigabytes; the coarse ones leave few of them.
         mine, other = np.nonzero(coarse[start : start + _AT_ONCE] @ known.T >= 1 - COARSE)
+        # In a set of images that are much alike the coarse pass may keep nearly all pairs.
         for at in range(0, len(mine), 100_000):
             rows, columns = mine[at : at + 100_000] + start, other[at : at + 100_000]
             alike = np.einsum("ij,ij->i", fine[rows], known_fine[columns])

@@ -24,6 +24,7 @@ class Parts:
     """The sealed parts of one evaluation; ``mark`` (a fingerprint) keeps those of other evaluations apart."""
 
     def __init__(self, folder: Path, mark: str, ledger: Ledger) -> None:
+        # Another fingerprint means other settings, and their parts must never be mixed.
         self._folder = folder / PARTS / mark[:16]
         self._ledger = ledger
         self._mark = mark
@@ -36,9 +37,12 @@ class Parts:
     def get(self, name: str, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> Arrays:
         """Return the part ``name``, made and sealed first unless that has been done."""
         path = self._folder / f"{name}.npz"
+        # Hashed again: the file may be half written, or changed between two calls.
         if name in self._sealed and path.is_file() and sha256_of_file(path) == self._sealed[name]:
             return arrays_from(read_bounded(path, _MOST_BYTES), str(path), _MOST_BYTES)
+        # One that is there without the ledger's word is made anew: the kill came between the two writes below.
         arrays = dict(make())
+        # The file first and the ledger after: the other way round it would vouch for a part that does not exist.
         atomic_write_bytes(path, npz_from(arrays))
         self._sealed[name] = sha256_of_file(path)
         self._ledger.append("part", of=self._mark, part=name, sha256=self._sealed[name])

@@ -70,6 +70,7 @@ def _dense_rows(outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], d
     worst = standing
     for attack in outcomes.dense_attacks:
         bits = standing & outcomes.standing(attack.host)
+        # Per image, as for the deployed net; otherwise the two worst cases could not be compared.
         worst = worst & bits
         conditions = settings[attack.label]
         yield share_row("robust_accuracy", dense, bits, conditions, attack=attack.label, kind=attack.kind)
@@ -85,6 +86,7 @@ def _agreement_rows(outcomes: Outcomes, subject: Subject) -> Iterator[Measuremen
 
 def _query_rows(outcomes: Outcomes, subject: Subject) -> Iterator[Measurement]:
     for attack in outcomes.attacks:
+        # A mean over the images that were counted would be of others than those that were attacked.
         if attack.queries is None or (attack.queries < 0).any():
             continue
         yield Measurement(

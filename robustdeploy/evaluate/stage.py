@@ -98,16 +98,21 @@ def evaluate(request: Request, board: Board, work: Work, progress: Progress) -> 
     """Evaluate on the board. Sealed parts of an interrupted evaluation of the same engine are used again."""
     recipe, target = request.recipe, request.target
     adversaries = adversaries_from(recipe.evaluate.attacks)
+    # Before the board is opened: a damaged file must not cost the time of sending an engine.
     found = load_attacks(request.found, recipe, request.test, deployed=True)
     host = load_host_net(request.net, request.device, request.trust)
     opened = open_on(board, target, request.built, request.engine, request.golden)
     parts = Parts(work.folder, work.mark, work.ledger)
+    # Judged in the batch that the latency is of: one deployment, one answer.
     bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress, target.latency.batch)
     stopwatch = Stopwatch(board, target, opened, request.golden["images"], progress)
     clean = _judged_clean(bench, board)
+    # Between the attacks and not in one row, so that windows meet the board in different states.
     stopwatch.take()
     outcomes = _attacked(bench, adversaries, (host, found), board, clean, request, stopwatch)
+    # On the board and not in torch: an int8 head may round away what the host's scores still show.
     unmoved = _unmoved_margins(bench, board, clean.scores)
+    # From what was stored: gradients are followed on the host once for all targets.
     curve = curve_rows(bench, found.curve, board, recipe, request.subject)
     latency = stopwatch.finish()
     subject = request.subject
@@ -124,6 +129,7 @@ def evaluate(request: Request, board: Board, work: Work, progress: Progress) -> 
         golden_diagnostic(opened),
         latency_diagnostic(latency),
     )
+    # Rows are made here, with the evidence at hand; the report only collects them and never computes a figure.
     rows = EvaluationRows(
         schema_version=SCHEMA_VERSION,
         measurements=(
@@ -136,6 +142,7 @@ def evaluate(request: Request, board: Board, work: Work, progress: Progress) -> 
         diagnostics=tuple(each.model_copy(update={"subject": str(subject)}) for each in checks),
         figures=figures_from(outcomes, recipe.threat, request.classes, latency, subject),
     )
+    # Images and labels as well as predictions: whoever doubts an accuracy can score the images again.
     outcomes.save(work.folder / "outcomes.npz")
     atomic_write_json(work.folder / "facts.json", opened.facts)
     atomic_write_json(work.folder / "timings.json", timings_record(latency))
@@ -156,6 +163,7 @@ def _unmoved_margins(bench: Bench, board: Board, scores: Scores) -> int:
     low, high = bench.threat.box(images)
     draws = Draws(key(bench.seed, "scores-respond"), test.ids[:LOOKED_AT])
     up = draws.uniform(0, images[0].size).reshape(images.shape) < 0.5
+    # Corners of the box, the largest moves that the threat allows: if these change no score, no smaller ones do.
     moved = board.score(np.where(up, high, low))
     return int((CLASSIFICATION.margin(moved, labels) == CLASSIFICATION.margin(scores[:LOOKED_AT], labels)).sum())
 

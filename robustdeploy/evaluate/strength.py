@@ -60,6 +60,7 @@ def strength_diagnostic(
 
 
 def _lacking_attacks(adversaries: Sequence[Adversary], threat: Threat) -> Iterator[str]:
+    # The box has whole levels, so a radius between two of them is no larger than the lower one.
     eps = threat.levels / 255
     found = [_gradient_flaw(adversary.gradient, eps) for adversary in adversaries if adversary.gradient]
     serious: list[Any] = [a.gradient for a in adversaries if a.gradient and not _gradient_flaw(a.gradient, eps)]
@@ -73,6 +74,7 @@ def _lacking_attacks(adversaries: Sequence[Adversary], threat: Threat) -> Iterat
                 yield f"no gradient attack of {STEPS} steps climbs the {loss} (pgd with `loss: {loss}`)"
         if (starts := sum(getattr(attack, "restarts", 1) for attack in serious)) < RESTARTS:
             yield f"its gradient attacks start {starts} times in all ({RESTARTS} needed)"
+    # Attacks without that option do not search by squares, and count.
     wide = [a.query for a in adversaries if a.query and getattr(a.query, "p_init", 1.0) >= FIRST_SQUARES]
     if not wide and any(a.query for a in adversaries):
         yield f"its query attacks begin with squares of less than {FIRST_SQUARES:.0%} of the image (p_init)"
@@ -88,11 +90,14 @@ def _gradient_flaw(attack: Any, eps: float) -> str | None:
     if steps is None:
         return "it takes no steps"
     alpha = getattr(attack, "alpha", None)
+    # Results are rounded to 8 bits, and no step below one level survives that.
     size = max(alpha if alpha is not None else eps / 4, 1 / 255)
     if steps < STEPS:
         return f"{attack.label} takes {steps}"
+    # Such steps jump from corner to corner and never look in between.
     if size > eps + 1e-9:
         return f"one step of {attack.label} is {size / eps:.3g} times eps"
+    # A start near one side must be able to reach the other, or restarts add nothing.
     if steps * size < REACH * eps - 1e-9:
         return f"all steps of {attack.label} together are {steps * size / eps:.2g} times eps, and {REACH:g} are needed"
     return None

@@ -56,6 +56,7 @@ def tables_in(path: Path, images: Bytes, available: int) -> Iterator[Table]:
     """Look through all arrays of an ONNX file for the test images, and for as many rows as there are of those."""
     model = read_model(path)
     ordinary = {
+        # Channels may be as many as the test images by chance; weights of these operators are no table for that.
         name for node in model.graph.node if node.op_type in ("Conv", "BatchNormalization") for name in node.input
     }
     sample = images[: min(SAMPLE, len(images))]
@@ -63,6 +64,7 @@ def tables_in(path: Path, images: Bytes, available: int) -> Iterator[Table]:
     for rows in _pictures(sample):
         pictures.setdefault(rows.shape[1], []).append(rows)
     counts = {count for count in (len(images), available) if count >= ROWS}
+    # In the exported file and not in the torch net: the code of a factory could hide an array from `state_dict`.
     for name, array in _arrays(model):
         found = max((_found(rows, pictures[rows.shape[1]]) for rows in _rows(array, set(pictures))), default=0)
         if found > STORED * len(sample) or (name not in ordinary and counts & set(array.shape)):
@@ -96,6 +98,7 @@ def table_diagnostic(path: Path, images: Bytes, available: int) -> Diagnostic:
 
 def _arrays(model: onnx.ModelProto) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     for tensor in model.graph.initializer:
+        # Exporters put arrays into either of two places: initialisers, and nodes of the kind Constant.
         yield tensor.name, numpy_helper.to_array(tensor)
     for node in model.graph.node:
         for attribute in node.attribute if node.op_type == "Constant" else ():
@@ -111,6 +114,7 @@ def _pictures(images: Bytes) -> Iterator[_Rows]:
     for size in sorted(sizes):
         small = nn.functional.adaptive_avg_pool2d(pixels, size)
         yield _unit(small.flatten(1).numpy())
+        # With one channel both orders are the same.
         if images.shape[1] > 1:
             yield _unit(small.permute(0, 2, 3, 1).flatten(1).numpy())
 
@@ -119,6 +123,7 @@ def _rows(array: npt.NDArray[Any], lengths: set[int]) -> Iterator[_Rows]:
     """Read an array as rows as long as an image: its last dimensions together, or its first ones."""
     if array.dtype.kind not in "fiu" or array.ndim < 2:
         return
+    # A table may be stored in any shape, and turned: images as columns are found as rows of the transpose.
     for cut in range(1, array.ndim):
         for table in (array.reshape(_size(array.shape[:cut]), -1), array.reshape(_size(array.shape[:cut]), -1).T):
             if table.shape[1] in lengths and table.shape[1] >= _SMALLEST and len(table) > 1:
@@ -141,6 +146,7 @@ def _found(rows: _Rows, pictures: list[_Rows]) -> int:
     for known in pictures:
         seen = np.zeros(len(known), np.bool_)
         for start in range(0, len(rows), _AT_ONCE):
+            # The sign is free: a layer may subtract its table as well as add it.
             alike = np.abs(known @ _unit(rows[start : start + _AT_ONCE]).T)
             seen |= alike.max(1) >= ALIKE
         best = max(best, int(seen.sum()))

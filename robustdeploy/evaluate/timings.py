@@ -23,9 +23,11 @@ from scipy.stats import binom
 from robustdeploy.core.percentiles import CONFIDENCE, samples_needed
 from robustdeploy.onboard.timing import Nanoseconds
 
+# trtexec warns at 1 %, which boards with an operating system seldom reach.
 STEADY_CV = 0.03
 """The threshold of the diagnostic ``latency-valid``, too."""
 STEADY_DRIFT = 0.01
+# Half of the 5 % that a 95 % interval may miss, on either side.
 _TAIL = 0.025
 _PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 _MS = 1e-6
@@ -90,6 +92,7 @@ def percentile_of(ordered: Nanoseconds, percent: float) -> Figure:
     if discard < 1:
         needed = samples_needed(percent)
         return Figure(name, None, reason=f"{count} samples do not support {name}; it needs {needed}")
+    # MLPerf discards the t - 1 largest samples and reports the largest of the rest.
     bound = float(ordered[count - discard]) * _MS
     value = float(np.median(ordered)) * _MS if percent == 50 else bound
     low, high = _around(count, percent / 100)
@@ -104,15 +107,18 @@ def _widened(
         return pooled
     own = tuple(map(figure_of, windows))
     last = len(own) - 1
+    # Around the median of the windows: half of all windows would lie below the true one.
     low, high = _around(len(own), 0.5) if steady else (0, last)
     together = [bound for bound in (pooled.low, pooled.value, pooled.high) if bound is not None]
     ordered = sorted(own)
+    # Both intervals count, and so does the estimate, which as a bound may lie above its own interval.
     lowest, highest = min(ordered[low], *together), max(ordered[min(high, last)], *together)
     return replace(pooled, low=lowest, high=highest, windows=own)
 
 
 def _own_percentile(window: Nanoseconds, percent: float) -> float:
     """The plain percentile of one window; its own uncertainty is part of what differs between windows."""
+    # `higher`, since interpolation would state a time that no sample took.
     found = np.median(window) if percent == 50 else np.quantile(window, percent / 100, method="higher")
     return float(found) * _MS
 
@@ -128,6 +134,7 @@ def _cv(samples: Nanoseconds) -> float:
 
 def _drift(samples: Nanoseconds) -> float | None:
     third = len(samples) // 3
+    # Medians of a few samples differ by chance, and a warning for that would be noise itself.
     if third < 10:
         return None
     first = float(np.median(samples[:third]))
@@ -136,6 +143,7 @@ def _drift(samples: Nanoseconds) -> float | None:
 
 def _may_exceed(count: int, share: float) -> int:
     """Largest t for which t or fewer of ``count`` samples in the upper ``share`` has a probability of 1 % at most."""
+    # ppf gives the first count that reaches the probability, which is one too far unless it meets it exactly.
     least = int(binom.ppf(1 - CONFIDENCE, count, share))
     return least if binom.cdf(least, count, share) <= 1 - CONFIDENCE else least - 1
 

@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"robustdeploy agent: {error}", file=sys.stderr)
         return 2
     remove = None if work else folder
+    # A toolchain may compile for an hour without looking at the pipe; the thread notices that the host is gone.
     threading.Thread(target=_end_with_host, args=(reader.fileno(), remove), daemon=True).start()
     try:
         return _serve(reader, writer, folder)
@@ -47,11 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _take_pipe() -> tuple[FileIO, FileIO]:
     """Keep stdin and stdout for messages alone: later reads of 0 find nothing, later prints to 1 go to stderr."""
+    # Unbuffered: the thread polls the descriptor, and bytes held back in a buffer of Python would be invisible to it.
     reader = os.fdopen(os.dup(0), "rb", buffering=0)
     writer = os.fdopen(os.dup(1), "wb", buffering=0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
+    # C++ libraries print to descriptor 1 directly, so replacing `sys.stdout` would not be enough.
     os.dup2(2, 1)
     return reader, writer
 
@@ -69,16 +72,19 @@ def _work_folder(arguments: list[str]) -> Path | None:
 def _end_with_host(descriptor: int, remove: Path | None) -> None:
     """Wait until the other end of stdin is closed; then give the main thread a moment to end by itself."""
     poller = select.poll()
+    # No events but the hang-up: a request that comes in belongs to the main thread.
     poller.register(descriptor, getattr(select, "POLLRDHUP", 0))  # POLLHUP and POLLERR are always reported
     poller.poll()
     time.sleep(_GRACE_S)
     if remove is not None:
         shutil.rmtree(remove, ignore_errors=True)
+    # `sys.exit` in a thread ends that thread alone, and the main one may be deep in a toolchain.
     os._exit(4)
 
 
 def _serve(reader: FileIO, writer: FileIO, folder: Path) -> int:
     try:
+        # Here and not at the top: without numpy the agent must still be able to say what is missing.
         from .service import Service
         from .store import Store
         from .wire import Message, read_message, write_message
@@ -96,6 +102,7 @@ def _serve(reader: FileIO, writer: FileIO, folder: Path) -> int:
         try:
             request = read_message(reader)
         except WireError as error:  # what follows cannot be trusted to start a message
+            # The host has to hear why, since the agent's standard error may be lost with the link.
             write_message(writer, {"error": {"kind": "WireError", "message": str(error)}})
             return 4
         if request is None:

@@ -30,6 +30,7 @@ _FIX = "install the CUDA runtime (on a Jetson it comes with JetPack) or set CUDA
 
 def candidates() -> tuple[str, ...]:
     """Names and paths under which libcudart may be found here, the likeliest first."""
+    # CUDA_PATH is the user's own word, so it comes first.
     found = ctypes.util.find_library("cudart")
     roots = [os.environ.get(name, "") for name in ("CUDA_PATH", "CUDA_HOME")]
     toolkit = [Path(root) / folder for root in roots if root for folder in ("lib64", "lib")]
@@ -58,6 +59,7 @@ class Cuda:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self._text = library.cudaGetErrorString
+        # ctypes takes every result for a 32-bit int by default, which would cut a pointer of 64 bits.
         self._text.restype, self._text.argtypes = ctypes.c_char_p, [ctypes.c_int]
         for name, arguments in _SIGNATURES.items():
             function = getattr(library, name)
@@ -125,6 +127,8 @@ class Cuda:
         """Hold a page-locked float32 array, which copies run from and to without a detour."""
         count = int(np.prod(shape))
         address = ctypes.c_void_p()
+        # cudaMemcpyAsync is only asynchronous for page-locked memory; from other memory it copies through a buffer
+        # first.
         self.call("cudaHostAlloc", ctypes.byref(address), max(count, 1) * 4, 0)
         try:
             yield np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (count,)).reshape(shape)

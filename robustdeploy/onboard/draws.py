@@ -27,6 +27,7 @@ def key(*parts: int | str) -> int:
     """Fold integers and names into one 64-bit key, e.g. ``key(seed, "fastat", epoch)``."""
     state = 0
     for part in parts:
+        # Python's own hash of a text differs from process to process.
         number = zlib.crc32(part.encode()) if isinstance(part, str) else part
         state = _mix_int(state ^ (number & _MASK))
     return state
@@ -56,4 +57,5 @@ class Draws:
         start = np.uint64((step * 0x100000000) & _MASK)
         positions = np.arange(count, dtype=np.uint64) + start
         mixed = _mix(self._rows[:, None] ^ _mix(positions)[None, :])
+        # 24 bits are what a float32 holds exactly, so the twin in torch gives the same numbers.
         return (mixed >> np.uint64(40)).astype(np.float64) * 2.0**-24

@@ -60,6 +60,7 @@ def size_of(files: Iterable[EngineFile]) -> int:
 
 def engine_id(files: Iterable[EngineFile]) -> str:
     """Return the one name of an engine: the SHA-256 over the names and hashes of its files, in the order of names."""
+    # JSON with its quotes keeps names and hashes apart, so that no two different lists give the same text.
     listed = sorted([file.name, file.sha256] for file in files)
     return hashlib.sha256(json.dumps(listed, separators=(",", ":")).encode("ascii")).hexdigest()
 
@@ -69,6 +70,7 @@ def files_in(folder: Path) -> Files:
     found = []
     try:
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            # A link would be hashed as what it leads to now, and could lead elsewhere when the engine is opened.
             if not entry.is_file(follow_symlinks=False):
                 kind = "a link" if entry.is_symlink() else "a folder" if entry.is_dir() else "no regular file"
                 raise ValueError(f"{entry.name!r} is {kind}, and an engine is plain files in one folder")

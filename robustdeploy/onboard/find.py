@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import UsageError
 
+# The source is searched because importing a plug-in may need a toolchain that this board does not have.
 _PLUGIN_LINE = re.compile(r"^plugin\b[^=\n]*=(?!=)", re.MULTILINE)
 _ROOT = __name__.rpartition(".")[0]
 
@@ -33,6 +34,7 @@ def build_plugin(kind: str, name: Any, options: Any) -> Any:
         raise UsageError(f"the options of {name} are not a table of names and values")
     plugin = importlib.import_module(f"{_ROOT}.{kind}.{name.replace('-', '_')}").plugin
     fields = {field.name for field in dataclasses.fields(plugin) if field.init}
+    # A misspelt option must not be dropped quietly, or the report would tell settings that were never used.
     if unknown := sorted(str(option) for option in set(options) - fields):
         raise UsageError(f"{name} has no option {unknown[0][:60]!r} (it has: {', '.join(sorted(fields)) or 'none'})")
     try:
@@ -43,5 +45,6 @@ def build_plugin(kind: str, name: Any, options: Any) -> Any:
 
 def _source(kind: str, name: str) -> str:
     spec = importlib.util.find_spec(f"{_ROOT}.{kind}.{name}")
+    # The agent runs from a zip, where plug-ins have no file; its loader gives the source all the same.
     source = getattr(spec.loader, "get_source", None) if spec else None
     return (source(f"{_ROOT}.{kind}.{name}") or "") if source else ""

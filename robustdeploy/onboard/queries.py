@@ -24,12 +24,14 @@ class Counted:
         """Score ``images`` and count them."""
         self.total += len(images)
         if self._rows is not None and len(self._rows) == len(images):
+            # `+=` with an index array adds once per index, however often that occurs.
             np.add.at(self._per_image, self._rows, 1)
         return self._model(images)
 
     @property
     def per_image(self) -> Labels:
         """Queries spent on each image; all −1 where the attack did not say which image a query was for."""
+        # An attack of a plug-in may call the model directly; then the sums differ and no count by image is claimed.
         known = int(self._per_image.sum()) == self.total
         return self._per_image if known else np.full_like(self._per_image, -1)
 

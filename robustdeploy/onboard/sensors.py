@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
+# Files in /proc and /sys say a size of 0 or 4096, so reading is bounded by this and not by what they say.
 _MOST_BYTES = 1 << 16
 _MOST_FILES = 512
 _TRIPS = ("passive", "hot", "critical")
@@ -20,6 +21,7 @@ Facts = dict[str, Any]
 def read_sensors(root: Path = Path("/")) -> Facts:
     """Return what this machine says of itself, as JSON values; ``root`` holds ``proc`` and ``sys``."""
     return {
+        # Another boot id after a window tells that the board was restarted in between.
         "boot_id": _text(root / "proc/sys/kernel/random/boot_id")[:64],
         "cpu_model": cpu_model(_text(root / "proc/cpuinfo")) or _text(root / "proc/device-tree/model")[:200],
         "board_model": _text(root / "proc/device-tree/model")[:200],
@@ -30,6 +32,7 @@ def read_sensors(root: Path = Path("/")) -> Facts:
         "thermal": _zones(root / "sys/class/thermal"),
         "cooling": _cooling(root / "sys/class/thermal"),
         "throttle_counts": _numbers(root / "sys/devices/system/cpu", "cpu[0-9]*/thermal_throttle/*_throttle_count", 3),
+        # Jetson boards throttle on current while every temperature looks fine; only these counters tell.
         "overcurrent_counts": _numbers(root / "sys/class/hwmon", "*/oc*_event_cnt", 2)
         | _numbers(root / "sys/bus/platform/drivers", "soctherm*/*/hwmon/*/oc*_event_cnt", 5),
     }
@@ -42,6 +45,7 @@ def throttled(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 def cpu_model(text: str) -> str:
     """Return the processor's name from the text of /proc/cpuinfo; empty where it has none."""
+    # x86 has the first. Arm kernels have one of the others, the more telling ones first.
     for wanted in ("model name", "Model", "Hardware", "CPU part"):
         for line in text.splitlines():
             name, colon, value = line.partition(":")
@@ -63,6 +67,7 @@ def number(text: str) -> int | None:
     """Return the integer that a sysfs file holds; None for anything else."""
     text = text.strip()
     digits = text[1:] if text.startswith("-") else text
+    # `int` takes underscores and digits of other scripts as well; 18 digits always fit into int64.
     return int(text) if 0 < len(digits) <= 18 and digits.isascii() and digits.isdigit() else None
 
 
@@ -114,6 +119,7 @@ def _zones(base: Path) -> dict[str, dict[str, float]]:
         values = {"now_c": temperature / 1000}
         for trip in _files(folder, "trip_point_*_type"):
             kind = _text(trip)
+            # Some kernels list trip points that are switched off, with a limit of 0 or below.
             limit = number(_text(trip.with_name(trip.name.replace("_type", "_temp"))))
             if kind in _TRIPS and limit is not None and limit > 0:
                 values[f"{kind}_c"] = min(limit / 1000, values.get(f"{kind}_c", math.inf))
@@ -126,6 +132,7 @@ def _cooling(base: Path) -> dict[str, int]:
     states = {}
     for folder in _files(base, "cooling_device*"):
         kind, state = _text(folder / "type")[:60], number(_text(folder / "cur_state"))
+        # A fan that turns slows nothing down.
         if state is not None and "fan" not in kind.lower():
             states[f"{folder.name}:{kind}"] = state
     return states
@@ -133,6 +140,7 @@ def _cooling(base: Path) -> dict[str, int]:
 
 def _table(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """One table of a reading that may come from a board: anything else counts as empty."""
+    # A reading may come from a board, which can answer anything.
     found = facts.get(name)
     return found if isinstance(found, Mapping) else {}
 

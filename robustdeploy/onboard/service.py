@@ -28,6 +28,7 @@ from .wire import VERSION, Array, Message
 Progress = Callable[[int], None]
 _PROGRESS_S = 1.0
 _CHUNK = 256
+# Pixels take four times the bytes of the images, and a board shares its memory with the GPU.
 _CHUNK_BYTES = 64 << 20
 
 
@@ -65,11 +66,14 @@ class Service:
                 known = ", ".join(self._operations)
                 raise UsageError(f"the agent has no operation {str(name)[:60]!r} (it has: {known})")
             return operation(request)
+        # Whatever happens, the host gets an answer: an agent that ends without one looks like a link that went down.
         except RobustdeployError as error:
             return _error(type(error).__name__, str(error))
         except Exception as error:
+            # A full disk is the user's to mend and has its own words; anything else unforeseen is a fault.
             if isinstance(error, OSError) and is_full(error):
                 return _error("StorageError", f"{name}: {self._store.full(error)}")
+            # The trace is for whoever mends the agent; it goes to standard error, whose tail the host shows.
             sys.excepthook(type(error), error, error.__traceback__)
             return _error("BoardError", f"{name} failed on the board: {type(error).__name__}: {error}")
 
@@ -116,6 +120,7 @@ class Service:
         try:
             folder.mkdir()
             began = time.monotonic()
+            # The clock is read around this alone: what it costs to hash and move the engine is not compile time.
             backend.compile(onnx, folder)
             seconds = time.monotonic() - began
             files = files_in(folder)
@@ -126,9 +131,11 @@ class Service:
             shutil.rmtree(folder, ignore_errors=True)  # half an engine, where the toolchain gave up
 
     def _open(self, request: Message) -> Message:
+        # The engine before goes first: two at once may not fit into a GPU's memory.
         self._shut()
         backend, files = _backend(request.head), _files(_need(request.head, "files"))
         folder = self._store.folder / "engine.open"
+        # Before the files are put there, so that they are removed even if that fails halfway.
         self._opened.callback(shutil.rmtree, folder, ignore_errors=True)
         self._store.assemble(files, folder)
         self._model = self._opened.enter_context(backend.open(folder))
@@ -139,7 +146,9 @@ class Service:
         images, batch = _images(request), request.head.get("batch", _CHUNK)
         if type(batch) is not int or batch < 1:
             raise UsageError(f"images are scored in batches of at least 1, not {str(batch)[:60]}")
+        # A batch that was asked for is kept to unless its pixels would not fit into memory.
         step = max(1, min(batch, _CHUNK_BYTES // max(1, 4 * images[:1].nbytes)))
+        # `max(1, …)`: without any image the engine still gets one empty batch, so that the answer has its width.
         parts = [self._told(pixels_from_bytes(images[at : at + step])) for at in range(0, max(1, len(images)), step)]
         scores = np.concatenate(parts)
         return Message({"queries": len(images), "queries_total": self._asked}, {"scores": scores})
@@ -153,6 +162,7 @@ class Service:
         attack = build_plugin("attacks", name, head.get("options", {}))
         counted = Counted(self._told, len(images))
         found = attack(counted, images, labels, _threat(_need(head, "threat")), Draws(_key(head), ids))
+        # A plug-in may return what it likes. The host judges images, so they must at least be images.
         if found.dtype != np.uint8 or found.shape != images.shape:
             got = f"{found.dtype} of shape {found.shape}"
             raise BoardError(f"the attack {name} returned {got} for images of shape {images.shape}")
@@ -161,16 +171,20 @@ class Service:
 
     def _time(self, request: Message) -> Message:
         plan, images, model = _plan(_need(request.head, "plan")), _images(request), self._engine()
+        # Whole batches alone: a smaller one would be another workload under the same name.
         starts = range(0, len(images) - plan.batch + 1, plan.batch)
+        # Converted beforehand: what is timed is the engine, and all samples are of the same work.
         batches = [pixels_from_bytes(images[start : start + plan.batch]) for start in starts]
         if not batches:
             raise UsageError(f"timing a batch of {plan.batch} needs as many images; {len(images)} came")
+        # Scored outside of the window: a comparison within it would be a part of the samples.
         checked = batches[:CHECKED]
         scores_before = np.concatenate([self._ask(batch) for batch in checked])
         turn = _Turn(model, batches)
         before = read_sensors()
         taken = measure(turn, plan)
         after = read_sensors()
+        # The timed calls bypass `_ask`, whose checks would be timed as well.
         self._asked += turn.runs * plan.batch
         scores_after = np.concatenate([self._ask(batch) for batch in checked])
         head = {
@@ -205,6 +219,7 @@ class Service:
         self._asked += len(images)
         if scores.dtype != np.float32 or scores.ndim != 2 or len(scores) != len(images):
             raise ArtifactError(f"the engine answered {scores.dtype} of shape {scores.shape} to {len(images)} images")
+        # argmax takes NaN for the highest score: a broken engine would get a class, and an accuracy by chance.
         if not np.isfinite(scores).all():
             broken = int((~np.isfinite(scores)).any(1).sum())
             raise ArtifactError(f"the engine's scores are not finite for {broken} of {len(images)} images")
@@ -228,6 +243,7 @@ class _Turn:
         self.runs = 0
 
     def __call__(self) -> None:
+        # A batch that follows itself finds its data in the caches, and a toolchain that caches answers would look fast.
         self._model(self._batches[self.runs % len(self._batches)])
         self.runs += 1
 
@@ -253,6 +269,7 @@ def _need(head: Mapping[str, Any], name: str) -> Any:
 
 def _key(head: Mapping[str, Any]) -> int:
     key = _need(head, "key")
+    # In Python True is an int, and a float would lose the low bits of a 64-bit key.
     if type(key) is not int or not 0 <= key < 1 << 64:
         raise UsageError(f"the key {str(key)[:60]} is not an integer from 0 to 2^64 − 1")
     return key

@@ -55,6 +55,7 @@ class Store:
     def has(self, sha256: Any) -> bool:
         """Say whether the content with this hash is here and whole; a damaged file is dropped."""
         path = self.folder / _checked(sha256)
+        # Power cuts and worn SD cards damage files on boards, so a name alone proves nothing.
         if path.is_file() and sha256_of(path) == sha256:
             return True
         path.unlink(missing_ok=True)
@@ -77,6 +78,7 @@ class Store:
         if not (whole and 0 <= offset <= offset + len(data) <= total <= MOST_BYTES):
             raise UsageError(f"a piece of {name} does not fit: {len(data)} bytes at {offset} of {total}")
         part = self.folder / f"{_checked(sha256)}.part"
+        # A part that an interrupted transfer left is overwritten: the first piece always starts anew.
         here = part.stat().st_size if offset and part.exists() else 0
         if here != offset:
             raise BoardError(f"a piece of {name} for byte {offset} came, the board holds {here} bytes; send it from 0")
@@ -105,6 +107,7 @@ class Store:
 
     def assemble(self, files: Iterable[EngineFile], folder: Path) -> None:
         """Make ``folder`` anew with these files of the store in it, each under its name and checked by its hash."""
+        # An agent that was killed may have left another engine's files there.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for file in files:
@@ -112,6 +115,7 @@ class Store:
             if (found := path.stat().st_size) != file.bytes:
                 raise ArtifactError(f"{file.name} has {found} bytes on the board, not {file.bytes}; build it again")
             try:
+                # A copy of a large engine would take seconds and room that a board may not have.
                 os.link(path, folder / file.name)
             except OSError as error:
                 if is_full(error):
@@ -134,6 +138,7 @@ class Store:
         if (found := sha256_of(part)) != sha256:
             part.unlink()
             raise ArtifactError(f"{name} arrived with hash {found}, not {sha256}; send it again")
+        # Only whole and checked content gets this name: a kill before leaves a part, which nobody takes for the file.
         part.replace(self.folder / sha256)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 
+# Bounds what a board must hold and send: two arrays of 8 MB each.
 MOST_SAMPLES = 1_000_000
 EMPTY_CALLS = 1000
 CHECKED = 16
@@ -29,6 +30,7 @@ class Plan:
     warmup_s: float = 0.2
     min_s: float = 0.3
     max_s: float = 6.0
+    # A bound on the 99th percentile needs 662 samples: MLPerf's early stopping at 99 % confidence.
     min_samples: int = 700
 
     def __post_init__(self) -> None:
@@ -51,13 +53,16 @@ class Taken:
     """From before the first sample to after the last."""
 
 
+# perf_counter_ns is monotonic: a wall clock that NTP sets during the window would add or hide milliseconds.
 def measure(run: Callable[[], None], plan: Plan, clock: Clock = time.perf_counter_ns) -> Taken:
     """Time ``run`` by ``plan``; ``clock`` gives nanoseconds and never goes back."""
     warmup_runs = _warm_up(run, plan, clock)
     collecting = gc.isenabled()
+    # What was left by the requests before would otherwise be collected in the first window alone.
     gc.collect()
     gc.disable()  # a pause of our own harness is not the engine's latency
     try:
+        # In the same loop, right before: so it has the same interpreter, the same clock and the same frequency.
         _, empty = _sample(_nothing, 0, 0, EMPTY_CALLS, clock)
         began = clock()
         starts, samples = _sample(run, int(plan.min_s * 1e9), int(plan.max_s * 1e9), plan.min_samples, clock)
@@ -75,6 +80,7 @@ def _nothing() -> None:
 def _warm_up(run: Callable[[], None], plan: Plan, clock: Clock) -> int:
     end = clock() + int(plan.warmup_s * 1e9)
     runs = 0
+    # One run at least: the first one of an engine allocates memory and chooses kernels.
     while runs == 0 or clock() < end:
         run()
         runs += 1
@@ -89,6 +95,7 @@ def _sample(
     taken: list[int] = []
     first = clock()
     while True:
+        # Nothing stands between the two clocks but the call itself; the bookkeeping follows.
         before = clock()
         run()
         after = clock()

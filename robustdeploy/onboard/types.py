@@ -31,10 +31,12 @@ class Threat:
     @property
     def levels(self) -> int:
         """``eps`` in whole grey levels of an 8-bit image, rounded down so that the ball is never left."""
+        # A radius in decimals, such as 0.031372549, lies a hair below 8 levels and means 8.
         return int(self.eps * 255 + 1e-6)
 
     def box(self, images: Bytes) -> tuple[Bytes, Bytes]:
         """Lowest and highest 8-bit value that each pixel of ``images`` may take."""
+        # uint8 wraps around: 3 - 8 would be 251.
         wide = images.astype(np.int16)
         low = np.clip(wide - self.levels, 0, 255).astype(np.uint8)
         high = np.clip(wide + self.levels, 0, 255).astype(np.uint8)
@@ -43,6 +45,7 @@ class Threat:
 
 def pixels_from_bytes(images: Bytes) -> Pixels:
     """Turn 8-bit images into what a net reads; host and board share this one conversion."""
+    # A product with 1/255 rounds some levels differently, and a near-tie could then get another class on the board.
     return images.astype(np.float32) / np.float32(255)
 
 

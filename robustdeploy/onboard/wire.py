@@ -26,6 +26,7 @@ from ..errors import WireError
 
 VERSION = 3
 _MAGIC = b"RDep"
+# Explicit little-endian: native order would also add padding that differs between machines.
 _PREFIX = struct.Struct("<4sHHI")
 _MOST_LEVELS = 64
 _CHECK = struct.Struct("<I")
@@ -95,6 +96,7 @@ def write_message(
         raise WireError(f"cannot send a head that is not plain JSON: {error}") from None
     if len(text) > limits.head_bytes:
         raise WireError(f"cannot send a head of {len(text)} bytes: at most {limits.head_bytes} travel in one message")
+    # The sender keeps the reader's limits: half a message that is refused there would end the conversation.
     _specs_from_json(specs, limits)
     check = _send(stream, _PREFIX.pack(_MAGIC, VERSION, 0, len(text)) + text, 0)
     for raw in raws.values():
@@ -115,12 +117,15 @@ def read_message(stream: Source, limits: Limits = Limits()) -> Message | None:
     text = bytearray(length)
     _whole(_fill(stream, memoryview(text)), length, "its head")
     head, specs = _parse_head(bytes(text), limits)
+    # CRC-32 finds accidents of a link, not attacks: against those ssh protects, and files have their SHA-256.
     check = zlib.crc32(text, zlib.crc32(prefix))
     arrays: dict[str, Array] = {}
     for spec in specs:
+        # Not zeroed, since every byte is read from the pipe or the message is refused.
         raw = np.empty(spec.nbytes, np.uint8)
         _whole(_fill(stream, raw.data), spec.nbytes, f"array {spec.name!r}")
         check = zlib.crc32(raw.data, check)
+        # The bytes are little-endian on the wire; on a big-endian board they are turned around here.
         little = raw.view(np.dtype(spec.dtype).newbyteorder("<"))
         arrays[spec.name] = little.astype(spec.dtype, copy=False).reshape(spec.shape)
     tail = bytearray(_CHECK.size)
@@ -178,6 +183,7 @@ def _head_length(prefix: bytes, limits: Limits) -> int:
 
 def _parse_head(text: bytes, limits: Limits) -> tuple[dict[str, Any], list[_Spec]]:
     try:
+        # Python reads NaN and Infinity, which are no JSON; a NaN would pass every later comparison.
         document = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
         if nests_deeper(document, _MOST_LEVELS):
             raise RecursionError("it nests too deeply")
@@ -190,6 +196,7 @@ def _parse_head(text: bytes, limits: Limits) -> tuple[dict[str, Any], list[_Spec
 
 def nests_deeper(document: Any, levels: int) -> bool:
     """Say whether lists and objects lie in one another more than ``levels`` deep."""
+    # A loop and not a recursion, which the very nesting that it looks for would break.
     level = [document] if isinstance(document, (dict, list)) else []
     for _ in range(levels):
         items = (held.values() if isinstance(held, dict) else held for held in level)
@@ -230,6 +237,7 @@ def _spec(item: Any, limits: Limits) -> _Spec:
     if not isinstance(shape, list) or len(shape) > limits.dims or not all(_is_size(n, limits) for n in shape):
         allowed = f"at most {limits.dims} sizes from 0 to {limits.array_bytes}"
         raise WireError(f"array {name!r} has an impossible shape: {allowed} are accepted")
+    # Python's integers do not overflow, as numpy's would for a shape that is made to.
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if not _is_size(nbytes, limits) or nbytes != size:
         raise WireError(f"array {name!r} announces {str(nbytes)[:30]} bytes, its shape and type need {str(size)[:30]}")
@@ -237,4 +245,5 @@ def _spec(item: Any, limits: Limits) -> _Spec:
 
 
 def _is_size(value: Any, limits: Limits) -> bool:
+    # In Python True is an int; JSON's true is no size.
     return type(value) is int and 0 <= value <= limits.array_bytes

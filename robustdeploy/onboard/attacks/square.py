@@ -47,16 +47,20 @@ class Square:
 
     def __call__(self, model: Model, images: Bytes, labels: Labels, threat: Threat, draws: Draws) -> Bytes:
         """Return the image of lowest margin found for each input within its queries, fooling or not."""
+        # On the 8-bit grid: an image that fools only before it is rounded does not fool the deployed net.
         low, high = threat.box(images)
         best = _stripes(low, high, draws)
         margins, fooled = self._ask(model, best, labels, np.arange(len(images)))
+        # The stripes took the first query, so that the number in the label is what was really spent.
         for step in range(1, self.queries):
+            # An image that is wrong already needs no more queries; the saved ones are reported as fewer.
             alive = np.flatnonzero(~fooled)
             if len(alive) == 0:
                 break
             side = square_side(step, self.queries, self.p_init, images.shape[2], images.shape[3])
             proposal = _propose(best[alive], low[alive], high[alive], side, draws.select(alive), step)
             margin, wrong = self._ask(model, proposal, labels[alive], alive)
+            # Ties of scores are common in int8: a wrong class counts even where the margin has not fallen.
             better = wrong | (margin < margins[alive])
             best[alive[better]] = proposal[better]
             margins[alive[better]] = margin[better]
@@ -77,6 +81,7 @@ class Square:
 
 def square_side(step: int, queries: int, p_init: float, height: int, width: int) -> int:
     """Side in pixels of the square proposed at iteration ``step`` of ``queries``."""
+    # The paper gives the schedule for 10,000 queries; with fewer the small squares would never be reached.
     at = step * 10000 // queries
     share = p_init / 2.0 ** sum(at > halving for halving in _HALVINGS)
     return max(1, min(round(math.sqrt(share * height * width)), height, width))
@@ -92,6 +97,7 @@ def _stripes(low: Bytes, high: Bytes, draws: Draws) -> Bytes:
 def _propose(best: Bytes, low: Bytes, high: Bytes, side: int, draws: Draws, step: int) -> Bytes:
     """Set one square per image, each channel wholly up or wholly down; never propose what is there already."""
     _, channels, height, width = best.shape
+    # A fixed count of numbers for each image and step keeps its result free of which others are still under attack.
     random = draws.uniform(step, 2 + channels)
     tops = (random[:, 0] * (height - side + 1)).astype(np.int64)
     lefts = (random[:, 1] * (width - side + 1)).astype(np.int64)
@@ -100,6 +106,7 @@ def _propose(best: Bytes, low: Bytes, high: Bytes, side: int, draws: Draws, step
     for row, (top, left, up) in enumerate(zip(tops, lefts, signs, strict=True)):
         window = (row, slice(None), slice(top, top + side), slice(left, left + side))
         square = np.where(up, high[window], low[window])
+        # That proposal would spend a query on an image whose score is known.
         if np.array_equal(square, best[window]):
             square = np.where(up, low[window], high[window])
         proposal[window] = square

@@ -50,6 +50,7 @@ class OnnxRuntime:
     def compile(self, onnx: Path, engine: Path) -> None:
         """Copy ``onnx`` into ``engine`` once it has loaded and its scores for plain images are finite."""
         session = self._session(onnx)
+        # Some faults only show when a net runs: a missing kernel, or numbers that overflow.
         shape = _image_shape(session, onnx)
         plain = np.stack([np.full(shape, level, np.float32) for level in (0.0, 0.5, 1.0)])
         scores = _Session(session)(plain)
@@ -72,6 +73,7 @@ class OnnxRuntime:
         runtime = _runtime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
+        # A second pool would run independent branches beside each other and make latency depend on free cores.
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         try:
@@ -97,7 +99,9 @@ class _Session:
 def _runtime() -> Any:
     """Import ONNX Runtime, quiet and without telemetry."""
     try:
+        # By name, since the agent must start on boards that have another toolchain alone.
         runtime = importlib.import_module("onnxruntime")
+        # The wheel carries telemetry, and a board's measurements are nobody else's business.
         runtime.disable_telemetry_events()
         runtime.set_default_logger_severity(_ERRORS_ONLY)
     except (ImportError, OSError, AttributeError) as error:

@@ -25,6 +25,7 @@ from ..engine import file_of
 from ..types import Model, Pixels, Probe, Scores
 
 _FILE = "engine.plan"
+# JetPack 6 comes with it. TensorRT 11 knows strongly typed networks alone, so no other kind is built anywhere.
 _OLDEST = (10, 3)
 _FIX = (
     "install TensorRT 10.3 or newer for this interpreter: on a Jetson it comes with JetPack 6 (package "
@@ -36,6 +37,7 @@ _FIX = (
 class Tensorrt:
     """NVIDIA TensorRT. Engines are tied to this GPU and this version, so they are built where they run."""
 
+    # Kernels are chosen by timing them on this very GPU, under this driver.
     TIED_TO: ClassVar[tuple[str, ...]] = ("machine", "board_model", "gpu", "capability", "driver")
     max_batch: int = 64
     """Largest batch of one execution; larger batches are scored in chunks."""
@@ -77,6 +79,7 @@ class Tensorrt:
     def compile(self, onnx: Path, engine: Path) -> None:
         """Build the engine for the first GPU here."""
         trt = toolchain()
+        # Asked first: without a GPU the builder fails later, with words that do not say so.
         cuda.load().devices()
         (engine / _FILE).write_bytes(build(trt, _read(onnx), self))
 
@@ -119,6 +122,8 @@ def build(trt: Any, onnx: bytes, plan: Tensorrt, prepare: Callable[[Any], None] 
     words = _words(trt)
     words.lines.clear()
     builder = _made(lambda: trt.Builder(words), "a builder", words)
+    # Weak typing lets the builder lower precision by itself: the engine would not be the net that was attacked on the
+    # host.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, words)
     if not parser.parse(onnx) or not network.num_outputs:  # an empty file parses, into nothing
@@ -144,6 +149,7 @@ def _told(fault: Any) -> str:
 
 def _configure(trt: Any, builder: Any, network: Any, config: Any, plan: Tensorrt) -> None:
     config.builder_optimization_level = plan.level
+    # TF32 is on by default and keeps 10 bits of the mantissa; near-ties then get another class than in float32.
     if not plan.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     if plan.workspace_mib:
@@ -163,6 +169,7 @@ def profile_shapes(shape: Shape, tune: int, most: int) -> tuple[Shape, Shape, Sh
     """Return the smallest, the tuned and the largest shape of an input whose batch is free (-1) or fixed."""
     if not shape or any(size < 1 for size in shape[1:]):
         raise ArtifactError(f"an input has shape {shape}; only the first dimension, the batch, may be free")
+    # TensorRT chooses kernels for the middle shape and guarantees no more than that the others run.
     batches = (1, tune, most) if shape[0] == -1 else (shape[0],) * 3
     return (batches[0], *shape[1:]), (batches[1], *shape[1:]), (batches[2], *shape[1:])
 
@@ -172,6 +179,7 @@ def _timings(config: Any, plan: Tensorrt) -> Any:
         return None
     file = Path(plan.timing_cache)
     kept = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
+    # A cache of another device would choose kernels by timings that were never true here.
     if kept is None or not config.set_timing_cache(kept, ignore_mismatch=False):
         # It was kept for another GPU or version: start anew.
         kept = config.create_timing_cache(b"")
@@ -184,6 +192,7 @@ def _words(trt: Any) -> Any:
     """Return the listener that keeps TensorRT's last complaints; one per module, which keeps the first it is given."""
 
     class Words(trt.ILogger):  # type: ignore[misc]
+        # pybind11 asks classes that extend C++ ones to call the base's constructor by name and not through `super()`.
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: deque[str] = deque(maxlen=8)
@@ -215,12 +224,14 @@ def _loaded(trt: Any, data: bytes, runtime: cuda.Cuda) -> Iterator[Scorer]:
     words.lines.clear()
     # An engine may carry host code (plug-in libraries); the runtime refuses it unless told otherwise, and is not told.
     loader = _made(lambda: trt.Runtime(words), "a runtime", words)
+    # An engine is executable code. The store has checked its hash before this, and TensorRT's own check is none.
     engine = loader.deserialize_cuda_engine(data)
     if engine is None:
         raise ArtifactError(
             f"TensorRT {trt.__version__} refused the engine: {words.told()}; engines are tied to the GPU and to the "
             "version that built them, so compile it again here"
         )
+    # Names, types and sizes come from the engine itself; the buffers below must fit them exactly.
     ends = ends_of(trt, engine)
     context = _made(engine.create_execution_context, "an execution context", words)
     with ExitStack() as held:
@@ -300,12 +311,14 @@ class Scorer:
 
     def _run(self, images: Pixels, batch: int) -> Scores:
         self.images[: len(images)] = images
+        # Whatever an earlier batch left there could overflow, and padding must not change a score through a fault.
         self.images[len(images) : batch] = 0
         self._pin(batch)
         self.runtime.to_device(self.images_at, self.images[:batch], self.stream)
         if not self.context.execute_async_v3(self.stream):
             raise ToolchainError(f"TensorRT could not run a batch of {batch}: {self.words.told()}")
         self.runtime.to_host(self.scores[:batch], self.scores_at, self.stream)
+        # Everything above was only queued. Without waiting the scores of the batch before would be returned.
         self.runtime.wait(self.stream)
         return self.scores[: len(images)]
 
