@@ -57,7 +57,7 @@ def build_engine(board: Board, target: Target, onnx: Path, agent: Path, folder: 
     target does not support, or not one that can build here for that board; ArtifactError where it refuses the net.
     """
     there = installed_on(board, target)
-    # Parsers of toolchains are C++ and crash on hostile files. This reads it with checks first, on the host.
+    # An ONNX file may take values from any file of the machine that loads it. Such a one is refused before it travels.
     read_model(onnx)
     toolchain = target.backend
     with _builder(board, there, target, agent) as builder:

@@ -151,6 +151,7 @@ def attack_host(adversary: Adversary, bench: Bench, host: HostNet) -> Found:
             assert adversary.query is not None
             draws = Draws(noise_key, block.ids)
             found = adversary.query(host, block.images, block.labels, bench.threat, draws)
+        # An attack is a plug-in and is not trusted to stay in the box.
         found = _made_valid(block.images, found, bench.threat)
         return {"images": found, "predictions": CLASSIFICATION.predictions(host.score(found))}
 
@@ -176,6 +177,7 @@ def attack_board(
             name, options, noise_key = adversary.choice.name, _numbers(adversary), key(bench.seed, adversary.label)
             arguments = (name, options, bench.threat, noise_key, block.images, block.labels, block.ids)
             found, queries = board.attack(*arguments, progress=asked, budget=adversary.budget)
+            # Nor is a board, whatever runs on it.
             found = _made_valid(block.images, found, bench.threat)
             on_host = CLASSIFICATION.predictions(host.score(found))
         # What an attack says of its own success is not asked: the stored images are scored anew.

@@ -72,7 +72,7 @@ def mcnemar_exact(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
     McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12
     (1947), with the binomial distribution in place of the chi-square approximation.
     """
-    # scipy takes a second to load, and commands that only read a report need none of it.
+    # scipy is slow to load, and commands that only read a report need none of it.
     from scipy.stats import binomtest
 
     only_a, only_b, _ = _discordant(a, b)

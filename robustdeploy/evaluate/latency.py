@@ -184,6 +184,7 @@ def latency_diagnostic(latency: Latency | None) -> Diagnostic:
 
 def _meaning(timings: Timings) -> str:
     """Say what noise does to a verdict, with the figures of the highest percentile that a rule is likely to name."""
+    # Few rules name p99.9, and a single stall decides it.
     told = [figure for figure in timings.percentiles if figure.value is not None and figure.name != "p99.9"]
     spread = f" ({told[-1].name}: {_span(told[-1])})" if told else ""
     return (

@@ -19,7 +19,7 @@ from robustdeploy.devices.transfer import Moved, silent
 from robustdeploy.errors import BoardError
 from robustdeploy.onboard.engine import Files, engine_id
 
-# int8 stays below it too in practice; a net of other weights is apart by the whole span.
+# A net of other weights is apart by about the whole span, so the limit lies far from both.
 ANOTHER_NET = 0.1
 """Share of the golden scores' own span: a toolchain that computes the net in float32 stays far below it."""
 
@@ -63,7 +63,7 @@ def open_on(
     board.send(folder, built.files, moved)
     classes = golden["scores"].shape[1]
     board.open_engine(toolchain.name, built.files, toolchain.options, classes=classes)
-    # The last link of the chain: hashes prove which file is there, this proves that the net itself answers.
+    # The last link of the chain: hashes tell which file is there, this shows that the net itself answers.
     scores = board.score(golden["images"])
     gap, span = float(np.abs(scores - golden["scores"]).max()), float(np.ptp(golden["scores"]))
     stands_in = there.traits.stands_in

@@ -55,8 +55,8 @@ class Table:
 def tables_in(path: Path, images: Bytes, available: int) -> Iterator[Table]:
     """Look through all arrays of an ONNX file for the test images, and for as many rows as there are of those."""
     model = read_model(path)
+    # Channels may be as many as the test images by chance. Weights of these operators are no table for that.
     ordinary = {
-        # Channels may be as many as the test images by chance; weights of these operators are no table for that.
         name for node in model.graph.node if node.op_type in ("Conv", "BatchNormalization") for name in node.input
     }
     sample = images[: min(SAMPLE, len(images))]

@@ -23,7 +23,7 @@ from scipy.stats import binom
 from robustdeploy.core.percentiles import CONFIDENCE, samples_needed
 from robustdeploy.onboard.timing import Nanoseconds
 
-# trtexec warns at 1 %, which boards with an operating system seldom reach.
+# trtexec warns at 1 %, and the logs that people publish are often well above it.
 STEADY_CV = 0.03
 """The threshold of the diagnostic ``latency-valid``, too."""
 STEADY_DRIFT = 0.01
