@@ -13,6 +13,8 @@ import numpy.typing as npt
 from robustdeploy.errors import BudgetError
 from robustdeploy.prune.costs import NAMES, UNITS, CostModel
 
+# Counts come in whole channels, so equality is mostly impossible. A net far below its budget compares unfairly with one
+# near it.
 TOLERANCE = 0.97
 """A budget counts as used up when the largest of cost over limit is above this and not above 1."""
 
@@ -31,6 +33,8 @@ class Limits:
 
     def snap(self, counts: Counts) -> Counts:
         """Round counts down to whole quanta inside the limits; a full group is always allowed."""
+        # A group whose size is no multiple of the quantum would otherwise lose its remainder though nothing asks for
+        # it.
         snapped = np.where(counts >= self.most, self.most, counts // self.quantum * self.quantum)
         return np.clip(snapped, self.fewest, self.most)
 
@@ -39,6 +43,7 @@ class Limits:
         steps = []
         for group, count in enumerate(counts):
             remainder = count % self.quantum[group]
+            # From a full group of odd size the next count below is the last whole quantum, not one quantum less.
             down = remainder if count == self.most[group] and remainder else self.quantum[group]
             for moved in (count - down, min(count - remainder + self.quantum[group], self.most[group])):
                 if self.fewest[group] <= moved <= self.most[group] and moved != count:
@@ -50,6 +55,7 @@ def limits_for(sizes: Sequence[int], multiple: int, floor: float) -> Limits:
     """Limits that keep whole quanta of ``multiple`` channels and at least ``floor`` of each group."""
     most = np.array(sizes, dtype=np.int64)
     quantum = np.minimum(most, multiple)
+    # At least one quantum in any case: a group without channels would leave a layer without inputs.
     fewest = np.minimum(most, np.maximum(quantum, np.ceil(most * floor / quantum).astype(np.int64) * quantum))
     return Limits(fewest, most, quantum)
 
@@ -60,13 +66,16 @@ def counts_below(model: CostModel, values: Values, limits: Limits, utilisation: 
     Groups without a part in the cost that is full then go on alone, so that no channel is given up for nothing. Where
     not even the fewest channels fit, those are kept.
     """
+    # Otherwise no cut would fit, and the search below would have no starting point.
     utilisation = max(utilisation, float(model.utilisation(limits.fewest.astype(float))))
     counts, free = limits.fewest, np.ones(len(limits.most), dtype=bool)
     owners = np.repeat(np.arange(len(values)), [len(value) for value in values])
+    # A stable sort, so that equal values are kept in the order of the groups on every machine.
     ranked = owners[np.argsort(-np.concatenate(list(values)), kind="stable")]
     while free.any():
         fixed, ranked = np.where(free, -1, counts), ranked[free[ranked]]
         low, high = 0, len(ranked)
+        # Halving is sound because no cost falls when a group keeps more (see ``Cost``).
         while low < high:  # the most channels whose counts still fit
             middle = (low + high + 1) // 2
             if model.utilisation(_counts_of(ranked[:middle], limits, fixed).astype(float)) <= utilisation:
@@ -76,6 +85,7 @@ def counts_below(model: CostModel, values: Values, limits: Limits, utilisation: 
         counts = _counts_of(ranked[:low], limits, fixed)
         if low == len(ranked):
             break
+        # Only groups with a part in the cost that was exceeded are settled. A memory peak concerns few of them.
         free &= ~model.blamed(_counts_of(ranked[: low + 1], limits, fixed).astype(float), utilisation)
     return counts
 
@@ -97,6 +107,7 @@ def exact_counts(model: CostModel, values: Values, limits: Limits) -> Counts:
     if model.utilisation(limits.fewest.astype(float)) > 1:
         raise BudgetError(_out_of_reach(model, limits))
     start = counts_below(model, values, limits, 1.0)
+    # From cheap to thorough. Most nets are done with the first, and the last is exponential in the number of groups.
     searches: tuple[Callable[[], Counts], ...] = (
         lambda: start,
         lambda: _search(model, values, limits, start),
@@ -140,7 +151,9 @@ def _missed(model: CostModel, limits: Limits, nearest: Counts) -> str:
 def _told(model: CostModel, name: str, cost: float) -> str:
     """Write a cost as a fraction and as a number, both rounded up so that asking for either is asking for enough."""
     fraction = cost / model.dense[name]
+    # Four significant digits: a fraction such as 0.0004123 in fixed places would be rounded far off.
     digits = 3 - math.floor(math.log10(fraction)) if fraction > 0 else 3
+    # The inner rounding removes the error of the float product, which ceil would take for one unit more.
     up = math.ceil(round(fraction * 10**digits, 6)) / 10**digits
     return f"{up:.4g} of the {NAMES[name]} ({math.ceil(round(cost, 6)):,} {UNITS[name]})"
 
@@ -154,11 +167,14 @@ def _search(model: CostModel, values: Values, limits: Limits, start: Counts, wid
 
     Returns the most valuable counts in the band, or else the fullest below it that were seen.
     """
+    # Running sums turn what any count of a group is worth into one look-up per move.
     ranked = [np.concatenate([[0.0], np.cumsum(np.sort(value)[::-1])]) for value in values]
     beam, seen, best, fullest = [start], {start.tobytes()}, start, float(model.utilisation(start.astype(float)))
+    # A bound on this search, not on the answer: what needs more moves is left to the searches behind it.
     for _ in range(12):
         candidates = [move for counts in beam for move in limits.moves(counts) if move.tobytes() not in seen]
         unique = {move.tobytes(): move for move in candidates}
+        # Moves commute, so the same counts come up along many ways. Unmarked they would fill the beam with copies.
         seen |= set(unique)
         if not (moves := list(unique.values())):
             break
@@ -170,6 +186,7 @@ def _search(model: CostModel, values: Values, limits: Limits, start: Counts, wid
         below = np.where(used <= 1, used, -np.inf)
         if below.max() > fullest:
             best, fullest = moves[int(np.argmax(below))], float(below.max())
+        # Too much and too little are equally far from the band here: the way into it may lead through either.
         gap = np.where(used > 1, used - 1, TOLERANCE - used)
         beam = [moves[i] for i in np.lexsort((-worth, gap))[:width]]
     return best
@@ -181,11 +198,13 @@ def _fill_a_part(model: CostModel, values: Values, limits: Limits, start: Counts
     Of feature maps, only those of one moment must be full; single moves do not lead there when many moments are nearly.
     """
     best = start
+    # Only limits that bind: filling one that the dense net keeps anyway would say nothing of the budget.
     for groups in (part for name in model.binding for part in model.costs[name].parts()):
         within = np.isin(np.arange(len(start)), groups)
         found = _enumerate(model, limits, np.where(within, start, limits.fewest), groups)
         best = max(best, found, key=lambda counts: float(model.utilisation(counts.astype(float))))
         if _is_full(model, found):
+            # The groups that fill the limit are held; the others may take whatever that leaves in the other costs.
             pinned = Limits(
                 np.where(within, found, limits.fewest), np.where(within, found, limits.most), limits.quantum
             )
@@ -199,13 +218,16 @@ def _enumerate(model: CostModel, limits: Limits, start: Counts, groups: Counts, 
     The others stay as they are in ``start``: a beam may fill up with their small moves.
     """
     choices = [
+        # The full group is appended since it is allowed even where it is no whole number of quanta.
         np.unique(np.append(np.arange(low, high + 1, quantum), high))
         for low, high, quantum in zip(limits.fewest, limits.most, limits.quantum, strict=True)
     ]
     chosen, tried = [np.array([count]) for count in start], 1
     for group in groups:
+        # A large group may be passed over and a smaller one behind it still fit into the count of tries.
         if tried * len(choices[group]) <= most:
             chosen[group], tried = choices[group], tried * len(choices[group])
+    # The start is among them, so that the result is never worse than what was there before.
     table = np.array([start, *product(*chosen)], dtype=np.int64)
     parts = np.array_split(table, 1 + len(table) // 20_000)  # a cost with many moments needs much memory at once
     used = np.concatenate([model.utilisation(part.astype(float)) for part in parts])

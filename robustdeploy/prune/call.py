@@ -45,11 +45,14 @@ class Call:
 
     def __init__(self, func: Any, args: Any, kwargs: Any, given: Any) -> None:
         self.func, self.args, self.kwargs = func, args, kwargs
+        # Without its overload and its underscore ``relu_`` is ``relu``: one rule serves both forms.
         name = _KNOWN_AS.get(func.overloadpacket.__name__, func.overloadpacket.__name__)
         self.in_place = bool(func._schema.is_mutable) and name.endswith("_")
         self.name: str = name[:-1] if self.in_place else name
         self.tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self.gives = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+        # By the schema's names, since the dispatcher passes on whatever mixture of positions and keywords a caller
+        # used.
         named = [argument.name for argument in func._schema.arguments]
         self.bound: dict[str, Any] = {**dict(zip(named, args, strict=False)), **kwargs}
 
@@ -60,6 +63,7 @@ class Call:
 
     def dim(self, of: int) -> int | None:
         """Return the one dimension that it works along, in a tensor of ``of`` dimensions."""
+        # An argument left at its default is not among those passed on, though the operator has it all the same.
         if "dim" not in self.bound and not any(a.name == "dim" for a in self.func._schema.arguments):
             return None
         dim = self.bound.get("dim", 0)
@@ -79,6 +83,8 @@ class Call:
 
     def keeps_zero(self) -> Callable[[Flags], bool]:
         """Return what says, by trying, whether it makes zero where some of what it reads is zero."""
+        # Only slots are kept, not the tensors: the answer is asked for after the pass, and the maps would stay in
+        # memory till then.
         numbers = iter(range(len(self.tensors)))
 
         def slot(leaf: Any) -> Any:
@@ -94,6 +100,7 @@ class Call:
             its, more = tree_map(filled, (args, kwargs))
             try:
                 given = tree_leaves(func(*its, **more))[0]
+            # Four numbers may not do for its shapes. Then zero is not promised, and the mask goes to where it is read.
             except RuntimeError:
                 return False
             return bool((given == 0).all())
@@ -105,4 +112,5 @@ def _some(dtype: torch.dtype, zero: bool) -> Tensor:
     """Return four numbers: zeros, or such as a feature map may hold."""
     if dtype == torch.bool:
         return torch.tensor([True, False, True, False])
+    # Both signs, none of them whole: an activation that is 0 for one of them must not pass for one that keeps zero.
     return torch.zeros(4, dtype=dtype) if zero else torch.tensor([0.7, -1.3, 2.1, -0.4]).to(dtype)

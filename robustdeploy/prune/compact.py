@@ -15,12 +15,14 @@ from robustdeploy.nets.channel_pad import ChannelPad, kept_index
 from robustdeploy.nets.size import TRANSPOSED, Size, note_size, size_of
 from robustdeploy.prune.groups import ChannelGroup
 
+# In float64 sums in another order differ by far less than this, and a masked channel that leaks by more.
 PROOF_TOLERANCE = 1e-5
 
 
 def compact_net(net: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of ``net`` in which each group has only its ``kept`` channels; ``net`` itself stays as it is."""
     sides, modules = _kept_positions(net, groups, kept), dict(net.named_modules())
+    # One deep copy with the layers exchanged, so that a layer under two names, or in a list, stays one layer.
     smaller = copied(net, {modules[name]: _sliced(modules[name], *side) for name, side in sides.items()})
     for module in smaller.modules():
         if isinstance(module, ChannelPad):
@@ -33,6 +35,7 @@ def _kept_positions(
 ) -> dict[str, tuple[Tensor | None, Tensor | None]]:
     """Per layer, the output and input positions that remain (None: all)."""
     modules = dict(net.named_modules())
+    # Gone positions are collected, not kept ones: several groups may share one layer, and none knows of the others.
     removed: dict[tuple[str, str], list[Tensor]] = {}
     for group in groups:
         gone = torch.ones(group.size, dtype=torch.bool)
@@ -60,6 +63,7 @@ def _sliced(module: nn.Module, out: Tensor | None, in_: Tensor | None) -> nn.Mod
         before = module.index.tolist()
         keep_out = range(module.out_channels) if out is None else out.tolist()
         keep_in = range(module.in_channels) if in_ is None else in_.tolist()
+        # The pad has no weights to slice; its choice of channels is renumbered instead.
         index = kept_index(before, list(keep_in), list(keep_out))
         return ChannelPad(len(keep_in), len(keep_out), module.stride, index).to(module.index.device)
     size = size_of(module)
@@ -69,6 +73,8 @@ def _sliced(module: nn.Module, out: Tensor | None, in_: Tensor | None) -> nn.Mod
     for _, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         if value.dim() == 0:
             continue  # the batch counter of normalisation
+        # Torch's order: outputs first, then the inputs of one group. Transposed convolutions have it the other way
+        # round.
         dims: list[Tensor | None] = [cut.out, cut.in_of_group]
         if value.dim() == 1:
             dims = [cut.out]
@@ -77,6 +83,7 @@ def _sliced(module: nn.Module, out: Tensor | None, in_: Tensor | None) -> nn.Mod
         new = value.detach()
         for dim, positions in enumerate(dims):
             new = new if positions is None else new.index_select(dim, positions.to(value.device))
+        # index_select copies by itself. Without it the smaller net would train the dense one's memory.
         fresh = new.clone() if dims.count(None) == len(dims) else new
         sliced[value] = nn.Parameter(fresh, value.requires_grad) if isinstance(value, nn.Parameter) else fresh
     layer = copied(module, sliced)
@@ -98,9 +105,11 @@ class _Cut:
         left = torch.arange(size.groups) if out is None else torch.unique(out.cpu() // wide)
         self._groups = len(left)
         if self._groups < size.groups:
+            # Whole groups go with all their inputs, whatever else was asked of the input side.
             self.in_ = (left[:, None] * deep + torch.arange(deep)).flatten()
             self.out_of_group = self.in_of_group = None
         else:
+            # All groups lose channels of the same numbers, so the first group tells for all of them.
             self.out_of_group = None if out is None else out[out < wide]
             self.in_of_group = None if in_ is None else in_[in_ < deep]
 
@@ -132,13 +141,17 @@ def prove_equal(masked: nn.Module, compact: nn.Module, clean: Tensor, adversaria
     images are scored at a time.
     """
     sets = (torch.split(clean, size), torch.split(adversarial, size))
+    # float32 is measured in any case: it is what is exported, and reports tell how far rounding alone goes.
     single, largest = _gaps(masked, compact, sets, torch.float32)
     try:
         gaps, _ = _gaps(copied(masked).double(), copied(compact).double(), sets, torch.float64)
         precision, tolerance = "float64", PROOF_TOLERANCE
+    # A forward pass may cast to float32 by name, or call an operator that has no float64 form.
     except RuntimeError:
         gaps, precision, tolerance = single, "float32", PROOF_TOLERANCE * max(1.0, largest)
+    # max() passes NaN over or not by its place in the list, and a NaN here must never count as equal.
     largest_gap = max(gaps, key=lambda gap: math.inf if math.isnan(gap) else gap)
+    # Written so that NaN fails as well.
     if not largest_gap <= tolerance:
         raise TrainingError(
             f"removing the masked channels changed the scores by {largest_gap:.2g}, more than {tolerance:.2g}, in "

@@ -62,6 +62,7 @@ class CostModel:
     def utilisation(self, kept: Floats) -> Floats:
         """Return the largest of cost over limit; a leading axis is a batch of choices. Without limits it is 0."""
         used = [self.costs[name].of(kept) / limit for name, limit in self.limits.items()]
+        # The zeros stand for a budget without limits, of which reduce would refuse the empty list.
         highest: Floats = np.maximum.reduce([np.zeros(kept.shape[:-1]), *used])
         return highest
 
@@ -85,9 +86,11 @@ def cost_model(
     Raises BudgetError when a limited cost cannot be modelled.
     """
     costs: dict[str, Cost] = {
+        # Operations and parameters are modelled even without a limit on them: every log tells them.
         "ops": operation_model(net, groups, image_shape),
         "params": parameter_model(net, groups),
     }
+    # Not every net can be traced for its memory, and one that is not limited must not keep such a net from training.
     if budget.memory is not None:
         costs["memory"] = peak_model(net, groups, image_shape)
     everything = np.array([group.size for group in groups], dtype=np.float64)
@@ -106,10 +109,12 @@ def _check(model: CostModel, net: nn.Module, groups: Sequence[ChannelGroup], ima
     }
     limited = [name for name in counted if name in model.limits]
     blank = without_values(net)
+    # Operations are tried out where they are modelled (see probing.py), so only the other two are left to try.
     for counts in random_counts(groups) if limited else ():
         small = smaller_net(blank, groups, counts)
         for name in limited:
             told, found = float(model.costs[name].of(counts.astype(np.float64))), counted[name](small)
+            # The models are sums of products of floats, the counts whole numbers.
             if round(told) != found:
                 raise BudgetError(
                     f"the {NAMES[name]} of this {kind_of(net)} do not follow from its channel counts (expected "

@@ -36,6 +36,7 @@ class Folding:
 
         All vectors share one product; a net has dozens of them, and a call for each would cost more than its work.
         """
+        # The 1 at the end is what numbers without a mask are multiplied by, so no branch is needed for them.
         factors = torch.cat([*masks, masks[0].new_ones(1)])
         folded: dict[str, Tensor] = {}
         if self._vectors:
@@ -61,6 +62,7 @@ def _carriers(modules: Mapping[str, nn.Module], groups: Sequence[ChannelGroup]) 
             if not member.masked or not (values := _values_of(modules[member.layer])):
                 continue
             width = _width(modules[member.layer], member.side)
+            # Most layers belong to one group whole; then no index is kept and no channel gathered in each step.
             if len(member.positions) == group.size == width and torch.equal(member.positions, member.channels):
                 carriers.append(Carrier(member.layer, number, None, None, member.side))
             else:
@@ -78,6 +80,7 @@ def _width(module: nn.Module, side: str) -> int:
 
 def _values_of(module: nn.Module) -> dict[str, Tensor]:
     """Return what scales the outputs of a layer."""
+    # The bias too: a masked channel with a bias left would be a constant, not zero.
     named = {kind: getattr(module, kind, None) for kind in ("weight", "bias", "gain")}
     return {kind: value for kind, value in named.items() if value is not None}
 
@@ -105,6 +108,7 @@ def _masks_of(
             if value.dim() > 1:
                 pairs = index[_channel_of(modules[layer], side)]
                 found.setdefault(f"{layer}.{kind}", []).append(pairs.view(*pairs.shape, *[1] * (value.dim() - 2)))
+            # A bias belongs to outputs alone; masks on input weights must leave it.
             elif side == "out":
                 found.setdefault(f"{layer}.{kind}", []).append(index)
     return found
@@ -118,5 +122,7 @@ def _channel_of(module: nn.Module, side: str) -> Tensor:
     first, second = (size.inputs, size.outputs) if isinstance(module, TRANSPOSED) else (size.outputs, size.inputs)
     if (side == "in") == isinstance(module, TRANSPOSED):
         return torch.arange(first)[:, None]
+    # In a grouped convolution the second dimension counts inputs inside a group; which channels these are depends on
+    # the row.
     of_group = torch.arange(second).view(size.groups, -1)
     return of_group.repeat_interleave(first // size.groups, 0) if size.groups > 1 else of_group

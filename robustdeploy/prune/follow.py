@@ -28,6 +28,7 @@ from robustdeploy.prune.trail import Trail, every, never
 
 OUTPUT = "they are the net's output"
 """Why the channels of the last layer stay."""
+# Operators that give the same numbers in the same places.
 _SAME = frozenset({"detach", "alias", "clone", "_to_copy", "lift_fresh"})
 _RULES: dict[str, Callable[[Trail, Call], None]] = {
     "native_group_norm": follow_layers.normalise_groups,
@@ -42,8 +43,10 @@ def follow(net: nn.Module, images: Tensor, positions: Positions) -> Trail:
     """Run ``net`` as it is on ``images``, joining ``positions``, and return the trail of its channels."""
     trail = Trail(net, positions)
     follower = _Follower(trail)
+    # Without gradients, since autograd would add operators of its own and keep every map alive.
     with torch.no_grad(), follower.told(), follower:
         output = net(images)
+    # All outputs, not the scores alone: what an auxiliary head gives is read by somebody too.
     for tensor in tree_leaves(output):
         if isinstance(tensor, Tensor):
             mark = trail.of(tensor)
@@ -58,6 +61,7 @@ class _Follower(TorchDispatchMode):
     def __init__(self, trail: Trail) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._trail = trail
+        # Following runs torch operators on labels; those must not be followed in turn.
         self._quiet = False
         self._started = False
 
@@ -79,13 +83,18 @@ class _Follower(TorchDispatchMode):
         if self._quiet or maps is None:
             return
         self._quiet = True
+        # The first module that is given a tensor is the net itself, and that tensor is the image.
         if not self._started:
             trail.keep(maps, "it is coupled to the image's own channels")
             self._started = True
         size = size_of(module)
+        # Without affine parameters and running statistics torch's operator sees no tensor of the layer, so the join is
+        # made here.
         if isinstance(module, NORMALISATIONS) and size is not None and maps.dim() > 1:
             own = trail.positions.of(name, "out", size.outputs)
             trail.positions.join(vector(trail.positions, trail.of(maps).labels, 1), own)
+        # Inside, a ChannelPad gathers by an index or multiplies by a computed matrix; either would keep all its
+        # channels.
         self._quiet = isinstance(module, ChannelPad)
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -98,6 +107,7 @@ class _Follower(TorchDispatchMode):
             self._quiet = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # The operator runs first, as most rules need the shape of what it gave.
         given = func(*args, **(kwargs or {}))
         if not self._quiet:
             self._quiet = True
@@ -109,6 +119,7 @@ class _Follower(TorchDispatchMode):
 
 
 def _note(trail: Trail, call: Call) -> None:
+    # First of all rules: a weight that is transposed, cast or altered is still a weight, whichever operator does it.
     if any(tensor in trail.weights for tensor in call.tensors):
         follow_layers.use_weight(trail, call)
     elif call.name == "convolution":
@@ -124,20 +135,24 @@ def _note(trail: Trail, call: Call) -> None:
         follow_moves.pad(trail, call)
     elif call.name == "copy" and call.in_place:
         follow_moves.copy(trail, call)
+    # They read the shape of a tensor and none of its numbers.
     elif call.name.endswith("_like") or call.name.startswith("new_"):
         for tensor in call.gives:
             trail.free(tensor)
+    # From here on rules are about channels; what none is in, such as a table of positions, needs none of them.
     elif not any(bool((trail.of(tensor).labels >= 0).any()) for tensor in call.tensors):
         _note_constant(trail, call)
     elif rule := _RULES.get(call.name):
         rule(trail, call)
     elif call.pointwise:
         follow_sums.combine(trail, call)
+    # By part of the name: torch has an operator for each backend and mode, and each version renames some.
     elif "batch_norm" in call.name:
         follow_layers.normalise(trail, call)
     elif any(part in call.name for part in follow_sums.SPATIAL):
         follow_sums.over_space(trail, call)
     else:
+        # An unknown operator may do anything with a channel. Keeping all is the one answer that cannot be wrong.
         trail.keep_all(call, f"the operation {call.name}{trail.at} reads it")
 
 

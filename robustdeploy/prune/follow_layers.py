@@ -20,6 +20,7 @@ def use_weight(trail: Trail, call: Call) -> None:
     """Follow an operation that reads a layer's weight."""
     (source, *others) = (tensor for tensor in call.tensors if tensor in trail.weights)
     weight: Weight = trail.weights[source]
+    # Autocast, ``detach`` and the like give the layer's weight again under another tensor.
     if call.name in _SAME and not others:
         trail.weights[call.gives[0]] = weight
     elif call.name in _TURNS and source.dim() == 2:
@@ -29,6 +30,7 @@ def use_weight(trail: Trail, call: Call) -> None:
     elif call.name in PRODUCTS and not others:
         multiply(trail, call)
     else:
+        # A zero in this weight need not be a zero in what is multiplied, so masks on single weights must keep off too.
         trail.altered.update(trail.weights[tensor].layer for tensor in (source, *others))
         trail.keep_all(call, f"the weight of {weight.layer} is used in the operation {call.name}{trail.at}")
 
@@ -36,6 +38,8 @@ def use_weight(trail: Trail, call: Call) -> None:
 def _turns(call: Call) -> bool:
     """Whether a view of a matrix has its rows and columns exchanged."""
     if call.name == "permute":
+        # Only matrices come here; their first dimension is the second one, counted from either end, if rows become
+        # columns.
         return int(call.bound["dims"][0]) % 2 == 1
     return call.name == "t" or (int(call.bound["dim0"]) - int(call.bound["dim1"])) % 2 == 1
 
@@ -57,6 +61,7 @@ def convolve(trail: Trail, call: Call) -> None:
     why = f"it is coupled to the grouped convolution {layer}"
     if groups == 1:
         trail.read(layer, channels, read.node)
+    # Of two ways to prune a grouped convolution this takes the one that leaves more choices.
     elif min(len(channels), len(out)) // groups >= groups:
         # Every group of the convolution loses channels of the same numbers, and all groups stay.
         for labels in (channels, out):
@@ -68,6 +73,7 @@ def convolve(trail: Trail, call: Call) -> None:
         rows = out.view(groups, -1)
         positions.join(rows[:, :1], rows, why)
         positions.join(rows[:, :1], channels.view(groups, -1), why)
+        # Here a group that reads zeros gives zeros, so that a mask further up does for what lies behind.
         inputs, keeps_zero = (read.node,), never if bound["bias"] is not None else every
     trail.give(output, along(out, 1, output.shape), inputs, keeps_zero, layer, read.node)
 
@@ -95,10 +101,13 @@ def multiply(trail: Trail, call: Call) -> None:
     else:
         maps, matrix, bias = bound["self"], bound["mat2"], None
     weight = trail.weight_of(matrix)
+    # ``linear`` transposes its weight by itself, the matrix products do not; the other way round it is no layer's
+    # product.
     if weight is None or weight.transposed == (call.name == "linear"):
         foreign_weight(trail, call, matrix)
         return
     read = trail.of(maps)
+    # Of tokens the channels come last, and so they do in a flattened map.
     trail.read(weight.layer, vector(positions, read.labels, maps.dim() - 1), read.node)
     out = positions.of(weight.layer, "out", output.shape[-1])
     if bias is not None:
@@ -111,6 +120,7 @@ def normalise(trail: Trail, call: Call) -> None:
     read = trail.of(call.bound["input"])
     channels = vector(trail.positions, read.labels, 1)
     layer = _scaled_by(trail, call, channels)
+    # Operators without this argument say in their name whether they use the batch's statistics.
     by_batch = bool(call.bound.get("training", "no_training" not in call.name))
     plain = call.bound.get("weight") is None and by_batch  # zero less its mean is zero
     _normalised(trail, call, read.labels, read.node, every if plain else never, layer)
@@ -157,5 +167,6 @@ def _scaled_by(trail: Trail, call: Call, channels: Tensor) -> str:
 
 def _normalised(trail: Trail, call: Call, labels: Tensor, node: Node | None, keeps_zero: Any, layer: str) -> None:
     trail.give(call.gives[0], labels, (node,), keeps_zero, layer)
+    # Saved means and variances are for the backward pass; nothing in the forward pass reads them.
     for statistic in call.gives[1:]:
         trail.free(statistic)

@@ -26,11 +26,13 @@ MOVES = _VIEWS | _SPLITS | _NAMING | _SHUFFLES | _PLAIN
 
 def move(trail: Trail, call: Call) -> None:
     """Do to the labels what the operation does to the numbers."""
+    # Whole numbers are indices; they say where channels go and hold none themselves.
     marks = [trail.of(tensor) for tensor in call.tensors if tensor.is_floating_point()]
     if not marks:
         for tensor in call.gives:
             trail.free(tensor)
         return
+    # ``reshape`` and not the operator itself: labels are expanded tensors, of which ``view`` refuses most.
     if call.name in _VIEWS:
         (output,) = call.gives
         viewed = marks[0].labels.reshape(output.shape)
@@ -43,9 +45,11 @@ def move(trail: Trail, call: Call) -> None:
     def own(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
+        # Labels lie on the CPU, whatever device the net is on.
         return next(labels) if leaf.is_floating_point() else leaf.cpu()
 
     args, kwargs = tree_map(own, (call.args, call.kwargs))
+    # The operator itself is run on the labels: whatever it does to numbers, by whatever arguments, it does to them.
     moved = [leaf for leaf in tree_leaves(call.func(*args, **kwargs)) if isinstance(leaf, Tensor)]
     for tensor, result in zip(call.gives, moved, strict=True):
         trail.give(tensor, result, [mark.node for mark in marks], every)
@@ -60,9 +64,11 @@ def _join_by_number(trail: Trail, call: Call, labels: Tensor) -> None:
     """Join channels, or have them stay, where the code tells them apart by their numbers."""
     differs = varied(labels)
     dim = call.dim(labels.dim())
+    # A shuffle sends channel k of each group to one run of places. Equal groups stay equal only if all lose the same k.
     if call.name in _SHUFFLES and 1 in differs:
         rows = vector(trail.positions, labels, 1).view(int(call.bound["groups"]), -1)
         trail.positions.join(rows[:1], rows, f"the shuffle{trail.at} has {len(rows)} groups of channels")
+    # The code holds these numbers as constants; with fewer channels they would name others, or none.
     elif call.name in _NAMING and set(differs) & _named(call, dim, labels.dim()):
         trail.positions.fix(labels, f"the operation {call.name}{trail.at} names channels by number")
     elif dim not in differs or dim is None:
@@ -93,6 +99,7 @@ def _take_part(trail: Trail, labels: Tensor, dim: int, start: int, end: int, ste
     """Join the parts of which one is taken: halves stay halves when both lose channels of the same numbers."""
     size, length = labels.shape[dim], end - start
     rows = labels.movedim(dim, 0)
+    # A slice of everything names no number that could go wrong.
     if length == size and step == 1:
         return
     if step == 1 and length > 0 and size % length == 0 and start % length == 0:
@@ -110,6 +117,8 @@ def _split_up(trail: Trail, before: Tensor, after: Tensor) -> None:
     """Join channels along the smaller dimensions that a view makes of one: their numbers are part of the code."""
     dims = varied(after)
     if len(dims) > len(varied(before)):
+        # The code gives a view all its sizes but one. The largest is taken for the free one; the rehearsal tells where
+        # it is not.
         largest = max(dims, key=lambda dim: (after.shape[dim], dim))
         sizes = "×".join(str(after.shape[dim]) for dim in dims)
         why = f"a view{trail.at} makes {sizes} of its channels"
@@ -124,7 +133,9 @@ def pad(trail: Trail, call: Call) -> None:
         two = pads[2 * number : 2 * number + 2]
         if read.labels.dim() - 1 - number in differs and any(two):
             reason = trail.positions.because(f"padding{trail.at} puts channels beside it")
+            # Padding with constants beside channels, as in option A of He et al. 2016 written by hand.
             labels = torch.ops.aten.constant_pad_nd(labels, [0] * (2 * number) + two, reason)
+    # Any other value than 0 makes a masked channel a frame of constants.
     trail.give(output, labels.expand(output.shape), (read.node,), never if call.bound.get("value") else every)
 
 
@@ -132,10 +143,13 @@ def copy(trail: Trail, call: Call) -> None:
     """Follow what is written into a tensor, or into a part of one."""
     target, source = call.tensors[:2]
     into, read = trail.of(target), trail.of(source)
+    # The usual buffer that is made empty and filled part by part. An expanded label tensor has no memory of its own to
+    # fill.
     if bool((into.labels == FREE).all()) and 0 not in into.labels.stride():
         into.labels.copy_(read.labels)
     else:
         trail.positions.join(into.labels, read.labels)
+    # Writing into a slice changes the tensor that it is a slice of, which is what will be read.
     base = target if target._base is None else target._base
     before = trail.of(base)
     node = trail.node(before.labels, (before.node, read.node), every)

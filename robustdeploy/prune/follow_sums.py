@@ -23,6 +23,7 @@ def combine(trail: Trail, call: Call) -> None:
     labels = marks[0].labels
     for mark in marks[1:]:
         labels = combined(trail.positions, labels, mark.labels)
+    # Tried, not looked up: GELU keeps zero and a sigmoid does not, and a constant added to a channel does not either.
     keeps_zero = call.keeps_zero()
     for output in call.gives:
         if output.shape == labels.shape:
@@ -34,6 +35,8 @@ def combine(trail: Trail, call: Call) -> None:
 def over_space(trail: Trail, call: Call) -> None:
     """Follow pooling, resizing and the like: each map by itself, over its last one to three dimensions."""
     read = trail.of(call.tensors[0])
+    # The names say in how many dimensions an operator works. Where one does not, all behind batch and channels are
+    # space.
     told = re.search(r"([123])d", call.name)
     space = int(told.group(1)) if told else read.labels.dim() - 2
     first = read.labels.dim() - space
@@ -54,6 +57,7 @@ def reduce(trail: Trail, call: Call) -> None:
     dims, differs = call.dims(read.labels.dim()), varied(read.labels)
     mixed = [dim for dim in differs if dim in dims]
     what = f"the operation {call.name}{trail.at} takes all its channels together"
+    # A sum over all channels needs no fixed number of them; it only has to read zeros.
     if mixed and mixed == differs and call.name in _SUMS:
         if read.node is not None:
             trail.reads.append(Read(read.node, ""))
@@ -64,10 +68,12 @@ def reduce(trail: Trail, call: Call) -> None:
     for dim in dims:
         labels = labels.narrow(dim, 0, 1)
     for output in call.gives:
+        # Places of a maximum are numbers of channels.
         if not output.is_floating_point():
             trail.keep(output, what)
             continue
         kept = labels if output.dim() == labels.dim() else labels.reshape(output.shape)
+        # The logarithm of a sum of ones is not 0.
         trail.give(output, kept, (read.node,), never if call.name == "logsumexp" else every)
 
 
@@ -77,6 +83,7 @@ def share_out(trail: Trail, call: Call) -> None:
     mixed = [dim for dim in varied(read.labels) if dim == call.dim(read.labels.dim())]
     what = f"the operation softmax{trail.at} takes all its channels together"
     joined_along(trail.positions, read.labels, mixed, what)
+    # A softmax makes 1/n of zeros.
     trail.give(call.gives[0], read.labels, (read.node,), never)
 
 
@@ -84,6 +91,7 @@ def gate(trail: Trail, call: Call) -> None:
     """Follow a gated linear unit: one half of the channels, times the sigmoid of the other."""
     read = trail.of(call.tensors[0])
     dim = call.dim(read.labels.dim())
+    # torch's glu halves the last dimension unless told otherwise, unlike ``Call.dim``, whose default is the first.
     dim = read.labels.dim() - 1 if dim is None or "dim" not in call.bound else dim
     half, other = read.labels.chunk(2, dim)
     trail.positions.join(half, other, f"the gate{trail.at} takes it in two halves")

@@ -75,6 +75,7 @@ def told_whole(whole: Mapping[str, str]) -> str:
 
 def own_names(text: str) -> str:
     """Return a sentence with the names of layers as the net's author knows them, not as ``Normalised`` does."""
+    # ``Normalised`` holds the user's net as ``net``; users know no layer by that prefix.
     return re.sub(r" in net(?![\w.])", "", re.sub(r"(?<![\w.])net\.", "", text))
 
 
@@ -83,8 +84,10 @@ def traced_groups(net: nn.Module, image_shape: tuple[int, int, int]) -> Coupling
 
     Raises TrainingError when the net cannot be run, with its own words.
     """
+    # One set of positions for both passes, so that what training mode couples holds in eval mode as well.
     positions = Positions()
     trails = _trails(net, image_shape, positions)
+    # A shared parameter has one shape for all its layers, and their channels need not be the same ones.
     for module, other in _sharing(net).items():
         name = trails[0].names[module]
         positions.fix(positions.all_of(name), f"it is coupled to {name}, which shares a parameter with {other}")
@@ -95,6 +98,7 @@ def computed_weights(net: nn.Module, image_shape: tuple[int, int, int]) -> froze
     """Return the layers that multiply by something computed from parameters, not by a weight as it is."""
     trails = _trails(net, image_shape, Positions())
     modules = trails[0].modules
+    # By parameter and not by name: a layer that shares an altered weight multiplies by the same zeros.
     altered = {modules[name]._parameters.get("weight") for trail in trails for name in trail.altered} | {None}
     layers = {name: module for name, module in modules.items() if isinstance(module, WEIGHTED)}
     return frozenset(name for name, module in layers.items() if module._parameters.get("weight") in altered)
@@ -103,6 +107,7 @@ def computed_weights(net: nn.Module, image_shape: tuple[int, int, int]) -> froze
 def _trails(net: nn.Module, image_shape: tuple[int, int, int], positions: Positions) -> list[Trail]:
     """Follow the channels through a forward pass in eval mode, and in training mode if that runs more layers."""
     device = next(net.parameters()).device
+    # Two images, since batch normalisation in training mode may refuse one.
     images = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device)
     try:
         with evaluating(net), _plain_attention(), _as_it_was(net):
@@ -120,6 +125,7 @@ def _trails(net: nn.Module, image_shape: tuple[int, int, int], positions: Positi
 @contextmanager
 def _plain_attention() -> Iterator[None]:
     """Have attention run operation by operation, not in one that hides its layers."""
+    # In eval mode torch runs a whole encoder layer as one operator, and its linear layers would never be seen.
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -131,6 +137,7 @@ def _plain_attention() -> Iterator[None]:
 @contextmanager
 def _as_it_was(net: nn.Module) -> Iterator[None]:
     """Give the buffers and torch's generators what they had, which a pass in training mode changes."""
+    # Running statistics and step counters move in training mode; a user's trained net must come out as it went in.
     held = [(buffer, buffer.clone()) for buffer in net.buffers()]
     with torch.random.fork_rng():
         try:
@@ -167,6 +174,7 @@ class _Class:
         self.nodes: list[list[Node]] = []
         """Per trail, the tensors that it is in."""
 
+    # A group is what lies in the same places and tensors. Channels that part anywhere need masks of their own places.
     def signature(self) -> object:
         """Return what is the same for channels of one group."""
         counts = tuple((place, len(at)) for place, at in sorted(self.places.items()))
@@ -193,6 +201,8 @@ def _coupling(positions: Positions, trails: Sequence[Trail]) -> Coupling:
     whole = _Whole(modules)
     alike: dict[object, list[_Class]] = {}
     for found in _classes(positions, trails).values():
+        # A class without a producer is an input of the net or a constant's; there is no layer that could stop making
+        # it.
         producers = [layer for layer, side in found.places if side == "out" and isinstance(modules[layer], PRODUCERS)]
         if not producers:
             continue
@@ -203,9 +213,12 @@ def _coupling(positions: Positions, trails: Sequence[Trail]) -> Coupling:
     groups: list[tuple[tuple[int, int], ChannelGroup]] = []
     for those in alike.values():
         outs = {layer for layer, side in those[0].places if side == "out"}
+        # The name must not depend on the order of a set, or checkpoints of two processes would name groups differently.
         root = min((layer for layer in outs if isinstance(modules[layer], PRODUCERS)), key=order.__getitem__)
+        # Sorted, so that the kept indices of a group are those of its root layer's own channels.
         those.sort(key=lambda found: found.places[root, "out"])
         masked = _masked(those[0], reads, {layer for layer in outs if _scales(modules[layer])}, modules)
+        # One channel cannot be chosen among; removing it would remove the layer.
         if len(those) == 1:
             masked = positions.why_joined(those[0].root) or "it is a single channel"
         if isinstance(masked, str):
@@ -230,6 +243,7 @@ class _Whole:
         self._modules = modules
         self._stay: dict[str, dict[str, int]] = {}
         for name, module in modules.items():
+            # A parametrised layer computes its weight anew in each pass, so no resized parameter would stay in place.
             if isinstance(module, WEIGHTED) and module._parameters.get("weight") is None:
                 size = size_of(module)
                 self._stay[name] = {COMPUTED: size.outputs if size else 0}
@@ -238,6 +252,7 @@ class _Whole:
         """Note that a channel stays in ``layers``."""
         for layer in layers:
             counts = self._stay.setdefault(layer, {})
+            # One layer may keep channels for several reasons, and the most frequent one is told.
             counts[reason] = counts.get(reason, 0) + len(found.places[layer, "out"])
 
     def told(self) -> dict[str, str]:
@@ -255,6 +270,7 @@ def _group(root: str, those: Sequence[_Class], masked: set[tuple[str, Side]], or
     members = []
     for layer, side in sorted(those[0].places, key=lambda place: (order[place[0]], place[1] == "in")):
         pairs = sorted((at, channel) for channel, one in enumerate(those) for at in one.places[layer, side])
+        # Sorted by place, so that a layer all of whose places are its channels in order is told by comparing the two.
         at, channels = torch.tensor(pairs).T.contiguous()
         members.append(Member(layer, side, at, channels, (layer, side) in masked))
     return ChannelGroup(root, len(those), tuple(members))
@@ -275,6 +291,7 @@ def _scales(module: nn.Module) -> bool:
     """Whether a layer has something that can make its outputs zero."""
     if isinstance(module, ChannelPad):
         return module.gain is not None
+    # A normalisation without affine parameters has nothing to fold a mask into; the layer before must carry it.
     return isinstance(module, (*WEIGHTED, *NORMALISATIONS)) and getattr(module, "weight", None) is not None
 
 
@@ -289,9 +306,11 @@ def _masked(
     They scale the outputs of as few layers as it takes. A reader that meets something all the same, because an
     activation behind them makes another constant of zero, has them on its own input weights.
     """
+    # Each forward pass by itself: a mask must reach every reader in eval mode and in training mode.
     paths = [_Path(found, nodes, those) for nodes, those in zip(found.nodes, reads, strict=True)]
     if not any(path.reads for path in paths):
         return "the scores do not depend on it"
+    # First with all carriers masked. What is not zero even then, as behind a sigmoid, no mask before it can silence.
     met = [read for path in paths for read in path.not_zero(carriers)]
     for read in met:
         if not isinstance(modules.get(read.layer), WEIGHTED):
@@ -301,6 +320,7 @@ def _masked(
     for path in paths:
         path.reads = [read for read in path.reads if read.layer not in behind]
     needed = [node.layer for nodes in found.nodes for node in nodes if node.layer in carriers]
+    # Drop carriers greedily from the first one on, so that of layers in a row the last keeps the mask.
     for layer in dict.fromkeys(needed):
         others = [other for other in needed if other != layer]
         if (others or behind) and not any(path.not_zero(set(others)) for path in paths):
@@ -321,5 +341,6 @@ class _Path:
         zero: dict[Node, bool] = {}
         for node in self._nodes:
             flags = tuple(None if before is None else zero.get(before) for before in node.inputs)
+            # Nodes come in the order of the pass, so all inputs of a node have their flag already.
             zero[node] = node.layer in masked or node.keeps_zero(flags)
         return [read for read in self.reads if not zero[read.node]]

@@ -28,6 +28,7 @@ RIDGE = 1e-3
 """Added to the diagonal, as a share of its mean: few images leave the matrix without full rank."""
 
 
+# A context variable and not a global, so that trainings in two threads do not switch each other's hooks.
 _WATCHES: ContextVar[bool] = ContextVar("watches", default=True)
 
 
@@ -73,6 +74,8 @@ class ImageGradients:
             yield
             return
         values = [mask.detach() for mask in masks]
+        # Leaves that only collect: their values are never used, and autograd adds up the gradients of all carriers in
+        # them.
         gates = [torch.zeros(images, len(mask), device=mask.device, requires_grad=True) for mask in values]
         handles = [_watch(module, gates[at.group], values[at.group], at) for module, at in self._carriers]
         self._gates.append(gates)
@@ -91,16 +94,20 @@ class ImageGradients:
         several processes it is the mean over all of them, and each must call.
         """
         passes, self._gates = self._gates, []
+        # A pass that no backward pass has reached belongs to an attack or to scores that were only looked at.
         told = [gates for gates in passes if any(gate.grad is not None for gate in gates)]
         if not told:
             return None
         own = [[torch.zeros_like(gate) if gate.grad is None else gate.grad for gate in gates] for gates in told]
         groups = [_folded(torch.cat(parts), images) for parts in zip(*own, strict=True)]
+        # The loss is a mean over N images, so each gradient holds 1/N: the mean of N² times their products is N times
+        # the sum.
         return _mean_of_processes(torch.cat([(images * group.T @ group).flatten() for group in groups]))
 
 
 def _folded(rows: Tensor, images: int) -> Tensor:
     """Add up the rows that are of one image; they come batch behind batch. Others stay as they are."""
+    # Clean and attacked images behind each other (see train/mixing.py) are two rows of one image's gradient.
     return rows.view(-1, images, rows.shape[1]).sum(0) if len(rows) % images == 0 else rows
 
 
@@ -145,6 +152,8 @@ class _Watched(torch.autograd.Function):
             scaled = whole.index_add_(1, channels.to(whole.device), scaled[:, positions.to(whole.device)])
         if len(scaled) % images:
             raise TrainingError(f"inside the net, {images} images become {len(scaled)}: whose those are is not known")
+        # The output is already scaled by the mask. ALMOST_ZERO instead of 0 keeps this division sound for masked
+        # channels.
         return gradient, _folded(scaled, images) / mask, None, None, None
 
 
@@ -162,10 +171,14 @@ def worth_in_order(information: Tensor) -> Tensor:
     information = L·Lᵀ, the Schur complement of the first k is that of the rest of L, and 1ᵀ S 1 the sum of the squares
     of its columns' sums.
     """
+    # Imported here, so that what trains no masks does not wait for SciPy to load.
     from scipy.optimize import isotonic_regression
 
+    # float64: a matrix from few images is nearly singular, and its factor in float32 may fail.
     matrix = information.double()
     matrix = matrix + torch.eye(len(matrix), device=matrix.device) * (RIDGE * matrix.diagonal().mean())
     factor, failed = torch.linalg.cholesky_ex(matrix)
+    # Where even the ridge leaves it indefinite, channels count as if each stood alone.
     worth = matrix.diagonal() if int(failed) else factor.sum(0).square()
+    # A cut by value must take a prefix of the order. Where a later channel adds more, the two share their mean.
     return torch.from_numpy(isotonic_regression(worth.cpu().numpy(), increasing=False).x.copy())

@@ -14,6 +14,7 @@ def varied(labels: Tensor) -> list[int]:
 
 
 def _differs(labels: Tensor, dim: int) -> bool:
+    # A stride of 0 proves that nothing differs, without a look at millions of labels.
     return labels.stride(dim) != 0 and not torch.equal(labels, labels.narrow(dim, 0, 1).expand_as(labels))
 
 
@@ -36,6 +37,7 @@ def vector(positions: Positions, labels: Tensor, dim: int) -> Tensor:
     """Join what has one place along ``dim``, and return one label for each place."""
     rows = narrowed(labels).movedim(dim, 0)
     rows = rows.reshape(rows.shape[0], -1)
+    # The highest label is a channel if any is: FREE and the reasons lie below 0.
     highest = rows.max(1).values
     positions.join(highest[:, None], rows)
     return highest.expand(labels.shape[dim])
@@ -68,8 +70,10 @@ def combined(positions: Positions, one: Tensor, other: Tensor) -> Tensor:
         return torch.full(shape, positions.because(reason))
     if spread_ours or spread_theirs:
         return (theirs if spread_ours else ours).expand(shape)
+    # Joining is done on as few labels as there are channels, not on every pixel of a map.
     small, slim = narrowed(ours), narrowed(theirs)
     positions.join(small, slim)
     small, slim = torch.broadcast_tensors(small, slim)  # type: ignore[no-untyped-call]
+    # A channel tells more than a reason, and a reason more than FREE.
     known = torch.where((small == FREE) | ((slim >= 0) & (small < 0)), slim, small)
     return known.expand(shape)

@@ -42,6 +42,8 @@ from robustdeploy.prune.information import ImageGradients, worth_in_order
 from robustdeploy.prune.protocol import PhaseInfo, StepData
 from robustdeploy.prune.rehearsal import find_groups, rehearse
 
+# The slides leave scale and shift open. ½·tanh spans exactly 1, so that a shift can move any mask across the rounding
+# point.
 SCALE = 0.5
 ALMOST_ZERO = 1e-12
 """Stands for a mask of 0 until the freeze. At an exact zero a ReLU has no slope, and a masked channel could never learn
@@ -76,6 +78,8 @@ class Masks:
     def wrap(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> MaskedNet:
         """Attach masks to ``net``; raise BudgetError when ``budget`` cannot be reached."""
         coupling = find_groups(net, image_shape)
+        # Whatever makes a budget unreachable is mostly a layer that stays whole, so every refusal ends with their
+        # names.
         left = told_whole(coupling.whole)
         if not coupling.groups:
             why = left or f" ({OUTPUT})"
@@ -87,6 +91,7 @@ class Masks:
             limits = self._limits(model, [group.size for group in coupling.groups], budget.channel_multiple)
         except BudgetError as problem:
             raise BudgetError(f"{problem}{left}") from problem
+        # A rehearsal leaves gradients and moved statistics behind, so it gets a net of its own.
         rehearse(MaskedNet(copied(net), coupling.groups, model, limits, self), net, image_shape)
         masked = MaskedNet(net, coupling.groups, model, limits, self)
         masked.whole = coupling.whole
@@ -94,7 +99,10 @@ class Masks:
 
     def _limits(self, model: CostModel, sizes: list[int], multiple: int) -> Limits:
         """Return the highest floor that leaves room to choose and a way to meet the budget exactly."""
+        # No channel has proved its worth yet. Equal ranks in all groups stand for a training's own, to see what can be
+        # reached.
         evenly = [np.arange(size) / size for size in sizes]
+        # A floor that takes most of the budget would leave the masks nothing to decide between groups.
         for floor in (self.floor, self.floor / 2, self.floor / 4):
             limits = limits_for(sizes, multiple, floor)
             if float(model.utilisation(limits.fewest.astype(float))) > 0.6:
@@ -104,6 +112,7 @@ class Masks:
             except BudgetError:
                 continue
             return limits
+        # Without any floor the attempt may still fail; then its error names the smallest reachable cost.
         limits = limits_for(sizes, multiple, 0.0)
         exact_counts(model, evenly, limits)
         return limits
@@ -141,21 +150,28 @@ class MaskedNet(nn.Module):
         number = torch.arange(len(groups), device=device)
         self._group: Tensor
         self._ties: Tensor
+        # All groups lie in one vector. A net has dozens of them, and one call for each would cost more than its
+        # arithmetic.
         group = number.repeat_interleave(torch.tensor(self.sizes, device=device))
         self.register_buffer("_group", group, persistent=False)
         position = torch.cat([torch.arange(size, device=device) for size in self.sizes])
         # Equal values are told apart by their position, so that any count can be kept.
+        # float64, because in float32 a difference of 1e-9 would vanish beside saturated values near 1.
         self.register_buffer("_ties", position.double() * 1e-9, persistent=False)
         # Tiny distinct values order the channels before training does.
         self.logits = nn.Parameter(1e-3 * torch.cos(position * 2.4 + group))
+        # At a shift of 1 every mask rounds to 1, whatever its M: the dense net trains on until the warm-up is over.
         self.register_buffer("shifts", torch.full((len(groups),), 1.0, dtype=torch.float64, device=device))
         matrices = sum(size * size for size in self.sizes)
         self.register_buffer("information", torch.zeros(matrices, device=device))
         self.register_buffer("worth", torch.zeros(sum(self.sizes), dtype=torch.float64, device=device))
+        # These are buffers, not numbers, so that the checkpoint of a training cut off at any step brings them back.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("flips", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
         self.on_phase(PhaseInfo())
+        # Flips count what steps really used. The optimiser moves M between two of them, and comparing solved shifts
+        # would miss it.
         self._used: Tensor | None = None
         """Which channels the step that is being made has kept."""
         self._folding = Folding(net, groups)
@@ -185,7 +201,11 @@ class MaskedNet(nn.Module):
     def masks(self) -> tuple[Tensor, ...]:
         """Per group, the masks: 0 or 1 (see ALMOST_ZERO), with the gradient of the value before rounding."""
         soft = self.soft()
+        # Not torch.round: it rounds one half to even, which is 0, while the shifts place kept channels at one half and
+        # above.
         masks = (soft >= 0.5).float()
+        # The straight-through estimate (Bengio et al. 2013): the added term is 0 in value and has the gradient of
+        # ``soft``.
         if not self.is_frozen:
             masks = masks.clamp_min(ALMOST_ZERO) + (soft - soft.detach()).float()
         return tuple(torch.split(masks, self.sizes))
@@ -198,6 +218,8 @@ class MaskedNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Score ``images`` with the masked parameters."""
         masks = self.masks()
+        # Validation, attacks under no_grad and phases of weights alone teach the masks nothing, so they pay for no
+        # hooks.
         looks = self.training and torch.is_grad_enabled() and self._learns and not self.is_frozen
         if not (looks and int(cast(Tensor, self.steps)) % LOOK_EVERY == 0):
             return self._scores_under(masks, images)
@@ -214,6 +236,7 @@ class MaskedNet(nn.Module):
         Their decay makes M a moving average of the gradient, in its unit size: a mask never saturates and can come
         back, however long the training is.
         """
+        # Dampening of 0.9 makes the momentum a plain average. Without it the step would be ten times as long.
         own = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1.0, "lr": self.options.lr, "name": "masks"}
         return [{"params": [self.logits], **own}]
 
@@ -225,17 +248,23 @@ class MaskedNet(nn.Module):
         """
         if not self._learns:
             return
+        # The counts come before M moves, so that worths and gradient are of the masks that this loss was taken under.
         self._follow_information(len(step.labels))
         self._used = self._kept()
         steps = cast(Tensor, self.steps)
         steps += 1
         if (gradient := self.logits.grad) is None:
             return
+        # Autograd gives the gradient in M. Dividing by the slope of tanh recovers that in the mask itself, which F is
+        # of.
         slope = SCALE * (1 - torch.tanh(self.logits.detach()) ** 2)
         half = 0.5 * torch.cat([matrix.diagonal() for matrix in self._information()])
+        # The clamp bounds the division where tanh has saturated and both numbers are close to 0.
         by_mask = (gradient / slope.clamp_min(1e-3) + torch.where(self._used, -half, half)).double()
         size = torch.zeros(len(self.sizes), dtype=torch.float64, device=gradient.device)
         sizes = torch.tensor(self.sizes, device=gradient.device)
+        # Each group gets unit size, since the scale of a mask's gradient depends on fan-in and map. One rate then fits
+        # all.
         size = size.index_add_(0, self._group, by_mask.square()).div_(sizes).sqrt_()
         self.logits.grad = (by_mask / (size[self._group] + 1e-12)).float() * slope
 
@@ -244,9 +273,12 @@ class MaskedNet(nn.Module):
         if (found := self._image_gradients.take(images)) is None:
             return
         information = cast(Tensor, self.information)
+        # A look stands for LOOK_EVERY steps, so it moves the average as far as that many steps would.
         information += min(1.0, LOOK_EVERY * self.options.lr) * (found - information)
         look, scores = int(cast(Tensor, self.steps)) // LOOK_EVERY, torch.split(self._scores().detach(), self.sizes)
         for matrix, score, worth in zip(self._information(), scores, self._worths(), strict=True):
+            # A group that has no worth yet does not wait for its turn: all zeros would read as a group that is worth
+            # nothing.
             if look % max(1, len(score) // NARROW) == 0 or not worth.any():
                 order = torch.argsort(score, descending=True)
                 worth.copy_(worth_in_order(matrix[order][:, order]))
@@ -268,7 +300,9 @@ class MaskedNet(nn.Module):
         if self._freeze is not None and progress >= self._freeze:
             self.finalize()
             return
+        # None where no step was made since the masks were built or resumed: the masks of now are then those in use.
         before = self._kept() if self._used is None else self._used
+        # The ranks are taken before the counts are solved: both must come from the same M.
         order = self._ranks()
         counts = counts_below(self.model, self._values(), self.limits, self._scheduled(progress))
         self._set_counts(order, counts)
@@ -291,7 +325,9 @@ class MaskedNet(nn.Module):
         """Per group, what its first, second, … channel is worth by M's order: what it adds, per cost."""
         counts, worth = self._kept_counts(), cast(Tensor, self.worth).cpu().numpy()
         if not worth.any():  # nothing learnt yet: all groups alike
+            # This falls within every group and is 1 at its present count, so all groups shrink in proportion.
             return [kept / np.arange(1, size + 1) for kept, size in zip(counts, self.sizes, strict=True)]
+        # What one channel costs is a difference, not a derivative: costs are products of counts, and memory has kinks.
         fewer = np.maximum(counts - np.eye(len(counts)), 0)
         cost = np.maximum(self.model.utilisation(counts) - self.model.utilisation(fewer), 1e-12)
         return [part / each for part, each in zip(np.split(worth, np.cumsum(self.sizes)[:-1]), cost, strict=True)]
@@ -303,6 +339,7 @@ class MaskedNet(nn.Module):
         return 1 + max(0.0, self._dense_utilisation - 1) * (1 - part) ** 3
 
     def _scores(self) -> Tensor:
+        # In float32 tanh rounds to exactly 1 from about M = 9 on, and the order of the best channels would be lost.
         return torch.tanh(self.logits.double() + self._ties)
 
     def _ranks(self) -> list[np.ndarray]:
@@ -311,10 +348,13 @@ class MaskedNet(nn.Module):
 
     def _set_counts(self, ordered: list[np.ndarray], counts: Counts) -> None:
         """Set each group's shift between its last kept and first masked channel."""
+        # The middle between two values leaves the most room for rounding. When all stay, the edge is put below the
+        # last.
         edges = [
             values[-1] - 1.0 if count == len(values) else (values[count - 1] + values[count]) / 2
             for values, count in zip(ordered, counts, strict=True)
         ]
+        # Solved for SCALE · edge + shift = 0.5, the point where a mask rounds.
         cast(Tensor, self.shifts).copy_(0.5 - SCALE * torch.tensor(edges, dtype=torch.float64))
 
     def _kept(self) -> Tensor:

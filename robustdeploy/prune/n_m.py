@@ -97,6 +97,8 @@ class NM:
     ) -> list[LayerWeight]:
         """Return the layers that take the pattern, in the order in which they do."""
         left, chosen = list(able), list[LayerWeight]()
+        # Greedy from the layer that saves most. Which layers have the pattern matters to accuracy, so as few as
+        # possible take it.
         while left:
             missed = [limit for limit in limits if self._cost(limit, every, chosen) > limit.most]
             if limits and not missed:
@@ -114,6 +116,7 @@ class NM:
         return sum(saved[limit.cost.name] / limit.cost.dense for limit in missed) if missed else float(weight.macs)
 
     def _cost(self, limit: Limit, every: Sequence[LayerWeight], chosen: Sequence[LayerWeight]) -> int:
+        # The pattern holds n weights of every group, so what it saves is known before any training.
         return limit.cost.of([w.size // self.m * self.n if w in chosen else w.size for w in every])
 
 
@@ -133,8 +136,11 @@ class Pattern:
         ]
 
     def _kept(self, value: Tensor) -> Tensor:
+        # Sparse matrix units read along the inputs at one filter position; in torch's layout these do not lie side by
+        # side.
         inputs_last = value.movedim(1, -1)
         groups = inputs_last.reshape(-1, self.m)
+        # Stable, so that equal values, as fresh layers of zeros have them, give the same pattern on every machine.
         highest = groups.argsort(dim=1, descending=True, stable=True)[:, : self.n]
         kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, highest, True)
         return kept.view(inputs_last.shape).movedim(-1, 1)

@@ -34,6 +34,7 @@ class Multilinear:
     def terms(self, kept: Floats) -> Floats:
         """Return what each term adds."""
         terms = self.scale
+        # All terms at once, and all choices: a search asks for thousands of them together.
         for constant, slope in zip(self.constant, self.slope, strict=True):
             terms = terms * (constant + kept @ slope.T)
         return terms
@@ -45,6 +46,7 @@ class Multilinear:
     def blamed(self, kept: Floats, limit: float, share: float) -> npt.NDArray[np.bool_]:
         """Say which groups have a part in ``kept`` using more than ``share`` of ``limit``: all with a cost, or none."""
         costs: npt.NDArray[np.bool_] = (self.slope != 0).any((0, 1))
+        # Every channel adds to the one sum, so no group can be told from another.
         return costs & bool(self.of(kept) / limit > share)
 
 
@@ -68,6 +70,7 @@ def product_model(net: nn.Module, groups: Sequence[ChannelGroup], products: Sequ
 
 def _product_term(modules: Mapping[str, nn.Module], product: Product) -> _Term:
     weight = f"{product.layer}.weight" if product.layer else "weight"
+    # Attention multiplies two computed tensors; its size is probed where it does not stay the same (see probing.py).
     if product.operand is None or product.operand.name != weight:
         return _Term("", product.macs, 1)
     return _Term(product.layer, product.macs, *_sizes(modules[product.layer]), reads=True)
@@ -83,6 +86,7 @@ def _parameter_terms(net: nn.Module) -> Iterable[_Term]:
     for name, module in net.named_modules():
         outputs, inputs = _sizes(module)
         for kind, parameter in module.named_parameters(recurse=False):
+            # A shared parameter is stored once. ``named_modules`` would meet it under each of its layers.
             if id(parameter) in seen:
                 continue
             seen.add(id(parameter))
@@ -99,6 +103,7 @@ def _multilinear(terms: Sequence[_Term], groups: Sequence[ChannelGroup]) -> Mult
     for row, term in enumerate(terms):
         rows.setdefault(term.layer, []).append(row)
     constant = np.array([[term.outputs for term in terms], [term.inputs for term in terms]], dtype=np.float64)
+    # Totals are counted, not derived, so groups, strides and kernel sizes need no formula here.
     scale = np.array([term.total for term in terms]) / constant.prod(0)
     slope = np.zeros((FACTORS, len(terms), len(groups)))
     for column, group in enumerate(groups):

@@ -50,6 +50,8 @@ def peak_model(net: nn.Module, groups: Sequence[ChannelGroup], image_shape: tupl
     slope = np.zeros((len(dense), len(groups)))
     for column, group in enumerate(groups):
         if group.size > 1:  # one channel alone always stays
+            # One fewer is enough to tell the slope, as bytes are linear in channels. All other sizes follow without a
+            # trace.
             slope[:, column] = dense - np.array(trace.sizes(_without_one(outputs, group)), dtype=np.float64)
     there = np.zeros((len(trace.activations.moments), len(dense)))
     for moment, places in enumerate(trace.activations.moments):

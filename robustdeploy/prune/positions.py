@@ -23,6 +23,7 @@ class Positions:
     """
 
     def __init__(self) -> None:
+        # Union-find: joins come in any order, and a late one may unite classes that were met long before.
         self._parent: list[int] = []
         self._start: dict[tuple[str, Side], tuple[int, int]] = {}
         self._fixed: dict[int, str] = {}
@@ -59,6 +60,7 @@ class Positions:
         """Return the label of what has a fixed size for this reason."""
         if reason not in self._reasons:
             self._reasons.append(reason)
+        # Reasons are labels too, so that they go through views and slices like any other.
         return FREE - 1 - self._reasons.index(reason)
 
     def reason(self, label: int) -> str:
@@ -76,6 +78,7 @@ class Positions:
     def join(self, one: Tensor, other: Tensor, why: str = "") -> None:
         """Join two sets of labels position by position, broadcast; ``why`` says what joins channels of one layer."""
         pairs = torch.stack(list(torch.broadcast_tensors(one, other))).reshape(2, -1)  # type: ignore[no-untyped-call]
+        # A map holds each pair once per pixel; what Python loops over are the few that differ.
         for a, b in _unique(pairs[:, pairs[0] != pairs[1]]):
             if a >= 0 and b >= 0:
                 self._unite(a, b, why)
@@ -89,6 +92,7 @@ class Positions:
                 self._fixed.setdefault(self._root(label), reason)
 
     def _unite(self, a: int, b: int, why: str) -> None:
+        # The lower label becomes the root, so that classes do not depend on the order of joins.
         low, high = sorted((self._root(a), self._root(b)))
         for notes in (self._fixed, self._joined_by):
             if high in notes:
@@ -99,6 +103,7 @@ class Positions:
 
     def _root(self, label: int) -> int:
         while self._parent[label] != label:
+            # Halving the path: written as a loop, since a chain of joins would exceed Python's recursion limit.
             self._parent[label] = self._parent[self._parent[label]]
             label = self._parent[label]
         return label

@@ -37,10 +37,13 @@ def operation_model(net: nn.Module, groups: Sequence[ChannelGroup], image_shape:
     found = _unrepeated(products(net, image_shape))
     model = product_model(net, groups, found)
     try:
+        # The model is believed only where a net that really is smaller costs what it says.
         trials = [(counts, _smaller(net, groups, image_shape, counts)) for counts in random_counts(groups)]
     except (RuntimeError, IndexError, TypeError):
         return model  # whether the net can be made smaller at all is not for a model to say
     if (wrong := _wrong(model, found, trials)).any():
+        # Probing removes one channel per group, a pass each; only products that the weights do not explain pay for
+        # that.
         model = _probed(model, found, wrong, net, groups, image_shape)
         if (wrong := _wrong(model, found, trials)).any():
             largest = max((product for product, bad in zip(found, wrong, strict=True) if bad), key=lambda p: p.macs)
@@ -54,9 +57,12 @@ def operation_model(net: nn.Module, groups: Sequence[ChannelGroup], image_shape:
 
 def random_counts(groups: Sequence[ChannelGroup]) -> list[npt.NDArray[np.int64]]:
     """Return a few random choices of how many channels each group keeps, the same ones every time."""
+    # Drawn from a fixed key: a net must not be refused in one process and accepted in another.
     draws = Draws(key("costs"), list(range(TRIALS))).uniform(0, len(groups))
     return [
-        np.array([1 + int(share * group.size) for share, group in zip(draw, groups, strict=True)]) for draw in draws
+        # At least one channel, and never more than the group has, as shares lie below 1.
+        np.array([1 + int(share * group.size) for share, group in zip(draw, groups, strict=True)])
+        for draw in draws
     ]
 
 
@@ -74,6 +80,7 @@ def _smaller(
 ) -> list[Product]:
     """Count the products of a smaller net, of shapes alone if it goes without values."""
     try:
+        # Counts need shapes alone; a copy of a large net's weights for each trial would only take memory and time.
         return _unrepeated(products(smaller_net(without_values(net), groups, counts), image_shape))
     except (RuntimeError, IndexError, TypeError):
         return _unrepeated(products(smaller_net(net, groups, counts), image_shape))
@@ -85,6 +92,7 @@ def _wrong(
     """Say which products cost otherwise in the smaller nets than ``model`` tells."""
     wrong = np.zeros(len(found), dtype=bool)
     for counts, smaller in trials:
+        # A forward pass that branches on a channel count runs other operators, and no product has its partner any more.
         if len(smaller) != len(found):
             return np.ones(len(found), dtype=bool)
         told = np.rint(model.terms(counts.astype(np.float64)))
@@ -112,6 +120,7 @@ def _probed(
         if group.size > 1 and len(smaller := _smaller(net, groups, image_shape, one_less)) == len(found):
             lost = dense - _table(smaller, factors)
             slope[:, wrong, column] = lost[:, wrong]
+            # Makes the dense net cost again what was counted of it.
             constant[:, wrong] -= group.size * lost[:, wrong]
     return Multilinear(np.where(wrong, 1.0, model.scale), constant, slope)
 

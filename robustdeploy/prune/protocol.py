@@ -174,6 +174,8 @@ def own_state(pruning: Pruning) -> dict[str, Tensor]:
 
     They are told apart by the tensors themselves, so that a pruner may hold the net under any name, or several.
     """
+    # keep_vars gives the tensors themselves; without it every entry is a new detached one, and no two would be the
+    # same.
     nets = {id(value) for value in pruning.net.state_dict(keep_vars=True).values()}
     state = pruning.module.state_dict(keep_vars=True)
     return {
@@ -190,4 +192,5 @@ def own_parameters(pruning: Pruning) -> dict[str, nn.Parameter]:
 def load_own_state(pruning: Pruning, state: Mapping[str, Tensor]) -> None:
     """Put back what ``own_state`` returned. Raises KeyError for a tensor that is missing."""
     wanted = own_state(pruning)
+    # Not strict, as the net's own tensors are loaded elsewhere: they may belong to a smaller net by then.
     pruning.module.load_state_dict({name: state[name] for name in wanted}, strict=False)

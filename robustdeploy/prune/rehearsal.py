@@ -38,6 +38,7 @@ def find_groups(net: nn.Module, image_shape: tuple[int, int, int]) -> Coupling:
     """
     traced = traced_groups(net, image_shape)
     trial = _Trial(net, image_shape)
+    # First, since these groups may be safe to remove, and what their channels are worth could still not be told.
     left = trial.of_no_image(traced.groups)
     left |= trial.unsafe([group for group in traced.groups if group.name not in left])
     groups = tuple(group for group in traced.groups if group.name not in left)
@@ -51,10 +52,12 @@ def rehearse(pruning: nn.Module, net: nn.Module, image_shape: tuple[int, int, in
     one time.
     """
     device = next(net.parameters()).device
+    # No random numbers: the caller's generator must stay where it is, and only whether a step runs matters.
     images = torch.linspace(0, 1, 2 * math.prod(image_shape), device=device).view(2, *image_shape)
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(), torch.enable_grad():
             warnings.simplefilter("ignore")
+            # A loss of the scores' own: labels or an objective would add faults that have nothing to do with masks.
             pruning.train()(images).square().mean().backward()
     except Exception as problem:  # foreign code may raise anything
         first = (str(problem).splitlines() or [type(problem).__name__])[0]
@@ -71,6 +74,7 @@ class _Trial:
         self._generator = torch.Generator().manual_seed(0)
         device = next(net.parameters()).device
         self._images = torch.rand(IMAGES, *image_shape, generator=self._generator).to(device)
+        # Noise may drive an odd net to infinity; then it is tried as it is, which proves less.
         for make in (shaken, copied):
             self._net = make(net)
             first = self._first_scores()
@@ -80,6 +84,8 @@ class _Trial:
             raise TrainingError(f"this {kind_of(net)} gives scores that are not finite, on random images")
         single = self._images.dtype == torch.float32
         scale = float(first.abs().max())
+        # Fresh nets often give tiny scores, and 1e-5 would then pass any fault; so the tolerance shrinks with them in
+        # float64.
         self._tolerance = PROOF_TOLERANCE * (max(1.0, scale) if single else min(1.0, scale))
         if not bool((self._scores(self._net) - first).abs().max() <= self._tolerance):
             raise TrainingError(
@@ -149,6 +155,8 @@ class _Trial:
             return {}
         if len(groups) == 1:
             return {groups[0].name: reason}
+        # Halving asks about log₂(n) times for each bad group. Most nets have none, and one trial of all groups settles
+        # them.
         half = len(groups) // 2
         found = {**self._bad(groups[:half]), **self._bad(groups[half:])}
         return found or {groups[-1].name: reason}  # each half is safe, and both together are not
@@ -166,8 +174,10 @@ class _Trial:
             try:
                 small = compact_net(self._net, groups, kept)
                 found = self._scores(small)
+                # Once is enough: whether a smaller net can train does not hang on which of its channels stay.
                 if draw == 0:
                     self._train(small)
+            # What a forward pass raises when a size that it names no longer holds.
             except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as problem:
                 first = (str(problem).splitlines() or [type(problem).__name__])[0]
                 return (
@@ -212,6 +222,8 @@ def shaken(net: nn.Module) -> nn.Module:
                 or bool((value != value.flatten()[0]).any())
             ):
                 continue
+            # Drawn on the CPU, so that the same groups are found whatever the device.
             noise = torch.rand(value.shape, generator=generator) - 0.5
+            # Scaled by fan-in, so that activations stay in the range of a trained net.
             value.add_((noise / max(1, value[0].numel()) ** 0.5).to(value))
     return other

@@ -57,13 +57,17 @@ class Scores:
             return all(limit.cost.of(_counts(sizes, share)) <= limit.most for limit in limits)
 
         # The cost never falls as the share rises, so halving the doubtful stretch finds the largest share that fits.
+        # A share of 1 is asked for first: halving would only come close to it, and one weight would be lost for
+        # nothing.
         low, high = (1.0, 1.0) if fits(1.0) else (0.0, 1.0)
+        # Narrower than this the counts at both ends differ by at most one weight in any layer.
         while high - low > 1 / (4 * max(sizes)):
             low, high = ((low + high) / 2, high) if fits((low + high) / 2) else (low, (low + high) / 2)
         return ScoredNet(net, weights, _counts(sizes, low), costs, self)
 
 
 def _counts(sizes: Sequence[int], share: float) -> list[int]:
+    # A layer without any weight would cut the net in two, so one stays in each.
     return [max(1, math.floor(share * size)) for size in sizes]
 
 
@@ -87,6 +91,7 @@ class ScoredNet(nn.Module):
         self.options = options
         self._costs = tuple(costs)
         tensors = [net.get_parameter(weight.name).detach() for weight in weights]
+        # Placeholders of the right shape: a net that is trained first must not be scored by its random start.
         self.scores = nn.ParameterList([nn.Parameter(tensor.clone()) for tensor in tensors])
         for number, tensor in enumerate(tensors):
             self.register_buffer(f"keep{number}", torch.ones_like(tensor, dtype=torch.bool))
@@ -115,6 +120,7 @@ class ScoredNet(nn.Module):
         for weight, keep, score in zip(self.weights, self.keeps, self.scores, strict=True):
             mask = keep.to(score.dtype)
             if score.requires_grad:
+                # Zero in value; its slope is the score's sign, since scores are ranked by magnitude.
                 mask = mask + (score.abs() - score.detach().abs())
             used[weight.name] = self.net.get_parameter(weight.name) * mask
         return cast(Tensor, functional_call(self.net, used, (images,)))
@@ -131,10 +137,13 @@ class ScoredNet(nn.Module):
     @torch.no_grad()
     def on_phase(self, phase: PhaseInfo) -> None:
         """Begin scoring from the weights as they are by then."""
+        # On a resume this runs before the checkpoint is loaded, so the scores that it sets here are overwritten.
         if not phase.trains_scores or self.is_frozen:
             return
         for weight, score in zip(self.weights, self.scores, strict=True):
             value = self.net.get_parameter(weight.name)
+            # sqrt(6 / fan-in) is the bound of He's uniform initialisation; it gives the scores of each layer the range
+            # of fresh weights.
             fan_in = value[0].numel()
             score.copy_(value * (math.sqrt(6 / fan_in) / value.abs().max().clamp_min(1e-12)))
         self._choose()
@@ -148,6 +157,7 @@ class ScoredNet(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Choose anew, once scores are what is trained."""
+        # Progress stays 0 through a pretraining phase, in which all weights are in use.
         if progress > 0 and not self.is_frozen:
             self._choose()
 
@@ -156,6 +166,7 @@ class ScoredNet(nn.Module):
         flips = cast(Tensor, self.flips)
         for keep, score, count in zip(self.keeps, self.scores, self.counts, strict=True):
             chosen = torch.zeros(keep.numel(), dtype=torch.bool, device=keep.device)
+            # By place and not by threshold: with equal scores at the cut a threshold would keep too many.
             chosen[score.abs().flatten().topk(count).indices] = True
             flips += (keep.flatten() != chosen).sum()
             keep.copy_(chosen.view(keep.shape))

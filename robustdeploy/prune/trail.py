@@ -26,6 +26,7 @@ def never(flags: Flags) -> bool:
     return False
 
 
+# Without equality by value: two nodes with the same labels are two tensors.
 @dataclass(frozen=True, eq=False)
 class Node:
     """One tensor of the forward pass, for the question where a masked channel is zero."""
@@ -80,6 +81,7 @@ class Trail:
         """Names of the modules that are running, the innermost last."""
         self.names = {module: name for name, module in net.named_modules()}
         self.modules = {name: module for module, name in self.names.items()}
+        # Weak, and keyed by the tensor itself: an id could be given again to a tensor made after this one is freed.
         self.weights: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._marks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         for module, name in self.names.items():
@@ -90,8 +92,10 @@ class Trail:
         size = None if isinstance(module, ChannelPad) else size_of(module)
         if isinstance(module, WEIGHTED) and kind == "weight":
             self.weights[tensor] = Weight(name)
+        # A scalar gain or a counter meets every channel alike, so it holds none of them.
         elif tensor.numel() == 1:
             self._marks[tensor] = Mark(torch.full(tensor.shape, FREE), None)
+        # Biases, affine parameters and running statistics: one number for each output channel.
         elif size is not None and tensor.shape == (size.outputs,):
             self._marks[tensor] = Mark(self.positions.of(name, "out", size.outputs), None)
         else:
@@ -110,10 +114,12 @@ class Trail:
 
     def of(self, tensor: Tensor) -> Mark:
         """Return what is known of a tensor."""
+        # Outside of its layer's product the places of a weight are not followed, so what meets it keeps its size.
         if tensor in self.weights:
             return self._fixed(tensor, f"it is coupled to the weight of {self.weights[tensor].layer}")
         if tensor not in self._marks and tensor.numel() == 1:
             self._marks[tensor] = Mark(torch.full(tensor.shape, FREE), None)
+        # Tensors made from Python lists, or closed over, have no history; nothing says what their places stand for.
         elif tensor not in self._marks:
             self.keep(tensor, f"it is coupled to a tensor that the forward pass{self.at} takes from elsewhere")
         mark: Mark = self._marks[tensor]
@@ -131,6 +137,7 @@ class Trail:
         layer: str,
         reads: Node | None,
     ) -> Node | None:
+        # Where a channel lies does not matter to whether it is zero; which ones are in the tensor does.
         found = torch.unique(labels)
         found = found[found >= 0]
         if not len(found):

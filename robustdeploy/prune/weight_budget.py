@@ -46,6 +46,8 @@ def layer_weights(net: nn.Module, image_shape: tuple[int, int, int]) -> tuple[La
     for name, module in net.named_modules():
         weight = module._parameters.get("weight")
         if isinstance(module, LAYERS) and weight is not None and name not in computed:
+            # Keyed by the tensor: layers that share one must share its mask, and it is stored once but multiplied in
+            # each.
             first = found.get(id(weight), LayerWeight(name, weight.numel(), 0))
             found[id(weight)] = LayerWeight(
                 first.layer, first.size, first.macs + counted[f"{name}.weight" if name else "weight"]
@@ -84,6 +86,7 @@ def weight_costs(
     if budget.memory is None:
         return ops, stored
     peak = peak_bytes(net, image_shape)
+    # A dense runtime holds maps in full, whatever zeros produced them.
     return ops, stored, WeightCost("memory", tuple(0 for _ in weights), peak, peak)
 
 
@@ -120,6 +123,7 @@ def priced(weights: Sequence[LayerWeight], limits: Sequence[Limit]) -> tuple[Lay
 def weight_limits(budget: Budget, costs: Sequence[WeightCost]) -> tuple[Limit, ...]:
     """Return the limits that ``budget`` sets on ``costs``; BudgetError for one on activation memory that binds."""
     amounts = budget.amounts
+    # A budget above the dense net's cost is one that keeps everything.
     limits = [Limit(c, min(c.dense, int(absolute(amounts[c.name], c.dense)))) for c in costs if c.name in amounts]
     for limit in limits:
         if limit.cost.name == "memory" and limit.most < limit.cost.dense:

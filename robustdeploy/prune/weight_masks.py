@@ -83,6 +83,8 @@ class Masked(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
         """Return the gradients of ``weight`` and of ``m``."""
         weight, keep, m = ctx.saved_tensors
+        # The weight's own gradient is that of the masked net; M's ignores the mask, or a masked weight could never come
+        # back.
         return gradient * keep, None, gradient * weight * _slope(m)
 
 
@@ -92,6 +94,7 @@ def _slope(m: Tensor) -> Tensor:
 
 def _names_of(net: nn.Module, name: str) -> list[str]:
     """Return the names of a parameter in all modules that share it, one for each module."""
+    # functional_call replaces by name. Under one name alone, the other layers would go on with the unmasked weight.
     wanted = net.get_parameter(name)
     return [
         f"{module_name}.{kind}" if module_name else kind
@@ -126,10 +129,12 @@ class WeightMaskedNet(nn.Module):
         self.on_phase(PhaseInfo())
         tensors = [net.get_parameter(weight.name).detach() for weight in weights]
         self._names = [_names_of(net, weight.name) for weight in weights]
+        # Zeros say nothing yet: the first masks are those of magnitude alone.
         self.logits = nn.ParameterList([nn.Parameter(torch.zeros_like(tensor)) for tensor in tensors])
         for number, tensor in enumerate(tensors):
             self.register_buffer(f"keep{number}", torch.ones_like(tensor, dtype=torch.bool))
         device = next(net.parameters()).device
+        # Counted in a buffer, so that a resumed training sets its masks in the same steps.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("flips", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
@@ -171,6 +176,7 @@ class WeightMaskedNet(nn.Module):
             self.net.get_parameter(weight.name).detach().abs() / weight.price**0.25 for weight in self.weights
         ]
         total = sum(float(magnitude.square().sum()) for magnitude in magnitudes)
+        # One unit for the whole net: with one per layer, magnitudes of different layers could not compete.
         unit = math.sqrt(total / max(1, sum(weight.size for weight in self.weights))) + 1e-12
         return [
             SCALE * (torch.tanh(m.detach()) + magnitude / unit)
@@ -182,6 +188,7 @@ class WeightMaskedNet(nn.Module):
         frozen, masked = self.is_frozen, dict[str, Tensor]()
         for weight, keep, m, names in zip(self.weights, self.keeps, self.logits, self._names, strict=True):
             value = self.net.get_parameter(weight.name)
+            # Frozen masks learn nothing, and a plain product spares what the backward pass would have to hold.
             product = value * keep if frozen else cast(Tensor, Masked.apply(value, keep, m))
             masked |= dict.fromkeys(names, product)
         # Torch's own search for tied weights takes a module of two names for two modules, and restores it wrongly.
@@ -193,13 +200,17 @@ class WeightMaskedNet(nn.Module):
         Their decay makes M a moving average of the gradient, in its unit size: what a weight is worth beside its
         magnitude, however long the training is.
         """
+        # Dampening of 0.9 makes the momentum a plain average; without it the step would be ten times as long.
         own = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1.0, "lr": self.course.lr, "name": "masks"}
+        # An optimiser refuses a group without parameters.
         return [{"params": list(self.logits), **own}] if self.weights else []
 
     def before_step(self, step: StepData) -> None:
         """Scale the gradient of each layer's masks to a root mean square of 1, like that of a group of channels."""
         for m in self.logits:
             if m.grad is not None:
+                # The gradient in the mask, not in M: the slope of tanh would let weights with a large M weigh less in
+                # the mean.
                 of_mask = m.grad / _slope(m.detach()).clamp_min(1e-3)
                 m.grad /= of_mask.square().mean().sqrt() + 1e-12
 
@@ -252,6 +263,7 @@ class WeightMaskedNet(nn.Module):
         plain = copied(self.net if twin is None else twin)
         with torch.no_grad():
             for weight, keep in zip(self.weights, self.keeps, strict=True):
+                # Not a product: −1 · 0 is −0, which some stores and comparisons tell from 0, and NaN · 0 is NaN.
                 plain.get_parameter(weight.name).masked_fill_(~keep, 0)
         set_gains(plain, on=False)
         return plain

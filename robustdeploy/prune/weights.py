@@ -78,12 +78,14 @@ class Weights:
 
     def _fewest(self, sizes: Sequence[int], limits: Sequence[Limit]) -> tuple[int, ...]:
         """Return how many weights of each layer stay in any case: by the floor, or one where that is too many."""
+        # The share of what can be masked: biases and normalisation are spent in any case.
         shares = [(limit.most - limit.cost.fixed) / max(1, limit.cost.dense - limit.cost.fixed) for limit in limits]
         share = self.floor * max(0.0, min(shares, default=1.0))
         floored, single = [max(1, math.ceil(share * size)) for size in sizes], [1 for _ in sizes]
         for limit in limits:
             if (smallest := limit.cost.of(single)) > limit.most:
                 raise limit.refusal(smallest, "that masks on weights reach here, with one weight in each layer,")
+        # All layers fall to one weight together; a floor for some alone would favour these.
         return tuple(single if any(limit.cost.of(floored) > limit.most for limit in limits) else floored)
 
 
@@ -99,10 +101,12 @@ class Threshold:
 
     def __call__(self, values: Sequence[Tensor], left: float) -> list[Tensor]:
         """Return which weights are kept when ``left`` of the way to the limits is still to go."""
+        # The floor costs no branch: what must stay is above every threshold.
         raised = [_raised(value, count) for value, count in zip(values, self.fewest, strict=True)]
         sizes = [value.numel() for value in values]
         low, high = self._bracket(values, raised, left)
         flat = torch.cat(raised)
+        # Everything above the bin is kept for certain, below it nothing; only the bin itself is sorted.
         kept = flat >= high
         counts = [int(part.sum()) for part in torch.split(kept, sizes)]
         doubtful = torch.nonzero((flat >= low) & ~kept).view(-1)
@@ -117,11 +121,13 @@ class Threshold:
         """
         lowest = min(float(value.min()) for value in values)
         highest = max(float(value.max()) for value in values)
+        # histc would fail on them too, but with words about a range that tell the user nothing.
         if not math.isfinite(highest - lowest):
             raise TrainingError("the masks or the weights are no longer finite: give a lower train.lr")
         # A bin must be wide enough for float32 to tell its edges apart.
         widest = max(highest, lowest + 0.01 * (abs(lowest) + abs(highest)) + 1e-6)
         edges = np.linspace(lowest, widest, BINS + 1)
+        # Summed in float64: float32 tells whole numbers apart only up to 2²⁴, and large nets have more weights.
         bins = [torch.histc(value, BINS, edges[0], edges[-1]).double() for value in raised]
         above = torch.stack(bins).cpu().numpy()[:, ::-1].cumsum(1)[:, ::-1] + np.array(self.fewest)[:, None]
         fits = np.ones(BINS, dtype=bool)
@@ -138,6 +144,7 @@ class Threshold:
         room = [len(doubtful)]
         for limit in self.limits:
             spent = torch.tensor(limit.cost.each, device=doubtful.device)[layers].cumsum(0)
+            # Costs only add up along the order, so the weights that fit are a prefix.
             room.append(int((spent <= limit.at(left) - limit.cost.of(counts)).sum()))
         return min(room)
 

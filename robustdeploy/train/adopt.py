@@ -40,6 +40,8 @@ def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, work: Work,
     net, shape = load_net(folder, trust=trust), info.image_shape
     where = work.folder
     for name in (NET_FILE, WEIGHTS_FILE):
+        # Copied byte for byte, not saved anew: the two files hold digests of each other, and the net stays the one that
+        # was given.
         atomic_write_bytes(where / name, (folder / name).read_bytes())
     atomic_write_bytes(where / "held_out.npz", held_out_file(data))
     atomic_write_bytes(where / PRINTS_FILE, prints_file(data))
@@ -49,6 +51,7 @@ def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, work: Work,
         **costs,
         **target_facts(recipe.budget, dense),
         "counts": {"module": costs["macs"], "flop_counter": flop_counter_macs(net, shape) - costs["repeated_macs"]},
+        # A net that costs as much as its dense form has lost no channel, and a list of all layers would only hide that.
         "channels": channel_facts(info, net) if costs["macs"] < dense["dense_macs"] else [],
         "data": {**data.facts(), "adopted": "trained elsewhere; the numbers of images are of the set aside here"},
     }

@@ -18,9 +18,11 @@ _KEPT = 2**30
 
 def keep_freed_memory() -> bool:
     """Let this process keep up to 1 GiB of freed memory; False where the C library cannot or the user has settings."""
+    # Somebody has tuned this process already; two sets of thresholds would make neither true.
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False
     try:
+        # glibc alone has it; musl, macOS and Windows do not.
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another system's, or another C library
         return False

@@ -48,15 +48,20 @@ class Batches:
         plan, size = self._plan, self._plan.options.batch_size
         order = self._ordered(epoch)
         whole = order[position * size : (position + 1) * size]
+        # The whole batch is drawn by every process, so that any number of them makes the same steps.
         indices = whole.tensor_split(self._world)[self._rank]
         images, labels = plan.train.images[indices], plan.train.labels[indices]
         if plan.shift or plan.mirror:
+            # By the image's own index, not its place in the batch: it looks the same on however many processes.
             numbers = Noise(key(plan.seed, "augment", epoch), indices).uniform(0, (NUMBERS,))
             images = augment(images, numbers, plan.shift, plan.mirror)
         noise = Noise(key(plan.seed, "attack", epoch), indices)
+        # In place: the float copy is this batch's own, and it is the largest tensor of the step outside the net.
         return Batch(images.float().div_(255), labels, noise)
 
     def _ordered(self, epoch: int) -> Tensor:
+        # One order is kept: steps of an epoch follow each other, and sorting all images for each would take longer than
+        # some steps.
         if self._order is None or epoch != self._epoch:
             count = len(self._plan.train.labels)
             self._epoch, self._order = epoch, epoch_order(self._plan.seed, epoch, count)

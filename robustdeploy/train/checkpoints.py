@@ -41,6 +41,7 @@ class State:
 def save_checkpoint(folder: Path, state: State, kept: int = KEPT) -> Path:
     """Write ``state``, then forget all but ``kept`` files. Refuses values that are not finite."""
     content = state_to_bytes(state)
+    # Nine digits, so that the order of names is the order of steps.
     path = folder / f"step-{state.step:09d}-{_digest(content)}.safetensors"
     atomic_write_bytes(path, content)
     _tidy(folder, path, kept)
@@ -50,18 +51,22 @@ def save_checkpoint(folder: Path, state: State, kept: int = KEPT) -> Path:
 def state_to_bytes(state: State) -> bytes:
     """Return ``state`` as the content of a safetensors file. Raises TrainingError when a value is not finite."""
     for name, tensor in state.tensors.items():
+        # A resumed training would go on from a NaN for ever; the checkpoint before it is still sound.
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingError(
                 f"{name} is not finite at step {state.step}, so it was not saved: give a lower train.lr, and the run a "
                 "name of its own if it has one; it begins anew"
             )
+    # Cloned, since safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
+    # allow_nan: JSON has no NaN, and other readers would refuse the file.
     values = json.dumps({**state.values, "step": state.step, "training": state.training}, allow_nan=False)
     return save(tensors, metadata={"values": values})
 
 
 def state_from_bytes(content: bytes) -> State:
     """Return the state that ``state_to_bytes`` gave ``content`` for."""
+    # The format's own header: eight bytes of length, then JSON. The library reads metadata from files alone.
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     return _state(header["__metadata__"]["values"], load(content))
@@ -74,8 +79,10 @@ def _tidy(folder: Path, newest: Path, count: int) -> None:
     """
     before = [path for path in _newest_first(folder) if _step(path) < _step(newest)]
     kept = {newest, *before[: count - 1]}
+    # The dotted ones are the temporary names that a write has before it is whole.
     for path in (*folder.glob("step-*.safetensors"), *folder.glob(".step-*.safetensors")):
         if path not in kept:
+            # Several processes on one file system may sweep at once.
             path.unlink(missing_ok=True)
 
 
@@ -89,8 +96,11 @@ def load_checkpoint(folder: Path, training: str = "") -> State | None:
 
 def _sound(path: Path) -> State | None:
     try:
+        # The whole file is read for its hash first: safetensors checks no content, so flipped bits would load as
+        # weights.
         if sha256_of_file(path)[:_HASH_DIGITS] == path.stem.rpartition("-")[2]:
             return _read(path)
+    # Whatever is wrong with one file, the one before it may be sound; a raise here would end the search.
     except (SafetensorError, ArtifactError, KeyError, ValueError, TypeError, RecursionError, OSError):
         return None
     return None

@@ -25,16 +25,21 @@ class Desk:
         self._healthy = folder / "checkpoints" / "healthy"
         self._training = training
         self._talk, self._place = talk, place
+        # Monotonic, as the wall clock may be set back while a training runs.
         self._saved_at = time.monotonic()
 
     def resume(self, training: Training) -> bool:
         """Put ``training`` where its newest sound checkpoint is; return whether there was one."""
+        # Both folders: a kill between the two writes of one save leaves either of them the newer.
         found = [self._read(folder) for folder in (self._checkpoints, self._healthy)]
         states = [state for state in found if state is not None]
+        # max gives the first of equals: of the same step, the one in checkpoints knows of a collapse that the healthy
+        # one does not.
         return self._restored(training, max(states, key=lambda state: state.step) if states else None)
 
     def go_back(self, training: Training) -> None:
         """Put ``training`` where it was last known to be healthy; what happened since is forgotten, but not why."""
+        # The state to go back to is older than the collapse. Without its event the same task would run into it again.
         events = training.events
         if not self._restored(training, self._read(self._healthy)):
             raise TrainingError(
@@ -42,6 +47,7 @@ class Desk:
                 "give a smaller train.task alpha or train.lr, and the run a name of its own if it has one"
             )
         training.events = events
+        # restore() made the loss before the events were put back, and with them the safer task.
         training.attach()
 
     def save(self, training: Training, *, healthy: bool = False) -> None:
@@ -50,6 +56,7 @@ class Desk:
         if ranks.rank() == 0:
             save_checkpoint(self._checkpoints, state)
             if healthy:
+                # In a folder of its own, or the many checkpoints since would push it out.
                 save_checkpoint(self._healthy, state, kept=1)
             self.write_log(training)
         self._saved_at = time.monotonic()
@@ -86,6 +93,7 @@ class Desk:
 
     def _restored(self, training: Training, state: State | None) -> bool:
         """Hand rank 0's state to all ranks: they need no file system in common."""
+        # With one process the state needs no way through bytes, which for a large net costs a copy.
         content = None if state is None or ranks.world() == 1 else state_to_bytes(state)
         if (sent := ranks.shared(content, training.device)) is not None:
             state = state_from_bytes(sent)

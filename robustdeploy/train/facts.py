@@ -53,6 +53,7 @@ def cost_facts(net: nn.Module, image_shape: ImageShape) -> dict[str, Any]:
 
 def net_record(facts: Mapping[str, Any]) -> NetRecord:
     """Return what was found of a net as its record; ``facts`` are by the record's own names."""
+    # Through JSON, so that what is in memory is bit for bit what a later command will read from the file.
     return NetRecord.model_validate_json(canonical_json(dict(facts)))
 
 
@@ -60,6 +61,7 @@ def _memory(net: nn.Module, image_shape: ImageShape) -> int | None:
     """Return the peak activation memory, or nothing for a net that cannot be traced."""
     try:
         return peak_bytes(net, image_shape)
+    # Only a limit on memory needs this figure; without one a net that cannot be traced is trained all the same.
     except BudgetError:
         return None
 
@@ -80,6 +82,7 @@ def channel_facts(info: NetInfo, compact: nn.Module) -> list[dict[str, Any]]:
     return [
         {"layer": name.removeprefix("net."), "kept": small[name].outputs, "dense": size.outputs}
         for name, size in module_sizes(dense).items()
+        # Normalisations and pads have sizes too, but follow the layer before them.
         if name in counted
     ]
 
@@ -95,6 +98,7 @@ def prints_file(data: Loaded) -> bytes:
 def held_out_file(data: Loaded) -> bytes:
     """Return the first validation images, which later stages use where they need real images but no test image."""
     buffer = io.BytesIO()
+    # Never test images: they may be looked at once, by the evaluation.
     images, labels = data.validation.images[:HELD_OUT], data.validation.labels[:HELD_OUT]
     np.savez_compressed(buffer, images=images.numpy(), labels=labels.numpy())
     return buffer.getvalue()

@@ -28,10 +28,13 @@ def check_first_step(net: nn.Module, plan: Plan, what: str) -> None:
     """Raise an error where a step of the training on the first images fails; ``net`` is left as it is."""
     if not any(parameter.requires_grad for parameter in net.parameters()):
         raise UsageError(f"{what} has no parameter that can be trained; leave requires_grad on where it should be")
+    # Two images show every fault that this looks for, and a whole batch on a CPU may take minutes.
     few = replace(plan, options=plan.options.model_copy(update={"batch_size": IMAGES}))
     try:
+        # A net with dropout draws numbers here, and the training's own must not move by that.
         with warnings.catch_warnings(), torch.random.fork_rng(), torch.enable_grad():
             warnings.simplefilter("ignore")
+            # On the CPU: its errors name the operation, while those of a GPU may end the whole process.
             _step(copied(net).cpu().train(), few, what)
     except UsageError:
         raise
@@ -46,8 +49,10 @@ def check_first_step(net: nn.Module, plan: Plan, what: str) -> None:
 
 def _step(trial: nn.Module, plan: Plan, what: str) -> None:
     batch = Batches(plan).at(0)
+    # Before any objective: its own error about scores of another shape would name an operation, not the net.
     _check_scores(trial(batch.images), len(batch.labels), what)
     loss = BatchLoss(trial, plan.threat, resolved(plan.options.precision, torch.device("cpu")))
+    # Of every phase, since the last one's would otherwise fail after hours.
     for objective in dict.fromkeys(phase.objective for phase in plan.phases):
         loss(objective, batch, None)["loss"].backward()
 

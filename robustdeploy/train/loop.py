@@ -106,10 +106,13 @@ def _train(training: Training, desk: Desk, progress: Progress) -> None:
     """Make all steps that remain; every few of them look after the training's health, after each epoch record it."""
     plan = training.plan
     batches = Batches(plan, ranks.rank(), ranks.world())
+    # The first probe comes only after some steps. A collapse before it must find a state to go back to.
     if training.step == 0 and plan.options.sentinel and watches(training.task):
         desk.save(training, healthy=True)
     while True:
         try:
+            # Health comes before the epoch's record: a net that has collapsed must neither be validated nor become the
+            # best.
             if not _healthy(training, desk):
                 continue
             if len(training.records) < training.step // plan.steps_per_epoch:
@@ -119,10 +122,12 @@ def _train(training: Training, desk: Desk, progress: Progress) -> None:
             raise
         if training.step == plan.steps:
             return
+        # At the top of the loop, so that a training resumed exactly between two phases takes the same way.
         if training.step == plan.first_step(training.number + 1):
             _next_phase(training, desk)
         numbers, wanted = _step(training, batches, desk)
         progress(training.step, plan.steps, {**numbers, **_status(training)})
+        # Of several processes all must stop at the same step, or the others wait in an all-reduce for ever.
         if wanted.stop or (interrupted() and ranks.world() == 1):
             desk.save(training)
             stop_if_interrupted()
@@ -134,15 +139,19 @@ def _train(training: Training, desk: Desk, progress: Progress) -> None:
 def _healthy(training: Training, desk: Desk) -> bool:
     """Probe for catastrophic overfitting where that is due; False after going back to the last sound state."""
     plan, step = training.plan, training.step
+    # The last step is always probed: what is delivered must not be what collapsed since the last look.
     due = step == plan.steps or (step > 0 and step % plan.probe_every == 0)
+    # A training resumed at this step has done the probe; a second one would enter the median twice.
     if not due or training.checked == step or not plan.options.sentinel or not watches(training.task):
         return True
+    # 64 images have an error of several points. That is enough to suspect, and eight times as many decide.
     now = vital_signs(training.module, plan, PROBE, step)
     if suspicious(now, training.vitals):
         now = vital_signs(training.module, plan, CONFIRM, step)
         if (reason := collapse(now, training.vitals)) is not None:
             _go_back(training, desk, reason)
             return False
+    # Asked before the new signs are among those that they are compared with.
     is_sound = sound(now, training.vitals)
     training.vitals.append(now)
     training.checked = step
@@ -154,10 +163,12 @@ def _go_back(training: Training, desk: Desk, reason: str) -> None:
     """Return to the last sound state, with the next safer task."""
     event = {"event": "catastrophic overfitting", "step": training.step, "reason": reason}
     task = repr(training.task)
+    # A new list, since ``restore`` gives the training that of the checkpoint, and this one must outlive it.
     training.events = [*training.events, event]
     event |= {"task": task, "task_from_here": repr(training.task)}
     desk.go_back(training)
     event["back_to_step"] = training.step
+    # A kill right here would otherwise resume before the collapse without its event, and run into it again.
     desk.save(training, healthy=True)
     desk.tell_return(training, reason)
 
@@ -168,6 +179,7 @@ def _next_phase(training: Training, desk: Desk) -> None:
     All of it is a function of the state at the phase's end, so a checkpoint from there leads to the same.
     """
     pruning, ended = training.pruning, training.plan.info(training.number)
+    # The weights first: masks are then solved for the net that the next phase really begins with.
     training.hand_on(best=training.phase.select == "best" and _best_is_better(training))
     if pruning is not None and not pruning.is_frozen and ended.trains_scores and ended.last_of_scores:
         pruning.finalize()
@@ -187,6 +199,8 @@ def _close_epoch(training: Training, desk: Desk) -> None:
         with training.averaged() as module:
             outcome = validate(module, plan)
             record |= outcome.record()
+            # Before the freeze a net keeps more than the budget allows; its accuracy would win and could not be
+            # delivered.
             if training.may_be_kept and _is_best(outcome.robust, training.best):
                 training.best = Best(epoch, outcome.robust, training.snapshot(), training.masks_snapshot())
             if epoch == training.phase.first_epoch + training.phase.epochs:
@@ -202,6 +216,7 @@ def _status_of_epoch(training: Training) -> dict[str, float]:
     """Return the pruner's numbers at the end of an epoch, with the flips of that epoch alone."""
     status = dict(training.pruning.status()) if training.pruning else {}
     if "mask_flips" in status:
+        # The pruner counts from the start of the training, since its counter is a buffer that survives a resume.
         status["mask_flips"] -= sum(record["mask_flips"] for record in training.records)
     return status
 
@@ -209,6 +224,7 @@ def _status_of_epoch(training: Training) -> dict[str, float]:
 def _status(training: Training) -> Mapping[str, float]:
     """Return what the pruner keeps, now and then while that changes."""
     pruning = training.pruning
+    # Every tenth step: asking brings numbers from the GPU, which waits for all work that is under way.
     return pruning.status() if pruning and training.shrunk_at is None and training.step % 10 == 0 else {}
 
 
@@ -239,19 +255,25 @@ def _step(training: Training, batches: Batches, desk: Desk) -> tuple[dict[str, f
     plan, step, task = training.plan, training.step, training.task
     training.note_conditions()
     batch = batches.at(step, task.replays if isinstance(task, Replaying) else 1)
+    # Dropout draws from torch's global generator. Seeded in each step, a resumed training draws what it would have
+    # drawn.
     torch.manual_seed(key(plan.seed, "dropout", step, ranks.rank()))
     training.set_rate()
     perturbation = _perturbation(training, batch.images)
     parts = training.engine(task, batch, perturbation)
+    # Set to None, a parameter that the loss does not reach is left alone; a zero gradient would still decay its weight.
     training.optimiser.zero_grad(set_to_none=True)
     parts["loss"].backward()
+    # Before the optimiser: a gradient that is not finite must not reach the weights.
     numbers, wanted = _agreed(training, parts, desk)
     if training.pruning is not None and training.loss.step is not None:
+        # Here gradients are averaged over processes already, so the masks move alike on all of them.
         training.pruning.before_step(training.loss.step)
         training.loss.step = None  # its features hold the whole graph
     training.optimiser.step()
     training.step += 1
     if perturbation is not None:
+        # The same backward pass as the weights': that a perturbation costs no pass of its own is the point of Free.
         gradient = cast(Tensor, perturbation.grad)
         training.perturbation = cast(Replaying, task).climb(perturbation.detach(), gradient, plan.threat)
     _after_step(training)
@@ -275,10 +297,13 @@ def _agreed(training: Training, parts: Mapping[str, Tensor], desk: Desk) -> tupl
     if training.pruning is not None:
         moving = training.own_parameters() if training.trains_scores else []
         named["mask_gradient_norm"] = _gradient_norm(moving).to(training.device)
+    # Clocks differ between processes and a signal may reach one alone, so both are asked about together.
     flags = [float(desk.due(training.plan.options.checkpoint_every_s)), float(interrupted())]
     values = torch.stack([value.detach().float() for value in named.values()])
+    # One exchange for everything: each waits for the slowest process, and on a GPU each read waits for the device.
     *shares, save, stop = ranks.mean(torch.cat([values, values.new_tensor(flags)])).tolist()
     numbers = dict(zip(named, shares, strict=True))
+    # A NaN on one process is in the mean of all, so all of them stop here together.
     if not all(math.isfinite(number) for number in shares):
         raise TrainingError(
             f"the loss is {numbers['loss']} and its gradient's norm {numbers['gradient_norm']} at step "
@@ -298,6 +323,7 @@ def _after_step(training: Training) -> None:
     pruning, plan = training.pruning, training.plan
     if pruning is not None and not pruning.is_frozen:
         pruning.after_step(plan.scored(training.step))
+        # Rounding may leave progress just below 1, and a phase that ends unfrozen would have no net to deliver.
         if training.step == plan.steps and not pruning.is_frozen:
             pruning.finalize()
         if pruning.is_frozen:
@@ -323,6 +349,7 @@ def _prove(pruning: Pruning, plan: Plan) -> Proof:
     held_out = plan.validation.first(PROVED).to(torch.device("cpu"))
 
     def attacked(images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
+        # Attacked images lie off the data, where a channel that is silent on clean images may speak.
         return Fgsm()(compact, images, labels, plan.threat, noise)
 
     # In the middle of a step there is nothing that could be saved, so a signal waits for its end.
@@ -333,6 +360,7 @@ def _prove(pruning: Pruning, plan: Plan) -> Proof:
 def _finished(training: Training) -> Trained:
     """Settle the nets of the last and the best epoch, make them compact, and choose the one to deliver."""
     plan, kept = training.plan, training.best
+    # Statistics are settled behind this, on the averaged weights: those of the live ones would not fit them.
     if training.average is not None:
         training.net.load_state_dict({**training.net.state_dict(), **training.average})
     last = best = _delivered(training)
@@ -340,6 +368,7 @@ def _finished(training: Training) -> Trained:
         training.net.load_state_dict(kept.net)
         best = _delivered(training)
     proof = training.proof
+    # A training that never shrank, or masks of single weights, are proved at the end instead.
     if training.pruning is not None and proof is None:
         proof = _prove(training.pruning, plan)
     return Trained(

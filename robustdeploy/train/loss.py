@@ -44,6 +44,7 @@ class BatchLoss(nn.Module):
         """Return the objective's scalars; ``perturbation`` is what a replaying one carries."""
         bf16 = self._precision == torch.bfloat16
         with (
+            # bfloat16 has float32's range, so gradients need no loss scale; float16 would.
             torch.autocast(batch.images.device.type, dtype=torch.bfloat16, enabled=bf16),
             NarrowBatchNorm(),
             _kept_outputs(self.module, self._features) as features,
@@ -58,6 +59,7 @@ class BatchLoss(nn.Module):
         (pruning,) = self._pruning
         if pruning is not None:
             self.step = StepData(batch.images, batch.labels, adversarial, features)
+            # Added inside forward, so that DistributedDataParallel sees one graph with everything that has a gradient.
             if (penalty := pruning.penalty(self.step)) is not None:
                 numbers |= {"loss": numbers["loss"] + penalty, "penalty": penalty.detach()}
         return numbers
@@ -97,12 +99,14 @@ def distributed(loss: BatchLoss, images: Tensor) -> nn.Module:
     if ranks.world() == 1:
         return loss
     devices = [images.device] if images.device.type == "cuda" else None
+    # Looking for unused parameters costs a walk through the graph in every step, so it is only on where it must be.
     unused = _leaves_out(loss.module, images)
     return DistributedDataParallel(loss, device_ids=devices, find_unused_parameters=unused)
 
 
 def _leaves_out(module: nn.Module, images: Tensor) -> bool:
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    # In eval mode, since a pass in training mode would move the running statistics.
     with evaluating(module), torch.enable_grad():
         gradients = torch.autograd.grad(module(images).float().sum(), learning, allow_unused=True)
     return any(gradient is None for gradient in gradients)

@@ -20,7 +20,9 @@ def mixed(net: nn.Module, attacked: Tensor, images: Tensor, labels: Tensor, clea
     Beside it ``accuracy`` on the attacked images and, when clean ones have a share, ``clean_accuracy``. ``attacked``,
     given back as ``adversarial``, and ``images`` are N×C×H×W. Without a share the clean images are not scored at all.
     """
+    # Not only cheaper: clean images in the batch would change the statistics that the attacked ones are normalised by.
     if clean == 0:
+        # Under autocast scores are bfloat16, whose eight bits would round the loss away from small differences.
         scores = net(attacked).float()
         return {
             "loss": nn.functional.cross_entropy(scores, labels),
