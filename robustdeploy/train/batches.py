@@ -56,12 +56,12 @@ class Batches:
             numbers = Noise(key(plan.seed, "augment", epoch), indices).uniform(0, (NUMBERS,))
             images = augment(images, numbers, plan.shift, plan.mirror)
         noise = Noise(key(plan.seed, "attack", epoch), indices)
-        # In place: the float copy is this batch's own, and it is the largest tensor of the step outside the net.
+        # In place, as the float copy is this batch's own and nobody else holds it.
         return Batch(images.float().div_(255), labels, noise)
 
     def _ordered(self, epoch: int) -> Tensor:
-        # One order is kept: steps of an epoch follow each other, and sorting all images for each would take longer than
-        # some steps.
+        # One order is kept, as the steps of an epoch follow each other; to sort all images for each step would be a
+        # waste.
         if self._order is None or epoch != self._epoch:
             count = len(self._plan.train.labels)
             self._epoch, self._order = epoch, epoch_order(self._plan.seed, epoch, count)

@@ -30,7 +30,7 @@ class Desk:
 
     def resume(self, training: Training) -> bool:
         """Put ``training`` where its newest sound checkpoint is; return whether there was one."""
-        # Both folders: a kill between the two writes of one save leaves either of them the newer.
+        # Both folders: where the last checkpoints are damaged, the healthy state is the newest there is.
         found = [self._read(folder) for folder in (self._checkpoints, self._healthy)]
         states = [state for state in found if state is not None]
         # max gives the first of equals: of the same step, the one in checkpoints knows of a collapse that the healthy

@@ -28,13 +28,12 @@ def check_first_step(net: nn.Module, plan: Plan, what: str) -> None:
     """Raise an error where a step of the training on the first images fails; ``net`` is left as it is."""
     if not any(parameter.requires_grad for parameter in net.parameters()):
         raise UsageError(f"{what} has no parameter that can be trained; leave requires_grad on where it should be")
-    # Two images show every fault that this looks for, and a whole batch on a CPU may take minutes.
+    # Two images show every fault that this looks for, and a whole batch takes long on the CPU.
     few = replace(plan, options=plan.options.model_copy(update={"batch_size": IMAGES}))
     try:
         # A net with dropout draws numbers here, and the training's own must not move by that.
         with warnings.catch_warnings(), torch.random.fork_rng(), torch.enable_grad():
             warnings.simplefilter("ignore")
-            # On the CPU: its errors name the operation, while those of a GPU may end the whole process.
             _step(copied(net).cpu().train(), few, what)
     except UsageError:
         raise

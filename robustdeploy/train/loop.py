@@ -163,7 +163,6 @@ def _go_back(training: Training, desk: Desk, reason: str) -> None:
     """Return to the last sound state, with the next safer task."""
     event = {"event": "catastrophic overfitting", "step": training.step, "reason": reason}
     task = repr(training.task)
-    # A new list, since ``restore`` gives the training that of the checkpoint, and this one must outlive it.
     training.events = [*training.events, event]
     event |= {"task": task, "task_from_here": repr(training.task)}
     desk.go_back(training)
@@ -323,7 +322,8 @@ def _after_step(training: Training) -> None:
     pruning, plan = training.pruning, training.plan
     if pruning is not None and not pruning.is_frozen:
         pruning.after_step(plan.scored(training.step))
-        # Rounding may leave progress just below 1, and a phase that ends unfrozen would have no net to deliver.
+        # A last phase that trains scores alone comes to its end unfrozen, and no phase follows that would freeze the
+        # masks.
         if training.step == plan.steps and not pruning.is_frozen:
             pruning.finalize()
         if pruning.is_frozen:

@@ -38,6 +38,8 @@ class NarrowBatchNorm(TorchFunctionMode):
     ) -> Any:
         """Do ``func``, or what stands for it."""
         given = kwargs or {}
+        # Caught at the function and not by exchanging layers: checkpoints, exports and pruning go on seeing torch's
+        # own.
         if func is F.batch_norm and _fits(*args, **given):
             return narrow_batch_norm(*args, **given)
         return func(*args, **given)
@@ -62,6 +64,7 @@ def narrow_batch_norm(
     if running_mean is not None:
         running_mean.lerp_(mean, momentum)
     if running_var is not None:
+        # torch normalises by the biased variance and keeps the unbiased one as its running statistic.
         running_var.lerp_(variance * (count / (count - 1)), momentum)
     return result
 
@@ -100,8 +103,11 @@ class _Normalised(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         channels, rows = images.shape[1], _in_rows(images)
         unused = images.new_zeros(2, PIXELS * channels, dtype=torch.float32)  # asks for statistics in float32
+        # Not E[x²] − E[x]²: in float32 that loses all digits where a mean is far from zero.
         means, variances = torch.ops.aten.batch_norm_update_stats(rows, unused[0], unused[1], 0.0)
         means, variances = means.view(PIXELS, channels), variances.view(PIXELS, channels)
+        # The law of total variance: mean of the variances plus variance of the means, exact as all parts hold equally
+        # many pixels.
         mean, variance = means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
         ctx.save_for_backward(images, weight, mean, variance)
         ctx.eps = eps
@@ -116,6 +122,7 @@ class _Normalised(torch.autograd.Function):
         rows = _in_rows(images)
         gradients = _in_rows(gradient.contiguous(memory_format=torch.channels_last))
         spread = (value.repeat(PIXELS) for value in (weight, mean, variance))
+        # Only the two sums are asked of it. Its gradient of the images would be of each part's own statistics.
         _, by_weights, by_biases = torch.ops.aten.native_batch_norm_backward(
             gradients, rows, *spread, None, None, False, ctx.eps, [False, True, True]
         )
@@ -125,6 +132,7 @@ class _Normalised(torch.autograd.Function):
         scale = weight * per_image
         slope = -scale * per_image * by_weight / count
         shift = -scale * by_bias / count - slope * mean
+        # Normalising with mean 0 and variance 1 − eps is a plain scale and shift, in torch's own fast kernel.
         whole = _scaled(gradients, scale, shift, torch.zeros_like(mean), one, ctx.eps, images)
         _in_rows(whole).addcmul_(rows, slope.repeat(PIXELS).to(rows.dtype).view(1, -1, 1, 1))
         return whole, by_weight, by_bias, None

@@ -30,6 +30,7 @@ def notes(net: Normalised, pruning: Pruning | None, image_shape: tuple[int, int,
 
 def _has_auxiliary_outputs(net: Normalised, image_shape: tuple[int, int, int]) -> bool:
     """Whether the net gives more than one tensor in training mode, the scores first or by name."""
+    # The net inside, since ``Normalised`` already takes the scores out of several outputs.
     inner, device = cast(nn.Module, copied(net).net), next(net.parameters()).device
     makers: dict[int, str] = {}
     held: list[Any] = []  # so that no two tensors share an address by chance
@@ -37,6 +38,7 @@ def _has_auxiliary_outputs(net: Normalised, image_shape: tuple[int, int, int]) -
     def note(module: nn.Module, inputs: Any, output: Any, name: str) -> None:
         held.append(output)
         if isinstance(output, Tensor):
+            # The innermost module, which is done first, is the one that made a tensor; those around it only pass it on.
             makers.setdefault(id(output), name)
 
     for name, module in inner.named_modules():
@@ -51,6 +53,7 @@ def _has_auxiliary_outputs(net: Normalised, image_shape: tuple[int, int, int]) -
         scores = inner.eval()(images)
     wanted, main = makers.get(id(scores)), makers.get(id(main_output(several)))
     others = [makers.get(id(leaf)) for leaf in tree_leaves(several) if isinstance(leaf, Tensor)]
+    # Only where both makers are known: outputs made between modules prove nothing.
     if wanted is not None and main != wanted and wanted in others:
         raise TrainingError(
             f"while it trains this {type(inner).__name__} gives the output of {main} first, and its scores come from "

@@ -66,6 +66,7 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Full batches only; a smaller data set is one batch."""
+        # A last smaller batch would weigh its images more, and several processes could not share it equally.
         return max(1, len(self.train.labels) // self.options.batch_size)
 
     @cached_property
@@ -84,6 +85,7 @@ class Plan:
 
     def phase_at(self, step: int) -> int:
         """Return the number of the phase that ``step`` is of."""
+        # The highest, as phases without epochs begin at the same step as the next one.
         return max(number for number in range(len(self.phases)) if self.first_step(number) <= step)
 
     def info(self, number: int) -> PhaseInfo:
@@ -110,5 +112,6 @@ class Plan:
     def validation_epochs(self) -> frozenset[int]:
         """Epochs (from 1) that end with a validation: all, or every few where epochs are short; each phase's last."""
         every = -(-FEWEST_STEPS_BETWEEN_CHECKS // self.steps_per_epoch)
+        # The sign test between best and last epoch needs outcomes of the last.
         last = {phase.first_epoch + phase.epochs for phase in self.phases}
         return frozenset({*range(every, self.epochs + 1, every), *last})

@@ -13,6 +13,7 @@ def has_native_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
+    # Asked of torch, whose kernels are what will run, and which knows more processors than a list here could.
     features = torch.cpu.get_capabilities()
     return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
 

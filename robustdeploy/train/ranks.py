@@ -23,6 +23,7 @@ DONE = "done"
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
     """Join the processes that were started together, if any, for the block: NCCL between GPUs, gloo between CPUs."""
+    # Whoever has joined already, such as a user's own program, also ends it.
     if not launched() or dist.is_initialized():
         yield
         return
@@ -48,6 +49,7 @@ def rank() -> int:
 def local_device(name: str) -> str:
     """Return the device of this process where ``name`` leaves the choice: each its own GPU of the machine."""
     if launched() and name in ("auto", "cuda") and torch.cuda.is_available():
+        # The rank on this machine: the global one counts over all of them and names no GPU here.
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
     return name
 
@@ -100,12 +102,14 @@ def shared(content: bytes | None, device: torch.device) -> bytes | None:
     """Return what rank 0 holds, on every process."""
     if world() == 1:
         return content
+    # Broadcast needs equal shapes everywhere, so the length goes first; −1 tells nothing from an empty content.
     size = torch.tensor([-1 if content is None else len(content)], device=device)
     dist.broadcast(size, 0)
     if (length := int(size)) < 0:
         return None
     data = torch.empty(length, dtype=torch.uint8, device=device)
     if rank() == 0:
+        # Bytes are read-only memory, of which torch warns; and warnings are errors in tests.
         data.copy_(torch.frombuffer(bytearray(content or b""), dtype=torch.uint8))
     dist.broadcast(data, 0)
     return data.cpu().numpy().tobytes()

@@ -75,6 +75,7 @@ def vital_signs(net: nn.Module, plan: Plan, n: int, step: int) -> Vitals:
         several = Pgd(steps=10)(net, pixels, labels, threat, noise)
         right = CLASSIFICATION.right(net(single), labels)
         inside = torch.zeros_like(right)
+        # Three points on the way, since each costs a forward pass.
         for part in (0.25, 0.5, 0.75):
             inside |= ~CLASSIFICATION.right(net(pixels + part * (single - pixels)), labels)
         standing = CLASSIFICATION.right(net(several), labels)
@@ -83,11 +84,13 @@ def vital_signs(net: nn.Module, plan: Plan, n: int, step: int) -> Vitals:
 
     with evaluating(net), torch.no_grad():
         rows = in_parts(judge, plan.validation.first(n), key(plan.seed, "probe"), plan.options.batch_size)
+    # Processes may round differently, and one that alone saw a collapse would leave the others waiting.
     signals = ranks.from_first(torch.cat([rows.mean(0), rows[:PROBE, 1].mean(0, keepdim=True)]))
     return Vitals(step, len(rows), *signals.tolist())
 
 
 def _alignment(net: nn.Module, pixels: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
+    # Step 1 of the noise, since PGD's own random start above has used step 0.
     moved = (pixels + threat.eps * (2 * noise.uniform(1, tuple(pixels.shape[1:])) - 1)).clamp(0, 1)
     here, there = (_directions(input_gradient(net, points, labels)[0]) for points in (pixels, moved))
     return nn.functional.cosine_similarity(here, there)
@@ -101,8 +104,10 @@ def _directions(gradients: Tensor) -> Tensor:
 
 def suspicious(now: Vitals, before: Sequence[Vitals]) -> bool:
     """Whether a probe's signals call for a look at more images. Cheap to be wrong about."""
+    # A median of five, as single values on 64 images jump.
     recent = [vitals.alignment for vitals in before[-5:]]
     misaligned = len(recent) == 5 and now.alignment < 0.5 * median(recent)
+    # Far inside what counts as a collapse: a false suspicion costs one larger probe, a missed one the training.
     return now.gap > 0.15 or _drop(now, before) > 0.15 or now.interior > 0.1 or misaligned
 
 
@@ -113,6 +118,7 @@ def collapse(now: Vitals, before: Sequence[Vitals]) -> str | None:
     """
     if now.gap > 0.2:
         return f"FGSM leaves {now.fgsm:.1%} of {now.n} held-out images right, PGD-10 only {now.pgd10:.1%}"
+    # Both together, as each alone has a harmless cause.
     if (drop := _drop(now, before)) > 0.1 and now.gap > 0.12:
         fell = f"accuracy under PGD-10 fell by {drop:.1%} on the {min(PROBE, now.n)} images of a probe"
         return f"{fell}; of {now.n}, PGD-10 leaves {now.pgd10:.1%} right and FGSM {now.fgsm:.1%}"
@@ -120,6 +126,7 @@ def collapse(now: Vitals, before: Sequence[Vitals]) -> str | None:
 
 
 def _drop(now: Vitals, before: Sequence[Vitals]) -> float:
+    # On the same images each time: accuracies on 64 and on 512 images differ by chance alone.
     return max((vitals.pgd10_of_probe for vitals in before), default=now.pgd10_of_probe) - now.pgd10_of_probe
 
 
@@ -131,6 +138,7 @@ def sound(now: Vitals, before: Sequence[Vitals]) -> bool:
     if not (recent := before[-5:]):
         return now.gap <= SOUND_GAP
     gap, alignment = median(v.gap for v in recent), median(v.alignment for v in recent)
+    # Relative to its own past: how large a healthy gap is depends on net, eps and data.
     return now.gap <= max(SOUND_GAP, gap) and now.alignment >= 0.75 * alignment
 
 
@@ -146,4 +154,5 @@ def task_after(task: Task | Replaying, collapses: int, eps: float) -> Task | Rep
     ladder = LADDER if eps <= STRONG_NOISE_EPS else LADDER[1:]
     tasks = [TASKS.build(name, {**options, "clean": getattr(task, "clean", 0.0)}) for name, options in ladder]
     safer: list[Task] = [other for other in tasks if type(other) is not type(task)]
+    # After the last rung its task stays; several small steps are not watched, so no further collapse is counted.
     return safer[min(collapses, len(safer)) - 1]

@@ -28,6 +28,7 @@ def device_from(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        # Only using a device shows that it is there; torch makes names of absent ones without complaint.
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as problem:
         first = str(problem).splitlines()[0]
@@ -68,6 +69,7 @@ def phases_from(recipe: Recipe, *, pruned: bool) -> tuple[PlannedPhase, ...]:
             "train: scores, or train: both"
         )
     chosen = [phase for phase in written if pruned or phase.train != "scores"]
+    # No epochs: a dense net that its start has trained already is delivered as it is.
     chosen = chosen or [written[0].model_copy(update={"train": "weights", "epochs": 0})]
     planned: list[PlannedPhase] = []
     for phase in chosen:
@@ -115,6 +117,7 @@ def pruning_from(recipe: Recipe, data: Loaded, net: nn.Module) -> Pruning | None
         return None
     name = recipe.prune.name
     pruner: Pruner = PRUNERS.build(name, recipe.prune.options)
+    # Plug-ins are anybody's code. What they lack is told in one sentence, not by an AttributeError in the loop.
     if not hasattr(pruner, "wrap"):
         raise UsageError(f"the pruner '{name}' has no wrap(net, image_shape, budget), which a pruner needs")
     pruning = pruner.wrap(net, data.image_shape, recipe.budget)

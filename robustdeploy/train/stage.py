@@ -59,12 +59,14 @@ def check_trainable(recipe: Recipe, data: Loaded) -> list[str]:
     """
     plan = plan_from(recipe, data, torch.device("cpu"))
     if recipe.baseline:
+        # Built for its errors alone: a fault in the dense net's phases must not wait until that net is trained.
         plan_from(recipe, data, torch.device("cpu"), pruned=False)
     net, what = starting_net(recipe, data, device_from(recipe.train.device)), f"net '{recipe.net.name}'"
     check_memory(recipe, net, data.image_shape)
     many = images_at_once(net, data.image_shape, max(CROWD, recipe.train.batch_size))
     check_steady(net, pixels(data.train.images[:many].cpu()), what)
     check_first_step(net, plan, what)
+    # Last, since tracing and rehearsing a net takes longest, and masks are attached to it.
     return list(notes(net, pruning_from(recipe, data, net), data.image_shape))
 
 
@@ -75,6 +77,7 @@ def check_affordable(recipe: Recipe) -> None:
     """
     if recipe.train.start is None:
         source = find_source(recipe.data)
+        # The true statistics need the images, and memory does not depend on them.
         plain = (0.5,) * source.image_shape[0]
         with torch.random.fork_rng(devices=[]):
             net = build_net(recipe.net, len(source.classes), source.image_shape, plain, plain)
@@ -125,6 +128,7 @@ def train_pruned(recipe: Recipe, data: Loaded, work: Work, progress: Progress) -
     atomic_write_bytes(work.folder / "masks.safetensors", _mask_file(pruning))
     work.keep("masks.safetensors")
     _check_budget(pruning, recipe.budget, dense, facts)
+    # Not part of the protocol: a pruner of single weights may have nothing to say here.
     whole: Mapping[str, str] = getattr(pruning, "whole", {})
     more: dict[str, Any] = {
         "whole": {own_names(layer): own_names(reason) for layer, reason in whole.items()},
@@ -144,6 +148,7 @@ def follow(recipe: Recipe, data: Loaded) -> None:
         net = starting_net(recipe, data, device)
         pruned = work == "train"
         pruning = pruning_from(recipe, data, net) if pruned else None
+        # The folder is never touched: rank 0 alone reads and writes, and hands its state to the others.
         fit(net, pruning, plan_from(recipe, data, device, pruned=pruned), Path(), lambda step, steps, numbers: None)
 
 
@@ -168,6 +173,7 @@ def _counts(pruning: Pruning, compact: nn.Module, data: Loaded) -> dict[str, int
 
     Zeros among the weights change no count of operations, so the masks' own is held against the zeros instead.
     """
+    # Counts that share no code: a fault in one of them would otherwise make every budget and report wrong together.
     counts = {
         "module": macs(compact, data.image_shape),
         # Torch's own counter knows of no repeats.
@@ -176,6 +182,7 @@ def _counts(pruning: Pruning, compact: nn.Module, data: Loaded) -> dict[str, int
     masks = round(pruning.costs()["ops"])
     if pruning.removes_channels:
         counts = {"masks": masks, **counts}
+    # Below and not unequal: a weight that is kept may have become exactly 0 by itself.
     elif masks < (nonzero := nonzero_macs(compact, data.image_shape)):
         raise TrainingError(f"the masks keep {masks:,} MACs, but {nonzero:,} are by weights other than 0")
     if len(set(counts.values())) != 1:

@@ -23,6 +23,7 @@ def pinned(recipe: Recipe) -> Recipe:
     if recipe.train.start is None:
         return recipe
     start = Path()
+    # Part by part, since a link may stand anywhere in the path, and ``resolve`` would make relative paths absolute.
     for part in recipe.train.start.parts:
         start /= part
         if start.is_symlink():
@@ -40,9 +41,11 @@ def starting_net(recipe: Recipe, data: Loaded, device: torch.device) -> Normalis
     if recipe.train.start is not None:
         net_info(recipe, data)
         net = load_net(recipe.train.start, trust=[recipe.net])  # the recipe names the same factory
+        # A delivered net's shortcuts have no gain, and masks could not reach their channels.
         set_gains(net, on=True)
         return net.train().to(device)
     with torch.random.fork_rng(devices=[]):
+        # The generator is the process's, so it is seeded inside a fork and given back afterwards.
         torch.manual_seed(recipe.seed)
         net = build_net(recipe.net, len(data.classes), data.image_shape, data.mean, data.std)
     return net.to(device)
@@ -62,6 +65,7 @@ def net_info(recipe: Recipe, data: Loaded) -> NetInfo:
 def start_inputs(recipe: Recipe) -> dict[str, str]:
     """Return the digest of the file that names the weights which the training begins with; nothing for fresh ones."""
     start = recipe.train.start
+    # net.json holds the digest of the weights, so one small file stands for both.
     return {} if start is None else {"start": sha256_of_file(net_folder(start) / NET_FILE)}
 
 

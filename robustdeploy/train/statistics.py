@@ -35,6 +35,7 @@ class _Average:
         return [self._layer.running_mean, self._layer.running_var]
 
     def _note(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        # TRADES attacks in eval mode; those passes leave the statistics alone and must not be counted.
         if not layer.training:
             return
         self._count += 1
@@ -59,10 +60,13 @@ def settle(training: Training) -> None:
     is heeded between two batches (Interrupted), unless other processes wait for this one.
     """
     plan, module = training.plan, training.module
+    # The class that all of torch's batch norms share, and those of users that derive from them.
     layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     averages = [_Average(layer) for layer in layers if layer.running_mean is not None]
     module.train()
+    # A step number that the training has never used, so that settling is the same after a resume.
     torch.manual_seed(key(plan.seed, "dropout", plan.steps))
+    # Rank 0 of 1: every process goes through whole batches, as statistics of parts would differ between them.
     batches = Batches(plan)
     try:
         for position in range(min(BATCHES, plan.steps_per_epoch)):

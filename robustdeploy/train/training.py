@@ -73,6 +73,7 @@ class Training:
     perturbation: Tensor | None = None
 
     def __post_init__(self) -> None:
+        # What a user has frozen stays frozen, though phases switch requires_grad on and off.
         self._learning = {name for name, value in self.dense.named_parameters() if value.requires_grad}
         self.net = self.dense
         self.begin_phase(0)
@@ -150,6 +151,7 @@ class Training:
         options, phase = self.plan.options, self.phase
         groups: list[dict[str, Any]] = []
         if self.trains_weights:
+            # All of them, frozen ones too: SGD passes over a parameter without a gradient, its weight decay included.
             groups.append({"params": list(net.parameters()), "name": "weights"})
         if self.pruning is not None and phase.train != "weights" and not self._plain:
             groups += self.pruning.own_parameters()
@@ -158,6 +160,7 @@ class Training:
                 f"phase '{phase.name}' trains scores alone, and there are none or they are frozen: there is nothing to "
                 "train; give it train: both or weights, or leave it out"
             )
+        # Noted before the optimiser is made, which writes its own rate into every group.
         scheduled = ["lr" not in group for group in groups]
         self.optimiser = torch.optim.SGD(
             groups, lr=phase.lr, momentum=options.momentum, weight_decay=options.weight_decay
@@ -176,6 +179,8 @@ class Training:
         """Note the format and the number of processes of the step to come, where they are others than before."""
         precision = str(resolved(self.plan.options.precision, self.device)).removeprefix("torch.")
         now = {"precision": precision, "processes": ranks.world()}
+        # Kept since bfloat16 or another number of processes rounds differently: the same recipe then gives other
+        # weights.
         if not self.stretches or {**self.stretches[-1], **now} != self.stretches[-1]:
             self.stretches = [*self.stretches, {"from_step": self.step, **now}]
 
@@ -193,6 +198,7 @@ class Training:
         precision = resolved(self.plan.options.precision, self.device)
         moving = self.pruning if self.pruning is not None and not self.pruning.is_frozen else None
         self.loss = BatchLoss(cast(nn.Module, module), self.plan.threat, precision, moving)
+        # DistributedDataParallel looks once at what has requires_grad, so it is made anew after each change.
         self.engine = distributed(self.loss, pixels(self.plan.train.images[:2].to(self.device)))
         self.engine.train()
 
@@ -200,6 +206,8 @@ class Training:
         """Go on with the compact net: momenta and averages follow the channels that are kept."""
         assert self.pruning is not None
         momenta = self._momenta()
+        # Momenta are put into a twin of the net: cut as that is, each stays with its weight, whatever the kind of
+        # layer.
         moved = _with(self.dense, {name[4:]: value for name, value in momenta.items() if name[:4] == "net."})
         small_momenta = dict(self.pruning.compact(moved).named_parameters())
         if self.average is not None:
@@ -226,12 +234,16 @@ class Training:
         """Move the averages towards the weights, faster at first so that they forget the start."""
         if self.average is None or self.plan.options.ema is None:
             return
+        # The ramp of TensorFlow's ExponentialMovingAverage: with a plain decay of 0.999 random weights would count for
+        # thousands of steps.
         decay = min(self.plan.options.ema, (1 + self.step) / (10 + self.step))
         now = _floats(self.net)
+        # One call for all tensors: a loop over hundreds of small ones costs more than the arithmetic.
         torch._foreach_lerp_(list(self.average.values()), [now[name] for name in self.average], 1 - decay)
 
     def measure(self, batch: Batch) -> None:
         """Run the task on ``batch`` for what it does to the statistics of batch normalisation, in float32."""
+        # float32, as what is delivered runs in it; and without the pruner, since nothing learns here.
         BatchLoss(self.module, self.plan.threat, torch.float32)(self.task, batch, None)
 
     def snapshot(self) -> Tensors:
@@ -258,6 +270,7 @@ class Training:
         if self.last_robust is not None:
             tensors["last_robust"] = self.last_robust.to(torch.uint8)
         if self.perturbation is not None:
+            # The whole batch's, so that another number of processes can go on from it.
             tensors["perturbation"] = ranks.gathered(self.perturbation)
         values = {
             "phase": self.number,
@@ -285,6 +298,7 @@ class Training:
         if self.pruning is not None:
             self.pruning.on_phase(self.plan.info(self.number))  # what it prepared, it prepared in another process
             load_own_state(self.pruning, _under("masks.", tensors))
+        # The masks come first: only they tell which shape the saved net has.
         small = self.pruning is not None and self.shrunk_at is not None
         self.use(cast(Pruning, self.pruning).compact() if small else self.dense)
         self.net.load_state_dict(_under("net.", tensors))
@@ -311,6 +325,8 @@ class Training:
     def _set_momenta(self, momenta: Mapping[str, Tensor]) -> None:
         for name, parameter in self._named_parameters().items():
             if name in momenta:
+                # In the parameter's own layout, channels last, as the optimiser's own buffer would be; a checkpoint's
+                # is contiguous.
                 buffer = torch.empty_like(parameter).copy_(momenta[name])
                 self.optimiser.state[parameter]["momentum_buffer"] = buffer
 
@@ -336,5 +352,6 @@ def _with(net: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
         if name in values:
             value.copy_(values[name])
         else:
+            # A parameter without a momentum yet has one of zero.
             value.zero_()
     return twin

@@ -43,6 +43,7 @@ def validate(module: nn.Module, plan: Plan) -> Validation:
     def judge(images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
         attacked = Pgd(steps=10)(module, images, labels, plan.threat, noise)
         clean, robust = (CLASSIFICATION.right(module(x), labels) for x in (images, attacked))
+        # An image that is wrong as it is may be right at a random start, and must not count as robust.
         return torch.stack([clean, clean & robust], 1)
 
     with evaluating(module), torch.no_grad():
@@ -57,8 +58,10 @@ def significantly_better(best: Tensor, last: Tensor) -> bool:
 
     The highest of many noisy figures is mostly the luckiest, so without such evidence the last epoch is taken.
     """
+    # Imported here, so that a training that never chooses does not wait for SciPy.
     from scipy.stats import binomtest
 
+    # Images on which both agree tell nothing of which is better (McNemar 1947).
     only_best, only_last = int((best & ~last).sum()), int((last & ~best).sum())
     if only_best <= only_last:
         return False

@@ -35,6 +35,7 @@ class FastAt:
     ) -> Mapping[str, Tensor]:
         """Return the cross-entropy on the perturbed batch, and the accuracy on it."""
         room = ball(images, threat.eps)
+        # Wong et al. clamp the start into [0, 1] too; else the step would be taken where no image can lie.
         start = inside(images + spread(noise.uniform(0, tuple(images.shape[1:])), threat.eps), room)
         alpha = 1.25 * threat.eps if self.alpha is None else self.alpha
         attacked = step_up(

@@ -52,6 +52,7 @@ class Trades:
         scores, on_clean = both(net, attacked, images)
         natural = nn.functional.cross_entropy(on_clean, labels)
         return {
+            # The mean over images, as cross-entropy is; summed, beta would grow with the batch.
             "loss": natural + self.beta * divergence(scores, on_clean) / len(labels),
             "accuracy": accuracy(scores, labels),
             "clean_accuracy": accuracy(on_clean, labels),
@@ -65,9 +66,11 @@ class Trades:
         of the image itself, and an attack that has no slope there stays there.
         """
         room = ball(images, threat.eps)
+        # A uniform number in ± r has standard deviation r/√3.
         moved = inside(images + spread(noise.uniform(0, tuple(images.shape[1:])), START * sqrt(3)), room)
         alpha = threat.eps / 4 if self.alpha is None else self.alpha
         with torch.autocast(images.device.type, enabled=False):
+            # Fixed during the attack: it climbs away from what the net says of the clean image.
             opinion = net(images).float().detach()
             moved = step_up(lambda x: divergence(net(x).float(), opinion), moved, alpha, room, "TRADES")
         for _ in range(self.steps - 1):
