@@ -72,6 +72,7 @@ def run(
     check_targets(goals)
     loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops, goals)
     made = prune(loaded, targets=goals, runs=runs, name=name, force=force, talk=talk)
+    # One report tells one set of settings: rows under several would stand beside each other as if comparable.
     if len(goals) > 1 and label_of(made.recipe.evaluate, loaded.evaluate):
         changed = "; ".join(map(str, overrides(made.recipe.evaluate, plain(loaded.evaluate))))
         raise UsageError(
@@ -99,8 +100,10 @@ def plan(
     root, net = Run.folder_for(runs, loaded, name), own_net_of(loaded)
     kept = check_same_training(root, loaded)
     trained = kept is not None and not force and (root / net_place(net) / FILE_NAME).exists()
+    # A trained run keeps its own recipe, so the plan must be of that one, as the work would be.
     run = Run(root, kept if kept is not None and trained else loaded)
     asked = run.recipe.model_copy(update={"evaluate": loaded.evaluate})
+    # Who names a net's factory in the recipe that he runs vouches for it; one named in a file alone is not called.
     with Session(run, asked, trust=[loaded.net], talk=talk) as session:
         return run, planned(run, list(Graph(session, net).goals(goals)), force=force)
 
@@ -129,14 +132,17 @@ def _measured_on(
                     check_images(measure, anew=force)
                     runner.make(measure)
                 names.append(evaluation_name(goal.name, session.label))
+            # A signal asks for all targets to stop, and not for the next one to begin.
             except Interrupted:
                 raise
             except RobustdeployError as error:
+                # With one target there is nothing to go on with, and a report of nothing would hide the reason.
                 if len(goals) == 1:
                     raise
                 errors.append(error)
                 subjects = [str(measure.subject) for measure in graph.measures(goal)]
                 lost |= dict.fromkeys(subjects, _first_line(error))
+                # In the ledger, since a report that is written later must still say that these were to be measured.
                 run.enter_lost(subjects, _first_line(error))
                 for measure in graph.measures(goal):
                     talk.event(Event("lost", measure.name, measure.place))
@@ -166,6 +172,7 @@ def prune(
     loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops))
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
     root, net = Run.folder_for(runs, loaded, name), own_net_of(loaded)
+    # Listing a data set of many files takes minutes, and checking and loading would each do so.
     with looking_once():
         if new := not root.exists():
             check_affordable(loaded)
@@ -175,6 +182,7 @@ def prune(
     if new:
         for note in check_trainable(loaded, data):
             talk.say(note)
+        # Each opset has exporters of its own, and one of them may refuse what another takes.
         for opset in sorted({target.opset for target in targets} or {OPSET}):
             rehearse(loaded, data, opset)
     remember(loaded.net)  # who trains with a factory need not vouch for it again
@@ -184,6 +192,7 @@ def prune(
     # What is trained follows the recipe that was asked for: it is the run's own in all that decides the weights.
     with Session(run, loaded, talk=talk) as session, working(run), ranks.joined(device_from(loaded.train.device)):
         talk.begin(run.root, run.recipe)
+        # Read and checked above; the stage would otherwise read it once more.
         session.training_data = data
         runner = Runner(run, ("train",), force, talk)
         for stage in Graph(session, net).nets:
@@ -224,6 +233,7 @@ def adopt(
         info = load_info(origin)
         named = recipe is not None or any(each.replace(" ", "").startswith("net=") for each in overrides)
         trust = trust or ([loaded.net] if named else False)
+        # Before anything of the net's folder is used: its net.json may name any function on this machine.
         check_trusted(info.net, origin, trust)
         # Neither the dense net beside it nor another net's name belongs to what is taken over.
         loaded = loaded.model_copy(update={"net": info.net, "baseline": False})
@@ -257,6 +267,7 @@ def export(
         talk.begin(run.root, run.recipe)
         if not force:
             check_same_target(run, goal)
+        # Training is left out: exporting a run that is out of date refuses, instead of training for hours.
         runner = Runner(run, ("export", "bundle"), force, talk)
         bundle, *_ = [runner.make(bundle) for bundle in Graph(session, run.net).bundles(goal)]
         return bundle.artifact("bundle.zip")
@@ -296,6 +307,7 @@ def _evaluated(session: Session, goal: Target, force: bool) -> Artifact:
             runner.make(measure.bundle)
             check_images(measure, anew=force)
             made.append(runner.make(measure))
+        # The run's own net comes first; a dense one is measured beside it.
         return made[0].artifact("outcomes.npz")
 
 

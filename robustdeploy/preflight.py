@@ -58,6 +58,7 @@ def remarks(recipe: Recipe) -> Iterator[str]:
     attacks = enumerate(recipe.evaluate.attacks)
     steps = {f"evaluate.attacks[{index}].alpha": attack.options.get("alpha") for index, attack in attacks}
     for name, value in {"threat.eps": recipe.threat.eps, **steps}.items():
+        # A remark and no refusal, since studies of very large radii exist.
         if isinstance(value, int | float) and value > 0.5:
             yield (
                 f"{name} is {value:g}, more than half of the way from black to white. "
@@ -67,6 +68,7 @@ def remarks(recipe: Recipe) -> Iterator[str]:
 
 def check_run_folder(root: Path, recipe: Recipe) -> None:
     """Refuse a folder that holds another run, is in use, or cannot be made or written."""
+    # The nearest that exists: it decides whether the rest of the path can be made.
     there = next(path for path in (root, *root.absolute().parents) if path.exists() or path.is_symlink())
     if not there.is_dir():
         raise UsageError(f"{root} cannot be a run folder: {there} is a file; choose another folder with --runs")
@@ -74,6 +76,7 @@ def check_run_folder(root: Path, recipe: Recipe) -> None:
     if process := holder(root):
         raise in_use(root, process)
     try:
+        # Permission bits do not tell of read-only mounts, quotas or root squashing, so writing is tried.
         tempfile.TemporaryDirectory(prefix=".robustdeploy-", dir=there).cleanup()
     except OSError as error:
         why = (error.strerror or str(error)).lower()
@@ -116,6 +119,7 @@ def check_device(device: str) -> None:
 def check_budget(budget: Budget) -> None:
     """Refuse a limit that no net can meet, since a percentage was meant."""
     for name, amount in budget.amounts.items():
+        # No real net has so few operations or parameters: 30 was written for 30 %.
         if 1 < amount <= 100:
             raise UsageError(
                 f"budget.{name} is {amount:g}, which would be {amount:g} in all, not a share; did you mean "
@@ -171,6 +175,7 @@ def check_rules(
 
     ``dense`` works out what the dense net costs, by the names of Budget; it is asked only where a rule needs it.
     """
+    # To count the test images may read a large archive.
     asks = any(METRICS[rule.metric].support in ("images", "curve") for rule in recipe.gate if rule.metric in METRICS)
     source = find_source(recipe.data)
     prospect = replace(

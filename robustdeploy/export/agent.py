@@ -23,7 +23,9 @@ _MOST_BYTES = 16 * 2**20
 _ABOUT = "robustdeploy/__init__.py"
 _BESIDE = ("__init__.py", "errors.py", "foreign.py")
 _VERSION = re.compile(rb"^__version__ = \"([0-9A-Za-z.+]{1,40})\"$", re.MULTILINE)
+# Only files of this shape may differ between two agents of one version; everything else in them is ours.
 _PLUG_IN = re.compile(r"robustdeploy/onboard/(attacks|backends)/[^\W\d]\w*\.py")
+# The earliest time that a zip archive can hold. A real one would change the agent's hash with every build.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MAIN = '''"""Start the agent."""
 import sys
@@ -60,9 +62,11 @@ def build_agent(path: Path, extra: Mapping[str, Path] | None = None) -> str:
         if folder not in ("attacks", "backends") or not module.isidentifier() or name in entries:
             raise UsageError(f"{place!r} cannot join the agent; it must be a new 'attacks/NAME' or 'backends/NAME'")
         entries[name] = file.read_bytes()
+        # The board finds plug-ins by this line in their source, so one without it would travel and never be found.
         if not re.search(rb"^plugin\b[^=\n]*=(?!=)", entries[name], re.MULTILINE):
             raise UsageError(f"{file} cannot join the agent: a plug-in that runs on boards ends with 'plugin = …'")
     buffer = io.BytesIO()
+    # Not compressed: two versions of zlib pack the same sources into different bytes.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(entries):
             archive.writestr(_entry(name), entries[name])
@@ -110,10 +114,12 @@ def agent_note(stored: Path, own: Path) -> str:
     theirs, ours = unpacked(content, str(stored), _MOST_BYTES), unpacked(here, str(own), _MOST_BYTES)
     sent = f"what is sent is the agent of robustdeploy {robustdeploy.__version__}, which is installed here"
     found = _VERSION.search(theirs.get(_ABOUT, b""))
+    # Told before the code is compared, since of two versions nearly every file differs.
     if found and (version := found[1].decode("ascii")) != robustdeploy.__version__:
         return f"{stored} is of robustdeploy {version}; {sent}"
     differing = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
     own_names = {name for name, _ in _own_files()}
+    # An agent runs with the user's rights on the board, so nothing in a run that somebody sent is ever started.
     if changed := [name for name in differing if name in own_names or not _PLUG_IN.fullmatch(name)]:
         raise ArtifactError(
             f"{stored} is not the agent of robustdeploy {robustdeploy.__version__}, which it says it is: {changed[0]} "
@@ -134,6 +140,7 @@ def _own_files() -> Iterator[tuple[str, bytes]]:
 def _entry(name: str) -> zipfile.ZipInfo:
     """An entry without this machine's clock, system or permissions, which would make equal agents differ."""
     entry = zipfile.ZipInfo(name, _EPOCH)
+    # zipfile enters the system that it runs on: Windows and Linux would make different bytes.
     entry.create_system = 3
     entry.external_attr = 0o100644 << 16
     return entry

@@ -40,6 +40,7 @@ def golden_images(images: Bytes, labels: Labels, scores: Scores) -> bytes:
     No test image is in a bundle; the evaluation brings its own.
     """
     buffer = io.BytesIO()
+    # Not compressed here, as the bundle around it is.
     np.savez(buffer, images=images, labels=labels, scores=scores)
     return buffer.getvalue()
 
@@ -53,6 +54,7 @@ def write_bundle(path: Path, files: Mapping[str, bytes], target: Target, facts: 
         "engine": {"backend": target.backend.name, "options": target.backend.options, "built_on": target.build_on},
         **facts,
     }
+    # The manifest names the hashes of the others and has none itself; that of the whole bundle is in the run's.
     content = {**files, MANIFEST: json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -67,10 +69,12 @@ def read_bundle(path: Path) -> dict[str, bytes]:
     """Return a bundle's files after checking each against the manifest; ArtifactError when anything differs."""
     try:
         content = read_bounded(path, _MOST_BYTES)
+        # A bundle is handed from one machine to another, and what unpacks may be a bomb.
         files = unpacked(content, str(path), min(_MOST_BYTES, _MOST_PLAIN + _MOST_RATIO * len(content)))
         expected = _digests(parse_json(files.get(MANIFEST, b""), f"{MANIFEST} in {path}"), path)
     except ArtifactError as problem:
         raise ArtifactError(f"{path} is not a sound bundle: {problem}; {_AGAIN}") from problem
+    # An extra file would travel under the name of a sound bundle.
     if strange := sorted(set(files) - set(expected) - {MANIFEST}):
         raise ArtifactError(f"{strange[0]!r} in {path} is not in its manifest; {_AGAIN}")
     if missing := [name for name in (*CONTENT, *expected) if name not in files]:
@@ -91,6 +95,7 @@ def _digests(manifest: Any, path: Path) -> dict[str, str]:
 def golden_from(content: bytes, info: NetInfo) -> Arrays:
     """Return the arrays ``images``, ``labels`` and ``scores`` of a bundle's golden images, for the net of ``info``."""
     where = f"{GOLDEN} in the bundle"
+    # What a net of these classes and images can need, with room for the headers.
     most = 2**20 + HELD_OUT * (math.prod(info.image_shape) + 8 + 4 * len(info.classes))
     wanted: dict[str, tuple[str, tuple[int, ...]]] = {"images": ("uint8", info.image_shape), "labels": ("int64", ())}
     wanted["scores"] = ("float32", (len(info.classes),))

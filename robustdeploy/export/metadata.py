@@ -51,6 +51,7 @@ def write_metadata(model: onnx.ModelProto, metadata: OnnxMetadata, channels: int
     """Put ``metadata`` and the producer into ``model``, replacing what the exporter wrote."""
     model.producer_name, model.producer_version = "robustdeploy", robustdeploy.__version__
     model.model_version, model.doc_string, model.domain = 1, doc, "robustdeploy"
+    # ONNX's metadata is text alone, and other tools write there too, hence the prefix.
     ours = {f"{PREFIX}{name}": str(value) for name, value in metadata.model_dump(by_alias=True).items()}
     onnx.helper.set_model_props(model, {**image_properties(channels), **ours})
 
@@ -59,10 +60,12 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     """Read and check an ONNX file; ArtifactError when it is missing, truncated or not one."""
     try:
         model = onnx.load(path)
+        # A file that was cut short can still parse: protobuf takes missing fields for empty ones.
         onnx.checker.check_model(model)
     except FileNotFoundError as problem:
         raise ArtifactError(f"{path} does not exist") from problem
     except (DecodeError, onnx.checker.ValidationError, ValueError) as problem:
+        # The checker goes on with the whole node, which for a large net is pages long.
         first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         raise ArtifactError(f"{path} is not a sound ONNX file: {first}") from problem
     return model

@@ -31,6 +31,7 @@ def export_onnx(
 ) -> None:
     """Write ``net`` to ``path``. Raises ArtifactError when the exporter cannot follow the net's forward pass."""
     _check_size(net)
+    # The exporter changes what it is given, and the net is still needed for parity.
     net = copy.deepcopy(net).cpu().float().eval()
     # Two images: a batch of one would be taken for a constant.
     images = torch.zeros(2, *image_shape)
@@ -44,6 +45,7 @@ def export_onnx(
                 input_names=["images"],
                 output_names=["scores"],
                 dynamic_shapes=({0: torch.export.Dim("N", min=1, max=65536)},),
+                # One file: weights beside it could be exchanged without changing the hash of the graph.
                 external_data=False,
                 custom_translation_table=translations(),
             )
@@ -53,6 +55,7 @@ def export_onnx(
     model = program.model_proto
     write_metadata(model, metadata, image_shape[0], doc)
     _name_batch(model)
+    # protobuf gives no order to maps otherwise, and equal nets would have different hashes.
     content = model.SerializeToString(deterministic=True)
     onnx.checker.check_model(content)
     atomic_write_bytes(path, content)
@@ -74,6 +77,7 @@ class _Named(nn.Module):
 
 
 def _check_size(net: nn.Module) -> None:
+    # Beforehand: protobuf fails after minutes of work, with words that name no size.
     size = sum(tensor.numel() * 4 for tensor in (*net.parameters(), *net.buffers()))
     if size >= MOST_BYTES:
         raise ArtifactError(
@@ -95,6 +99,7 @@ _BY_VALUES = ("GuardOnDataDependentSymNode", "DataDependentOutputException")
 
 def _reason(problem: BaseException) -> str:
     """Return the one sentence that says what stands in the way, and what to do; torch hides it behind its advice."""
+    # torch wraps the cause into several errors of its own and puts advice about itself on top.
     chain = [problem]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
@@ -112,6 +117,7 @@ def _reason(problem: BaseException) -> str:
 
 def _name_batch(model: onnx.ModelProto) -> None:
     for value in (*model.graph.input, *model.graph.output):
+        # The exporter may name the free batch by a symbol of its own, which changes from version to version.
         value.type.tensor_type.shape.dim[0].dim_param = "N"
 
 

@@ -46,10 +46,13 @@ def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: B
     """
     backend: Any = BACKENDS.build("onnxruntime", {})
     gaps, agreements, reference = [], [], []
+    # At least two: with one image no dependence on neighbours could show.
     together = max(2, images_at_once(net, (clean.shape[1], clean.shape[2], clean.shape[3]), len(clean)))
     model = backend.load(onnx_file)
+    # Adversarial images lie near decisions, where small differences of scores change labels first.
     for images in (clean, adversarial):
         pixels = pixels_from_bytes(images)
+        # A batch that was frozen into the graph shows only for another size than the one it was exported with.
         theirs = np.concatenate([model(pixels[at : at + 1]) for at in range(len(pixels))])
         ours = _torch_scores(net, torch.from_numpy(images))
         if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
@@ -62,6 +65,7 @@ def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: B
         gaps.append(float(np.abs(theirs - ours).max()))
         agreements.append(float(CLASSIFICATION.right(theirs, CLASSIFICATION.predictions(ours)).mean()))
         reference.append(theirs)
+    # Labels and not scores: how large a gap is harmless depends on the span of the logits.
     if min(agreements) < 1 - DISAGREEMENT_LIMIT:
         raise ArtifactError(
             f"{onnx_file.name} labels {1 - min(agreements):.1%} of {len(clean)} images otherwise than the net it was "

@@ -71,6 +71,7 @@ def rehearse(recipe: Recipe, data: Loaded, opset: int = OPSET) -> None:
     """
     told = {"net": plain(recipe.net), "shape": data.image_shape, "classes": len(data.classes), "opset": opset}
     mark = canonical_json(told)
+    # Sweeps call this in one process again and again, and an export takes seconds.
     if mark in _PASSED:
         return
     net = starting_net(recipe, data, torch.device("cpu")).eval()
@@ -90,6 +91,7 @@ def check_complete(rehearsed: Rehearsed, recipe: Recipe, data: Loaded) -> None:
 
     A layer in a plain list, or a random tensor that is no buffer, is neither trained nor stored.
     """
+    # Another seed: what is neither a parameter nor a buffer is then drawn anew, and the scores give it away.
     other = recipe.model_copy(update={"seed": recipe.seed + 1})
     again = starting_net(other, data, torch.device("cpu")).eval()
     try:
@@ -99,6 +101,7 @@ def check_complete(rehearsed: Rehearsed, recipe: Recipe, data: Loaded) -> None:
         raise UsageError(f"{rehearsed.name} is another net each time it is built: {told}") from problem
     with torch.no_grad():
         scores = again(torch.from_numpy(pixels_from_bytes(rehearsed.images))).numpy()
+    # `not … <=` and not `>`: a NaN compares as false and must not pass.
     if not np.abs(scores - rehearsed.scores).max() <= TOLERANCE * np.abs(rehearsed.scores).max():
         raise UsageError(
             f"{rehearsed.name} gives other scores when it is built again with the same weights: some of its numbers "
@@ -118,6 +121,7 @@ def check_scores(rehearsed: Rehearsed) -> None:
 def check_counts(rehearsed: Rehearsed) -> None:
     """Raise an error where the operations cannot be counted, or torch's net and the exported graph count otherwise."""
     counted = macs(rehearsed.net, rehearsed.images.shape[1:])
+    # Two counters that share no code: a fault of one would have to be repeated in the other to go unseen.
     if (found := onnx_macs(rehearsed.file)) != counted:
         raise UsageError(
             f"the operations of {rehearsed.name} are counted differently: {counted:,} MACs as torch runs it, {found:,} "
@@ -131,6 +135,7 @@ def check_parity(rehearsed: Rehearsed) -> None:
     pixels = pixels_from_bytes(rehearsed.images)
     try:
         model = backend.load(rehearsed.file)
+        # Both: a batch of one hides a net that mixes its images, and a full batch hides one with a fixed size.
         together, alone = model(pixels), np.concatenate([model(pixel[None]) for pixel in pixels])
     except RobustdeployError:
         raise

@@ -48,16 +48,19 @@ def export(recipe: Recipe, opset: int, trained: Finished[NetRecord], work: Work,
     net, info = load_net(trained.folder, trust=trust), load_info(trained.folder)
     clean, labels = held_out_images(trained.folder, info)
     check_finite(net, clean)
+    # An unsteady net gives other scores at each look, and parity would blame the exporter for it.
     many = images_at_once(net, info.image_shape, len(clean))
     check_steady(net, pixels(torch.from_numpy(clean[:many])), f"the net in {trained.folder}")
     path = work.folder / "model.onnx"
     export_onnx(net, info.image_shape, path, opset, _metadata(recipe, info, record), _doc(recipe, record))
+    # The budget was certified on the torch net. Only the graph is shipped, so its count has to be the same.
     if (counted := onnx_macs(path)) != record.macs:
         raise ArtifactError(
             f"the operations were counted differently: the ONNX graph has {counted:,} MACs, the net {record.macs:,}; "
             "a net that an older version trained must be trained again"
         )
     zeros = find_zeros(net, path)
+    # The runtime's scores, not torch's, go along: a board's engine is made from this file.
     parity, reference = measure_parity(net, path, clean, _attacked(net, clean, labels, recipe.threat))
     atomic_write_bytes(work.folder / GOLDEN, golden_images(clean, labels, reference))
     work.keep("model.onnx", GOLDEN)
@@ -85,6 +88,7 @@ def pack(
 
 def held_out_images(trained: Path, info: NetInfo) -> tuple[Bytes, Labels]:
     """Return the validation images that the training stage set aside for proofs, parity and the board's self-check."""
+    # Validation images, never test images: what travels to a board must not give away what it is tested on.
     path = trained / "held_out.npz"
     most = 2**20 + HELD_OUT * (math.prod(info.image_shape) + 8)
     try:
@@ -108,11 +112,13 @@ def _attacked(net: Normalised, images: Bytes, labels: Labels, threat: Threat) ->
     at_once = images_at_once(net, (channels, height, width), len(labels))
     for ids in torch.split(torch.arange(len(labels)), at_once):
         clean, own = pixels(torch.from_numpy(images)[ids]), torch.from_numpy(labels)[ids]
+        # FGSM, as it takes one step: parity needs images near decisions and no strong attack.
         found.append(torch.round(Fgsm()(net, clean, own, threat, Noise(key(0, "parity"), ids)) * 255))
     return torch.cat(found).to(torch.uint8).numpy()
 
 
 def _metadata(recipe: Recipe, info: NetInfo, record: NetRecord) -> OnnxMetadata:
+    # 8/255 is stored as a binary fraction; people read the whole number of levels.
     eps = Fraction(recipe.threat.eps * 255).limit_denominator(1000)
     return OnnxMetadata(
         recipe_sha256=sha256_of_text(canonical_json(plain(recipe))),

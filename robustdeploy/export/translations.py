@@ -31,10 +31,12 @@ def _adaptive_max_pool(images: Any, output_size: Sequence[int]) -> Any:
             continue
         parts = []
         for place in range(count):
+            # torch's own windows: they overlap where the size does not divide, so no fixed pooling gives the same.
             start, end = place * size // count, -(-(place + 1) * size // count)
             window = op.Slice(images, _constant(op, start), _constant(op, end), _constant(op, axis))
             parts.append(op.ReduceMax(window, _constant(op, axis), keepdims=1))
         images = op.Concat(*parts, axis=axis) if len(parts) > 1 else parts[0]
+    # The operator has two results, and the exporter asks for both.
     return images, op.Shape(images)
 
 

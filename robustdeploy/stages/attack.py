@@ -45,6 +45,7 @@ class Attack:
         """All that decides what is found."""
         recipe = self.session.asked
         evaluate, threat = plain(recipe.evaluate), plain(recipe.threat)
+        # Without the target: what gradients find in torch is the same for all of them.
         return {"evaluate": evaluate, "threat": threat, "seed": recipe.seed, "deployed": self.deployed}
 
     def inputs(self) -> Mapping[str, str]:

@@ -42,6 +42,7 @@ class Bundle:
     @property
     def settings(self) -> Mapping[str, Any]:
         """What stands in it beside the files."""
+        # The whole target, as the manifest in the bundle repeats it for whoever carries the bundle to a board.
         return {"target": plain(self.target), "threat": plain(self.session.asked.threat)}
 
     def inputs(self) -> Mapping[str, str]:

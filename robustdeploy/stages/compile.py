@@ -48,6 +48,7 @@ class Compile:
     @property
     def settings(self) -> Mapping[str, Any]:
         """The toolchain with its options, and where it is asked to build. Its version is found when it is needed."""
+        # Not the latency plan or the clocks: to measure otherwise, the same engine must be used.
         return {"backend": plain(self.target.backend), "build_on": self.target.build_on, "arch": self.target.arch}
 
     def inputs(self) -> Mapping[str, str]:
@@ -67,6 +68,7 @@ class Compile:
         session, talk = self.session, self.session.talk
         folder = work.folder / FOLDER
         folder.mkdir(exist_ok=True)
+        # A kill while files were fetched leaves some of them, and a sealed engine has no others.
         for left in folder.iterdir():  # half of another engine
             left.unlink()
 

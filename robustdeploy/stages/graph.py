@@ -44,6 +44,7 @@ class Graph:
 
     def net(self, name: str) -> NetStage:
         """Return what trains a net, or took it over."""
+        # By now the net is in the run, so its origin is never read.
         return Import(self.session, Path()) if name == IMPORTED else Train(self.session, name)
 
     def export(self, net: str, target: Target) -> Export:

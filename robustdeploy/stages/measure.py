@@ -65,6 +65,7 @@ class Measure:
     def settings(self) -> Mapping[str, Any]:
         """How it is attacked and timed."""
         recipe = self.session.asked
+        # Here with the latency plan and the clock policy: they decide what is timed.
         return {"evaluate": plain(recipe.evaluate), "threat": plain(recipe.threat), "target": plain(self.target)}
 
     def inputs(self) -> Mapping[str, str]:
@@ -77,6 +78,7 @@ class Measure:
         """Measure, block by block; sealed blocks of an interrupted call are used again."""
         session, bundle = self.session, work.of(self.bundle).folder
         net = work.of(self.bundle.export.net).folder
+        # The bundle may be older than this installation, and it is this installation's agent that is sent.
         if note := agent_note(bundle / "agent.pyz", session.agent):
             session.talk.say(f"note: {note}")
         info = load_info(net)
@@ -94,6 +96,8 @@ class Measure:
             built=work.of(self.engine).record,
             found=work.of(self.found).folder / FILE,
             dense_found=work.of(self.beside).folder / FILE if self.beside else None,
+            # From the bundle itself, as it would be on a board: so a damaged bundle is found before anything is
+            # measured.
             golden=golden_from(read_bundle(bundle / "bundle.zip")[GOLDEN], info),
             extra_rows=parity_rows(work.of(self.bundle.export).record.parity, self.subject.reference),
             device=str(device_from(session.run.recipe.train.device)),

@@ -46,6 +46,7 @@ def check_images(measure: Measure, *, anew: bool) -> None:
     if anew or measure.place not in made or export not in made:
         return
     measured = made[measure.place]
+    # A net that was trained anew needs a new evaluation anyway, and then other images are no surprise.
     same_net = measured.inputs.get(f"{export}/model.onnx") == made[export].outputs.get("model.onnx")
     if same_net and measured.inputs.get("test_images") != now:
         raise UsageError(
@@ -67,5 +68,6 @@ def kept_settings(run: Run, asked: Recipe) -> Iterator[str]:
 def dense_costs(recipe: Recipe, data: Loaded | None = None) -> dict[str, float]:
     """Return what the dense net costs, by the names of Budget; ``data`` is its data set where that is read already."""
     data = data or load_data(recipe.data)
+    # On the CPU: counting needs no speed, and a GPU may be in use by a training.
     facts = dense_cost_facts(starting_net(recipe, data, device_from("cpu")), data.image_shape)
     return {name: facts[fact] or 0 for name, fact in DENSE.items()}

@@ -49,9 +49,11 @@ def report(
     """
     check_formats(formats)
     names = evaluations_named(run, [targets] if isinstance(targets, str) else targets)
+    # A target that was to be measured and was not must not vanish from a report of all.
     lost = lost or ({} if targets else unfinished(run))
     with working(run):
         talk.begin(run.root, run.recipe)
+        # The chain is checked before anything is written: a report on changed evidence would lend it a new date.
         check_finished(run.root, run.net_place)
         own = held(run, run.net_place, NetRecord)
         made = run.manifests()
@@ -63,8 +65,10 @@ def report(
         told = assemble(run.name, run.recipe, own, found, made, lost)
         suffix = report_suffix(names[0])
         path = run.root / f"report{suffix}.json"
+        # The JSON first: the renderings are made of it and may fail, while it alone is what is judged.
         atomic_write_json(path, told.model_dump(mode="json"))
         files = (path, *render(told, formats, run.root, suffix))
+        # No manifest seals files at the top of a run; without this an edited report could not be told from a true one.
         run.enter_written({file: sha256_of_file(file) for file in files})
     talk.report(told, files)
     talk.say(f"report: {told.verdict.headline}, on {', '.join([*names, *lost])}")
@@ -75,6 +79,7 @@ def _measured_as(run: Run, name: str) -> list[str]:
     """Return where the nets that were measured on a target lie, the run's own first."""
     paths = sorted((run.root / BOARDS).glob(f"*/*@{name}/{FILE_NAME}"))
     found = (path.parent.relative_to(run.root).as_posix() for path in paths)
+    # The pattern also matches a label that is spelt as this target.
     places = [place for place in found if evaluation_of(place) == name]
     return sorted(places, key=lambda place: subject_of(place).net != run.net)
 

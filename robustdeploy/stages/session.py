@@ -52,6 +52,7 @@ class Session:
 
     def test_set(self, info: NetInfo) -> StoredImages:
         """Return all test images, read once, for a net of these classes."""
+        # Labels are positions among the classes, so other classes mean other labels for the same files.
         if info.classes not in self._tests:
             progress = partial(self.talk.progress, "reading images")
             self._tests[info.classes] = load_test(self._where, info.classes, progress, self.talk.say)
@@ -66,6 +67,7 @@ class Session:
 
         Its agent is built of the installed package: what lies in a run's folder is never started.
         """
+        # One agent for all stages: starting one over ssh takes seconds, and a board serves one run at a time.
         if target.name not in self._boards:
             link = LINKS.build(target.link.name, target.link.options)
             self._boards[target.name] = self._stack.enter_context(board_from(link, self.agent))
@@ -82,6 +84,7 @@ class Session:
     def _where(self) -> Data:
         own = self.asked.data
         moved = {} if self.data is None else {"path": self.data}
+        # Where the images lie is no part of what they are: their digest decides, so a moved folder changes nothing.
         return own.model_copy(update={**moved, "skip_unreadable": own.skip_unreadable or self.skip_unreadable})
 
     def __enter__(self) -> Session:

@@ -38,6 +38,7 @@ class Train:
     def settings(self) -> Mapping[str, Any]:
         """All of the recipe that decides the weights; how the dense net is pruned decides none of its own."""
         content = training_content(self.session.asked)
+        # So to change the budget trains the pruned net again and leaves the dense one, whose training is as long.
         return {part: content[part] for part in (_PRUNED if self.net == PRUNED else _DENSE)}
 
     def inputs(self) -> Mapping[str, str]:

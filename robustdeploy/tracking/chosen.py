@@ -24,6 +24,7 @@ def chosen(words: Iterable[str]) -> list[Tracker]:
 
     An unknown name or option is a UsageError; a package that one of them lacks is a ToolchainError.
     """
+    # Named twice, a tracker would tell everything twice.
     return [_chosen(word) for word in dict.fromkeys(words)]
 
 
@@ -42,6 +43,7 @@ def _chosen(word: str) -> Tracker:
         made: Tracker = TRACKERS.build(name, options)
     except RecipeError as error:
         raise UsageError(*(f"--track {word}: {line}" for line in error.args)) from None
+    # Before any work: a tracker that was asked for must not turn out to be missing after hours.
     if not (found := made.probe()).usable:
         raise ToolchainError(f"the tracker {name} cannot work here: {found.fix}")
     return made

@@ -18,5 +18,6 @@ def probe_extra(extra: str, packages: Sequence[str]) -> Probe:
 
 
 def _is_installed(package: str) -> bool:
+    # find_spec only looks for files: to import mlflow takes seconds that a misspelt command should not cost.
     found = find_spec(package)
     return found is not None and found.origin is not None  # a mere folder of that name has none

@@ -69,6 +69,7 @@ class Mlflow:
         if "MLFLOW_LOGGING_LEVEL" not in os.environ:
             # Errors that it logs, with their tracebacks, it raises too.
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+        # The client and not the module's functions, whose global state a user's own script may be using.
         client = MlflowClient(tracking_uri=self._address or None)
         name = self.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "robustdeploy"
         found = client.get_experiment_by_name(name)
@@ -99,6 +100,7 @@ class _MlflowRun(Talk):
         """Add the epochs that the store lacks; a training that begins anew is another MLflow run."""
         if place not in self._told:
             self._told[place] = self._stored(place)
+        # MLflow's points cannot be taken back, so an earlier training would stay in the curves.
         if anew and self._told[place]:
             self._told, self._id = {}, self._created()
         self._add(place, records)
@@ -115,6 +117,7 @@ class _MlflowRun(Talk):
         named = {_legal(*label, *re.split("[/@]", subject), name): value for (subject, name), value in rows}
         self._reopen()
         there = self._client.get_run(self._id).data.metrics
+        # A report may be written many times; equal rows would only add points to their histories.
         self._log([(name, 0, value) for name, value in named.items() if there.get(name) != value])
         self._client.set_tag(self._id, ".".join(["robustdeploy.verdict", *label]), report.verdict.outcome.value)
         for path in files:
@@ -137,9 +140,11 @@ class _MlflowRun(Talk):
         try:
             info = self._client.get_run(identity).info
         except MlflowException as error:
+            # Deleted by the user is no failure; a server that does not answer is one.
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
+        # MLflow keeps deleted runs for a while, and writing to one is refused.
         if info.lifecycle_stage != "active" or info.experiment_id != self._experiment:
             return None
         return str(identity)
@@ -156,10 +161,12 @@ class _MlflowRun(Talk):
         name = self._folder.resolve().name
         tags = {"robustdeploy.run": name, "robustdeploy.recipe": self._recipe.name}
         identity = str(self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
+        # MLflow refuses longer ones, and one of them would refuse the whole batch.
         params = [Param(_legal(key), value[:_LONGEST_VALUE]) for key, value in _flat(plain(self._recipe))]
         for first in range(0, len(params), _MOST_PARAMETERS):
             self._client.log_batch(identity, params=params[first : first + _MOST_PARAMETERS])
         self._note.parent.mkdir(exist_ok=True)
+        # After the run exists in the store: a kill in between leaves one MLflow run too many and no wrong note.
         atomic_write_json(self._note, {**self._identities(), self._store: identity})
         self._is_open = True
         return identity

@@ -13,6 +13,7 @@ _TELL_APART = ("class", "eps", "images", "found_on")
 
 def numbers_of_epoch(record: EpochRecord) -> dict[str, float]:
     """Return the numbers of an epoch by name, without words such as its phase's."""
+    # Curves take numbers alone.
     named = {name: value for name, value in record.items() if isinstance(value, int | float)}
     return {name: float(value) for name, value in named.items() if name != "epoch"}
 
@@ -24,6 +25,7 @@ def numbers_of_report(report: Report) -> dict[tuple[str, str], float]:
     for row in report.measurements:
         key = row.subject, _name(row)
         seen[key] += 1
+        # A later metric may have rows that differ in a condition that is not known here; none may overwrite another.
         name = key[1] if seen[key] == 1 else f"{key[1]} {seen[key]}"
         numbers[row.subject, name] = row.value
     return numbers

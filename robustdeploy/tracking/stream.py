@@ -22,6 +22,7 @@ class Stream:
         self._stream = stream
         self.failure: OSError | None = None
 
+    # Libraries ask a stream for its encoding, its descriptor and whether it is a terminal.
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 

@@ -35,6 +35,7 @@ class _Curves(Talk):
     """
 
     def __init__(self, folder: Path) -> None:
+        # TensorBoard's own copies of the messages: TensorFlow's would need TensorFlow.
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -52,6 +53,7 @@ class _Curves(Talk):
         self._files[place] = folder / f"events.out.tfevents.{number:010d}"
         start = self._event(step=0, session_log=self._session(status=self._session.START))
         epochs = (self._epoch(record["epoch"], record) for record in records)
+        # From version 2 on, a start event takes back the steps that come after it.
         self._write(place, [self._event(file_version="brain.Event:2"), start, *epochs])
 
     def metrics(self, place: str, epoch: int, numbers: EpochRecord) -> None:
@@ -63,6 +65,7 @@ class _Curves(Talk):
         return self._event(step=epoch, summary=self._summary(value=values))
 
     def _write(self, place: str, events: Iterable[Any]) -> None:
+        # Opened for each write: a kill loses no epoch that was told.
         with self._files[place].open("ab") as file:
             writer = self._writer(file)
             for event in events:

@@ -38,6 +38,7 @@ class Terminal(Talk):
         self._began: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> Terminal:
+        # In a log file or a CI job bars would be thousands of lines.
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -84,6 +85,7 @@ class Terminal(Talk):
     def _print(self, line: str) -> None:
         line = sentence(line)
         if self._bars is not None:
+            # Words of others may hold brackets, which rich would take for its markup.
             self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
@@ -92,6 +94,7 @@ class Terminal(Talk):
         """Move a bar, or say a line now and then: of a training one per ``epoch`` of ``epochs``, where it has these."""
         if self._quiet:
             return
+        # A resumed training does not begin at 0, and what was done before says nothing about the speed now.
         self._began.setdefault(what, (time.monotonic(), done))
         # A number that is told now and then stands until the next one.
         latest = self._numbers.setdefault(what, {})

@@ -68,6 +68,7 @@ class Trackers(Talk):
 
     def begin(self, run: Path, recipe: Recipe) -> None:
         """Open the plug-ins for the run in this folder; told again of the same run, go on."""
+        # Each verb of one command says which run it is about, and a tracker opens once.
         if run.resolve() == self._run:
             return
         self._close([each for each in self._listeners if each.of_run], None)
@@ -102,6 +103,7 @@ class Trackers(Talk):
     def _tell(self, call: Callable[[Talk], None]) -> None:
         with suppress(*_CLOSED):
             call(self._terminal)
+        # A copy, since one that fails is removed while the others still listen.
         for listener in list(self._listeners):
             if not self._works(listener.name, call, listener.talk):
                 self._listeners.remove(listener)
@@ -125,12 +127,14 @@ class Trackers(Talk):
             # stdout is for results alone, whatever a tracker's library prints there.
             with redirect_stdout(sys.stderr):
                 call(*given)
+        # Some libraries end the process when a server refuses them; that must not end hours of training.
         except (Exception, SystemExit) as error:
             self._warn(name, error)
             return False
         return True
 
     def _warn(self, name: str, error: BaseException) -> None:
+        # Errors of web libraries repeat the whole address, with its password.
         why = _SECRET.sub("…@", sentence(error)) or type(error).__name__
         why = why if len(why) <= _LONGEST else why[: _LONGEST - 1] + "…"
         with suppress(*_CLOSED):
