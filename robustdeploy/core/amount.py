@@ -55,6 +55,7 @@ def counts_from_text(text: str, of_bytes: bool) -> Any:
 
 
 def _checked(examples: str, value: float) -> float:
+    # `not … >` also refuses NaN. 1.5 is neither a fraction nor a number of anything.
     if not value > 0 or (value > 1 and not value.is_integer()):
         raise _refusal(examples, int(value) if value.is_integer() else value)
     return value
@@ -93,4 +94,5 @@ Bytes = Annotated[
 
 def absolute(amount: float, dense: float) -> float:
     """Return the limit that ``amount`` means for a net whose dense form costs ``dense``."""
+    # A limit of one operation has no use, so 1 can mean all of them.
     return amount * dense if amount <= 1 else amount

@@ -33,6 +33,7 @@ def unpacked(content: bytes, where: str, most: int) -> dict[str, bytes]:
     Anything unsound is an ArtifactError: damage, encryption, links, folders, names that lead out of a folder, and
     files that would together be above ``most`` bytes, by what the archive declares or by what really comes out.
     """
+    # First of all: merely to open an archive, zipfile makes an object of each of its entries.
     _check_directory(content, where)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -48,10 +49,12 @@ def unpacked(content: bytes, where: str, most: int) -> dict[str, bytes]:
 
 def _check_directory(content: bytes, where: str) -> None:
     """Bound the table of contents, which zipfile reads whole into objects."""
+    # The end record has 22 bytes and a comment of at most 64 KiB behind it.
     end = content.rfind(_END, max(0, len(content) - 66_000))
     if end < 0 or len(content) < end + 22:
         raise ArtifactError(f"{where} is damaged: it does not end as a zip archive does")
     size = int.from_bytes(content[end + 12 : end + 16], "little")
+    # Of a ZIP64 archive the size stands elsewhere; ours never need that form.
     if size > _MOST_DIRECTORY or content[max(0, end - 20) : end].startswith(_LOCATOR_64):
         raise ArtifactError(f"{where} has a table of contents above {size_text(_MOST_DIRECTORY)}, so it is not ours")
 
@@ -61,14 +64,17 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo], where: str, most: int) ->
     for entry in entries:
         name = entry.filename
         parts = name.split("/")
+        # Windows takes a backslash for a slash, and `C:` or a stream behind a colon for another place.
         if "\\" in name or ":" in name or not name.isprintable() or {"", ".", ".."} & set(parts):
             raise ArtifactError(f"{where} holds {name!r}, which is no plain name of a file")
         if name in names:
             raise ArtifactError(f"{where} holds {name!r} twice")
         names.add(name)
+        # The upper half holds the mode of Unix, 0 where another system made the entry.
         mode = entry.external_attr >> 16
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             raise ArtifactError(f"{where} holds {name!r} as a link, not as a file")
+        # bzip2 and LZMA pack far more tightly, so a small archive may unpack for minutes.
         if entry.flag_bits & 1 or entry.compress_type not in _METHODS:
             raise ArtifactError(f"{where} holds {name!r} encrypted or packed in a way that is not ours")
     if (total := sum(entry.file_size for entry in entries)) > most:
@@ -88,6 +94,7 @@ def arrays_from(content: bytes, where: str, most: int) -> Arrays:
 def _array(content: bytes, where: str) -> npt.NDArray[Any]:
     stream = io.BytesIO(content)
     try:
+        # Not `np.load`: for a header that claims a large shape it takes the memory before it looks for the data.
         read = _READERS[np.lib.format.read_magic(stream)]
         shape, by_columns, dtype = read(stream, max_header_size=_MOST_HEADER)
     except Exception as error:  # numpy answers damage with many kinds of errors
@@ -96,8 +103,10 @@ def _array(content: bytes, where: str) -> npt.NDArray[Any]:
         held = "pickled objects, which are never unpickled" if dtype.hasobject else f"{dtype}, which are no numbers"
         raise ArtifactError(f"{where} holds {held}")
     start = stream.tell()
+    # Python's integers: numpy's own product overflows for a shape that is made to.
     if math.prod(shape) * dtype.itemsize != len(content) - start:
         raise ArtifactError(f"{where} says {dtype} of shape {shape} and holds {len(content) - start} bytes")
+    # A copy, since an array over bytes is read-only and keeps the whole archive alive.
     return np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if by_columns else "C").copy()
 
 
@@ -108,6 +117,7 @@ def check_arrays(arrays: Arrays, where: str, wanted: Mapping[str, tuple[str, tup
     """
     if missing := sorted(set(wanted) - set(arrays)):
         raise ArtifactError(f"{where} holds no array '{missing[0]}'")
+    # An array without dimensions has no length.
     count = len(arrays[next(iter(wanted))]) if arrays[next(iter(wanted))].ndim else 0
     for name, (dtype, shape) in wanted.items():
         found = arrays[name]

@@ -33,6 +33,7 @@ def recipe_for(
 
 
 def _for_targets(recipe: Recipe, targets: Sequence[Target]) -> Recipe:
+    # One net is trained for all targets, so its channels have to suit each of them.
     multiple = math.lcm(recipe.budget.channel_multiple, *(target.channel_multiple for target in targets))
     if multiple == recipe.budget.channel_multiple:
         return recipe

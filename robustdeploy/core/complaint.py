@@ -55,7 +55,9 @@ def shown(value: Any) -> str:
     elif isinstance(value, list | tuple):
         text = f"a list of {len(value)}"
     else:
+        # repr writes out what steers a terminal, and shows where a text has quotes or ends in a space.
         text = repr(value)
+    # A value may be a whole file that was pasted into one key.
     return text if len(text) <= 80 else text[:77] + "…"
 
 
@@ -110,6 +112,7 @@ def _limits(kind: Any, error: ErrorDetails) -> str:
 
 def _limit(value: float) -> str:
     """A limit as a user would write it: one grey level is 1/255."""
+    # 0.00392157 would tell no user what is meant.
     return "1/255" if value == 1 / 255 else f"{value:.6g}"
 
 
@@ -142,6 +145,7 @@ def _meant(error: ErrorDetails, kind: Any) -> str:
 def complaint(error: ErrorDetails, kind: Any = None) -> str:
     """Return the sentence for one pydantic error of the model or dataclass ``kind``, without its place."""
     what, value = error["type"], shown(error["input"])
+    # Models and dataclasses of pydantic call the same mistake by different names.
     if what in ("extra_forbidden", "unexpected_keyword_argument"):
         known = keys_at(kind, error["loc"][:-1])
         near = did_you_mean(str(error["loc"][-1]), known)
@@ -161,6 +165,7 @@ def complaint(error: ErrorDetails, kind: Any = None) -> str:
         return f"must match {error['ctx']['pattern']}, which {value} does not"
     if what in _KINDS:
         return f"must be {_KINDS[what]}, not {value}{_meant(error, kind)}"
+    # These are sentences of our own validators, before which pydantic puts the exception's kind.
     return error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
 
 

@@ -42,8 +42,10 @@ def declared_options(path: Path, attribute: str) -> type[Any] | None:
     node: ast.stmt | None = bound.get(attribute)
     if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Name):
         node = bound.get(node.value.id)
+    # Fields that a base adds stand in another file, so this one does not tell them all.
     if not isinstance(node, ast.ClassDef) or node.bases or "dataclass" not in map(_called, node.decorator_list):
         return None
+    # A module may bind `int` or `Share` to something of its own.
     known = {name: kind for name, kind in _TYPES.items() if name not in bound or _means_the_same(bound[name])}
     return checked_type(node.name, list(_fields(node, known)), ast.get_docstring(node))
 

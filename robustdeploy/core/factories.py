@@ -47,6 +47,7 @@ def check_factory_name(name: str) -> None:
 def never(module: str) -> str:
     """Return why nothing of ``module`` may be called as a factory, or nothing where it may."""
     top = module.partition(".")[0]
+    # `os:system` is callable by name, and so is much else of Python's library.
     if top in sys.stdlib_module_names or top == "__main__":
         return f"{top} is a module of Python itself"
     return f"{module} belongs to {top}, which defines no net of yours" if top in _NEVER else ""
@@ -75,6 +76,7 @@ def source_of(module: str) -> Path | None:
     """Path of a module's file or package's folder, found without importing any of its parents."""
     top, *rest = module.split(".")
     try:
+        # Only of the top: for a dotted name find_spec imports the parents.
         spec = importlib.util.find_spec(top)
     except (ValueError, ImportError):
         return None
@@ -96,18 +98,23 @@ def check_factory_source(name: str, file: Path) -> None:
     """Refuse, by reading ``file`` and before it is imported, a factory that is not in it or is no class or function."""
     module, _, attribute = name.partition(":")
     try:
+        # Read and not imported: to import a module runs it, whether or not the factory is in it.
         tree = ast.parse(file.read_bytes()) if file.suffix == ".py" else None
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise RecipeError(f"net '{name}' cannot be imported: {file} is no sound Python: {error}") from error
+    # A compiled module cannot be read here; it is held to the rules when it is imported.
     if tree is None:
         return
+    # A star import or a module's `__getattr__` may define any name.
     bound = [(found, node) for found, node in _bound(tree.body) if found in (attribute, "*", "__getattr__")]
     if not bound:
         raise RecipeError(
             f"net '{name}' cannot be imported: {file} defines no {attribute}; write package.module:factory and see "
             "that it is the right module"
         )
+    # The last binding is the one that stands when the module has run.
     node = bound[-1][1]
+    # A module of the user's may import a dangerous function, whose name would then look like the user's own.
     if isinstance(node, ast.ImportFrom) and not node.level and (refused := never_defined_in(node.module or "")):
         raise RecipeError(f"net '{name}': {module} only imports {attribute}, and {refused}; define a factory there")
     if isinstance(node, ast.Import) or (

@@ -17,16 +17,19 @@ from robustdeploy.core.reading import no_file
 from robustdeploy.errors import ArtifactError, StorageError
 from robustdeploy.foreign import json_text
 
+# EDQUOT is a quota, EROFS a disk that the kernel mounted read-only after an error.
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR}
 
 
 def canonical_json(value: Any) -> str:
     """Return the one JSON text that equal values share: sorted keys, no spaces; NaN and infinity are a ValueError."""
+    # No ASCII escapes and no spaces: one value must have one text, or equal settings would have different hashes.
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def sha256_of_text(text: str) -> str:
     """Return the SHA-256 of ``text`` in UTF-8, as hexadecimal digits."""
+    # Paths that are no UTF-8 are lone surrogates in Python; strict encoding refuses them.
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
@@ -47,12 +50,14 @@ def open_own(path: Path, flags: int) -> int:
     Through a link in a run that somebody sent, any file of the user's would be written to.
     """
     try:
+        # O_NOFOLLOW guards only the last part of the path; the folders above are checked elsewhere.
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise
         raise ArtifactError(f"{path} is a link or no file, and nothing is written there; remove it") from error
     about = os.fstat(handle)
+    # A hard link is no symbolic one, so O_NOFOLLOW lets it pass, and it may be any file of the user's.
     if no_file(about.st_mode) or about.st_nlink > 1:
         os.close(handle)
         raise ArtifactError(f"{path} is a link or no file, and nothing is written there; remove it")
@@ -70,6 +75,7 @@ def hash_or_reason(path: Path) -> str:
 def lies_in(path: Path, folder: Path) -> bool:
     """Whether ``path`` lies in ``folder``, wherever links lead; what no path can be does not."""
     try:
+        # `resolve` on both: the folder itself may be reached through a link.
         return path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError):
         return False
@@ -109,15 +115,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     For libraries that write files themselves. The suffix stays, since some of them add a missing one.
     """
+    # In the same folder, as a rename is one step only within one file system. The name is random, so that two processes
+    # do not write into one file.
     beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield beside
+            # Before the rename: file systems may write the name first, and a power cut would leave an empty file under
+            # it.
             sync_file(beside)
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
+        # The rename is an entry of the folder, which is forced to the disk by itself.
         sync_file(path.parent)
 
 

@@ -69,6 +69,7 @@ class Rule(Noun):
 
 def _in_subjects(given: Any) -> Any:
     """Return a rule of the first schema, which said ``where`` and had ``dense_`` metrics, in the words of this one."""
+    # Gate files of users outlive a schema; this one had no subjects.
     if not isinstance(given, Mapping) or given.get("where") not in ("host", "board"):
         return given
     rule = {name: value for name, value in given.items() if name != "where"}
@@ -133,5 +134,6 @@ class Verdict(Noun):
         """The outcome, never without how many warnings stand beside it: ``PASS, with 2 warnings``."""
         warned, left_out = len(self.warnings), len(self.unchecked)
         told = f", with {warned} warning{'' if warned == 1 else 's'}" if warned else ""
+        # Counted in the headline itself, since it is what people copy.
         told += f"; {left_out} thing{' was' if left_out == 1 else 's were'} not checked" if left_out else ""
         return f"{self.outcome}{told}"

@@ -41,6 +41,7 @@ def runs_below(runs: Path) -> list[Path]:
     """Return the runs in ``runs``, damaged ones too, the one with the newest entry in its ledger first."""
 
     def changed(folder: Path) -> tuple[float, str]:
+        # The ledger grows with every step. A folder's own time changes only when files come and go.
         marks = [(folder / name).stat().st_mtime for name in reversed(RUN_FILES) if (folder / name).is_file()]
         return (marks[0] if marks else -1.0, folder.name)
 
@@ -69,6 +70,7 @@ def no_latest(runs: Path) -> str:
 
 def no_run(path: Path, runs: Path) -> str:
     """Return what ``path`` is, since it is no run, and how to get from there to one."""
+    # Asked first: a file of a run also looks like a file of another kind.
     if (around := next((each for each in path.absolute().parents if is_run(each)), None)) and path.exists():
         return f"{path} is a part of a run; give the run itself: {_relative(around)}"
     if path.is_dir():

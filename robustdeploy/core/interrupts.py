@@ -10,6 +10,7 @@ from types import FrameType
 
 from robustdeploy.errors import Interrupted
 
+# One for the process, as signals are. Loops far below ask for it without being handed anything.
 _received: list[int] = []
 
 
@@ -24,11 +25,13 @@ def catch_signals() -> Iterator[None]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
+        # A loop that never looks at the flag must not make the process immortal.
         if _received:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         _received.append(number)
 
+    # Whatever was there before comes back at the end: a notebook or a test runner has handlers of its own.
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -27,6 +27,7 @@ def _number(value: Any) -> float:
             found = float(found)
         except ValueError:
             found = None
+    # In Python true is the number 1.
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise ValueError(f"must be a number such as 0.95 or 95 %, not {shown(value)}")
     if not math.isfinite(found):

@@ -115,6 +115,7 @@ def load_recipe(
     source = _source("recipes", name_or_path)
     for override in overrides:
         apply_override(source, override)
+    # In two passes: a typing error is told at once, and not after the seconds that torch takes to load.
     quick = _validated(Recipe, source, registries, quick=True)
     if before is not None:
         before(quick)
@@ -142,8 +143,10 @@ def _extended(source: Source) -> Source:
     if "extends" in base.data:
         text = f"{base.label} extends another target itself; one level is the limit"
         raise RecipeError(str(Problem(source.mark(("extends",)), ("extends",), text)))
+    # Two targets of one name would share their folders in a run.
     for own in ("name", "description"):
         base.data.pop(own, None)
+    # The child's marks win, so that a complaint points to the line that was really read.
     merged = Source(source.label, marks=base.marks | source.marks, problems=base.problems + source.problems)
     merged.unreadable |= base.unreadable | source.unreadable
     merged.data = _merged(base.data, source.data)
@@ -155,6 +158,7 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = base | over
     for key, old in base.items():
         new = merged[key]
+        # Options of one plug-in mean nothing to another.
         if isinstance(old, dict) and isinstance(new, dict) and new.get("name", old.get("name")) == old.get("name"):
             merged[key] = _merged(old, new)
     return merged
@@ -173,6 +177,7 @@ def _validated(
     found: list[tuple[Place, str]] = []
     try:
         noun = kind.model_validate(source.data)
+        # pydantic turns true into 1 where a number is asked for, and says nothing.
         found += booleans_lost(source.data, noun)
     except ValidationError as error:
         found += [(e["loc"], complaint(e, kind)) for e in error.errors()]
@@ -180,6 +185,7 @@ def _validated(
         found += _plugin_problems(kind, source.data, registries, quick)
         if kind is Recipe:
             found += rule_problems(source.data, ("gate",))
+        # Only of a sound target: an unknown backend has no traits to ask.
         if isinstance(noun, Target) and not found:
             found += _build_problems(noun, registries)
         if isinstance(noun, Recipe):
@@ -189,6 +195,7 @@ def _validated(
     if noun is None or problems:
         # Overrides come after the file: their label starts with dashes.
         ordered = sorted(problems, key=lambda p: (p.mark.label.startswith("--"), p.mark))
+        # All at once: whoever writes a recipe would otherwise meet one mistake after the other.
         raise RecipeError(*dict.fromkeys(map(str, ordered)))
     return noun
 

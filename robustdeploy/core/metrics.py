@@ -72,6 +72,7 @@ def _latency(percentile: str, meaning: str) -> Metric:
     return Metric(f"latency_ms.{percentile}", "ms", meaning, higher_is_better=False, support="samples")
 
 
+# A closed list: a rule on a misspelt metric would find no row, and only after the training.
 _ALL = (
     _accuracy("clean_accuracy", "share of test images labelled right"),
     _robust("robust_accuracy", "share right as they are and under `attack`; `worst` is per image over all attacks"),

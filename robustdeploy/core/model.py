@@ -27,4 +27,6 @@ Number = Annotated[float, BeforeValidator(number_from_text)]
 class Noun(BaseModel):
     """A frozen record that refuses keys it does not know and numbers that are not finite."""
 
+    # Frozen: what was fingerprinted must not change afterwards. Unknown keys are refused, since a misspelt one would be
+    # a default in silence.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)

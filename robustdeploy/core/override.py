@@ -28,6 +28,7 @@ def apply_override(source: Source, override: str) -> None:
     if len(steps) > MAX_DEPTH:
         source.problems.append(Problem(mark, (), f"leads deeper than {MAX_DEPTH} levels"))
         return
+    # Otherwise the whole recipe would be refused for an unknown key, without the place that was meant.
     if steps[0] not in Recipe.model_fields and (home := _home(steps[0])):
         source.problems.append(Problem(mark, (steps[0],), f"unknown key; did you mean {home}={text[:_MOST_SHOWN]}?"))
         return
@@ -60,6 +61,7 @@ def _step(source: Source, holder: Any, place: Place, step: str, mark: Mark) -> P
         return (*place, step)
     if not isinstance(holder, list):
         source.problems.append(Problem(mark, place, f"is {shown(holder)}, which has no keys"))
+    # `int` of a text with thousands of digits takes long, and no list is that long.
     elif not (step.isdecimal() and len(step) < 9 and int(step) < len(holder)):
         there = f"it has {len(holder)}, counted from 0"
         source.problems.append(Problem(mark, place, f"there is no item {step[:20]}; {there}"))
@@ -75,6 +77,7 @@ def _opened(source: Source, holder: Any, place: Place, mark: Mark) -> Any:
     value = value_at(holder, place[-1:])
     if value is None:
         value = plain(default) if isinstance(default, Choice | tuple) else {}
+    # `task: fastat` has no place for an option; `--set train.task.alpha=…` needs one.
     if isinstance(value, str) and isinstance(default, Choice):
         value = {"name": value}
     holder[place[-1]] = value
@@ -93,6 +96,7 @@ def _remark(source: Source, place: Place, value: Source, mark: Mark) -> None:
         return other[: len(place)] == place
 
     source.marks = {other: at for other, at in source.marks.items() if not below(other)} | {place: mark}
+    # What was wrong there has been replaced, so it must not be complained about any more.
     gone = {other for other in source.unreadable if below(other)}
     source.problems = [p for p in source.problems if p.place not in gone]
     source.unreadable -= gone

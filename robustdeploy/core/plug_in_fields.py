@@ -36,6 +36,8 @@ def plug_in_fields(kind: type[Noun], place: Place = ()) -> Iterator[PlugInField]
         of, parts = _of(field.annotation, field.metadata)
         here = (*place, name)
         if of is not None:
+            # pydantic moves the annotation of an outer type into `metadata` and leaves that of an inner one where it
+            # is.
             several = get_origin(field.annotation) is tuple
             shape: Shape = "several" if several else "optional" if type(None) in get_args(field.annotation) else "one"
             yield PlugInField(kind, name, of.kinds, shape, field.annotation is str, (*here, EACH) if several else here)

@@ -50,11 +50,13 @@ def read_bounded(path: Path, most: int = MOST_JSON) -> bytes:
         os.close(handle)
         raise ArtifactError(f"cannot read {path}: it is {found}, not a file")
     with os.fdopen(handle, "rb") as stream:
+        # Asked of the open file and not of the path, which could be another file by now.
         if about.st_size > most:
             raise ArtifactError(
                 f"{path} has {size_text(about.st_size)}, more than the {size_text(most)} that such a file can have, "
                 "and was not read"
             )
+        # One byte more than there should be: a file that grows while it is read is noticed.
         content = stream.read(about.st_size + 1)
     if len(content) != about.st_size:
         raise ArtifactError(f"{path} changed while it was read")
@@ -79,6 +81,7 @@ def values_from(content: bytes | str) -> Any:
 
     So are numbers that are not finite or too long, keys that stand twice in one object, and deep nesting.
     """
+    # Python reads NaN, Infinity and 1e999, which no other JSON reader does and which pass every comparison.
     hooks: dict[str, Any] = {"parse_constant": _refused, "parse_float": _finite, "parse_int": _whole}
     try:
         document = json.loads(content, object_pairs_hook=_without_twins, **hooks)
@@ -90,12 +93,14 @@ def values_from(content: bytes | str) -> Any:
 
 
 def _whole(text: str) -> int:
+    # Python's conversion of long numbers takes time that grows with the square of their length.
     if len(text) > MOST_DIGITS:
         raise ValueError(f"it holds a number of {len(text):,} digits")
     return int(text)
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Readers differ in which of two equal keys they take, so one file could mean two things.
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]

@@ -33,6 +33,7 @@ class Choice(Noun):
 def _choice(value: Any) -> Any:
     if isinstance(value, str):
         return {"name": value}
+    # Both ways of writing are read; a plug-in with an option called `options` needs the second one.
     if isinstance(value, dict) and "name" in value and "options" not in value:
         return {"name": value["name"], "options": {k: v for k, v in value.items() if k != "name"}}
     return value

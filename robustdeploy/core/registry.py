@@ -84,6 +84,7 @@ class Registry(Generic[T]):
         """Import the plug-in ``name``; an unknown, ambiguous or malformed one is a RecipeError."""
         if name not in self:
             raise RecipeError(self.unknown(name))
+        # One of the two would win by chance, and a report would name it like the other.
         if name in self._files and name in self._entries:
             other = self._entries[name].value
             raise RecipeError(f"the {self.kind} '{name}' exists twice: here and as {other}; uninstall that one")
@@ -99,6 +100,7 @@ class Registry(Generic[T]):
             found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise RecipeError(f"the {self.kind} '{name}' cannot be imported: {error}") from error
+        # Its fields are its options, with their types and limits, so nothing else has to be declared.
         if not is_dataclass_type(found):
             raise RecipeError(f"the {self.kind} '{name}' is {found!r}; a plug-in is a dataclass")
         return cast("type[T]", found)
@@ -122,6 +124,7 @@ class Registry(Generic[T]):
         try:
             if name not in self:
                 return [] if self.accepts(name) else [(("name",), self.unknown(name, others))]
+            # What a file declares is enough for a misspelt option; the rest waits until torch is loaded anyway.
             if quick and self.heavy:
                 entry = None if name in self._files else self._entries[name]
                 declared = declared_options(self.origin(name), entry.attr if entry else "plugin")

@@ -16,6 +16,7 @@ from robustdeploy.core.recipe import DEPLOY, Recipe
 from robustdeploy.core.subject import DENSE, IMPORTED, PRUNED, TORCH, overlap, parts_of
 from robustdeploy.core.target import Target
 
+# A closed list: `int8*` selects nothing here, and a rule on nothing would be found after the training.
 PRECISIONS = ("fp32",)
 
 Problem = tuple[Place, str]
@@ -169,6 +170,7 @@ def _missing_rows(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Pr
         yield place, f"{metric.name} is never measured: evaluate.eps_curve is empty"
     if metric.attacked == "always" and metric.support != "curve":
         able = [label for label, is_query in attacks.items() if is_query or metric.name != "attack_queries"]
+        # Under `worst` there is a row even without attacks: it is then the clean one.
         if not able and not metric.worst:
             yield place, f"{metric.name} is never measured: evaluate.attacks holds no query attack"
     if rule.class_name is not None and prospect.classes and rule.class_name not in prospect.classes:
@@ -257,6 +259,7 @@ def _against_budget(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[
                 return
             dense = prospect.dense()[part]
             limit, reached = (limit * dense if is_share else limit), absolute(amount, dense)
+        # Channels go in whole groups, so a net ends a little below its budget and never far below.
         if prospect.removes_channels and limit <= BUDGET_WINDOW * reached:
             given = f"{amount:g}" if amount <= 1 else f"{amount:,.0f}"
             yield (

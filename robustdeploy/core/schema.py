@@ -45,6 +45,7 @@ def _gate() -> Schema:
 
 def _close_metrics(definitions: Schema) -> None:
     """A rule that a user writes names a metric of the list; one that an older report carries may not."""
+    # An editor then completes the names, and marks a misspelt one while it is written.
     definitions["Rule"]["properties"]["metric"]["enum"] = list(METRICS)
 
 
@@ -132,6 +133,7 @@ def _options(definitions: Schema, registry: Registry[Any], name: str) -> Schema:
     """A plug-in's own schema; what it refers to moves to the shared definitions under a name of its own."""
     prefix = f"{registry.group}.{name}."
     schema = registry.json_schema(name, ref_template=f"#/$defs/{prefix}{{model}}")
+    # Two plug-ins may each have a class of one name.
     for inner, definition in schema.pop("$defs", {}).items():
         definitions[prefix + inner] = definition
     return schema

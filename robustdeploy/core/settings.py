@@ -16,6 +16,7 @@ _MARK = "@"
 def label_of(own: Evaluate, used: Evaluate) -> str:
     """Return what marks results of other settings than the recipe's own, e.g. ``3fa9c2d1``; nothing marks those."""
     text = canonical_json(plain(used))
+    # Eight digits suffice, as a run has a handful of evaluations.
     return "" if text == canonical_json(plain(own)) else sha256_of_text(text)[:8]
 
 

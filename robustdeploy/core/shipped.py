@@ -11,6 +11,7 @@ ShippedKind = Literal["recipes", "targets"]
 def shipped_folder(kind: ShippedKind) -> Path:
     """Return the folder of shipped files: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).resolve().parent.parent
+    # The build puts the files there, since a wheel installs nothing beside its package.
     inside = package / f"_{kind}"
     return inside if inside.is_dir() else package.parent / kind
 

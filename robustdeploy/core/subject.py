@@ -15,6 +15,7 @@ TORCH: Final = "torch"
 DENSE, PRUNED, IMPORTED = "dense", "pruned", "imported"
 """Nets of a run: the one that nothing was removed from, the one under the budget, and one that others trained."""
 FP32: Final = "fp32"
+# No dot in net or precision: places in a run use it for other things, and `/` and `@` keep the parts apart.
 _FORM = re.compile(r"([a-z0-9*?][a-z0-9*?_-]*)/([a-z0-9*?][a-z0-9*?_-]*)@([a-z0-9*?][a-z0-9._*?-]*)")
 
 
@@ -73,6 +74,7 @@ def selects(pattern: str | None, subject: str, net: str) -> bool:
     """
     its = subject_from(subject)
     nets, precisions, places = parts_of(pattern, net)
+    # fnmatchcase and not fnmatch, which ignores case on some systems.
     there = fnmatchcase(its.place, places) and (its.deployed or places == TORCH)
     return there and fnmatchcase(its.net, nets) and fnmatchcase(its.precision, precisions)
 

@@ -54,6 +54,7 @@ class LatencyPlan(Noun):
 class Target(Noun):
     """One YAML file per board; ``extends: other`` takes another target's fields as defaults."""
 
+    # It becomes a folder's name, also on file systems that ignore case, and `@` marks other settings there.
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
     status: Literal["tested", "contract-tested"] = "tested"
@@ -77,6 +78,7 @@ class Target(Noun):
 
     @model_validator(mode="after")
     def _no_reference(self) -> Target:
+        # Its rows would be taken for those of the reference.
         if self.name == TORCH:
             raise ValueError(f"name is '{TORCH}', which is the place of the host's reference; give the target another")
         return self

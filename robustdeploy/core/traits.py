@@ -24,6 +24,7 @@ def traits_of(backend: Any) -> Traits:
     cross_compiles = bool(getattr(backend, "CROSS_COMPILES", False))
     return Traits(
         tied_to=tuple(getattr(backend, "TIED_TO", DEVICE)),
+        # What can be built for another machine can be built for an equal one.
         builds_on_host=cross_compiles or bool(getattr(backend, "BUILDS_ON_HOST", False)),
         cross_compiles=cross_compiles,
         stands_in=bool(getattr(backend, "STANDS_IN", False)),

@@ -25,12 +25,14 @@ Trust = bool | Collection[Choice | str]
 def state_folder() -> Path:
     """Return where robustdeploy keeps what is this user's own: in ``XDG_STATE_HOME``, else in ``~/.local/state``."""
     given = os.environ.get("XDG_STATE_HOME", "")
+    # The XDG specification has relative paths ignored: they would depend on the current folder.
     return (Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state") / "robustdeploy"
 
 
 def remember(choice: Choice) -> None:
     """Note that the user trains with this factory; a state folder that cannot be written is no failure."""
     if is_factory(choice.name) and (path := _record(choice)) is not None and not path.exists():
+        # Without the note the user is only asked again.
         with suppress(RobustdeployError, OSError):
             atomic_write_json(path, {**_plain(choice), "file": str(origin(choice.name))})
 
@@ -43,6 +45,7 @@ def check_trusted(choice: Choice, said_by: Path, trust: Trust) -> None:
         check_factory_name(choice.name)
     except RecipeError as error:
         raise ArtifactError(f"{said_by}: {error}") from error
+    # The name was checked before: even a trusted word must not call what lies in Python's own library.
     if trust is True or (trust and _named(choice, trust)):
         return
     path = _record(choice)
@@ -74,6 +77,7 @@ def _record(choice: Choice) -> Path | None:
     if file is None:
         return None
     try:
+        # With its file: another project may have a module of the same name, whose code nobody has vouched for.
         mark = sha256_of_text(canonical_json({**_plain(choice), "file": str(file.resolve())}))
         return state_folder() / "factories" / f"{mark}.json"
     except (OSError, RuntimeError, ValueError):  # no home folder, or a path that no state can name

@@ -20,6 +20,7 @@ from robustdeploy.errors import RecipeError
 from robustdeploy.foreign import sentence
 
 MAX_BYTES = 2**20
+# A few levels of aliases to aliases ("billion laughs") write out to more than any memory holds.
 MAX_ALIASES = 16
 MAX_DEPTH = 32
 MAX_VALUES = 20_000
@@ -39,6 +40,7 @@ _SCALARS = (
 )
 
 
+# PyYAML follows YAML 1.1, where `on`, `no` and `1_000` are no text and `1e-3` is no number.
 class _Loader(yaml.SafeLoader):
     """Only its scanner, parser and composer are used; values are made below, from seven plain tags."""
 
@@ -126,6 +128,7 @@ def dotted(place: Place) -> str:
 def _guarded_events(text: str, label: str) -> None:
     """Refuse deep nesting, many aliases and many values before anything recursive sees the text."""
     depth = aliases = values = 0
+    # Events come from a loop; PyYAML's composer calls itself for each level and would meet Python's limit.
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         aliases += isinstance(event, yaml.AliasEvent)
@@ -173,6 +176,7 @@ class _Reading:
         if self.made > MAX_VALUES:  # an alias of an alias doubles what is behind it
             raise RecipeError(f"{self.at(node)}: more than {MAX_VALUES:,} values, with aliases written out")
         self.source.marks.setdefault(place, self.at(node))
+        # An alias inside its own anchor would never end.
         if id(node) in self.open_nodes:
             return self.refuse(node, place, "refers to itself; write the value out plainly")
         self.open_nodes.add(id(node))
@@ -197,6 +201,7 @@ class _Reading:
             if not isinstance(key, yaml.ScalarNode):
                 self.problem(key, place, "a key must be a single word")
                 continue
+            # PyYAML keeps the last of two equal keys without a word.
             if (earlier := seen.setdefault(key.value, key)) is not key:
                 line = earlier.start_mark.line + 1
                 self.problem(key, (*place, key.value), f"stands here a second time (first in line {line}); keep one")
@@ -253,6 +258,7 @@ def source_from_file(path: Path, label: str) -> Source:
         content = path.read_bytes()
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise RecipeError(f"{label}: is UTF-16 text ('Unicode' in Windows editors); save it as UTF-8")
+        # Editors of Windows put a mark in front of UTF-8, which would become a part of the first key.
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{label}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error

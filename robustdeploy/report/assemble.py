@@ -63,6 +63,7 @@ def assemble(
     if not mine:
         told = "; ".join(f"{subject}: {why}" for subject, why in lost.items())
         raise UsageError(f"no target was evaluated, so there is nothing to report{f' ({told})' if told else ''}")
+    # Of the run's own net: the budget was its, and a dense net beside it was asked for none.
     budget = _budget(own.record, mine[0].export.record)
     nets = {each.subject.net for each in made}
     parts = [_part(recipe, each, made_now, nets) for each in made]
@@ -84,6 +85,7 @@ def assemble(
         subjects=subjects,
         label=label_in(evaluation_of(parts[0].evidence.evaluation)),
         overrides=overrides(recipe.evaluate, last.manifest.parameters.get("evaluate", {})),
+        # The only value that differs between two reports of one version on the same evidence.
         created=utc_now().isoformat(timespec="seconds"),
         producer=producer(),
         data={**own.record.data, "test": last.record.n, **last.record.reading},
@@ -99,6 +101,7 @@ def assemble(
             samples=parts[made.index(mine[0])].found.figures.samples,
         ),
         rules=recipe.gate,
+        # Judged here and again by whoever loads the report: a pure function of what stands in it.
         verdict=judge(measurements, diagnostics, recipe.gate, omissions, subjects, net),
     )
 
@@ -121,6 +124,7 @@ def _part(recipe: Recipe, made: Measured, made_now: Manifests, nets: Collection[
     removes = made.net.record.removes_channels
     # The budget is what the run's own net was pruned to; a dense net beside it was asked for nothing.
     wanted = Budget() if subject.net == DENSE else recipe.budget
+    # Costs are added here, since they are known of the net and are the same on every target.
     rows = (*found.measurements, *(_with_limit(row, wanted, budget, removes) for row in costs))
     used = board.manifest.parameters
     changed = overrides(recipe.evaluate, used.get("evaluate", {}))
@@ -150,6 +154,7 @@ def _merged(rows: Iterable[Measurement]) -> Iterator[Measurement]:
     told: set[str] = set()
     for row in rows:
         content = canonical_json(row.model_dump(mode="json"))
+        # To the letter: rows that differ in any condition are different rows, and both stay.
         if content not in told:
             told.add(content)
             yield row
@@ -185,6 +190,7 @@ def _with_limit(row: Measurement, wanted: Budget, found: BudgetLine, removes_cha
     # A net that no budget asks to prune is held against its own dense cost.
     amount = wanted.amounts.get(str(metric.limited_by)) if wanted.amounts else 1.0
     counts_zeros = not row.metric.startswith("nonzero_")
+    # Where weights are masked and no channel goes, the dense costs stay, and the budget is on what is not zero.
     if metric.limited_by is None or amount is None or counts_zeros != removes_channels:
         return row
     dense = {"ops": found.dense_macs, "params": found.dense_params, "memory": found.dense_memory_bytes or 0}

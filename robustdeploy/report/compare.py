@@ -58,6 +58,7 @@ class Comparison:
 def compared(before: Report, after: Report, recipes: tuple[Recipe | None, Recipe | None] = (None, None)) -> Comparison:
     """Compare two reports; the recipes of their runs, where they are at hand, tell what was made differently."""
     fields = _recipe_differences(*recipes)
+    # What decides how the numbers were taken is told apart from what decides the net: only the latter may differ.
     measured = [text for name, text in fields.items() if name.startswith(_OF_THE_NUMBERS)]
     made = [text for name, text in fields.items() if not name.startswith(_OF_THE_NUMBERS)]
     return Comparison(
@@ -141,6 +142,7 @@ def _rows(before: Report, after: Report) -> list[Row]:
     """Return every row that either has, ordered as metrics are listed, targets before the reference."""
     sides = [{_key(row, report): row for row in report.measurements} for report in (before, after)]
     order = {name: index for index, name in enumerate(METRICS)}
+    # A key and not a position: one of the reports may have rows that the other lacks.
     placed = {key: index for index, key in enumerate(dict.fromkeys([*sides[0], *sides[1]]))}
 
     def place(key: Key) -> tuple[int, str, bool, bool, int]:
@@ -154,6 +156,7 @@ def _rows(before: Report, after: Report) -> list[Row]:
 
 def _key(row: Measurement, report: Report) -> Key:
     multiple, images = row.conditions.get("multiple", ""), row.conditions.get("images", "")
+    # Other metrics note a class for information, e.g. the largest one, which may differ between the two.
     of_class = row.conditions.get("class", "") if row.metric.startswith("class_") else ""
     return (row.metric, _role(row.subject, report), row.attack or "", str(multiple), str(images), str(of_class))
 
@@ -195,4 +198,5 @@ def _other(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]
 def _apart(row: Measurement, other: Measurement) -> bool | None:
     if row.low is None or row.high is None or other.low is None or other.high is None:
         return None
+    # Intervals that touch prove nothing either way. A report holds no outcome per image, so no paired test is possible.
     return row.high < other.low or other.high < row.low

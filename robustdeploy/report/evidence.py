@@ -91,11 +91,13 @@ class Evidence:
 
 def evidence_from(report: Report) -> Evidence:
     """Sort the rows of ``report`` into the sections of the page."""
+    # Sections take their rows out of this list. What is left is shown as well, so that no row can get lost.
     left = list(report.measurements)
     subjects = subjects_in_order(report)
     queries = _take(left, lambda row: row.metric == "attack_queries" and row.attack is not None)
     accuracy = _accuracy(left, queries, subjects)
     told = {line.label for line in accuracy}
+    # A count of queries without its attack's accuracy still has to stand somewhere.
     left += [row for row in queries if row.attack not in told]
     curves, radii = _curves(left, subjects)
     by_class = _take(left, lambda row: row.metric in ("class_clean_accuracy", "class_robust_accuracy"))
@@ -140,6 +142,7 @@ def is_unbalanced(report: Report) -> bool:
     largest, balanced = rows.get("majority_baseline"), rows.get("balanced_clean_accuracy")
     if largest is None or balanced is None or largest.low is None:
         return False
+    # Half more than an equal share: below that a constant answer gains little.
     return largest.low > 1.5 / max(1, int(balanced.conditions.get("classes", 1)))
 
 
@@ -161,6 +164,7 @@ def _accuracy(left: list[Measurement], queries: Rows, subjects: Sequence[str]) -
     # The deployed net's rows first: they define the lines that the others then join.
     for row in sorted(rows, key=lambda row: subjects.index(row.subject)):
         label = row.attack or ("clean" if "clean" in row.metric else "unnamed attack")
+        # The same attack may have been found on several targets; their rows must not replace each other.
         home = next((cells for name, cells in lines if name == label and row.subject not in cells), None)
         if home is None:
             lines.append((label, home := {}))

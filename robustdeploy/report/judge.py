@@ -18,6 +18,7 @@ from robustdeploy.core.subject import PRUNED, selects, subject_from
 from robustdeploy.evaluate.intervals import samples_needed
 from robustdeploy.report.quantity import SHARES, apart, confidence, interval, quantity, samples
 
+# FAIL before INCONCLUSIVE: what is known to be missed stays missed, however doubtful the rest is.
 _WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
 _COUNTED = SHARES | {"count", "counts", "macs", "params", "bytes", "queries", "channels", "checks"}
 _USUAL = {
@@ -57,6 +58,7 @@ def judge(
     alone: rules on them become INCONCLUSIVE, the others keep what they found. Warnings and omissions decide nothing;
     they stand in the verdict, so that it is never told without them. Without ``subjects``, those of the rows count.
     """
+    # Reports of the first schema carry no list of subjects.
     known = {each.subject: each.lost for each in subjects} or dict.fromkeys((row.subject for row in rows), "")
     blocking = [diagnostic for diagnostic in diagnostics if diagnostic.level == "block"]
     lines = tuple(line for rule in rules for line in _lines(rule, rows, known, net, blocking))
@@ -66,6 +68,7 @@ def judge(
     by_name = sum(subject_from(each).deployed for each in known) > 1
     reasons = tuple(_named(d.text, d.subject, by_name) for d in blocking if not d.metrics and _touches(d, judged))
     reasons += () if rules else (NO_RULES,)
+    # Without any rule there is no PASS: a gate that asks for nothing has shown nothing.
     whole = min(every, key=_WORST_FIRST.index, default=Outcome.INCONCLUSIVE)
     return Verdict(
         outcome=whole if rules else Outcome.INCONCLUSIVE,
@@ -82,6 +85,7 @@ def _lines(
 ) -> Iterator[RuleVerdict]:
     """Judge one rule on each subject that it selects; one of which there are no numbers is INCONCLUSIVE."""
     selected = [each for each in known if selects(rule.subject, each, net)]
+    # A misspelt subject would otherwise pass, as it has no row that misses.
     if not selected:
         wanted = rule.subject or f"{net}/*@*"
         text = f"{_about(rule)} {_demand(rule)}: no subject is {wanted}, only {_listed(known) or 'none at all'}"
@@ -135,10 +139,12 @@ def _doubted(rule: Rule, found: RuleVerdict, blocking: Sequence[Diagnostic]) -> 
 
     A number that is too low even while it is flattered fails the rule all the same.
     """
+    # Only rules on what the check doubts: a weak attack says nothing against a latency.
     doubts = [diagnostic for diagnostic in blocking if rule.metric in diagnostic.metrics]
     if not doubts:
         return found
     told = " ".join(diagnostic.text for diagnostic in doubts)
+    # Evidence that can only be too good and is still too low needs no more images.
     if found.outcome is Outcome.FAIL and rule.at_least is not None and all(each.flatters for each in doubts):
         return found.model_copy(update={"text": f"{found.text}; if anything it is worse, because of this: {told}"})
     text = f"{found.text}; it cannot count, because of this: {told}"
@@ -151,6 +157,7 @@ def _rule_verdict(rule: Rule, subject: str, rows: Sequence[Measurement]) -> Rule
     if not found:
         text = f"{_about(rule, subject=subject)} {_demand(rule)}: {_absence(rule, rows)}"
         return RuleVerdict(rule=rule.id, subject=subject, outcome=Outcome.INCONCLUSIVE, text=text)
+    # One rule may speak of several rows (classes, attacks), and it holds only where it holds for all.
     judged = [(*_judge_row(rule, row), row) for row in found]
     outcome, text, _ = min(judged, key=lambda one: (_WORST_FIRST.index(one[0]), _merit(rule, one[2])))
     several = f" (the worst of {len(found)} rows)" if len(found) > 1 else ""
@@ -225,6 +232,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def _is_exact(row: Measurement) -> bool:
     """A count that was made, not sampled: nothing about it is uncertain."""
+    # All three: an edited row that merely claims to be exact must not lose its interval by that.
     without_interval = row.low is None and row.high is None
     return without_interval and row.unit.lower() in _COUNTED and row.conditions.get("exact") is True
 
@@ -238,6 +246,7 @@ def _unfit(rule: Rule, row: Measurement) -> str | None:
     if row.n == 0:
         return "the row rests on no sample"
     bounds = [bound for bound in (row.low, row.value, row.high) if bound is not None]
+    # Such a row was edited or computed wrongly; its better bound would pass the rule.
     if bounds != sorted(bounds):
         return f"the interval {interval(row)} does not hold the value, so the row contradicts itself"
     if rule.on == "bound" and row.low is None and row.high is None:
@@ -252,6 +261,7 @@ def _judge_row(rule: Rule, row: Measurement) -> tuple[Outcome, str]:
         return Outcome.INCONCLUSIVE, f"{_about(rule, row)} {_demand(rule)}: no budget limits it"
     noisy = row.conditions.get("steady") is False  # then the value alone is what the noise made it
     by_value = (rule.on == "value" and not noisy) or _is_exact(row)
+    # The bound that is worse for the net must meet the limit. A limit inside the interval is not decided.
     near, far = (row.value, row.value) if by_value else (row.low, row.high) if floor else (row.high, row.low)
     reason = _unfit(rule, row)
     if reason:

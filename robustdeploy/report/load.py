@@ -30,6 +30,7 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
     try:
         found = Gate.model_validate(source.data)
     except ValidationError as error:
+        # pydantic also calls a list too short whose only item was refused.
         errors = [e for e in error.errors() if e["type"] != "too_short" or error.error_count() == 1]
         told = [(e["loc"], _sentence(e["type"], complaint(e, Gate))) for e in errors]
         problems += [Problem(source.mark(p), p, text) for p, text in told if p not in source.unreadable]
@@ -52,6 +53,7 @@ def load_report(path: Path) -> Report:
     edit that keeps all of that in step is found by the run's ledger and manifests, not here.
     """
     report = _validated(path, _parsed(path, _text(path)))
+    # Whoever edits a verdict, or a row without it, leaves two things that do not agree.
     again = judge_report(report)
     if _outcomes(again) != _outcomes(report.verdict):
         raise ArtifactError(
@@ -62,6 +64,7 @@ def load_report(path: Path) -> Report:
 
 
 def _outcomes(verdict: Verdict) -> Sequence[object]:
+    # Without the sentences: a later version may word them otherwise.
     return [verdict.outcome, *((line.rule, line.outcome) for line in verdict.rules)]
 
 
@@ -85,6 +88,7 @@ def _parsed(path: Path, text: str) -> Any:
     try:
         return values_from(text)
     except json.JSONDecodeError as error:
+        # A truncated file ends where the reader still waits for more; any other fault was made by somebody.
         cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         why = f"ends at line {error.lineno}, in the middle" if cut else f"is not JSON at line {error.lineno}"
         raise ArtifactError(f"{path}: {why}, so it was {'truncated' if cut else 'edited'}; {_AGAIN}") from error

@@ -30,6 +30,7 @@ def omissions_of(
     if overrides:
         yield _of("settings", f"this is not the recipe's own evaluation: {'; '.join(map(str, overrides))}")
     target, settings = evaluation.get("target", {}), evaluation.get("evaluate", {})
+    # Of the deployed net: a query attack that only asked the reference says nothing about the board.
     kinds = {row.kind for row in rows if row.metric == "robust_accuracy" and subject_from(row.subject).deployed}
     metrics = {row.metric for row in rows}
     nets = {subject_from(row.subject).net for row in rows}
@@ -39,6 +40,7 @@ def omissions_of(
         yield _of("gradient-attack", "no gradient attack was run")
     if "query" not in kinds:
         yield _of("query-attack", "no query attack was run, so hidden gradients may go unnoticed")
+    # A limit above the size of the test set leaves nothing out.
     if (limit := settings.get("limit")) is not None and any(row.n >= limit for row in _of_images(rows)):
         yield _of("limit", f"only {limit:,} test images were used (evaluate.limit)")
     if left_out := reading.get("test_unreadable_skipped"):

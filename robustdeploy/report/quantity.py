@@ -26,6 +26,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def _percent(value: float, digits: int) -> str:
+    # 99.96 % must not become 100.0 %, which would claim that nothing failed.
     for places in range(digits, digits + 6):
         text = f"{100 * value:.{places}f}"
         if value in (0, 1) or float(text) not in (0, 100):
@@ -35,6 +36,7 @@ def _percent(value: float, digits: int) -> str:
 
 def apart(value: float, limit: float, unit: str) -> tuple[str, str]:
     """Write a value and a limit with the fewest digits that keep two unequal numbers apart."""
+    # "0.95 is required, found 0.95" would leave a reader without the reason for a FAIL.
     for digits in range(1, 12):
         pair = quantity(value, unit, digits), quantity(limit, unit, digits)
         if pair[0] != pair[1] or value == limit:

@@ -57,6 +57,7 @@ def believed(path: Path) -> Report:
         return load_report(path)
     path = path.resolve()
     held = held_by(path.parent)
+    # The file first and its evidence second: an edited report may claim any evidence.
     if problems := written_problems(held, path.name):
         raise ArtifactError(*(f"{problem}; `robustdeploy report` writes it again" for problem in problems))
     loaded = load_report(path)
@@ -69,6 +70,7 @@ def is_of_run(path: Path) -> bool:
     """Whether a report lies in a run's folder; one whose ledger was taken away is a run's all the same."""
     folder = path.resolve().parent
     places = (f"{kind}/*" if kind == NETS else f"{kind}/*/*" for kind in KINDS)
+    # Without this, deleting the ledger would make every report believable.
     return (folder / LEDGER).exists() or any(True for at in places for _ in folder.glob(f"{at}/{FILE_NAME}"))
 
 

@@ -65,7 +65,9 @@ def _page(**content: Any) -> str:
     environment = Environment(
         loader=FunctionLoader(lambda name: here.joinpath(name).read_text(encoding="utf-8")),
         autoescape=True,
+        # Escaping makes text safe as HTML; characters that do not show still deceive whoever reads it.
         finalize=_shown,
+        # jinja2 otherwise prints nothing for a misspelt name, and a number would be missing unseen.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -26,6 +26,7 @@ class Junit:
         for line in report.verdict.rules:
             suite.append(_rule_case(line, f"gate.{_classname(line.subject)}.{metrics.get(line.rule, 'rule')}"))
         for diagnostic in report.diagnostics:
+            # As cases of their own: otherwise every rule is red and none says why.
             if diagnostic.level == "block" and _concerns(diagnostic, report.rules):
                 suite.append(
                     _case(diagnostic.id, f"diagnostic.{_classname(diagnostic.subject)}", "error", diagnostic.text)

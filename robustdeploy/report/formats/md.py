@@ -53,12 +53,14 @@ def _cut(text: str, most_bytes: int) -> str:
     if len(text.encode()) <= most_bytes:
         return text
     note = "\n\n_Cut to fit; the whole is in report.json and report.html._\n"
+    # Cut in bytes, as the limit counts them; half a character at the end is dropped.
     kept = text.encode()[: most_bytes - len(note.encode())].decode(errors="ignore")
     return kept.rpartition("\n")[0] + note
 
 
 def escaped(text: object) -> str:
     """Write any text so that Markdown and HTML show it as it is, on one line."""
+    # A class or a run may be called anything, and in a merge request its name could be a link or mention people.
     marked = _MARKUP.sub(r"\\\1", one_line(" ".join(str(text).split())))
     plain = _BEGINNING.sub(r"\1\\\2", _LINK.sub(r"\1\3\\\2\4", marked))
     return plain.replace("\\<", "&lt;").replace("\\>", "&gt;")
