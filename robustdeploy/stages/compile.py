@@ -77,6 +77,8 @@ class Compile:
 
         onnx = work.of(self.export).folder / "model.onnx"
         built = build_engine(session.board(self.target), self.target, onnx, session.agent, folder, progress)
+        # Attacks in torch may come next and take hours, in which a silent connection is easily lost.
+        session.leave_board(self.target)
         work.keep(*(f"{FOLDER}/{file.name}" for file in built.files))
         talk.say(
             f"compile: {self.subject}, {built.backend} {built.version} on the {built.where}, {built.seconds:.1f} s, "

@@ -9,14 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from robustdeploy.core.recipe import Data, Recipe
-from robustdeploy.core.registry import LINKS
 from robustdeploy.core.settings import label_of
 from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
 from robustdeploy.data.images import Images as StoredImages
 from robustdeploy.data.load import Loaded, load_data, load_test
-from robustdeploy.devices.board import Board, board_from
+from robustdeploy.devices.board import Board, board_of
 from robustdeploy.engine.run import Run
 from robustdeploy.evaluate.attack import Images, chosen
 from robustdeploy.export.agent import build_agent, foreign_plugins
@@ -37,7 +36,7 @@ class Session:
     """Whose factories may be called, as for ``load_net``."""
     talk: Talk = SILENCE
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
-    _boards: dict[str, Board] = field(default_factory=dict, init=False)
+    _boards: dict[str, tuple[Board, ExitStack]] = field(default_factory=dict, init=False)
     _tests: dict[tuple[str, ...], StoredImages] = field(default_factory=dict, init=False)
 
     @property
@@ -63,15 +62,20 @@ class Session:
         return chosen(self.test_set(info), self.asked.evaluate.limit)
 
     def board(self, target: Target) -> Board:
-        """Return the board of a target, which answers from its first use to the end of the session.
+        """Return the board of a target, which answers until it is left.
 
         Its agent is built of the installed package: what lies in a run's folder is never started.
         """
         # One agent for all stages: starting one over ssh takes seconds, and a board serves one run at a time.
         if target.name not in self._boards:
-            link = LINKS.build(target.link.name, target.link.options)
-            self._boards[target.name] = self._stack.enter_context(board_from(link, self.agent))
-        return self._boards[target.name]
+            stack = self._stack.enter_context(ExitStack())
+            self._boards[target.name] = stack.enter_context(board_of(target, self.agent)), stack
+        return self._boards[target.name][0]
+
+    def leave_board(self, target: Target) -> None:
+        """Let the agent on a target end; the next use starts another."""
+        if target.name in self._boards:
+            self._boards.pop(target.name)[1].close()
 
     @cached_property
     def agent(self) -> Path:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import platform
 import sys
 import zipfile
 
@@ -283,6 +284,16 @@ def test_a_board_that_cannot_be_reached(desk, refused, command):
     assert command(desk, "export", "--target", "far.yaml").code == 0
     said = refused(desk, "evaluate", "--target", "far.yaml", code=4, writes=True)
     assert "nowhere.invalid" in said
+
+
+def test_a_board_of_another_architecture_is_refused_before_anything_is_built(desk, refused, command):
+    other = "x86_64" if platform.machine() == "aarch64" else "aarch64"
+    (desk / "arm.yaml").write_text(f"name: arm\narch: {other}\nlink: local\n")
+    assert command(desk, "export", "--target", "arm.yaml").code == 0
+    said = refused(desk, "evaluate", "--target", "arm.yaml", code=4, writes=True)
+    assert other in said
+    assert platform.machine() in said
+    assert not list((desk / "runs/tiny/engines").glob("*/*@arm/engine/*"))
 
 
 @pytest.mark.parametrize("name", ["score: one class fewer", "time: negative", "time: a hundredth"])
