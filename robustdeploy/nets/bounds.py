@@ -29,6 +29,8 @@ def check_bounds(name: str, make: Callable[[], Any]) -> None:
     building, which comes next.
     """
     try:
+        # Forked, since building on the meta device draws too, and the weights of the real building must stay those of
+        # the seed.
         with torch.random.fork_rng(devices=[]), torch.device("meta"), _Unfilled(), bounded(name):
             make()
     except TooLarge:
@@ -46,6 +48,7 @@ class _Unfilled(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.__name__ in _FILLS or getattr(func, "__module__", "") == "torch.nn.init":
+            # What torch's initialisers give back is the tensor itself.
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
@@ -57,6 +60,7 @@ class TooLarge(RecipeError):
 @contextmanager
 def bounded(name: str) -> Iterator[None]:
     """Raise where the modules that are made meanwhile are too many, or their tensors more than memory holds."""
+    # Asked once: it reads files of the system, and a net may register thousands of tensors.
     available = available_bytes()
     counted = {"modules": 0, "bytes": 0}
 
@@ -77,6 +81,7 @@ def bounded(name: str) -> Iterator[None]:
             )
 
     handles = (
+        # Hooks of all modules, not of this net, which does not exist yet: it must be stopped while it is being built.
         hooks.register_module_module_registration_hook(add_module),
         hooks.register_module_parameter_registration_hook(add_tensor),
         hooks.register_module_buffer_registration_hook(add_tensor),

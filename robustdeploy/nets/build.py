@@ -41,6 +41,7 @@ def build_net(
     """
     name, options, channels = choice.name, choice.options, image_shape[0]
     make: Callable[[], Any]
+    # Factories first, by their colon; no plug-in has one in its name, so neither can shadow the other.
     if is_factory(name):
         make = partial(_from_factory, name, options, classes, channels)
     elif name in NETS:
@@ -58,11 +59,13 @@ def build_net(
     net = _unwrapped(net)
     _check_layers(name, net)
     whole = Normalised(net, mean, std)
+    # Through the normalisation too: what is checked is what will be exported.
     _check_logits(name, whole, classes, image_shape)
     return whole
 
 
 def _torchvision_names() -> list[str]:
+    # Imported when it is asked for: torchvision takes long to load, and most recipes name a net of our own.
     models = importlib.import_module("torchvision.models")
     names: list[str] = models.list_models(module=models)
     return names
@@ -74,6 +77,7 @@ def _from_torchvision(name: str, options: Mapping[str, Any], classes: int, chann
             f"torchvision's net '{name}' reads 3 channels and the images have {channels}; "
             f"use one of {', '.join(NETS.names())}, or a package.module:factory of your own"
         )
+    # Trained weights would be downloaded, and nothing downloads at run time.
     if refused := sorted({"weights", "pretrained", "num_classes"} & set(options)):
         raise RecipeError(f"net '{name}': the option {refused[0]} is not for recipes; nets are trained from scratch")
     models = importlib.import_module("torchvision.models")
@@ -84,6 +88,7 @@ def _from_torchvision(name: str, options: Mapping[str, Any], classes: int, chann
 def _from_factory(name: str, options: Mapping[str, Any], classes: int, channels: int) -> Any:
     check_factory_name(name)
     if (file := origin(name)) is not None:
+        # The source is looked at before the import: importing runs it.
         check_factory_source(name, file)
     module, _, attribute = name.partition(":")
     try:
@@ -103,6 +108,7 @@ def _check_factory(name: str, factory: Any) -> None:
     """Refuse what was imported under the factory's name but is none: it is looked at before it is called."""
     if not callable(factory):
         raise RecipeError(f"net '{name}' is {type(factory).__name__}; a factory must be callable")
+    # Wrapped and partial factories hide where the code is from, which is what is to be judged.
     made = inspect.unwrap(factory)
     while isinstance(made, functools.partial):
         made = inspect.unwrap(made.func)
@@ -123,6 +129,7 @@ def _sizes(name: str, factory: Callable[..., Any], classes: int, channels: int) 
     count = "classes" if "classes" in parameters else "num_classes"
     if count not in parameters and not takes_any:
         raise RecipeError(f"net '{name}': the factory must accept num_classes= or classes=, it has {list(parameters)}")
+    # Under **kwargs the number of channels is left out: a factory that knows no such name would refuse it.
     found = next((word for word in ("in_channels", "channels") if word in parameters), None)
     return {count: classes} if found is None else {count: classes, found: channels}
 
@@ -168,6 +175,7 @@ def _check_layers(name: str, net: nn.Module) -> None:
 
 def _check_logits(name: str, net: nn.Module, classes: int, image_shape: tuple[int, int, int]) -> None:
     shape = "×".join(map(str, image_shape))
+    # In eval mode, since batch normalisation in training mode refuses a single image and would move its statistics.
     net.eval()
     try:
         with torch.no_grad(), entered(net) as inside:
@@ -176,6 +184,7 @@ def _check_logits(name: str, net: nn.Module, classes: int, image_shape: tuple[in
         layer = f"{layer_text(net, inside[-1])}: " if inside[-1] not in ("", "net") else ""
         raise RecipeError(f"net '{name}' cannot read images of {shape}: {layer}{error}") from error
     finally:
+        # torch gives every fresh net in training mode, and the training relies on it.
         net.train()
     if not isinstance(logits, Tensor):
         raise RecipeError(f"net '{name}' gives {type(logits).__name__} for an image; it must give a tensor of logits")

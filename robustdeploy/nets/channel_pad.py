@@ -54,10 +54,13 @@ class ChannelPad(nn.Module):
     ) -> None:
         super().__init__()
         self.stride = stride
+        # A saved buffer: the choice is part of a compact net, as weights are.
         self.register_buffer("index", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("gain", torch.ones(0), persistent=False)
+        # Derived from the index, so it is not saved; two copies of one truth could contradict each other.
         self.register_buffer("choice", torch.zeros(0), persistent=False)
         self.resize(in_channels, out_channels, index)
+        # Loading replaces the index in place, behind the back of what was derived from it.
         self.register_load_state_dict_post_hook(_follow_index)  # type: ignore[no-untyped-call]
 
     def resize(self, in_channels: int, out_channels: int, index: Sequence[int] | None = None) -> None:
@@ -76,6 +79,7 @@ class ChannelPad(nn.Module):
         if self.training:
             return self._multiplied(images)
         small = images[:, :, :: self.stride, :: self.stride]
+        # Plain padding becomes one Pad node in ONNX, which every toolchain has.
         if self.padding is not None:
             wide = F.pad(small, (0, 0, 0, 0, *self.padding))
         else:  # a zero channel in front makes -1 an address like any other, with no branch on data
@@ -103,6 +107,7 @@ def _follow_index(module: nn.Module, _: object) -> None:
     if module.index.is_meta:  # of a net that is only counted
         return
     module.padding = _padding(module.index.tolist(), module.in_channels)
+    # Zero channels have index −1: one place further on, their column is the first, which is cut off.
     module.choice = F.one_hot(module.index + 1, module.in_channels + 1)[:, 1:].T.float()
 
 

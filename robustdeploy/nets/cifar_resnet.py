@@ -21,6 +21,7 @@ class CifarResNet:
     """Channels of the first stage; the next two have twice and four times as many."""
 
     def __post_init__(self) -> None:
+        # Three stages of n blocks with two convolutions each, the stem and the linear layer.
         if self.depth % 6 != 2:
             nearest = max(8, 6 * round((self.depth - 2) / 6) + 2)
             raise ValueError(f"depth must be 6n + 2, such as {nearest}, not {self.depth}")

@@ -27,6 +27,7 @@ def folded(net: nn.Module, example: Tensor) -> nn.Module:
     that cannot score ``example`` (N×C×H×W, pixels in [0, 1]), or not as the net does, is not used.
     """
     try:
+        # A copy, since the caller's net keeps its batch norms.
         copied = copy.deepcopy(net)
     except (RuntimeError, TypeError):  # a net may hold what cannot be copied
         return net
@@ -44,8 +45,10 @@ def _pairs(net: nn.Module) -> list[tuple[str, str]]:
         graph = fx.Tracer().trace(net)
     except Exception:  # the tracer runs the net's own code on stand-ins, which may raise anything
         return []
+    # With all names of a module: one under two names is met under either, and must count twice.
     modules = dict(net.named_modules(remove_duplicate=False))
     calls = Counter(id(modules[str(node.target)]) for node in graph.nodes if node.op == "call_module")
+    # Code that reads a layer's weight by itself would find the folded one.
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     names = Counter(id(module) for module in modules.values())
     owners = Counter(id(tensor) for module in net.modules() for tensor in module._parameters.values())
@@ -55,14 +58,17 @@ def _pairs(net: nn.Module) -> list[tuple[str, str]]:
         module = modules[name]
         alone = calls[id(module)] == names[id(module)] == 1 and name not in read
         shared = any(tensor is not None and owners[id(tensor)] > 1 for tensor in module._parameters.values())
+        # A hook sees what the layer puts out, which folding changes.
         return alone and not shared and not module._forward_hooks and not module._forward_pre_hooks
 
     found = []
     for node in graph.nodes:
         before = node.args[0] if node.op == "call_module" and node.args else None
+        # A second reader would get the normalised output in place of the convolution's own.
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
             continue
         conv, norm = str(before.target), str(node.target)
+        # The very types: a subclass may compute something else in its forward.
         fits = _NORM_AFTER.get(type(modules[conv])) is type(modules[norm])
         if fits and modules[norm].running_mean is not None and is_its_own(conv) and is_its_own(norm):
             found.append((conv, norm))
@@ -82,4 +88,5 @@ def _same_scores(net: nn.Module, other: nn.Module, example: Tensor) -> bool:
         except Exception:  # the net's own code may ask a layer for what only a batch norm has
             return False
     scale = float(expected.abs().max())
+    # Scores of exactly zero have no scale, and any rounding would be infinitely far from them.
     return bool(torch.isfinite(found).all()) and float((expected - found).abs().max()) <= _TOLERANCE * max(scale, 1e-30)

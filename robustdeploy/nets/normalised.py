@@ -26,12 +26,14 @@ class Normalised(nn.Module):
         if len(mean) != len(std) or any(s <= 0 for s in std):
             raise ValueError(f"mean and std must have one value per channel, std above zero: {mean}, {std}")
         self.net = net
+        # Buffers, so that they move with the net, are saved with it and become constants of the export.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return N×classes logits."""
         output = self.net((images - self.mean) / self.std)
+        # In eval mode there must be one output: an export would otherwise carry heads that nobody reads.
         logits: Tensor = main_output(output) if self.training else output
         return logits
 

@@ -24,6 +24,7 @@ class VggBn(nn.Module):
         layers: list[nn.Module] = []
         before = channels
         for place, stage in enumerate(stages):
+            # In front of each stage but the first, so that small images keep enough pixels for the last one.
             layers += [nn.MaxPool2d(2)] if place else []
             for width in stage:
                 layers += [conv3x3(before, width), nn.BatchNorm2d(width), nn.ReLU()]
@@ -57,6 +58,7 @@ class LeNetCaffe(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map N×C×H×W to N×classes logits; H and W are at least 28."""
+        # The first linear layer reads 4×4 maps, and below 28 pixels there are none of that size.
         if min(images.shape[-2:]) < 28:
             raise ValueError(
                 f"LeNet needs images of at least 28×28 pixels and got {images.shape[-2]}×{images.shape[-1]}; "
@@ -77,6 +79,8 @@ def pooled_to(features: Tensor, side: int) -> Tensor:
         return F.adaptive_avg_pool2d(features, 1)
     if min(height, width) < side:
         raise ValueError(f"the last features are {height}×{width}, smaller than {side}×{side}: use larger images")
+    # torch's adaptive pooling uses windows of several sizes where side is no divisor, which ONNX cannot say in one
+    # node.
     stride = (height // side, width // side)
     window = (height - (side - 1) * stride[0], width - (side - 1) * stride[1])
     return F.avg_pool2d(features, window, stride)

@@ -30,6 +30,7 @@ class PreactBlock(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map N×in×H×W to N×out×H/stride×W/stride."""
         active = F.relu(self.bn1(images))
+        # The shortcut of a plain block passes the input as it is: identity mappings are the point of the paper.
         beside: Tensor = images if self.projection is None else self.projection(active)
         inner: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
         return inner + beside
@@ -47,6 +48,7 @@ class PreactResNet(nn.Module):
             stages.append(nn.Sequential(first, *(PreactBlock(width, width, 1) for _ in range(blocks - 1))))
             before = width
         self.stages = nn.Sequential(*stages)
+        # Blocks end in a sum that nothing has normalised, so one more normalisation is due before the linear layer.
         self.bn = nn.BatchNorm2d(before)
         self.fc = nn.Linear(before, classes)
         init_convolutions(self)

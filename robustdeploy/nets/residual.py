@@ -17,6 +17,7 @@ from robustdeploy.nets.channel_pad import ChannelPad
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     """Return a 3×3 convolution without bias that keeps the size at stride 1."""
+    # A bias would be taken out again by the mean of the next normalisation.
     return nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
 
 
@@ -24,6 +25,7 @@ def init_convolutions(net: nn.Module) -> None:
     """Draw convolutions from He's normal distribution (fan out), from torch's global generator."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
+            # Fan out keeps the variance of gradients (He et al., ICCV 2015, section 2.2).
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
@@ -74,6 +76,7 @@ class ResidualNet(nn.Module):
 def _shortcut(in_channels: int, out_channels: int, stride: int, projection: bool) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
+    # Option A of He et al., section 4.2: the residual net has exactly the parameters of a plain one.
     if not projection:
         return ChannelPad(in_channels, out_channels, stride)
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))

@@ -64,6 +64,7 @@ def module_sizes(net: nn.Module) -> dict[str, Size]:
 def size_differences(dense: nn.Module, compact: nn.Module) -> dict[str, Size]:
     """Return the sizes in ``compact`` that differ from ``dense``; the two must have the same layers."""
     before, after = module_sizes(dense), module_sizes(compact)
+    # net.json holds differences of sizes alone; a net with other layers could not be rebuilt from it.
     if strange := sorted(set(before) ^ set(after)):
         raise ArtifactError(
             f"the compact net and the dense net have different layers: {', '.join(strange[:5])}; "
@@ -84,6 +85,7 @@ def resize_module(net: nn.Module, name: str, size: Size) -> None:
         module = net.get_submodule(name)
     except AttributeError as error:
         raise ArtifactError(f"the net has no layer '{name}'") from error
+    # Sizes come from a file that anybody may have written, so torch's own conditions are asked for here.
     if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, nn.GroupNorm)) and (
         size.inputs % size.groups or size.outputs % size.groups
     ):

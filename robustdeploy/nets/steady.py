@@ -60,6 +60,8 @@ def unsteadiness(net: nn.Module, images: Tensor) -> str | None:
     with _probe(net, images[:LOOKED_AT].float().cpu()) as (probe, batch):
         count = len(batch)
         try:
+            # In this order, since each test takes the one before for passed: NaN differs from itself, and chance from
+            # anything.
             if few := _not_finite(probe, batch) or _chance(probe, batch) or _neighbours(probe, batch):
                 return few
             count = len(images)
@@ -86,6 +88,7 @@ def _chance(probe: nn.Module, batch: Tensor) -> str | None:
     """Look for scores that change from pass to pass: by chance, or by what the net keeps of earlier ones."""
     before = {name: buffer.clone() for name, buffer in probe.named_buffers()}
     first = _scores(probe, batch)
+    # Other images in between: a net that keeps what it saw would give the same twice for the same.
     _scores(probe, batch.flip(0))
     passes = [_scores(probe, batch[:1]) for _ in range(REPEATS)]
     if not (_apart(first, _scores(probe, batch)) or any(_apart(passes[0], one) for one in passes)):
@@ -105,6 +108,7 @@ def _neighbours(probe: nn.Module, batch: Tensor) -> str | None:
     alone = torch.cat([_scores(probe, image[None]) for image in batch])
     if not _apart(among, alone):
         return None
+    # The image that differs most shows the cause most surely, above the noise of rounding.
     most = int((among - alone).abs().amax(1).argmax())
     place = most, len(batch)
     cause = _restless(probe, before) or _cause(probe, _steps(probe, batch[most][None]), _steps(probe, batch), place)
@@ -116,10 +120,12 @@ def _crowd(probe: nn.Module, images: Tensor) -> str | None:
     """Look for scores that are others among many images than among few: in float32, which is fast, and if so again."""
     if len(images) <= LOOKED_AT:
         return None
+    # Both ends: code that cuts many images into parts treats the last part otherwise, if any.
     ends, many = [0, 1, -2, -1], images.float()
     probe.float()
     if not _apart(_scores(probe, many[ends]), _scores(probe, many)[ends]):
         return None
+    # float32 alone proves nothing: kernels for many images add up in another order.
     return _neighbours(probe.to(images.dtype), images)
 
 
@@ -134,6 +140,7 @@ def layer_text(net: nn.Module, name: str, function: str = "") -> str:
         return f"{told} without running statistics"
     if getattr(layer, "batch_first", True) is False:
         return f"{told} with batch_first=False"
+    # A layer of torch's own explains itself; of others the operation inside is told.
     is_torchs = type(layer).__module__.startswith("torch.nn.modules") and not any(layer.children())
     return told if is_torchs or not function else f"{function} in {told}"
 
@@ -166,6 +173,7 @@ def _probe(net: nn.Module, images: Tensor) -> Iterator[tuple[nn.Module, Tensor]]
     """Give a copy of ``net`` on the CPU in eval mode, and ``images``, both in float64 where the net runs in that."""
     with torch.random.fork_rng(devices=[]):
         try:
+            # float64, in which rounding stays far below the tolerance, so that what differs really differs.
             probe = _filled(_copied(net)).double()
             probe(images.double())
         except Exception:  # foreign code may raise anything; in float32 it says why
@@ -192,6 +200,7 @@ def _filled(net: nn.Module) -> nn.Module:
     noise = torch.Generator().manual_seed(0)
     for parameter in net.parameters():
         if parameter.is_floating_point() and not parameter.any():
+            # A last layer of zeros gives the same scores to every image, whatever happens before it.
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=noise))
     return net
 
@@ -216,12 +225,14 @@ def _scores(probe: nn.Module, images: Tensor) -> Tensor:
     if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(images):
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ValueError(f"{len(images)} images gave {found}, not one row of scores each")
+    # Cloned, as a net may give out a buffer that its next pass writes into.
     return scores.clone()
 
 
 def _apart(ours: Tensor, theirs: Tensor) -> bool:
     limit = TOLERANCE * (1 if ours.dtype == torch.float64 else 10)
     gap = (ours - theirs).abs().max()
+    # Written so that NaN counts as apart.
     return not bool(gap <= limit * ours.abs().max() + 1e-30)
 
 
@@ -252,6 +263,7 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         given = result if isinstance(result, (tuple, list)) else (result,)
+        # Cloned, or an operation that works in place further on would change what was recorded.
         outputs = tuple(one.detach().clone() for one in given if isinstance(one, Tensor))
         if outputs:
             name = getattr(function, "__name__", "an operation").strip("_")
@@ -272,6 +284,7 @@ def _cause(probe: nn.Module, ours: list[_Step], theirs: list[_Step], place: tupl
 
     ``place`` is (index, count) where ours is a pass of that one image alone and theirs of all of them.
     """
+    # Not strict: a pass over many images may have more steps than one over a single image.
     for mine, other in zip(ours, theirs, strict=False):
         pairs = list(zip(mine.outputs, other.outputs, strict=False))
         if mine.function != other.function:  # the longer pass has a step that the shorter has not
@@ -285,6 +298,7 @@ def _cause(probe: nn.Module, ours: list[_Step], theirs: list[_Step], place: tupl
 def _differ(alone: Tensor, among: Tensor, place: tuple[int, int] | None) -> bool:
     """Whether an image's part of a step differs; where its part of ``among`` cannot be told, it does not."""
     if alone.shape != among.shape:
+        # Not every layer keeps images in the first dimension; where exactly one grows with their number, that is it.
         wider = [d for d in range(alone.ndim) if alone.ndim == among.ndim and alone.shape[d] != among.shape[d]]
         if place is None or len(wider) != 1 or among.shape[wider[0]] != place[1] * alone.shape[wider[0]]:
             return False

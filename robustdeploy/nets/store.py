@@ -42,6 +42,7 @@ NET_FILE = "net.json"
 WEIGHTS_FILE = "model.safetensors"
 _DIGEST_KEY = "net_json"
 _AGAIN = "put it back, or have `robustdeploy prune --force` write it again"
+# Files are bounded before they are read: a run may come from anybody, and memory is taken at once.
 _MOST_INFO = 64 * 2**20
 _MOST_WEIGHTS = 16 * 2**30
 """The largest classifiers of torchvision have 2.6 GB of weights."""
@@ -84,7 +85,9 @@ def save_net(folder: Path, net: Normalised, info: NetInfo) -> NetInfo:
     A net that ``info`` cannot be made into by changing the sizes of layers is an ArtifactError.
     """
     whole = info.model_copy(update={"modules": size_differences(dense_net(info), net)})
+    # Cloned, since safetensors refuses tensors that share memory; contiguous, since it stores no strides.
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+    # Weights first: a crash between the two leaves an old net.json, whose digest refuses the new weights.
     atomic_write_bytes(folder / WEIGHTS_FILE, save(state, metadata={_DIGEST_KEY: _digest(whole)}))
     whole = whole.model_copy(update={"weights_sha256": sha256_of_file(folder / WEIGHTS_FILE)})
     atomic_write_json(folder / NET_FILE, whole.model_dump(mode="json", exclude_none=True))
@@ -101,7 +104,9 @@ def load_net(folder_or_run: Path | str, *, trust: Trust = False) -> Normalised:
     """
     folder = net_folder(Path(folder_or_run))
     info = load_info(folder)
+    # Before anything is built: building is what runs the factory.
     check_trusted(info.net, folder / NET_FILE, trust)
+    # The weights are checked before the net is built from the same files.
     state = _weights(folder, info)
     net = dense_net(info, origin=folder / NET_FILE)
     try:
@@ -109,6 +114,7 @@ def load_net(folder_or_run: Path | str, *, trust: Trust = False) -> Normalised:
         net.load_state_dict(state, strict=True)
     except RuntimeError as error:  # also torch's word for sizes that no memory can hold
         raise ArtifactError(f"the weights in {folder} are not of the net in its {NET_FILE}: {error}") from error
+    # No masks act on a delivered net, and its export is spared a multiplication by ones.
     set_gains(net, on=False)
     return net.eval()
 
@@ -152,6 +158,7 @@ def net_folder(folder: Path) -> Path:
 
 
 def _digest(info: NetInfo) -> str:
+    # Without the digest of the weights, which holds this one in turn.
     content: dict[str, Any] = info.model_dump(mode="json", exclude={"weights_sha256"})
     return sha256_of_text(canonical_json(content))
 
@@ -175,6 +182,7 @@ def _weights(folder: Path, info: NetInfo) -> dict[str, Tensor]:
 def _said(content: bytes, path: Path) -> Any:
     """Return the digest of ``net.json`` that a safetensors file has in its header, which is JSON behind its length."""
     length = int.from_bytes(content[:8], "little")
+    # The length is the file's own claim, and slicing or parsing by it must not take more than there is.
     if not 2 <= length <= min(_MOST_INFO, len(content) - 8):
         raise ArtifactError(f"{path} is no safetensors file: its header would have {size_text(length)}")
     header = parse_json(content[8 : 8 + length], f"the header of {path}")

@@ -25,6 +25,7 @@ class Vgg16Bn:
         from robustdeploy.nets.plain_conv import VggBn
 
         w = self.width
+        # Configuration D of the paper. Four halvings before the fifth stage are why images need 16 pixels at least.
         stages = ([w] * 2, [2 * w] * 2, [4 * w] * 3, [8 * w] * 3, [8 * w] * 3)
         if self.head == "hydra":
             return VggBn(stages, 2, (256, 256), classes, channels)

@@ -30,6 +30,7 @@ class WideResNet:
         from robustdeploy.nets.preact_resnet import PreactResNet
 
         widths = [16 * self.width * factor for factor in (1, 2, 4)]
+        # The stem stays at 16 channels whatever the width (Zagoruyko and Komodakis, table 1).
         return PreactResNet((self.depth - 4) // 6, 16, widths, classes, channels)
 
 
