@@ -26,6 +26,7 @@ def macs(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
     What is computed twice counts twice; fused attention and recurrent cells are taken apart.
     """
+    # The difference of two batches leaves out what is computed once for all images, and so counts one image alone.
     two, three = (on_zeros(net, (count, *image_shape), _flops) for count in (2, 3))
     return (three - two) // 2
 
@@ -44,5 +45,7 @@ def _formula(name: str) -> Callable[..., int]:
     def flops(*given: Any, out_val: Tensor, **named: Any) -> int:
         return 2 * sum(math.prod(sizes) for sizes in PRODUCTS[name].sizes(given, out_val))
 
+    # torch's counter gives a formula shapes only, unless this mark asks for the tensors; our formulas read the output's
+    # too.
     flops._get_raw = True  # type: ignore[attr-defined]
     return flops

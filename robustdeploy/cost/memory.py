@@ -58,6 +58,7 @@ def training_bytes(net: nn.Module, image_shape: tuple[int, int, int], images: in
     maps, by net.
     """
     try:
+        # Below every factor that was seen: what refuses by it must not refuse what would have worked.
         return 2 * sum(Trace(net, image_shape).activations.sizes) * images
     except BudgetError:
         return None
@@ -65,6 +66,7 @@ def training_bytes(net: nn.Module, image_shape: tuple[int, int, int], images: in
 
 def images_at_once(net: nn.Module, image_shape: tuple[int, int, int], most: int) -> int:
     """Return how many images of C×H×W, ``most`` or fewer, are scored or attacked at a time: what 4 GiB hold."""
+    # A net without a trace still needs a batch size; 64 maps of the image's size stand for its own.
     each = training_bytes(net, image_shape, 1) or 64 * BYTES * math.prod(image_shape)
     return max(1, min(most, _AT_ONCE // each))
 
@@ -119,6 +121,7 @@ class Trace:
 
     def __init__(self, net: nn.Module, image_shape: tuple[int, int, int]) -> None:
         self._shape = image_shape
+        # Buffers of whole numbers kept their values for the copy. On the meta device indices need a shape alone.
         self._net = without_values(net).eval().to("meta")
         self._given: dict[str, list[Tensor]] = {}
         self._channels: Mapping[str, int] = {}
@@ -159,8 +162,10 @@ class Trace:
         """Run one module as one step."""
         calls = self._given.setdefault(name, [])
         if name in self._channels:
+            # A layer that runs several times gives maps of several sizes, so each call is met with its own.
             shape = list(self._dense[name][len(calls)].shape)
             shape[-1 if isinstance(module, nn.Linear) else 1] = self._channels[name]
+            # The layer itself keeps its dense weights, which maps of fewer channels would not fit.
             given = self._watch.step(lambda *_: torch.empty(shape), args, kwargs)
         elif isinstance(module, _BatchNorm):  # torch's own rule for its shape takes longer than all other layers
             given = self._watch.step(torch.empty_like, args, kwargs, pointwise=True)
@@ -192,6 +197,8 @@ class _Watch(TorchFunctionMode):
             if shortcut := self._shortcut(run):
                 given = shortcut(reads[0])
             else:
+                # Dispatching every operator through Python is slow; a second trace knows from the first what works
+                # number by number.
                 with nullcontext() if self._known else operators:
                     given = run(*args, **kwargs)
         finally:
@@ -236,10 +243,12 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def _memory(tensor: Tensor) -> int:
     """Return what tells one piece of memory from another; views of one tensor share it."""
+    # Meta tensors have no address (data_ptr is 0), but each storage is an object of its own.
     return int(tensor.untyped_storage()._cdata)
 
 
 def _bytes(tensor: Tensor) -> int:
+    # The storage's size and not the tensor's: a slice keeps the whole map alive.
     return tensor.untyped_storage().nbytes() // tensor.element_size() * BYTES
 
 
@@ -249,6 +258,7 @@ def _placed(steps: list[_Step], output: Any, fixed: Iterable[int]) -> tuple[list
     Returned first is which output of which step every place was made for.
     """
     last = {_memory(tensor): number for number, step in enumerate(steps) for tensor in (*step.gives, *step.reads)}
+    # The caller reads the scores, so they outlive the last step.
     last |= {_memory(tensor): len(steps) for tensor in _tensors(output)}
     place: dict[int, int] = dict.fromkeys(fixed, -1)
     makers: list[tuple[int, int]] = []
@@ -261,6 +271,7 @@ def _placed(steps: list[_Step], output: Any, fixed: Iterable[int]) -> tuple[list
         for index, tensor in enumerate(step.gives):
             if (memory := _memory(tensor)) in place:
                 continue
+            # The lowest place of those that fit, so that the same net gives the same places each time.
             over = sorted(old for old in dying if sizes[old] == _bytes(tensor))
             place[memory] = over[0] if over else len(sizes)
             if not over:

@@ -29,6 +29,7 @@ def products(net: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Product
     Only shapes are computed where that is possible. Raises BudgetError, naming the operator, at one that cannot be
     counted, and for a net that works on several images together.
     """
+    # Two and three, not one and two: many operators treat a batch of one otherwise, as by squeezing it away.
     two, three = (on_zeros(net, (count, *image_shape), watched) for count in (2, 3))
     if [product.operator for product in two] != [product.operator for product in three]:
         raise BudgetError(
@@ -44,12 +45,14 @@ def products(net: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Product
 
 def _for_one(double: Product, triple: Product) -> Sizes:
     """Return a product's sizes for one image from those for two and for three."""
+    # Attention over the batch grows with its square, and a count for one image would depend on its neighbours.
     if 3 * double.macs != 2 * triple.macs:
         raise BudgetError(
             f"the operations of this net cannot be counted for one image: a '{double.operator}' in "
             f"{as_named(double.layer)} takes {double.macs:,} MACs for two images and {triple.macs:,} for "
             "three; a net must treat each image alike"
         )
+    # The size that grows is the batch's; its growth by one image is what one image takes.
     return tuple(a if a == b else b - a for a, b in zip(double.sizes, triple.sizes, strict=True))
 
 
@@ -131,6 +134,7 @@ def on_zeros(net: nn.Module, shape: tuple[int, ...], run: Callable[[nn.Module, T
         except BudgetError:
             raise
         except Exception:  # foreign code may raise anything
+            # A net may look at values, which meta tensors have none of; it then runs as it is, on its own device.
             like = next(net.parameters(), torch.zeros(()))
             with evaluating(net):
                 return run(net, torch.zeros(shape, device=like.device, dtype=like.dtype))

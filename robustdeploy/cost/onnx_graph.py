@@ -37,15 +37,18 @@ def product_macs(path: Path) -> dict[str, int]:
     model = read_model(path)
     _check_opset(path, model)
     _drop_weights(model.graph)  # first, as each step that follows copies the model
+    # Shape inference and the rules for nodes know ONNX's operators, not a model's own.
     model = onnx.inliner.inline_local_functions(model)
     batch = _free_batch(model)
     for dim in batch:
+        # Inference needs numbers: a symbolic batch leaves every reshaped size unknown.
         dim.dim_value = 1
     one = _counted(path, model)
     if not batch:
         return one
     for dim in batch:
         dim.dim_value = 2
+    # A second count tells what grows with the images from what is computed once, and finds nets that mix them.
     two = _counted(path, model)
     for name, single in one.items():
         if two.get(name) not in (single, 2 * single):
@@ -59,9 +62,11 @@ def product_macs(path: Path) -> dict[str, int]:
 def read_model(path: Path) -> onnx.ModelProto:
     """Read an ONNX file that holds all of itself; one that takes values from other files is an ArtifactError."""
     try:
+        # External data are paths in a file that somebody else may have written; loading would read whatever they name.
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError) as error:
         raise ArtifactError(f"cannot read {path} as ONNX: {error}") from error
+    # Almost any bytes parse as an empty protobuf message, so parsing alone proves nothing.
     if not model.ir_version or not model.graph.node:
         raise ArtifactError(f"{path} is no ONNX model: it has no graph")
     if (tensor := next(_elsewhere(model), None)) is not None:
@@ -72,6 +77,7 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 def _elsewhere(message: Any) -> Iterator[onnx.TensorProto]:
     """The tensors, anywhere in a message, whose values are in other files: any file that the runtime may read."""
+    # Over all fields of all messages: tensors hide in attributes, sparse constants and functions too.
     for field, value in message.ListFields():
         if field.type == field.TYPE_MESSAGE:
             for inner in (value,) if isinstance(value, Message) else value:
@@ -82,6 +88,7 @@ def _elsewhere(message: Any) -> Iterator[onnx.TensorProto]:
 
 def _check_opset(path: Path, model: onnx.ModelProto) -> None:
     newest = max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=0)
+    # A newer operator without a rule would silently count as 0.
     if newest > NEWEST_OPSET:
         raise ArtifactError(
             f"{path} is of opset {newest}, whose operators are not known here; export it for {NEWEST_OPSET} or older"
@@ -93,6 +100,7 @@ def _drop_weights(graph: onnx.GraphProto) -> None:
     given = {value.name for value in graph.input}
     kept = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= _MOST_SIZES]
     for tensor in graph.initializer:
+        # Older files list constants among the inputs already, and a name may stand there once.
         if math.prod(tensor.dims) > _MOST_SIZES and tensor.name not in given:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     del graph.initializer[:]
@@ -108,11 +116,13 @@ def _free_batch(model: onnx.ModelProto) -> list[Any]:
         if value.name not in constants and dims and not dims[0].HasField("dim_value"):
             free.append(dims[0])
             names.add(dims[0].dim_param)
+    # What an exporter wrote of shapes may hold the symbolic batch, or be wrong; inference writes them anew.
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     for graph in all_graphs(model.graph):
         del graph.value_info[:]
         inside = () if graph is model.graph else (*graph.input, *graph.output)
+        # Inputs of loops and branches name the batch again, by the same symbol.
         dims = [dim for value in inside for dim in value.type.tensor_type.shape.dim]
         free += [dim for dim in dims if dim.HasField("dim_param") and dim.dim_param in names]
     return free
@@ -138,6 +148,7 @@ class _Graph:
         self._values: dict[str, Any] = {}
         self._shapes: dict[str, Shape] = {}
         if simpler is not None:  # sizes that the graph computes are constants once the batch is one
+            # The simpler copy first, so that what the model itself says of a tensor has the last word.
             self._learn(simpler(model))
         self._learn(model)
 
@@ -148,6 +159,7 @@ class _Graph:
     def _of(self, graph: onnx.GraphProto, within: str, times: int) -> Iterator[tuple[str, int]]:
         for node in graph.node:
             name = within + node.output[0]
+            # A vendor's fused operator may hold a whole layer. Guessing 0 would make a budget true on paper alone.
             if node.domain not in ("", "ai.onnx") or node.op_type in UNCOUNTED:
                 operator = ".".join(filter(None, (node.domain, node.op_type)))
                 raise ArtifactError(f"{self._path}: the operator {operator} ('{name}') has no number of MACs here")
@@ -173,6 +185,7 @@ class _Graph:
         branches = [list(self._of(attribute(node, f"{name}_branch"), within, times)) for name in ("then", "else")]
         if (taken := self._values.get(node.input[0])) is not None:
             yield from branches[0 if bool(taken) else 1]
+        # Exporters write an If for a squeeze that may or may not be due; both ways cost the same there.
         elif len({sum(counted for _, counted in branch) for branch in branches}) == 1:
             yield from branches[0]
         else:
@@ -187,6 +200,7 @@ class _Graph:
             if (shape := self._shapes.get(node.input[len(node.input) - scanned])) is not None:
                 return shape[axis]
             raise _NoShape(f"{self._path}: how often the Scan '{node.name}' runs cannot be inferred")
+        # The loop runs its full count if its condition is never given, or is handed on unchanged.
         goes_on = body.output[0].name in {given.name for given in body.input[1:2]} or not node.input[1]
         if (trips := self._values.get(node.input[0])) is None:
             raise _NoShape(f"{self._path}: how often the Loop '{node.name}' runs cannot be inferred")
@@ -215,6 +229,7 @@ class _Graph:
                 dims = value.type.tensor_type.shape.dim
                 if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
                     self._shapes[value.name] = tuple(dim.dim_value for dim in dims)
+            # Only single numbers are looked up as values: conditions and numbers of trips.
             small = (tensor for tensor in graph.initializer if not tensor.external_data and len(tensor.dims) < 2)
             self._values |= {
                 tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in small if sum(tensor.dims) < 2

@@ -32,10 +32,12 @@ def node_macs(node: onnx.NodeProto, shapes: Shapes) -> int | None:
 
 
 def _convolution(weight: int) -> Callable[[onnx.NodeProto, Shapes], int]:
+    # Every output number is a sum over the inputs of its group and the filter: all sizes of the weight but the first.
     return lambda node, shapes: math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[weight]][1:])
 
 
 def _transposed(node: onnx.NodeProto, shapes: Shapes) -> int:
+    # Here every input number is multiplied by all weights that read it; outputs at the border have fewer summands.
     return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
 
 
@@ -57,11 +59,13 @@ def _recurrent(node: onnx.NodeProto, shapes: Shapes) -> int:
 def _attention(node: onnx.NodeProto, shapes: Shapes) -> int:
     """Each query by each key, and each of these scores by each value; all heads of the queries."""
     queries, keys, values = (shapes[name] for name in node.input[:3])
+    # A cache of earlier keys and values is attended to as well.
     past = shapes[node.input[4]][2] if len(node.input) > 4 and node.input[4] else 0
     if len(queries) == 4:
         heads, width, value_width = queries[1], queries[3], values[3]
     else:
         heads = attribute(node, "q_num_heads")
+        # In the form of three dimensions heads lie side by side, and keys may have fewer of them (grouped queries).
         width, value_width = queries[2] // heads, values[2] // attribute(node, "kv_num_heads")
     return queries[0] * heads * queries[-2] * (keys[-2] + past) * (width + value_width)
 
@@ -76,6 +80,7 @@ def einsum_macs(equation: str, shapes: Sequence[Shape]) -> int:
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, shapes, strict=True):
         for index, size in zip(term, shape, strict=True):
+            # A size of 1 is broadcast against the other factor's.
             sizes[index] = max(size, sizes.get(index, 1))
     total, left = 0, set(terms[0])
     for number, term in enumerate(terms[1:], 2):
@@ -103,6 +108,7 @@ def _indices(equation: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
     ]
     if arrow:
         return terms, result.replace("...", all_hidden)
+    # Without an arrow the result has the indices that occur once, in alphabetical order, as NumPy defines it.
     joined = "".join(terms)
     return terms, "".join(index for index in sorted(set(joined)) if index in all_hidden or joined.count(index) == 1)
 

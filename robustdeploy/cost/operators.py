@@ -31,7 +31,9 @@ class Kind:
 
 
 def _convolution(given: Sequence[Any], output: Tensor) -> list[Sizes]:
+    # By position, as the dispatcher passes all arguments of these operators.
     images, weight, transposed = given[0], given[1], given[6]
+    # A transposed convolution multiplies each input pixel by the filter, a plain one sums for each output pixel.
     moved = images if transposed else output
     return [(moved.shape[0], math.prod(moved.shape[2:]), *weight.shape[:2], math.prod(weight.shape[2:]))]
 
@@ -87,6 +89,7 @@ _TAGS = frozenset({torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.view_copy
 def name_of(operator: Any) -> str:
     """Return an operator's name without its library and overload; one that works in place has that of the other."""
     name = str(operator.overloadpacket.__name__)
+    # Dunder names such as ``__and__`` end in underscores without working in place.
     return name if name.endswith("__") or name == "set_" else name.removesuffix("_")
 
 
@@ -95,12 +98,14 @@ def has_no_products(operator: Any) -> bool:
     """Whether ``operator`` certainly multiplies no two tensors and adds up."""
     if operator.namespace == "profiler":  # marks a place in a profile
         return True
+    # An operator of another library may be anything, a product too.
     if operator.namespace not in ("aten", "prims", "prim"):
         return False
     name, overloads = name_of(operator), _overloads(operator)
     tags = {tag for overload in overloads for tag in overload.tags}
     if name in _NONE or tags & _TAGS or any(overload.is_view for overload in overloads):
         return True
+    # torch's core set is small and was looked through once; all other operators have to be listed.
     return torch.Tag.core in tags and name not in PRODUCTS and name not in _NONE_THOUGH_CORE
 
 

@@ -89,6 +89,7 @@ def watched(net: nn.Module, images: Tensor) -> list[Product]:
     handles = []
     for name, module in net.named_modules():
         handles.append(module.register_forward_pre_hook(watch.entering(name), with_kwargs=True))
+        # always_call, or a layer that raises would stay the innermost one for whoever catches the error.
         handles.append(module.register_forward_hook(watch.leaving, with_kwargs=True, always_call=True))
     try:
         with unfused(), watch:
@@ -106,6 +107,7 @@ class _Watch(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[Product] = []
         self._running = [""]
+        # By storage and not by tensor: a transposed or sliced weight is still that parameter's.
         self._owners: dict[int, list[tuple[str, str]]] = {}
         for module_name, module in net.named_modules(remove_duplicate=False):
             for kind, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
@@ -131,6 +133,7 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        # Before the operator runs: one that works in place changes what its arguments are.
         number = self._number((func, args, kwargs), unique=torch.Tag.nondeterministic_seeded in func.tags)
         output = _run(func, args, kwargs)
         if (kind := PRODUCTS.get(name := name_of(func))) is not None and func.namespace == "aten":
@@ -151,8 +154,10 @@ class _Watch(TorchDispatchMode):
                 f"tensors (in {as_named(self._running[-1])}); write it with dense real ones"
             )
         layer, operand = self._running[-1], None
+        # The weight mostly is the last factor; in a product of two parameters either would do.
         if (weights := next((each for each in reversed(factors) if _memory(each) in self._owners), None)) is not None:
             owners = self._owners[_memory(weights)]
+            # A shared weight belongs to the layer that is running; outside of all its owners to the first.
             layer, parameter = next((owner for owner in owners if owner[0] == layer), owners[0])
             operand = Operand(parameter, tuple(weights.shape), tuple(weights.stride()), int(weights.storage_offset()))
         again = number in self._seen
@@ -168,12 +173,14 @@ class _Watch(TorchDispatchMode):
 
     def _key(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
+            # With its type, since True, 1 and 1.0 are equal in Python and not to an operator.
             return (type(leaf), leaf) if isinstance(leaf, (int, float, bool, str)) else str(leaf)
         memory = _memory(leaf)
         number, writes = self._number_of.get(leaf, (None, 0))
         if number is not None and writes == self._writes.get(memory, 0):
             return ("made", number)
         self._leaves.append(leaf)  # held, so that no other tensor takes its place in memory
+        # Two views of one memory show other numbers, so the address alone does not tell them apart.
         layout = (tuple(leaf.shape), tuple(leaf.stride()), leaf.storage_offset())
         return ("there", memory, self._writes.get(memory, 0), layout, leaf.dtype)
 
@@ -182,6 +189,7 @@ class _Watch(TorchDispatchMode):
         named = {argument.name: given for argument, given in zip(func._schema.arguments, args, strict=False)} | kwargs
         for argument in func._schema.arguments:
             given = named.get(argument.name)
+            # The schema says what is written to: in-place operators, but also those with an ``out`` argument.
             if argument.alias_info is not None and argument.alias_info.is_write and isinstance(given, Tensor):
                 memory = _memory(given)
                 self._writes[memory] = self._writes.get(memory, 0) + 1

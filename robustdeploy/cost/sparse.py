@@ -44,6 +44,7 @@ def nonzero_layer_macs(net: nn.Module, image_shape: tuple[int, int, int]) -> dic
         if product.again:
             continue
         weights = None if product.operand is None else product.operand.of(held[product.operand.name].detach())
+        # A fraction, since a product's MACs are an exact multiple of its weights and a float might lose one.
         used = Fraction(1) if weights is None else Fraction(int(torch.count_nonzero(weights)), weights.numel())
         counts[product.layer] += int(product.macs * used)
     return dict(counts)
@@ -87,6 +88,7 @@ def onnx_nonzero_macs(path: Path) -> int:
     """
     counted = product_macs(path)
     try:
+        # Safe here with its external data: counting has refused files that take values from elsewhere.
         model = onnx.inliner.inline_local_functions(onnx.load(path))
         graphs = list(all_graphs(model.graph))
         stored = [tensor for graph in graphs for tensor in graph.initializer]
