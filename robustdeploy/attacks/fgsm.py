@@ -24,6 +24,7 @@ class Fgsm:
         """Return one adversarial image per input."""
         low, high = box(images, threat)
         gradient, _ = input_gradient(net, images, labels)
+        # Whole grey levels, as in the box. A step of eps itself might round past the box and be cut there.
         stepped = images + threat.levels / 255 * gradient.sign()
         return to_grey_levels(stepped.clamp(low, high))
 

@@ -56,9 +56,12 @@ class Pgd:
             found, loss, fooled = self._one_start(
                 net, images[standing], labels[standing], threat, noise.select(standing), restart
             )
+            # Fooled goes before any loss: under cross-entropy an image may be wrong at a lower loss than another
+            # restart had.
             better = fooled | (loss > best_loss[standing])
             best[standing[better]] = found[better]
             best_loss[standing[better]] = loss[better]
+            # Only those that stand go on, so that restarts cost little where most images have fallen.
             standing = standing[~fooled]
         return best
 
@@ -68,12 +71,15 @@ class Pgd:
         """Run one restart; return the best iterate per image, its loss, and whether it is misclassified."""
         low, high = box(images, threat)
         climbed = margin_loss if self.loss == "margin" else cross_entropy
+        # Iterates are rounded to grey levels, and a smaller step would be rounded back to where it began.
         alpha = max(self.alpha if self.alpha is not None else threat.levels / 255 / 4, 1 / 255)
+        # Uniform in the box and not in the ball: near black or white, cutting would heap starts up at the border.
         start = low + (high - low) * noise.uniform(restart, tuple(images.shape[1:]))
         current = to_grey_levels(start).clamp(low, high)
         best, best_loss = current.clone(), torch.full((len(images),), -torch.inf, device=images.device)
         fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         active = torch.arange(len(images), device=images.device)
+        # One pass more than steps: the last iterate is judged as well, and needs no gradient.
         for step in range(self.steps + 1):
             last = step == self.steps
             gradient, scores = (
@@ -89,6 +95,7 @@ class Pgd:
             fooled[active[wrong]] = True
             if gradient is None or bool(wrong.all()):
                 break
+            # An image that is fooled rests where it is; a further step might take it back.
             active, gradient = active[~wrong], gradient[~wrong]
             stepped = to_grey_levels(current[active] + alpha * gradient.sign())
             current[active] = torch.minimum(torch.maximum(stepped, low[active]), high[active])

@@ -31,6 +31,7 @@ class GradientAttack(Protocol):
 def box(images: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
     """Lowest and highest value each pixel may take, whole grey levels both; the radius is rounded down to those."""
     eps = threat.levels / 255
+    # Rounded again, as a float32 difference of grey levels may miss the nearest one by a bit.
     return to_grey_levels((images - eps).clamp_min(0)), to_grey_levels((images + eps).clamp_max(1))
 
 
@@ -61,8 +62,10 @@ def input_gradient(net: nn.Module, images: Tensor, labels: Tensor, loss: Loss = 
     evaluation to find out.
     """
     leaf = images.detach().requires_grad_()
+    # Evaluation and validation run under no_grad, and an attack needs its gradient all the same.
     with torch.enable_grad():
         scores = net(leaf)
+        # A sum and not a mean: each image's gradient is then its own, whatever the size of the batch.
         total = loss(scores, labels).sum()
         (found,) = torch.autograd.grad(total, leaf, allow_unused=True) if total.requires_grad else (None,)
     return torch.zeros_like(leaf) if found is None else found.detach(), scores.detach()

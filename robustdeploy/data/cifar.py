@@ -80,6 +80,7 @@ def _read_binary(
     cifar: Cifar, root: Path, part: Literal[0, 1], size: int | None, progress: Progress | None = None
 ) -> Images:
     rows = np.concatenate([_rows(cifar, root / cifar.binary / name) for name in cifar.files[part]])
+    # CIFAR-100 has the coarse label first and the fine one behind it.
     labels = rows[:, cifar.label_bytes - 1]
     return _images(rows[:, cifar.label_bytes :].reshape(-1, 3, 32, 32), labels.tolist(), size, progress)
 
@@ -89,6 +90,7 @@ def _rows(cifar: Cifar, path: Path) -> np.ndarray[tuple[int, int], np.dtype[np.u
         flat = np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataError(f"cannot read {path.absolute()}: {error.strerror}; {cifar.title} needs it") from error
+    # 3 channels of 32×32 pixels.
     length = cifar.label_bytes + 3072
     if not flat.size or flat.size % length:
         raise DataError(f"{path.absolute()} has {flat.size} bytes, no multiple of {length}: it is damaged")

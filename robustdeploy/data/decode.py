@@ -71,6 +71,7 @@ def probe(path: Path) -> tuple[int, int, int]:
     try:
         with _warnings_told(), _stream(path) as stream:
             image = _opened(stream)
+            # These four of EXIF's eight orientations exchange height and width.
             turned = _orientation(image) in (5, 6, 7, 8)
             sides = (image.width, image.height) if turned else (image.height, image.width)
             return (1 if image.mode in _GREY else 3, *sides)
@@ -118,6 +119,7 @@ def decode(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool, pro
     import torch
 
     check_images(len(paths), shape)
+    # One array that threads write into: a list of images to be joined would take twice the memory.
     images = np.empty((len(paths), *shape), np.uint8)
     unreadable: dict[int, str] = {}
     unfit: dict[int, str] = {}
@@ -134,6 +136,7 @@ def decode(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool, pro
         return end, changes
 
     changes = Counter[str]()
+    # Threads and not processes: Pillow lets go of the interpreter's lock while it decodes.
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         with _warnings_told():
@@ -142,6 +145,7 @@ def decode(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool, pro
                 if progress is not None:
                     progress(done, len(paths))
     finally:
+        # Without this Ctrl-C would wait until the last of a million files is decoded.
         pool.shutdown(cancel_futures=True)
     if unfit:
         raise DataError(*_first([unfit[place] for place in sorted(unfit)]))
@@ -161,6 +165,7 @@ def resized(images: Tensor, size: int | None) -> Tensor:
     check_images(len(images), (images.shape[1], size, size))
     parts = []
     for part in torch.split(images, 1024):  # in parts, since the floats take four times the memory
+        # Antialiased, as Pillow's resizing of files is; without it small images hold whatever pixel was hit.
         scaled = F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
         parts.append(scaled.round_().clamp_(0, 255).to(torch.uint8))
     return torch.cat(parts)
@@ -176,6 +181,7 @@ def _warnings_told() -> Iterator[None]:
     """Pillow warns of much that is wrong with a file, and goes on; entered in one thread, for all of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # Pillow warns from one limit on and raises at twice that. Both must end the reading of the file.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
@@ -197,6 +203,7 @@ def _stream(path: Path) -> BinaryIO:
 
 def _opened(stream: BinaryIO) -> Image.Image:
     """Open an image, its pixels still to be decoded; what is none of ours, or not of 8 bits, is ``_Unreadable``."""
+    # Of the open file and not of the path, which may be another one by then.
     about = os.fstat(stream.fileno())
     if found := no_file(about.st_mode):
         raise _Unreadable(f"it is {found}")
@@ -206,6 +213,7 @@ def _opened(stream: BinaryIO) -> Image.Image:
         image = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise _Unreadable(f"it is damaged, or none of {', '.join(FORMATS)}") from error
+    # Before any pixel is decoded: the head alone tells size and format.
     _check(image)
     return image
 
@@ -219,6 +227,7 @@ def _check(image: Image.Image) -> None:
         return
     if _has_sixteen_bits(image):
         raise _Unreadable("it has 16 bits per channel; save it with 8, since a cut to 8 is a choice of yours")
+    # Pillow would read the first one, and nobody would learn that others were passed over.
     if (pictures := getattr(image, "n_frames", 1)) > 1:
         raise _Unreadable(f"it holds {pictures} pictures; save the one that is meant")
 
@@ -245,6 +254,7 @@ def _pixels(path: Path, shape: tuple[int, int, int], resize: bool, changes: Coun
             )
         plain = _flattened(plain, "L" if channels == 1 else "RGB", its)
     if (plain.height, plain.width) != (height, width):
+        # After turning and flattening: resizing a palette or transparent pixels mixes numbers that are no colours.
         plain = plain.resize((width, height), Image.Resampling.BILINEAR)
     if its:
         changes.update(its)
@@ -266,10 +276,12 @@ def _turned(image: Image.Image, changes: list[str]) -> Image.Image:
 
 def _flattened(image: Image.Image, mode: str, changes: list[str]) -> Image.Image:
     if image.mode == mode and "transparency" not in image.info:
+        # Pillow decodes when pixels are first asked for, which would be after the file is closed.
         image.load()
         return image
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         whole = image.convert("RGBA")
+        # Many files have an alpha channel in which nothing is transparent; those are not changed.
         if min(whole.getchannel("A").tobytes()) < 255:
             changes.append(_FLATTENED)
             whole = Image.alpha_composite(Image.new("RGBA", whole.size, (0, 0, 0, 255)), whole)

@@ -47,12 +47,15 @@ def _read(part: Literal["train", "test"], size: int | None, progress: Progress |
     from robustdeploy.data.split import split
 
     raw = load_digits()
+    # The set has 17 grey levels, 0 to 16; attacks and boards work on 8-bit images.
     pixels = np.rint(raw.images * (255 / 16)).astype(np.uint8)[:, None]
     whole = numbered(torch.from_numpy(pixels), torch.from_numpy(raw.target))
+    # scikit-learn has no test set of its own; by hash, the same images are it for everybody.
     sides = split(whole, _TEST_SHARE)
     chosen = sides.train if part == "train" else sides.held_out
     if progress is not None:
         progress(len(chosen), len(chosen))
+    # Numbered anew: ids are places in the set that was read, here one side of the split.
     return numbered(resized(chosen.images, size), chosen.labels)
 
 

@@ -39,6 +39,7 @@ class Gtsrb:
         from robustdeploy.errors import DataError
 
         folder = needed(path, "gtsrb", _LAYOUT).absolute()
+        # torchvision's reader adds the inner folder's name by itself.
         root = folder.parent if folder.name == "gtsrb" and not (folder / "gtsrb").is_dir() else folder
         training = root / "gtsrb" / "GTSRB" / "Training"
         count = len([p for p in training.iterdir() if p.is_dir()]) if training.is_dir() else 0
@@ -66,11 +67,13 @@ def _read(
     from robustdeploy.errors import DataError
 
     try:
+        # The list alone is taken from torchvision: it decodes image by image, without our checks and threads.
         samples = datasets.GTSRB(root, split=part, download=False)._samples
     except (RuntimeError, OSError, KeyError, ValueError) as error:
         raise DataError(f"cannot read {root / 'gtsrb'}: {error}; expected {_LAYOUT}") from error
     paths = [Path(path) for path, _ in samples]
     labels = [label for _, label in samples]
+    # Always resized: the published signs have sizes from 15 to 250 pixels.
     return read_images(paths, labels, shape, True, progress, _tracks(paths) if part == "train" else None)
 
 

@@ -34,6 +34,7 @@ class Idx:
 def idx_source(idx: Idx, path: Path | None, size: int | None) -> Source:
     """Return the source in ``path``; the inner folders may be named as well."""
     folder = needed(path, idx.name, idx.layout).absolute()
+    # Users point at any of the three folders inside each other; none of them is a mistake worth an error.
     for root in (folder, folder.parent, folder.parent.parent):
         if (root / idx.dataset / "raw").is_dir() and (root / idx.dataset / "raw").is_relative_to(folder):
             break
@@ -60,6 +61,7 @@ def _read(idx: Idx, root: Path, train: bool, size: int | None, progress: Progres
         images, labels = found.data[:, None], found.targets
     except (RuntimeError, OSError, ValueError, AssertionError, IndexError) as error:
         raise DataError(f"cannot read {root / idx.dataset / 'raw'}: {error}; expected {idx.layout}") from error
+    # torchvision checks no sizes against each other, and a file cut short may still be read.
     if len(images) != len(labels) or tuple(images.shape[1:]) != (1, 28, 28) or int(labels.max()) > 9:
         raise DataError(
             f"{root / idx.dataset / 'raw'} holds {tuple(images.shape)} pixels and {len(labels)} labels up to "

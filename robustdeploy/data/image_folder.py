@@ -23,6 +23,7 @@ def folder_source(path: Path, size: int | None, name: str, mirror: bool) -> Sour
     """Return the image folder at ``path``; its shape is read from the first sound image of each class."""
     train, test = path / "train", _test_folder(path)
     classes, theirs = _classes(train), _classes(test)
+    # Labels are places in the list of classes; with different lists a test would compare apples with pears.
     if set(classes) != set(theirs):
         alone = ((test, set(classes) - set(theirs)), (train, set(theirs) - set(classes)))
         told = "; ".join(f"{folder} lacks {_some(sorted(names))}" for folder, names in alone if names)
@@ -32,6 +33,7 @@ def folder_source(path: Path, size: int | None, name: str, mirror: bool) -> Sour
     (files, others), (test_files, test_others) = _files_of(classes), _files_of(theirs)
     heads = [_head(files[label]) for label in files]
     _, height, width = heads[0]
+    # Colour if any class has it: grey becomes colour without a loss, and not the other way round.
     shape = (max(head[0] for head in heads), size or height, size or width)
     read = partial(_read, shape=shape, resize=size is not None)
     return Source(
@@ -65,6 +67,7 @@ def _read(
 
 def _head(paths: list[Path]) -> tuple[int, int, int]:
     """Return what the first sound image of a class says of its shape."""
+    # A few damaged files are left for the reading, which tells of all of them together.
     for path in paths[:100]:
         try:
             return probe(path)
@@ -91,6 +94,7 @@ def _classes(folder: Path) -> dict[str, Path]:
         name = unicodedata.normalize("NFC", entry.name)
         if one_line(name) != name:
             raise DataError(f"the class folder {one_line(entry.path)} has a name that cannot be shown; rename it")
+        # On a file system without case the two would be one folder, and the same archive gives two different data sets.
         if (other := alike.setdefault(name.casefold(), entry.name)) != entry.name:
             raise DataError(
                 f"the class folders '{other}' and '{entry.name}' in {folder.absolute()} have the same name but for "
@@ -99,6 +103,7 @@ def _classes(folder: Path) -> dict[str, Path]:
         found[name] = Path(entry.path)
     if len(found) < 2:
         raise DataError(f"{folder.absolute()} must hold one folder per class, at least two; found {_names(folder)}")
+    # Sorted by code point, not by locale: the order is that of the logits, on every machine.
     return dict(sorted(found.items()))
 
 
@@ -108,6 +113,7 @@ def _files_of(classes: Mapping[str, Path]) -> tuple[dict[str, list[Path]], Count
     others: Counter[str] = Counter()
     for name, place in classes.items():
         found = list(_walk(place))
+        # The order in which a system lists files differs from machine to machine, and ids are places in this list.
         files[name] = sorted(path for path, is_image in found if is_image)
         others.update(one_line(path.suffix.lower())[:10] for path, is_image in found if not is_image)
     if empty := [str(classes[name].absolute()) for name, held in files.items() if not held]:
@@ -124,6 +130,7 @@ def _most(found: Counter[str]) -> list[tuple[str, int]]:
 
 def _walk(folder: Path, within: tuple[str, ...] = ()) -> Iterator[tuple[Path, bool]]:
     """Files below ``folder``, each with whether its name is an image's; links are followed, though never in circles."""
+    # By real path, as a link into a folder above would go round for ever under new names.
     own = os.path.realpath(folder)
     if own in within:
         return

@@ -65,6 +65,7 @@ def load_data(spec: Data, progress: Progress | None = None, say: Say | None = No
     sides = split(images, spec.validation)
     _check_classes(source, sides.train.labels, "training")
     _check_classes(source, sides.held_out.labels, "validation")
+    # Of training images alone: statistics of held-out ones would let the net know of them.
     mean, std = (source.mean, source.std) if source.mean and source.std else channel_statistics(sides.train.images)
     return Loaded(
         name=source.name,
@@ -88,6 +89,7 @@ def load_test(
 ) -> Images:
     """Read the test set of ``spec`` for a net that knows ``classes_expected``; other classes are a DataError."""
     source = find_source(spec)
+    # The same names in another order would be other labels.
     if source.classes != tuple(classes_expected):
         raise DataError(
             f"the net knows {_listed(classes_expected)}; data set '{source.name}' has {_listed(source.classes)}: "
@@ -125,7 +127,9 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     for channel in images.unbind(1):
         shares = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
         mean = (shares * values).sum()
+        # Four places, as recipes and papers write them; they are part of net.json and of its digest.
         means.append(round(float(mean), 4))
+        # All images of one colour would have no deviation to divide by.
         stds.append(max(round(float((shares * (values - mean) ** 2).sum().sqrt()), 4), 1 / 255))
     return tuple(means), tuple(stds)
 

@@ -23,6 +23,7 @@ Prints = Mapping[str, npt.NDArray[Any]]
 
 def prints_of(*sets: Images) -> Prints:
     """Return the prints of all images of ``sets``, one after another."""
+    # Eight of 32 bytes: among millions of images a chance of two alike remains of about one in a million.
     hashes = [digest[:8] for images in sets for digest in image_hashes(images.to(torch.device("cpu")))]
     thumbnails = []
     for images in sets:

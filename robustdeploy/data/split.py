@@ -55,6 +55,7 @@ def _group_keys(hashes: list[bytes], groups: list[int]) -> list[bytes]:
     while True:  # a round carries the smallest hash over one more join; few rounds reach everybody
         smallest: dict[int | bytes, bytes] = {}
         for key, group, image_hash in zip(keys, groups, hashes, strict=True):
+            # Groups are numbers and hashes bytes, so one table holds both without a clash.
             smallest[group] = min(key, smallest.get(group, key))
             smallest[image_hash] = min(key, smallest.get(image_hash, key))
         joined = [min(smallest[g], smallest[h]) for g, h in zip(groups, hashes, strict=True)]
@@ -67,10 +68,12 @@ def _first_keys(keys: list[bytes], labels: list[int], share: float) -> set[bytes
     classes: dict[int, list[bytes]] = {}
     for key, label in zip(keys, labels, strict=True):
         classes.setdefault(label, []).append(key)
+    # Chosen by key: a copy under another label carries the same key and goes along.
     return {key for members in classes.values() for key in sorted(members)[: math.ceil(share * len(members))]}
 
 
 def _digest(hashes: list[bytes], labels: list[int], held: list[bool]) -> str:
+    # Sorted, so that the digest is of a set: the order of files says nothing of the data.
     rows = sorted(
         bytes([side]) + label.to_bytes(8, "big") + image_hash
         for image_hash, label, side in zip(hashes, labels, held, strict=True)
