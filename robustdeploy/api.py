@@ -103,7 +103,7 @@ def plan(
     # A trained run keeps its own recipe, so the plan must be of that one, as the work would be.
     run = Run(root, kept if kept is not None and trained else loaded)
     asked = run.recipe.model_copy(update={"evaluate": loaded.evaluate})
-    # Who names a net's factory in the recipe that he runs vouches for it; one named in a file alone is not called.
+    # Whoever runs a recipe vouches for the factory in it. One that only a file names is not called.
     with Session(run, asked, trust=[loaded.net], talk=talk) as session:
         return run, planned(run, list(Graph(session, net).goals(goals)), force=force)
 
@@ -233,7 +233,7 @@ def adopt(
         info = load_info(origin)
         named = recipe is not None or any(each.replace(" ", "").startswith("net=") for each in overrides)
         trust = trust or ([loaded.net] if named else False)
-        # Before anything of the net's folder is used: its net.json may name any function on this machine.
+        # Before the net is loaded: its net.json may name any function on this machine.
         check_trusted(info.net, origin, trust)
         # Neither the dense net beside it nor another net's name belongs to what is taken over.
         loaded = loaded.model_copy(update={"net": info.net, "baseline": False})

@@ -106,7 +106,7 @@ def _array(content: bytes, where: str) -> npt.NDArray[Any]:
     # Python's integers: numpy's own product overflows for a shape that is made to.
     if math.prod(shape) * dtype.itemsize != len(content) - start:
         raise ArtifactError(f"{where} says {dtype} of shape {shape} and holds {len(content) - start} bytes")
-    # A copy, since an array over bytes is read-only and keeps the whole archive alive.
+    # A copy, since an array over bytes cannot be written to.
     return np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if by_columns else "C").copy()
 
 

@@ -23,7 +23,7 @@ _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, 
 
 def canonical_json(value: Any) -> str:
     """Return the one JSON text that equal values share: sorted keys, no spaces; NaN and infinity are a ValueError."""
-    # No ASCII escapes and no spaces: one value must have one text, or equal settings would have different hashes.
+    # Fingerprints are hashes of this text, so equal settings must never be written in two ways.
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

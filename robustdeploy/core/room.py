@@ -31,6 +31,8 @@ def check_room(what: str, needed: float, fix: str, available: int | None) -> Non
 def _of_machine() -> Iterator[int]:
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            # MemFree leaves out what the kernel would give back, such as cached files; the kernel estimates this one
+            # itself.
             if line.startswith("MemAvailable:"):
                 yield int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
@@ -60,6 +62,7 @@ def left_of_control_groups(root: Path, lines: Sequence[str]) -> Iterator[int]:
         (root / "memory", names.get("memory", "/"), ("memory.limit_in_bytes", "memory.usage_in_bytes")),
     ):
         own = top / name.strip("/")
+        # Every group around this one limits it as well. In a container the innermost often has no limit of its own.
         for folder in (own, *own.parents):
             if folder.is_relative_to(top) and (left := _left(folder, *files)) is not None:
                 yield left
@@ -68,6 +71,7 @@ def left_of_control_groups(root: Path, lines: Sequence[str]) -> Iterator[int]:
 def _left(folder: Path, limit: str, used: str) -> int | None:
     """The limit less what is used; files that the kernel merely keeps at hand do not count as used."""
     try:
+        # The kernel counts cached files as used, though it drops them before it refuses memory.
         held = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
         kept = int(held.get("inactive_file", held.get("total_inactive_file", "0")))
         return int((folder / limit).read_text()) - int((folder / used).read_text()) + kept
@@ -76,6 +80,7 @@ def _left(folder: Path, limit: str, used: str) -> int | None:
 
 
 def _of_process() -> Iterator[int]:
+    # That limit is on the address space, hence the first number of statm, and not the resident one.
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft == resource.RLIM_INFINITY:
         return

@@ -80,7 +80,7 @@ def _check_duration(window: Window, plan: Plan, took_s: float) -> None:
     empty = int(window.empty_ns.min()), int(window.empty_ns.max())
     if empty[0] < 0 or empty[1] > took_s * 1e9 * _CLOCKS_APART:
         raise impossible("time", "empty_ns", f"must be 0 to {took_s * 1e9:.4g} ns, not {empty[0]:,} to {empty[1]:,} ns")
-    # The empty call excuses gaps between samples below, so a board must not call it slow.
+    # The empty call excuses gaps between samples below, so a board must not claim that it is slow.
     if (usual := _usual(window.empty_ns)) > _EMPTY_NS:
         raise impossible("time", "empty_ns", f"is usually {usual:,} ns, where {_EMPTY_NS:,} is very slow already")
 

@@ -82,7 +82,7 @@ def overview(root: Path, *, latest: bool = False) -> Overview:
         check_readable(root)
         records = Ledger(root / LEDGER).records()
         updated = _utc(records[-1].time) if records else None
-        # A process at work is always between two writes, e.g. sealed in the ledger and without its manifest yet.
+        # A process at work may be between two writes, e.g. sealed in the ledger and without its manifest yet.
         problem = "" if process else _damage(root, records)
         state, detail = ("damaged", problem) if problem else _state(root, records, process is not None)
         report = _report(root) if state == "reported" else {}

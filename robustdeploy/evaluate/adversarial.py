@@ -23,7 +23,6 @@ from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Labels, Threat
 
 FILE = "attacks.npz"
-# The largest test set with ten attacks stays below; a forged size must not exhaust the memory.
 _MOST_BYTES = 2**36
 _AGAIN = "`robustdeploy evaluate --force` finds it again"
 

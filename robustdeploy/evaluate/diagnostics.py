@@ -229,7 +229,7 @@ def _repeatable(outcomes: Outcomes, host: HostFindings) -> Diagnostic:
         text += f", and {restless} of these changed in batches of the same size too"
     if host.unsteady is not None:
         text += f"; of the exported net, torch says: {host.unsteady}"
-    # A label that depends on its neighbours can be repaired by a reader who picks the batch: not one of them may move.
+    # Not one label may move: one that depends on its neighbours is no answer about its image.
     blocked = moved > 0 or host.unsteady is not None
     return Diagnostic(id="repeatable", level=_level(blocked), text=text, value=moved, threshold=0)
 

@@ -55,7 +55,6 @@ class HostNet:
         self, attack: GradientAttack, images: Bytes, labels: Labels, threat: Threat, key: int, ids: Labels
     ) -> Bytes:
         """Let ``attack`` propose an image for each input; proposals are rounded to 8 bits."""
-        # Large images would not fit into memory at once.
         if len(images) > self.at_once:  # an image's result does not depend on the others
             parts = self._parts(len(images))
             return np.concatenate([self.attack(attack, images[p], labels[p], threat, key, ids[p]) for p in parts])

@@ -65,7 +65,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     except FileNotFoundError as problem:
         raise ArtifactError(f"{path} does not exist") from problem
     except (DecodeError, onnx.checker.ValidationError, ValueError) as problem:
-        # The checker goes on with the whole node, which for a large net is pages long.
+        # The checker's further lines repeat the whole node.
         first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         raise ArtifactError(f"{path} is not a sound ONNX file: {first}") from problem
     return model

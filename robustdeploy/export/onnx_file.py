@@ -31,7 +31,7 @@ def export_onnx(
 ) -> None:
     """Write ``net`` to ``path``. Raises ArtifactError when the exporter cannot follow the net's forward pass."""
     _check_size(net)
-    # The exporter changes what it is given, and the net is still needed for parity.
+    # `cpu`, `float` and `eval` change a module in place, and the net is still needed as it is.
     net = copy.deepcopy(net).cpu().float().eval()
     # Two images: a batch of one would be taken for a constant.
     images = torch.zeros(2, *image_shape)
@@ -55,7 +55,7 @@ def export_onnx(
     model = program.model_proto
     write_metadata(model, metadata, image_shape[0], doc)
     _name_batch(model)
-    # protobuf gives no order to maps otherwise, and equal nets would have different hashes.
+    # protobuf gives no order to maps otherwise, and equal nets could have different hashes.
     content = model.SerializeToString(deterministic=True)
     onnx.checker.check_model(content)
     atomic_write_bytes(path, content)
@@ -77,7 +77,7 @@ class _Named(nn.Module):
 
 
 def _check_size(net: nn.Module) -> None:
-    # Beforehand: protobuf fails after minutes of work, with words that name no size.
+    # Beforehand: protobuf refuses only the finished file, with words that name no size.
     size = sum(tensor.numel() * 4 for tensor in (*net.parameters(), *net.buffers()))
     if size >= MOST_BYTES:
         raise ArtifactError(
@@ -117,7 +117,7 @@ def _reason(problem: BaseException) -> str:
 
 def _name_batch(model: onnx.ModelProto) -> None:
     for value in (*model.graph.input, *model.graph.output):
-        # The exporter may name the free batch by a symbol of its own, which changes from version to version.
+        # The exporter may name the free batch by a symbol of its own; what is promised to readers of the file is N.
         value.type.tensor_type.shape.dim[0].dim_param = "N"
 
 

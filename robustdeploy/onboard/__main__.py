@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _take_pipe() -> tuple[FileIO, FileIO]:
     """Keep stdin and stdout for messages alone: later reads of 0 find nothing, later prints to 1 go to stderr."""
-    # Unbuffered: the thread polls the descriptor, and bytes held back in a buffer of Python would be invisible to it.
+    # Unbuffered, so that an answer leaves at once and nothing is read ahead of the message that is due.
     reader = os.fdopen(os.dup(0), "rb", buffering=0)
     writer = os.fdopen(os.dup(1), "wb", buffering=0)
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -119,7 +119,7 @@ def _zones(base: Path) -> dict[str, dict[str, float]]:
         values = {"now_c": temperature / 1000}
         for trip in _files(folder, "trip_point_*_type"):
             kind = _text(trip)
-            # Some kernels list trip points that are switched off, with a limit of 0 or below.
+            # A limit of 0 or below is no trip point: every temperature would be above it.
             limit = number(_text(trip.with_name(trip.name.replace("_type", "_temp"))))
             if kind in _TRIPS and limit is not None and limit > 0:
                 values[f"{kind}_c"] = min(limit / 1000, values.get(f"{kind}_c", math.inf))

@@ -183,7 +183,7 @@ def _head_length(prefix: bytes, limits: Limits) -> int:
 
 def _parse_head(text: bytes, limits: Limits) -> tuple[dict[str, Any], list[_Spec]]:
     try:
-        # Python reads NaN and Infinity, which are no JSON; a NaN would pass every later comparison.
+        # Python reads NaN and Infinity, which are no JSON, and a NaN slips through every later check of a range.
         document = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
         if nests_deeper(document, _MOST_LEVELS):
             raise RecursionError("it nests too deeply")

@@ -37,6 +37,7 @@ def accuracy_chart(lines: Sequence[AttackLine], styles: Styles) -> str:
             parts.append(_whisker(styles[subject], one.rows[subject], y))
         y += 10
     told = "; ".join(f"{one.label}: " + _told(one.rows.items()) for one in lines)
+    # Always from 0 to 100 %: a cut axis would make small differences look large.
     grid = axis(_percent_ticks(), 4, y)
     return drawing("accuracy-chart", "Accuracy under each attack, with intervals", told, y + 24, grid, *parts)
 

@@ -42,6 +42,7 @@ def render(report: Report, formats: Sequence[str], folder: Path, suffix: str = "
             continue
         if Path(made.filename).name != made.filename:
             raise UsageError(f"the report format '{name}' would write '{made.filename}', which is no plain file name")
+        # Before any is written: a format that fails must not leave new and old renderings side by side.
         texts[path] = made(report)
     for path, text in texts.items():
         atomic_write_text(path, text)

@@ -69,6 +69,7 @@ def axis(ticks: Iterable[tuple[float, str]], top: float, bottom: float) -> str:
     """Return vertical grid lines with their labels below; ``ticks`` are (share of the width, label)."""
     parts = []
     for share, label in ticks:
+        # Labels at the ends would be cut if they were centred on their lines.
         anchor = "start" if share <= 0.01 else "end" if share >= 0.99 else "middle"
         parts.append(line(across(share), top, across(share), bottom, "grid"))
         parts.append(text(label, across(share), bottom + 16, "tick", anchor))

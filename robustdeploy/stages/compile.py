@@ -68,7 +68,7 @@ class Compile:
         session, talk = self.session, self.session.talk
         folder = work.folder / FOLDER
         folder.mkdir(exist_ok=True)
-        # A kill while files were fetched leaves some of them, and a sealed engine has no others.
+        # A kill while files were fetched leaves some of them, and the folder must hold one engine alone.
         for left in folder.iterdir():  # half of another engine
             left.unlink()
 

@@ -53,7 +53,7 @@ class Square:
         margins, fooled = self._ask(model, best, labels, np.arange(len(images)))
         # The stripes took the first query, so that the number in the label is what was really spent.
         for step in range(1, self.queries):
-            # An image that is wrong already needs no more queries; the saved ones are reported as fewer.
+            # An image that is wrong already needs no more queries; what it saves shows in the queries per image.
             alive = np.flatnonzero(~fooled)
             if len(alive) == 0:
                 break

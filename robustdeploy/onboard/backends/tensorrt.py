@@ -224,7 +224,7 @@ def _loaded(trt: Any, data: bytes, runtime: cuda.Cuda) -> Iterator[Scorer]:
     words.lines.clear()
     # An engine may carry host code (plug-in libraries); the runtime refuses it unless told otherwise, and is not told.
     loader = _made(lambda: trt.Runtime(words), "a runtime", words)
-    # An engine is executable code. The store has checked its hash before this, and TensorRT's own check is none.
+    # An engine is executable code. The store has checked its hash, and TensorRT's own check finds no tampering.
     engine = loader.deserialize_cuda_engine(data)
     if engine is None:
         raise ArtifactError(
