@@ -83,7 +83,7 @@ def _sliced(module: nn.Module, out: Tensor | None, in_: Tensor | None) -> nn.Mod
         new = value.detach()
         for dim, positions in enumerate(dims):
             new = new if positions is None else new.index_select(dim, positions.to(value.device))
-        # index_select copies by itself. Without it the smaller net would train the dense one's memory.
+        # index_select copies by itself. Where nothing is selected the two nets would else share, and train, one memory.
         fresh = new.clone() if dims.count(None) == len(dims) else new
         sliced[value] = nn.Parameter(fresh, value.requires_grad) if isinstance(value, nn.Parameter) else fresh
     layer = copied(module, sliced)

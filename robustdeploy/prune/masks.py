@@ -218,8 +218,7 @@ class MaskedNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Score ``images`` with the masked parameters."""
         masks = self.masks()
-        # Validation, attacks under no_grad and phases of weights alone teach the masks nothing, so they pay for no
-        # hooks.
+        # Validation and phases of weights alone teach the masks nothing, so they pay for no hooks.
         looks = self.training and torch.is_grad_enabled() and self._learns and not self.is_frozen
         if not (looks and int(cast(Tensor, self.steps)) % LOOK_EVERY == 0):
             return self._scores_under(masks, images)
