@@ -60,7 +60,7 @@ def _identity(board: Board, traits: Traits, details: Mapping[str, Any]) -> dict[
 def check_version(name: str, version: str, bounds: str, where: str) -> None:
     """Raise ToolchainError when ``version`` is outside the target's bounds."""
     try:
-        # Without this a pre-release that lies within the bounds would count as outside of them.
+        # Older versions of packaging count a pre-release as outside of all bounds unless they are told otherwise.
         inside = not bounds or SpecifierSet(bounds).contains(version, prereleases=True)
     except (InvalidSpecifier, InvalidVersion) as problem:
         raise ToolchainError(f"{where}: {name} {version} cannot be compared with '{bounds}': {problem}") from problem
