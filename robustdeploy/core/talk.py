@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 EpochRecord = Mapping[str, Any]
 """One line of ``metrics.jsonl``: ``epoch``, from 1, and the epoch's numbers; now and then a word, such as ``phase``."""
 
-EventKind = Literal["begun", "resumed", "returned", "skipped", "misfit", "sealed", "lost", "failed"]
+EventKind = Literal["begun", "resumed", "returned", "skipped", "misfit", "sealed", "interrupted", "lost", "failed"]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from robustdeploy.engine.manifest import FILE_NAME, Manifest
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.seal import PARTS, Slot
 from robustdeploy.engine.stage import DeviceBound, Finished, R, Stage, Work, inputs_from
-from robustdeploy.errors import ArtifactError, UsageError
+from robustdeploy.errors import ArtifactError, Interrupted, UsageError
 
 
 @contextmanager
@@ -78,8 +78,8 @@ class Runner:
         self._tell("resumed" if any(slot.folder.iterdir()) else "begun", stage)
         try:
             record = stage.run(work)
-        except Exception:
-            self._tell("failed", stage)
+        except Exception as error:
+            self._tell("interrupted" if isinstance(error, Interrupted) else "failed", stage)
             raise
         slot.seal([work.folder / name for name in work.outputs], record.model_dump(mode="json"))
         shutil.rmtree(work.folder / PARTS, ignore_errors=True)  # what they went into is sealed

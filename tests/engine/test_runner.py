@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from robustdeploy.core.files import sha256_of_file
+from robustdeploy.core.talk import Talk
 from robustdeploy.engine.manifest import read_manifest
 from robustdeploy.engine.runner import Runner, working
 from robustdeploy.engine.stage import in_order
 from robustdeploy.engine.verify import verify_run
-from robustdeploy.errors import ArtifactError, UsageError
+from robustdeploy.errors import ArtifactError, Interrupted, UsageError
 
 
 @pytest.fixture
@@ -89,6 +90,30 @@ def test_an_interrupted_stage_goes_on_with_what_it_left(engine_run, net):
     assert not (engine_run.root / net.place / "manifest.json").exists()
     make(engine_run, net)
     assert net.ran == [["half"]]
+
+
+@pytest.mark.parametrize(("error", "kind"), [(RuntimeError("no"), "failed"), (Interrupted(15), "interrupted")])
+def test_listeners_hear_what_became_of_each_stage(engine_run, net, onnx, error, kind):
+    heard = []
+
+    class Heard(Talk):
+        def event(self, event):
+            heard.append((event.kind, event.place))
+
+    make(engine_run, net, talk=Heard())
+    with pytest.raises(type(error)):
+        make(engine_run, replace(onnx, fails=error), talk=Heard())
+    make(engine_run, onnx, talk=Heard())
+    assert heard == [
+        ("begun", net.place),
+        ("sealed", net.place),
+        ("skipped", net.place),
+        ("begun", onnx.place),
+        (kind, onnx.place),
+        ("skipped", net.place),
+        ("resumed", onnx.place),
+        ("sealed", onnx.place),
+    ]
 
 
 def test_what_may_not_be_made_must_be_there(engine_run, board):
