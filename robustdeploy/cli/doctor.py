@@ -69,9 +69,8 @@ def _host() -> Iterator[Finding]:
 
 
 def _target(name: str) -> Iterator[Finding]:
-    import tempfile
-    from pathlib import Path
 
+    from robustdeploy.core.files import temporary_folder
     from robustdeploy.core.load import load_target
     from robustdeploy.core.registry import LINKS
     from robustdeploy.devices.architecture import check_architecture
@@ -84,8 +83,8 @@ def _target(name: str) -> Iterator[Finding]:
     target = load_target(name)
     yield Finding("target", True, f"{target.name}: {target.description} ({target.status})")
     link = LINKS.build(target.link.name, target.link.options)
-    with tempfile.TemporaryDirectory() as folder:
-        agent = Path(folder) / "agent.pyz"
+    with temporary_folder() as folder:
+        agent = folder / "agent.pyz"
         build_agent(agent, foreign_plugins())
         try:
             with board_from(link, agent) as board:

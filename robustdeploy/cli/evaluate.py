@@ -130,9 +130,10 @@ def _show(run: Run, target: str, folder: Path, settings: Evaluate | None, as_jso
     from robustdeploy.core.plain import plain
     from robustdeploy.core.settings import is_own
     from robustdeploy.core.settings import overrides as core_overrides
+    from robustdeploy.evaluate.evidence import read_rows
 
     changed = [] if settings is None else core_overrides(run.recipe.evaluate, plain(settings))
-    rows = _rows(folder)
+    rows = read_rows(folder / "rows.json").model_dump(mode="json")
     lines = [_line(row) for row in rows["measurements"] if not row["subject"].endswith("@torch")]
     name = folder.name.partition("@")[2]
     named = target if is_own(name) else name
@@ -166,13 +167,6 @@ def _refuse(others: list[str]) -> None:
                 "--rules FILE`"
             )
         raise UsageError(f"--set {each} would change what was trained; evaluate takes evaluate.* and --data")
-
-
-def _rows(folder: Path) -> dict[str, Any]:
-    from robustdeploy.core.reading import read_json
-
-    rows: dict[str, Any] = read_json(folder / "rows.json")
-    return rows
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,8 @@ from robustdeploy.errors import ArtifactError, StorageError
 from robustdeploy.foreign import json_text
 
 # EDQUOT is a quota, EROFS a disk that the kernel mounted read-only after an error.
-_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_STORAGE = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR}
 
 
 def canonical_json(value: Any) -> str:
@@ -95,9 +97,33 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno not in _STORAGE:
             raise
         reason = (error.strerror or str(error)).lower()
+        if error.errno in _FULL:
+            reason, fix = f"{reason} ({_free_space(path)})", "make room"
+        else:
+            fix = "make it writable for this user"
+        raise StorageError(f"cannot write {path}: {reason}; {fix} or choose another folder, then repeat") from error
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Give a folder that is gone after the block; where there is no room for one, a StorageError names TMPDIR."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix="robustdeploy-")
+    except OSError as error:  # a full disk shows as "no usable temporary directory", too
+        reason = (error.strerror or str(error)).lower()
         raise StorageError(
-            f"cannot write {path}: {reason} ({_free_space(path)}); make room or choose another folder, then repeat"
+            f"there is no temporary folder to work in: {reason}; make room there or set TMPDIR to another folder"
         ) from error
+    with made as folder:
+        yield Path(folder)
+
+
+def expanded(path: Path) -> Path:
+    """Return ``path`` with ``~`` replaced by the home folder, or as it is where nobody has that home."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def sync_file(path: Path) -> None:

@@ -18,6 +18,8 @@ _received: list[int] = []
 def catch_signals() -> Iterator[None]:
     """Collect the first SIGINT or SIGTERM inside the block; a second one ends the process at once.
 
+    One that nothing in the block has heeded is raised as Interrupted at its end, lest the next step begin.
+
     Outside the main thread, where Python allows no handlers, signals keep their usual meaning.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -35,6 +37,7 @@ def catch_signals() -> Iterator[None]:
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+        stop_if_interrupted()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from robustdeploy.core.files import expanded
 from robustdeploy.core.recipe import Data
 from robustdeploy.core.registry import DATA
 from robustdeploy.data.images import Source
@@ -15,7 +16,7 @@ _found: ContextVar[dict[object, Source] | None] = ContextVar("found", default=No
 
 def find_source(spec: Data) -> Source:
     """Return the data set of ``spec``; a path that is missing, or of another layout, is a DataError."""
-    path = spec.path.expanduser() if spec.path is not None else None
+    path = expanded(spec.path) if spec.path is not None else None
     known = _found.get()
     key = (spec.name, path, spec.size)
     if known is not None and key in known:

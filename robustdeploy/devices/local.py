@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from robustdeploy.core.files import temporary_folder
 from robustdeploy.devices.link import Pipe, check_place
-from robustdeploy.errors import BoardError, StorageError
+from robustdeploy.errors import BoardError
 
 _GRACE_S = 2.0
 _TAIL_BYTES = 8192
@@ -37,9 +37,9 @@ class Local:
     @contextmanager
     def open(self, agent: Path) -> Iterator[Pipe]:
         """Start ``agent`` and give the pipe to it; the whole group is killed on the way out."""
-        with _work_folder() as folder:
+        with temporary_folder() as folder:
             work = ["--work", str(Path(self.workdir).resolve())] if self.workdir else []
-            process = _start([self.python or sys.executable, str(agent.resolve()), *work], folder)
+            process = _start([self.python or sys.executable, str(agent.resolve()), *work], str(folder))
             stdin, stdout, stderr = (cast(BinaryIO, end) for end in (process.stdin, process.stdout, process.stderr))
             tail = Tail(stderr)
             try:
@@ -49,16 +49,6 @@ class Local:
                 _end(process)
                 tail.finish()
                 stdout.close()
-
-
-def _work_folder() -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="robustdeploy-")
-    except OSError as error:  # a full disk shows as "no usable temporary directory", too
-        reason = (error.strerror or str(error)).lower()
-        raise StorageError(
-            f"the agent has no folder to work in: {reason}; make room there or set TMPDIR to another folder"
-        ) from error
 
 
 class Tail:

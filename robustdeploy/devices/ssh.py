@@ -22,6 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from robustdeploy.core.files import expanded
 from robustdeploy.devices.link import Pipe, check_place
 from robustdeploy.errors import ArtifactError, BoardError, ToolchainError, UsageError
 
@@ -99,7 +100,7 @@ class Ssh:
         numbers = [str(len(payload)), str(self.timeout_s), str(self.grace_s)]
         program = [self.python.removeprefix("~/"), "-c", landing, folder, hashlib.sha256(payload).hexdigest(), *numbers]
         pairs = [part for option in options for part in ("-o", option)]
-        config = ["-F", str(Path(self.config).expanduser())] if self.config else []
+        config = ["-F", str(expanded(Path(self.config)))] if self.config else []
         # sshd joins its arguments and gives them to the login shell, so they are quoted once here. `exec` leaves no
         # shell in between that would keep the pipe open after the agent has ended.
         return [self.command, *config, "-T", *pairs, "--", self.host, "exec " + shlex.join(program)]

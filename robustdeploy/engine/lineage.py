@@ -12,8 +12,8 @@ from shlex import quote
 from robustdeploy.core.asked import DEFAULT_RUNS
 from robustdeploy.core.given import RUN_FILES
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.report import Report, SubjectEvidence
-from robustdeploy.core.settings import as_options, overrides, target_of
+from robustdeploy.core.report import Override, Report, SubjectEvidence
+from robustdeploy.core.settings import as_options, is_own, overrides, target_of
 from robustdeploy.core.subject import IMPORTED
 from robustdeploy.engine.manifest import FILE_NAME, Manifest
 from robustdeploy.engine.places import (
@@ -77,6 +77,8 @@ def stale(root: Path, place: str, made: Manifests, recipe: Recipe) -> list[str]:
         ours, theirs = (each.parameters.get("target") for each in (made[place], made[bundle]))
         if ours is not None and theirs is not None and ours != theirs:
             found.append(f"another definition of its target than {bundle}")
+    if kind_of(place) == BOARDS and is_own(evaluation_of(place)) and (changed := _overrides(made[place], recipe)):
+        found.append(f"other settings than the recipe's ({'; '.join(map(str, changed))})")
     if not found:
         return []
     return [f"{root / place} is out of date: it was made from {'; '.join(found)}; {_again(root, place, made, recipe)}"]
@@ -101,11 +103,15 @@ def _again(root: Path, place: str, made: Manifests, recipe: Recipe) -> str:
     if kind == ATTACKS:
         return f"`{command}` finds it again"
     if kind == BOARDS:
-        command += as_options(overrides(recipe.evaluate, made[place].parameters.get("evaluate", {})))
+        command += "" if is_own(evaluation_of(place)) else as_options(_overrides(made[place], recipe))
         exported = [each for each in sources_of(made[place]) if kind_of(each) in (ONNX, BUNDLES)]
         if any(each not in made or stale(root, each, made, recipe) for each in exported):
             command = f"{command_for(root, source(made[place], BUNDLES))}` and `{command}"
     return f"`{command}` makes it again"
+
+
+def _overrides(evaluation: Manifest, recipe: Recipe) -> tuple[Override, ...]:
+    return overrides(recipe.evaluate, evaluation.parameters.get("evaluate", {}))
 
 
 def report_problems(

@@ -9,8 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
+from robustdeploy.core.complaint import complaint
 from robustdeploy.core.files import canonical_json, hash_or_reason, lies_in, sha256_of_file, sha256_of_text
 from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import read_json
@@ -42,6 +43,32 @@ class Manifest(Noun):
     duration_s: float
     producer: str
     """Tool and version."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> Manifest:
+        _Parameters.model_validate(self.parameters)
+        return self
+
+
+class _Target(BaseModel):
+    """What is read of the target that a stage was made for; more may stand beside it."""
+
+    emulated: bool = False
+    status: str = ""
+    backend: dict[str, Any] = {}
+
+
+class _Settings(BaseModel):
+    """What is read of the settings of an evaluation."""
+
+    limit: int | None = None
+
+
+class _Parameters(BaseModel):
+    """Parameters that later stages read; a manifest may have been edited and sealed again."""
+
+    target: _Target = _Target()
+    evaluate: _Settings = _Settings()
 
 
 def fingerprint(stage: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> str:
@@ -78,7 +105,9 @@ def read_manifest(folder: Path) -> Manifest:
     except ArtifactError as error:
         raise ArtifactError(f"{path} is not a manifest ({error}); run the stage again") from error
     except ValidationError as error:
-        raise ArtifactError(f"{path} is not a manifest ({type(error).__name__}); run the stage again") from error
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))} {complaint(first, Manifest)}".strip()
+        raise ArtifactError(f"{path} is not a manifest ({what}); run the stage again") from error
 
 
 def hashes_of(folder: Path, outputs: Iterable[Path]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 from robustdeploy.core.files import (
     atomic_write_text,
     canonical_json,
-    lies_in,
     open_own,
     sha256_of_file,
     sha256_of_text,
@@ -29,7 +28,7 @@ from robustdeploy.core.subject import PRUNED
 from robustdeploy.engine.ledger import LEDGER, Ledger, own_net
 from robustdeploy.engine.manifest import FILE_NAME, Manifest, read_manifest
 from robustdeploy.engine.places import NETS, net_place
-from robustdeploy.engine.seal import Slot, seal_problems, sealed_manifests
+from robustdeploy.engine.seal import Slot, place_problems, sealed_manifests
 from robustdeploy.engine.verify import RECIPE, held_by
 from robustdeploy.engine.verify import verify_run as verify_run  # whoever opens runs checks them
 from robustdeploy.errors import ArtifactError, RecipeError, StorageError, UsageError
@@ -140,7 +139,7 @@ class Run:
         """Return a run's folder, given that or a name, or the latest below ``runs``; what is none is a UsageError."""
         root = runs / LATEST if path is None else path
         # A folder of that name in the current one comes first, as for any other path on the command line.
-        if path is not None and not path.exists() and (runs / path / RECIPE).is_file():
+        if path is not None and not path.exists() and (runs / path).is_dir():
             root = runs / path
         if path is None and not root.exists():
             raise UsageError(no_latest(runs))
@@ -162,14 +161,15 @@ class Run:
         """Return the manifests of all finished stages by folder; one that cannot be read is left out."""
         return dict(held_by(self.root).made) if self.ledger.records() else {}
 
+    def places(self) -> Collection[str]:
+        """Return the folders of all finished stages, by the ledger, those whose manifest cannot be read among them."""
+        return sealed_manifests(self.ledger.records()).keys()
+
     def sealed(self, place: str) -> Manifest:
         """Return the manifest of the finished stage in ``place``; any file that is not as written, an ArtifactError."""
-        folder = self.root / place
-        if not lies_in(folder, self.root):
-            raise ArtifactError(f"{folder} leads out of the run through a link, so it is not believed; remove the link")
-        if problems := seal_problems(folder, sealed_manifests(self.ledger.records()).get(place)):
+        if problems := place_problems(self.root, place, sealed_manifests(self.ledger.records()).get(place)):
             raise ArtifactError(*problems)
-        return read_manifest(folder)
+        return read_manifest(self.root / place)
 
     def enter_written(self, files: Mapping[Path, str]) -> None:
         """Enter files at the top of the run, which no manifest seals, with their SHA-256."""

@@ -121,13 +121,20 @@ def check_finished(root: Path, place: str) -> None:
 
 def held(run: Run, place: str, kind: type[R]) -> Finished[R]:
     """Return what lies in ``place``, which was finished, after checking every file of it."""
-    try:
+    with made_again(run, place):
         manifest = run.sealed(place)
         record = record_from(manifest, kind, f"{run.root / place / FILE_NAME}")
+    return Finished(run.root / place, manifest, record)
+
+
+@contextmanager
+def made_again(run: Run, place: str) -> Iterator[None]:
+    """Add to an ArtifactError of the block the command that makes what lies in ``place`` again."""
+    try:
+        yield
     except ArtifactError as error:
         again = f"`{command_for(run.root, place)} --force` makes it again"
         raise ArtifactError(*(f"{line}; {again}" for line in error.args)) from None
-    return Finished(run.root / place, manifest, record)
 
 
 def record_from(manifest: Manifest, kind: type[R], where: str) -> R:

@@ -43,6 +43,13 @@ def sealed_manifests(records: Sequence[Record]) -> dict[str, str]:
     return {place: str(r.data.get("manifest")) for place, r in last.items() if r.event == "sealed"}
 
 
+def place_problems(root: Path, place: str, expected: str | None) -> list[str]:
+    """Compare what lies in ``place`` of the run at ``root`` with its ledger; one sentence per problem."""
+    if not lies_in(root / place, root):
+        return [f"{root / place} leads out of the run through a link, so it is not believed; remove the link"]
+    return seal_problems(root / place, expected)
+
+
 def seal_problems(folder: Path, expected: str | None) -> list[str]:
     """Compare a folder's manifest with the ledger's, and its outputs with the manifest; one sentence per problem."""
     path = folder / FILE_NAME

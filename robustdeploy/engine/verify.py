@@ -20,7 +20,7 @@ from robustdeploy.engine.ledger import LEDGER, Ledger, Record, own_net
 from robustdeploy.engine.lineage import behind, chain_problems, report_problems
 from robustdeploy.engine.manifest import FILE_NAME, Manifest, read_manifest
 from robustdeploy.engine.places import net_place
-from robustdeploy.engine.seal import PARTS, seal_problems, sealed_manifests
+from robustdeploy.engine.seal import PARTS, place_problems, sealed_manifests
 from robustdeploy.errors import ArtifactError, RecipeError
 
 RECIPE = "recipe.yaml"
@@ -104,7 +104,7 @@ def verify_run(root: Path) -> list[str]:
     # A folder may be missing on either side: removed from the run, or added without the ledger's knowledge.
     found = {path.parent.relative_to(root).as_posix() for path in root.rglob(FILE_NAME)}
     for place in sorted(found | set(sealed)):
-        problems += seal_problems(root / place, sealed.get(place))
+        problems += place_problems(root, place, sealed.get(place))
     problems += _additions(held)
     if held.recipe is not None:
         problems += chain_problems(root, sorted(held.made), held.made, held.recipe)
@@ -121,7 +121,7 @@ def evidence_problems(held: Held, report: Report) -> list[str]:
     problems = list(_recipe_problems(held))
     for place in places:
         if place in sealed:
-            problems += seal_problems(held.root / place, sealed[place])
+            problems += place_problems(held.root, place, sealed[place])
     if held.recipe is not None:
         problems += chain_problems(held.root, places, held.made, held.recipe)
     return list(dict.fromkeys([*problems, *_subject_problems(held, report)]))
@@ -149,7 +149,8 @@ def written_problems(held: Held, only: str | None = None) -> list[str]:
         if not path.is_file():
             problems.append(f"{path} is no file")
         elif expected is None:
-            problems.append(f"{path} is not in the ledger: it was added, or {LEDGER} was cut or replaced")
+            how = f"it was added, its writing was interrupted, or {LEDGER} was cut or replaced"
+            problems.append(f"{path} is not in the ledger: {how}")
         elif (actual := hash_or_reason(path)) != expected:
             problems.append(f"{path} was changed: SHA-256 is {actual[:12]}, the ledger has {expected[:12]}")
     return problems

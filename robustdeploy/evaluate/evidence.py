@@ -5,14 +5,19 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import ValidationError
 
+from robustdeploy.core.complaint import complaint
 from robustdeploy.core.model import Noun
+from robustdeploy.core.reading import read_json
 from robustdeploy.core.report import Diagnostic, Figures, Histogram, Measurement, Sample
 from robustdeploy.core.subject import Subject
+from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.latency import Latency
 from robustdeploy.evaluate.outcomes import Outcomes
 from robustdeploy.onboard.types import Bytes, Threat
@@ -27,6 +32,23 @@ class EvaluationRows(Noun):
     measurements: tuple[Measurement, ...]
     diagnostics: tuple[Diagnostic, ...]
     figures: Figures
+
+
+def read_rows(path: Path) -> EvaluationRows:
+    """Return what an evaluation left in ``path``; what is damaged, edited or of another version is an ArtifactError."""
+    again = "run `robustdeploy evaluate --force` again"
+    try:
+        found = read_json(path)
+    except ArtifactError as problem:
+        raise ArtifactError(f"{problem}; {again}") from problem
+    if isinstance(found, dict) and "schema_version" not in found:
+        raise ArtifactError(f"{path} was measured by an older version; {again}")
+    try:
+        return EvaluationRows.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"{path}: {place} {complaint(first, EvaluationRows)}, so it was edited; {again}") from error
 
 
 def figures_from(

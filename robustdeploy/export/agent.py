@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 
 import robustdeploy
 from robustdeploy.core.archive import unpacked
-from robustdeploy.core.files import atomic_write_bytes
+from robustdeploy.core.files import atomic_write_bytes, temporary_folder
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.registry import BACKENDS, QUERY_ATTACKS, Registry
 from robustdeploy.errors import ArtifactError, UsageError
@@ -82,8 +81,8 @@ def own_agent(stored: Path, say: Callable[[str], None]) -> Iterator[Path]:
     What a file holds is never started. One of another version or with other plug-ins is told so; one that says it is
     of this version and has other code was changed, which is an ArtifactError.
     """
-    with tempfile.TemporaryDirectory(prefix="robustdeploy-agent-") as folder:
-        path = Path(folder) / "agent.pyz"
+    with temporary_folder() as folder:
+        path = folder / "agent.pyz"
         build_agent(path, foreign_plugins())
         if note := agent_note(stored, path):
             say(f"note: {note}")

@@ -5,7 +5,6 @@ Each check takes what is rehearsed and raises the error that a user would otherw
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustdeploy.core.files import canonical_json
+from robustdeploy.core.files import canonical_json, temporary_folder
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.registry import BACKENDS
@@ -75,9 +74,9 @@ def rehearse(recipe: Recipe, data: Loaded, opset: int = OPSET) -> None:
     if mark in _PASSED:
         return
     net = starting_net(recipe, data, torch.device("cpu")).eval()
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         images = data.train.images[:LOOKED_AT].cpu().numpy()
-        rehearsed = Rehearsed(f"net '{recipe.net.name}'", net, images, opset, Path(folder))
+        rehearsed = Rehearsed(f"net '{recipe.net.name}'", net, images, opset, folder)
         for check in CHECKS:
             check(rehearsed)
         if recipe.train.start is None:

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from robustdeploy.core.amount import absolute
-from robustdeploy.core.complaint import complaint
 from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
@@ -27,11 +24,11 @@ from robustdeploy.engine.manifest import FILE_NAME, producer
 from robustdeploy.engine.places import board_place, evaluation_of
 from robustdeploy.engine.stage import Finished
 from robustdeploy.errors import ArtifactError, UsageError
-from robustdeploy.evaluate.evidence import EvaluationRows
+from robustdeploy.evaluate.evidence import EvaluationRows, read_rows
 from robustdeploy.report.collapse import collapse_diagnostics
 from robustdeploy.report.judge import judge
 from robustdeploy.report.nonzero import nonzero_rows
-from robustdeploy.report.omissions import omissions_of, skipped_row
+from robustdeploy.report.omissions import omissions_of, skipped_row, untold_targets
 
 
 @dataclass(frozen=True)
@@ -51,12 +48,13 @@ def assemble(
     made: Sequence[Measured],
     made_now: Manifests,
     lost: Mapping[str, str] = {},
+    untold: Sequence[str] = (),
 ) -> Report:
     """Put everything a report says together, of every subject; nothing is measured here.
 
     ``own`` is the run's own net, which must be among what was measured. ``made_now`` holds all manifests of the run,
     and ``lost`` says of subjects that should have been measured why they were not. With no subject there is nothing
-    to tell: a UsageError.
+    to tell: a UsageError. ``untold`` names targets that the run has and the report leaves out.
     """
     net = own.folder.name
     mine = [each for each in made if each.subject.net == net]
@@ -72,7 +70,7 @@ def assemble(
         *(diagnostic for part in parts for diagnostic in part.found.diagnostics),
         *collapse_diagnostics(own.record.events),
     )
-    omissions = tuple(omission for part in parts for omission in part.omissions)
+    omissions = (*(omission for part in parts for omission in part.omissions), *untold_targets(untold))
     deployed = [part.evidence for part in parts]
     deployed += [SubjectEvidence(subject=subject, lost=why) for subject, why in lost.items()]
     measured = {each.subject for each in deployed}
@@ -118,7 +116,7 @@ class _Part:
 
 def _part(recipe: Recipe, made: Measured, made_now: Manifests, nets: Collection[str]) -> _Part:
     board, export, subject = made.board, made.export.record, made.subject
-    found = _rows(board.folder / "rows.json")
+    found = read_rows(board.folder / "rows.json")
     budget = _budget(made.net.record, export)
     costs = (*_cost_rows(budget, subject), *nonzero_rows(export.zeros, budget, subject))
     removes = made.net.record.removes_channels
@@ -223,18 +221,3 @@ def _mapping(path: Path) -> dict[str, Any]:
             f"{path} holds no facts by name, so it was edited; run `robustdeploy evaluate --force` again"
         )
     return found
-
-
-def _rows(path: Path) -> EvaluationRows:
-    found = _json(path)
-    if isinstance(found, dict) and "schema_version" not in found:
-        raise ArtifactError(f"{path} was measured by an older version; run `robustdeploy evaluate --force` again")
-    try:
-        return EvaluationRows.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ArtifactError(
-            f"{path}: {place} {complaint(first, EvaluationRows)}, so it was edited; run "
-            "`robustdeploy evaluate --force` again"
-        ) from error

@@ -62,6 +62,15 @@ def omissions_of(
         yield _of("sentinel", "the training was not watched for catastrophic overfitting (train.sentinel)")
 
 
+def untold_targets(names: Sequence[str]) -> Iterator[Omission]:
+    """Say which of a run's targets a report leaves out, since it was asked for others."""
+    if names:
+        told = ", ".join(dict.fromkeys(names))
+        yield _of(
+            "targets", f"the run has other targets that are not told here: {told}; `robustdeploy report` tells of all"
+        )
+
+
 def _of(name: str, text: str) -> Omission:
     return Omission(id=name, text=text)
 

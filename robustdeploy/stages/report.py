@@ -9,14 +9,15 @@ from pathlib import Path
 from robustdeploy.core.files import atomic_write_json, sha256_of_file
 from robustdeploy.core.records import BoardRecord, NetRecord, OnnxRecord
 from robustdeploy.core.report import Report
-from robustdeploy.core.settings import report_suffix
+from robustdeploy.core.settings import is_own, report_suffix
+from robustdeploy.core.subject import subject_from
 from robustdeploy.core.talk import SILENCE, Talk
-from robustdeploy.engine.evaluations import evaluations_named, unfinished
+from robustdeploy.engine.evaluations import evaluations_named, own_evaluations, unfinished
 from robustdeploy.engine.lineage import behind, chain_problems, source
 from robustdeploy.engine.manifest import FILE_NAME
 from robustdeploy.engine.places import BOARDS, NETS, ONNX, evaluation_of, subject_of
 from robustdeploy.engine.run import Run
-from robustdeploy.engine.runner import check_finished, held, working
+from robustdeploy.engine.runner import check_finished, held, made_again, working
 from robustdeploy.errors import ArtifactError
 from robustdeploy.preflight import check_formats
 from robustdeploy.report.assemble import Measured, assemble
@@ -49,8 +50,9 @@ def report(
     """
     check_formats(formats)
     names = evaluations_named(run, [targets] if isinstance(targets, str) else targets)
+    waiting = unfinished(run)
     # A target that was to be measured and was not must not vanish from a report of all.
-    lost = lost or ({} if targets else unfinished(run))
+    lost = lost or ({} if targets else waiting)
     with working(run):
         talk.begin(run.root, run.recipe)
         # The chain is checked before anything is written: a report on changed evidence would lend it a new date.
@@ -60,9 +62,13 @@ def report(
         places = [place for name in names for place in _measured_as(run, name)]
         chain = tuple(dict.fromkeys(before for place in places for before in behind(place, made)))
         found = [_measured(run, place) for place in places]
+        for place in chain:
+            if place in run.places():  # the gate would not believe a report on anything less
+                with made_again(run, place):
+                    run.sealed(place)
         if problems := list(chain_problems(run.root, chain, made, run.recipe)):
             raise ArtifactError(*problems)
-        told = assemble(run.name, run.recipe, own, found, made, lost)
+        told = assemble(run.name, run.recipe, own, found, made, lost, _untold(run, names, [*lost], [*waiting]))
         suffix = report_suffix(names[0])
         path = run.root / f"report{suffix}.json"
         # The JSON first: the renderings are made of it and may fail, while it alone is what is judged.
@@ -73,6 +79,14 @@ def report(
     talk.report(told, files)
     talk.say(f"report: {told.verdict.headline}, on {', '.join([*names, *lost])}")
     return Written(told, files)
+
+
+def _untold(run: Run, names: Sequence[str], lost: Sequence[str], waiting: Sequence[str]) -> list[str]:
+    """Return the run's other targets, those that are still to be measured among them."""
+    if not is_own(names[0]):
+        return []
+    left = [subject_from(each).place for each in waiting if each not in lost]
+    return [each for each in (*own_evaluations(run), *left) if each not in names]
 
 
 def _measured_as(run: Run, name: str) -> list[str]:

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from robustdeploy.core.files import temporary_folder
 from robustdeploy.core.recipe import Data, Recipe
 from robustdeploy.core.settings import label_of
 from robustdeploy.core.talk import SILENCE, Talk
@@ -80,7 +80,7 @@ class Session:
     @cached_property
     def agent(self) -> Path:
         """The agent of the installed package, as a file."""
-        path = Path(self._stack.enter_context(TemporaryDirectory(prefix="robustdeploy-agent-"))) / "agent.pyz"
+        path = self._stack.enter_context(temporary_folder()) / "agent.pyz"
         build_agent(path, foreign_plugins())
         return path
 

@@ -155,6 +155,9 @@ DAMAGED = [
     "nets/dense/model.safetensors",
     "nets/dense/net.json",
     "nets/dense/manifest.json",
+    "attacks/pruned/fp32/attacks.npz",
+    "attacks/pruned/fp32/manifest.json",
+    "attacks/dense/fp32/attacks.npz",
     "onnx/pruned/fp32/model.onnx",
     "bundles/pruned/fp32@quick/agent.pyz",
     "bundles/pruned/fp32@quick/bundle.zip",
@@ -174,10 +177,12 @@ DAMAGED = [
 ]
 READS = {
     "nets/pruned": ["prune", "export", "evaluate", "report", "run"],
-    "nets/dense": ["prune", "evaluate", "run"],
+    "nets/dense": ["prune", "evaluate", "report", "run"],
+    "attacks/pruned": ["evaluate", "report", "run"],
+    "attacks/dense": ["evaluate", "report", "run"],
     "onnx/pruned": ["export", "evaluate", "report", "run"],
-    "bundles/pruned": ["export", "evaluate", "run"],
-    "engines/pruned": ["evaluate", "run"],
+    "bundles/pruned": ["export", "evaluate", "report", "run"],
+    "engines/pruned": ["evaluate", "report", "run"],
     "boards/pruned": ["evaluate", "report", "run"],
     "report.json": ["gate", "compare"],
     "recipe.yaml": ["export", "evaluate", "report"],
@@ -218,6 +223,13 @@ def test_a_damaged_file_is_refused_by_everything_that_reads_it(desk, refused, fi
     for name in ["report"] if cut else READS["/".join(file.split("/")[:2])]:
         said = refused(desk, *words_of(name))
         assert file.rpartition("/")[2] in said, (name, said)
+
+
+@pytest.mark.parametrize("verb", ["gate", "report", "compare"])
+def test_a_run_without_its_recipe_is_told_to_lack_it(desk, refused, verb):
+    (desk / "runs/tiny/recipe.yaml").unlink()
+    said = refused(desk, verb, *["tiny"] * (2 if verb == "compare" else 1))
+    assert "it holds ledger.jsonl, but no recipe.yaml" in said
 
 
 @pytest.mark.parametrize("file", DAMAGED)

@@ -16,10 +16,11 @@ from robustdeploy.nets import store
 
 pytestmark = pytest.mark.slow
 
-EXPORT, EVALUATE, REPORT = (
+EXPORT, EVALUATE, REPORT, SKIPPED = (
     ["export", "--target", "quick.yaml", "--force"],
     ["evaluate", "--target", "quick.yaml", "--force"],
     ["report"],
+    ["evaluate", "--target", "quick.yaml"],
 )
 
 
@@ -103,6 +104,10 @@ DAMAGE = [
     ("nets/pruned", "model.safetensors", EXPORT, "huge header", lambda c: (2**40).to_bytes(8, "little") + c[8:]),
     *(("boards/pruned/fp32@quick", "rows.json", REPORT, name, ROWS[name]) for name in ROWS),
     *(
+        ("boards/pruned/fp32@quick", "rows.json", SKIPPED, name, ROWS[name])
+        for name in ("empty", "no number", "no metric")
+    ),
+    *(
         ("boards/pruned/fp32@quick", "facts.json", REPORT, name, TEXT[name])
         for name in TEXT
         if name not in ("a string",)
@@ -113,7 +118,7 @@ DAMAGE = [
 @pytest.mark.parametrize(
     ("place", "name", "words", "change"),
     [(place, name, words, change) for place, name, words, _, change in DAMAGE],
-    ids=[f"{name}: {what}" for _, name, _, what, _ in DAMAGE],
+    ids=[f"{name}: {what}, {words[0]}" for _, name, words, what, _ in DAMAGE],
 )
 def test_a_damaged_file_that_was_sealed_again_is_one_sentence_with_the_fix(
     desk, command, reseal, place, name, words, change
@@ -151,6 +156,23 @@ def test_facts_that_are_not_what_later_stages_read_are_named(desk, command, rese
     assert done.code == 2, done.err
     assert f"manifest.json: facts.{next(iter(facts))}" in done.err
     assert "Traceback" not in done.err
+
+
+PARAMETERS = [
+    ("bundles/pruned/fp32@quick", {"target": True}),
+    ("bundles/pruned/fp32@quick", {"target": {"backend": []}}),
+    ("boards/pruned/fp32@quick", {"target": ["quick"]}),
+    ("boards/pruned/fp32@quick", {"evaluate": None}),
+    ("boards/pruned/fp32@quick", {"evaluate": {"limit": "many"}}),
+]
+
+
+@pytest.mark.parametrize(("place", "parameters"), PARAMETERS, ids=str)
+def test_parameters_that_are_not_what_later_stages_read_are_refused(desk, command, reseal, place, parameters):
+    reseal(desk / "runs/tiny", place, {}, parameters=parameters)
+    for words in (SKIPPED, REPORT, ["gate"], ["compare", "tiny", "tiny"], ["verify"]):
+        done = command(desk, *words)
+        assert (done.code, "Traceback" in done.err, place in done.err) == (2, False, True), (words, done.err)
 
 
 OUTPUTS = ["../../../x", "/etc/passwd", "a\0b", "loop", "\x1b]52;c;aGk=\x07", "name\nPASS"]

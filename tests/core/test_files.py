@@ -6,6 +6,8 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +17,10 @@ from robustdeploy.core.files import (
     atomic_write_json,
     atomic_write_text,
     canonical_json,
+    expanded,
     sha256_of_file,
     storage_errors,
+    temporary_folder,
 )
 from robustdeploy.errors import StorageError
 
@@ -79,12 +83,35 @@ def test_a_disk_that_takes_no_more_is_a_storage_error_and_keeps_the_old_content(
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-def test_storage_errors_are_told_apart_from_other_errors(tmp_path, number):
-    with pytest.raises(StorageError, match="make room"), storage_errors(tmp_path / "a"):
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [
+        (errno.ENOSPC, r"MiB free there\); make room or choose"),
+        (errno.EDQUOT, "; make room or choose"),
+        (errno.EROFS, "read-only file system; make it writable for this user or choose"),
+        (errno.EACCES, "permission denied; make it writable for this user or choose"),
+    ],
+)
+def test_storage_errors_are_told_apart_from_other_errors(tmp_path, number, fix):
+    with pytest.raises(StorageError, match=fix), storage_errors(tmp_path / "a"):
         raise OSError(number, os.strerror(number))
     with pytest.raises(FileNotFoundError), storage_errors(tmp_path / "a"):
         (tmp_path / "missing").read_bytes()
+
+
+def test_a_home_that_nobody_has_is_left_as_it_is_written(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert expanded(Path("~/images")) == Path("/home/somebody/images")
+    assert expanded(Path("~nobody-at-all/images")) == Path("~nobody-at-all/images")
+
+
+def test_a_temporary_folder_that_cannot_be_made_names_what_to_set(tmp_path, monkeypatch):
+    with temporary_folder() as folder:
+        assert folder.is_dir()
+    assert not folder.exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(StorageError, match=r"no temporary folder to work in: .*; make room there or set TMPDIR"):
+        temporary_folder().__enter__()
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):

@@ -159,6 +159,6 @@ def test_when_the_host_is_killed_its_agent_ends(agent, net, idle, tmp_path):
 
 def test_no_room_for_the_agents_folder_is_told_with_the_fix(agent, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    words = r"no folder to work in: .*; make room there or set TMPDIR"
+    words = r"no temporary folder to work in: .*; make room there or set TMPDIR"
     with pytest.raises(StorageError, match=words), Local().open(agent):
         pass

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from robustdeploy.core.files import sha256_of_file
+from robustdeploy.core.load import load_recipe
 from robustdeploy.engine.manifest import FILE_NAME, read_manifest
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.verify import verify_run
@@ -91,7 +92,7 @@ def replace_the_recipe_by_another(run):
 
 
 TAMPERED = {
-    cut_the_last_line: "report.json is not in the ledger: it was added, or ledger.jsonl was cut",
+    cut_the_last_line: "report.json is not in the ledger: it was added, its writing was interrupted, or ledger.jsonl",
     cut_five_bytes: "report.json is not in the ledger",
     cut_three_lines: "report.json is not in the ledger",
     cut_all_but_the_recipe: "report.json is not in the ledger",
@@ -147,11 +148,15 @@ def test_what_was_added_is_told(desk):
     assert not any("notes" in line or "checkpoints" in line for line in told)
 
 
-def test_a_stage_that_is_a_link_to_another_run_is_told(desk):
+@pytest.mark.parametrize("place", ["boards/pruned/fp32@quick", "attacks/pruned/fp32", "nets/dense"])
+def test_a_stage_that_is_a_link_to_another_run_is_told_and_not_believed(desk, command, place):
     run = desk / "runs/tiny"
-    (run / "boards/pruned/fp32@quick").rename(desk / "quick")
-    (run / "boards/pruned/fp32@quick").symlink_to(desk / "quick")
-    assert any("boards/pruned/fp32@quick is a link" in line for line in verify_run(run))
+    (run / place).rename(desk / "away")
+    (run / place).symlink_to(desk / "away")
+    assert any(f"{place} is a link" in line for line in verify_run(run))
+    for words in (["gate"], ["report"]):
+        done = command(desk, *words)
+        assert (done.code, f"{place} leads out of the run through a link" in done.err) == (2, True), done.err
 
 
 def as_folder(path):
@@ -231,6 +236,26 @@ def test_an_export_made_anew_leaves_the_evaluation_behind(desk, command):
     assert "out of date" in command(desk, "gate").err
     assert command(desk, "report").code == 0
     assert command(desk, "gate").code == 0
+    assert verify_run(run) == []
+
+
+def test_an_evaluation_under_settings_that_the_recipe_had_is_out_of_date(desk, command):
+    run = desk / "runs/tiny"
+    asked = load_recipe(
+        desk / "tiny.yaml", ["evaluate.limit=50", "evaluate.attacks=[fgsm, {name: square, queries: 9}]"]
+    )
+    # As ``prune --force`` does it, with the same net in the end.
+    Run.for_recipe(run.parent, asked, "tiny", anew=True)
+    for words in (["report"], ["gate"], ["gate", "runs/tiny/report.json"], ["verify"]):
+        done = command(desk, *words)
+        assert done.code == 2
+        assert "boards/pruned/fp32@quick is out of date: it was made from other settings than the recipe" in done.err
+        assert "evaluate.limit is 60, in the recipe 50" in done.err
+        assert re.search("; `robustdeploy evaluate .*runs/tiny --target quick` makes it again", done.err)
+    assert command(desk, "evaluate", "--target", "quick.yaml").code == 0
+    assert command(desk, "report").code == 3  # no iterative attack any more
+    done = command(desk, "gate")
+    assert (done.code, "of 50 images" in done.out) == (3, True)
     assert verify_run(run) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,8 @@ class _Session:
 
 def _runtime() -> Any:
     """Import ONNX Runtime, quiet and without telemetry."""
+    # Only this keeps the import itself from writing a device's id into the user's home, and a store of events to send.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         # By name, since the agent must start on boards that have another toolchain alone.
         runtime = importlib.import_module("onnxruntime")

@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -102,3 +105,11 @@ def test_the_module_does_not_shadow_the_toolchain():
 
     assert onnxruntime is not backend
     assert hasattr(onnxruntime, "InferenceSession")
+
+
+def test_nothing_is_left_in_the_home_of_who_runs_it(tmp_path):
+    code = "from robustdeploy.onboard.backends.onnxruntime import OnnxRuntime; assert OnnxRuntime().probe().usable"
+    hidden = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    subprocess.run([sys.executable, "-c", code], env={**environment, "HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.rglob("*")) == []

@@ -1,0 +1,31 @@
+"""Signals: the first one is heeded at a safe point, at the latest where the work ends that it came into."""
+
+import os
+import signal
+
+import pytest
+
+from robustdeploy.core.interrupts import catch_signals, interrupted
+from robustdeploy.errors import Interrupted
+
+
+def step(number, done):
+    with catch_signals():
+        os.kill(os.getpid(), number)
+        done.append("this step")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_nothing_heeded_does_not_let_the_next_step_begin(number, code):
+    before, done = signal.getsignal(number), []
+    with pytest.raises(Interrupted) as stopped:
+        step(number, done)
+    assert (done, stopped.value.exit_code) == (["this step"], code)
+    assert signal.getsignal(number) is before
+    with catch_signals():
+        assert not interrupted()
+
+
+def test_an_error_is_told_rather_than_the_signal_before_it():
+    with pytest.raises(AttributeError, match="append"):
+        step(signal.SIGTERM, None)
