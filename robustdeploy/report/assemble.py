@@ -71,11 +71,7 @@ def assemble(
         *collapse_diagnostics(own.record.events),
     )
     omissions = (*(omission for part in parts for omission in part.omissions), *untold_targets(untold))
-    deployed = [part.evidence for part in parts]
-    deployed += [SubjectEvidence(subject=subject, lost=why) for subject, why in lost.items()]
-    measured = {each.subject for each in deployed}
-    others = [row.subject for row in measurements if row.subject not in measured]
-    subjects = (*deployed, *(SubjectEvidence(subject=each) for each in dict.fromkeys(others)))
+    subjects = _subjects(parts, lost, measurements)
     last = mine[-1].board
     return Report(
         name=name,
@@ -102,6 +98,17 @@ def assemble(
         # Judged here and again by whoever loads the report: a pure function of what stands in it.
         verdict=judge(measurements, diagnostics, recipe.gate, omissions, subjects, net),
     )
+
+
+def _subjects(
+    parts: Sequence[_Part], lost: Mapping[str, str], rows: Sequence[Measurement]
+) -> tuple[SubjectEvidence, ...]:
+    """Return all subjects: those on targets, lost ones among them, then those that are told of beside them."""
+    deployed = [part.evidence for part in parts]
+    deployed += [SubjectEvidence(subject=subject, lost=why) for subject, why in lost.items()]
+    measured = {each.subject for each in deployed}
+    others = [row.subject for row in rows if row.subject not in measured]
+    return (*deployed, *(SubjectEvidence(subject=each) for each in dict.fromkeys(others)))
 
 
 @dataclass(frozen=True)
