@@ -11,7 +11,6 @@ connect are no exception.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +22,15 @@ from torch.func import functional_call
 
 from robustdeploy.core.bounds import Positive
 from robustdeploy.core.recipe import Budget
+from robustdeploy.cost.module import copied
 from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.nets.channel_pad import set_gains
+from robustdeploy.nets.normalised import kind_of
+from robustdeploy.prune.groups import COMPUTED, computed_weights, told_whole
 from robustdeploy.prune.protocol import PhaseInfo, StepData
+from robustdeploy.prune.rehearsal import rehearse
 from robustdeploy.prune.weight_budget import LayerWeight, WeightCost, layer_weights, weight_costs, weight_limits
+from robustdeploy.prune.weight_masks import names_of
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,10 @@ class Scores:
         The budget's ``ops`` and ``params`` are those other than zero; ``channel_multiple`` has no meaning here.
         """
         weights = layer_weights(net, image_shape)
+        whole = dict.fromkeys(computed_weights(net, image_shape), COMPUTED)
         if not weights:
             raise BudgetError(
-                f"this {type(net).__name__} has no convolution or linear layer whose weights can be masked"
+                f"this {kind_of(net)} has no convolution or linear layer whose weights can be masked{told_whole(whole)}"
             )
         costs = weight_costs(net, image_shape, budget, weights)
         limits = weight_limits(budget, costs)
@@ -63,7 +68,9 @@ class Scores:
         # Narrower than this the counts at both ends differ by at most one weight in any layer.
         while high - low > 1 / (4 * max(sizes)):
             low, high = ((low + high) / 2, high) if fits((low + high) / 2) else (low, (low + high) / 2)
-        return ScoredNet(net, weights, _counts(sizes, low), costs, self)
+        counts = _counts(sizes, low)
+        rehearse(ScoredNet(copied(net), weights, counts, costs, self, whole), net, image_shape)
+        return ScoredNet(net, weights, counts, costs, self, whole)
 
 
 def _counts(sizes: Sequence[int], share: float) -> list[int]:
@@ -83,12 +90,16 @@ class ScoredNet(nn.Module):
         counts: Sequence[int],
         costs: Sequence[WeightCost],
         options: Scores,
+        whole: Mapping[str, str],
     ) -> None:
         super().__init__()
         self.net = net
         self.weights = tuple(weights)
         self.counts = tuple(counts)
         self.options = options
+        self.whole = dict(whole)
+        """Layers whose weights all stay, with the reason."""
+        self._names = [names_of(net, weight.name) for weight in weights]
         self._costs = tuple(costs)
         tensors = [net.get_parameter(weight.name).detach() for weight in weights]
         # Placeholders of the right shape: a net that is trained first must not be scored by its random start.
@@ -117,13 +128,14 @@ class ScoredNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Score ``images`` with the chosen weights; the gradient of a score is that of its weight's mask."""
         used: dict[str, Tensor] = {}
-        for weight, keep, score in zip(self.weights, self.keeps, self.scores, strict=True):
+        for weight, keep, score, names in zip(self.weights, self.keeps, self.scores, self._names, strict=True):
             mask = keep.to(score.dtype)
             if score.requires_grad:
                 # Zero in value; its slope is the score's sign, since scores are ranked by magnitude.
                 mask = mask + (score.abs() - score.detach().abs())
-            used[weight.name] = self.net.get_parameter(weight.name) * mask
-        return cast(Tensor, functional_call(self.net, used, (images,)))
+            used |= dict.fromkeys(names, self.net.get_parameter(weight.name) * mask)
+        # Torch's own search for tied weights takes a module of two names for two modules, and restores it wrongly.
+        return cast(Tensor, functional_call(self.net, used, (images,), tie_weights=False))
 
     def own_parameters(self) -> list[dict[str, object]]:
         """Give the scores the optimiser's own settings, and the phase's rate unless they have one."""
@@ -199,7 +211,7 @@ class ScoredNet(nn.Module):
         """
         if not self.is_frozen:
             raise TrainingError("the masks have not reached their budget yet, so there is nothing to compact")
-        plain = copy.deepcopy(self.net if twin is None else twin)
+        plain = copied(self.net if twin is None else twin)
         with torch.no_grad():
             for weight, keep in zip(self.weights, self.keeps, strict=True):
                 plain.get_parameter(weight.name).masked_fill_(~keep, 0)

@@ -92,7 +92,7 @@ def _slope(m: Tensor) -> Tensor:
     return SCALE * (1 - torch.tanh(m).square())
 
 
-def _names_of(net: nn.Module, name: str) -> list[str]:
+def names_of(net: nn.Module, name: str) -> list[str]:
     """Return the names of a parameter in all modules that share it, one for each module."""
     # functional_call replaces by name. Under one name alone, the other layers would go on with the unmasked weight.
     wanted = net.get_parameter(name)
@@ -128,7 +128,7 @@ class WeightMaskedNet(nn.Module):
         self._costs = tuple(costs)
         self.on_phase(PhaseInfo())
         tensors = [net.get_parameter(weight.name).detach() for weight in weights]
-        self._names = [_names_of(net, weight.name) for weight in weights]
+        self._names = [names_of(net, weight.name) for weight in weights]
         # Zeros say nothing yet: the first masks are those of magnitude alone.
         self.logits = nn.ParameterList([nn.Parameter(torch.zeros_like(tensor)) for tensor in tensors])
         for number, tensor in enumerate(tensors):

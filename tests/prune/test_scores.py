@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -108,3 +109,45 @@ def test_what_cannot_be_reached_and_a_senseless_rate_are_refused():
     with pytest.raises(RecipeError, match="lr: must be above 0"):
         PRUNERS.build("scores", {"lr": 0})
     assert wrapped(Budget()).status()["nonzero_params"] == 1.0
+
+
+class TwoNames(nn.Module):
+    """One layer that is known by two names, and one that is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.d = nn.Conv2d(4, 4, 3, padding=1)
+        self.again = self.d
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, images):
+        return self.fc(self.again(self.d(self.first(images)).relu()).mean((2, 3)))
+
+
+class OldNorm(nn.Module):
+    """A weight that is worked out anew in every forward pass, as torch did before parametrizations."""
+
+    def __init__(self):
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.first = nn.utils.weight_norm(nn.Conv2d(1, 4, 3, padding=1))
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, images):
+        return self.fc(self.first(images).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("make", [TwoNames, OldNorm])
+def test_the_compact_net_of_an_unusual_net_scores_alike(make):
+    torch.manual_seed(0)
+    net = make()
+    pruning = Scores().wrap(net, (1, 8, 8), Budget(params=0.85))
+    pruning.on_phase(SCORING)
+    images = torch.rand(6, 1, 8, 8)
+    pruning(images).sum().backward()
+    pruning.finalize()
+    with torch.no_grad():
+        assert torch.allclose(pruning(images), pruning.compact()(images), atol=1e-6)
+    assert bool(pruning.whole) == (make is OldNorm)
