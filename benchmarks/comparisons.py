@@ -30,7 +30,7 @@ from robustdeploy.cost.module import macs, params
 from robustdeploy.data.load import Loaded, load_data
 from robustdeploy.engine.manifest import Manifest
 from robustdeploy.engine.run import Run, training_content
-from robustdeploy.engine.seal import Stage
+from robustdeploy.engine.seal import Slot
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.residual import init_convolutions
@@ -60,7 +60,7 @@ class Work:
     recipe: Recipe
     data: Loaded
     device: torch.device
-    stage: Stage
+    stage: Slot
     pattern: Path
     """Folder of the net that was pruned in training."""
     talk: Talk
@@ -90,7 +90,7 @@ def trained(row: Row, recipe: Recipe, pattern: Path, runs: Path, talk: Talk) -> 
         inputs = {"images": data.digest, "pattern": sha256_of_file(pattern / WEIGHTS_FILE)}
         parts = training_content(recipe)
         parameters = {part: parts[part] for part in ("data", "net", "threat", "train")}
-        stage = run.stage(row.method, "train", inputs, parameters)
+        stage = run.slot(row.method, run.net_place, inputs, parameters)
         if stage.sealed() is not None:
             talk.say(f"{row.name}: done already and unchanged; skipped")
             return run

@@ -55,9 +55,9 @@ def _trained(row: Row, recipe: Recipe, places: Places, talk: Talk) -> Run:
 
 def _laid_out(row: Row, recipe: Recipe, run: Run, seconds: float, folder: Path) -> Path:
     """Copy the net and write what is known of it; for the same weights, what was known already stays."""
-    manifest = read_manifest(run.root / "train")
+    manifest = read_manifest(run.root / run.net_place)
     for name in (WEIGHTS_FILE, NET_FILE):
-        atomic_write_bytes(folder / name, (run.root / "train" / name).read_bytes())
+        atomic_write_bytes(folder / name, (run.root / run.net_place / name).read_bytes())
     load_net(folder)  # proves the pair
     atomic_write_text(folder / "recipe.yaml", resolved_yaml(_recipe_of(row, recipe)))
     mark = sha256_of_file(folder / WEIGHTS_FILE)

@@ -61,7 +61,7 @@ def test_a_report_has_each_way_quiet_and_busy(chain, capsys, monkeypatch):
 
     before, really = busy_loops(), subprocess.run
     monkeypatch.setattr(busy.subprocess, "run", run)
-    assert busy.main([str(chain / "runs/tiny/dense"), "--rounds", "2", "--others", "1"]) == 0
+    assert busy.main([str(chain / "runs/tiny/nets/dense"), "--rounds", "2", "--others", "1"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert asked == list(busy.WAYS.values()) * 4
     assert others == [0] * 6 + [1] * 6
@@ -77,7 +77,7 @@ def test_a_report_has_each_way_quiet_and_busy(chain, capsys, monkeypatch):
 
 
 def test_one_turn_makes_steps(chain, capsys):
-    net = chain / "runs/tiny/dense"
+    net = chain / "runs/tiny/nets/dense"
     assert busy.main([str(net), "--batch-size", "4", "--seconds", "0.05", "--only-steps"]) == 0
     assert float(capsys.readouterr().out) > 0
 

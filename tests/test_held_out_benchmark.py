@@ -21,7 +21,7 @@ import held_out
 
 @pytest.fixture
 def nets(chain):
-    return [chain / "runs/tiny/dense", chain / "runs/tiny"]
+    return [chain / "runs/tiny/nets/dense", chain / "runs/tiny"]
 
 
 def printed(capsys, nets, *more):

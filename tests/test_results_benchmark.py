@@ -249,7 +249,7 @@ def test_evaluate_measures_a_row_without_training_it(shop, tmp_path, command):
     assert done.document["run"] == f"runs/{row.name}"
     ops = next(rule for rule in load_recipe(places.results / row.name / "recipe.yaml").gate if "OPS" in rule.id)
     assert ops.at_most == row.ops
-    assert not (tmp_path / "runs" / row.name / "train" / "metrics.jsonl").exists()
+    assert not (tmp_path / "runs" / row.name / "nets" / "pruned" / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Where an engine may be built and run: real agents that differ in version, device and architecture."""
 
+import json
 import platform
 import shutil
 
@@ -8,7 +9,6 @@ import pytest
 
 from robustdeploy.core.load import load_target
 from robustdeploy.core.target import Target, Toolchain
-from robustdeploy.devices import build
 from robustdeploy.devices.board import board_from, board_of
 from robustdeploy.devices.build import Built, build_engine, check_builder, check_fits
 from robustdeploy.devices.local import Local
@@ -178,10 +178,10 @@ def test_a_toolchain_that_is_missing_or_of_another_version_is_told_before_anythi
 def test_an_edited_record_of_an_engine_is_refused(changed):
     file = {"name": "a.so", "sha256": "ab" * 32, "bytes": 5}
     rest = {"seconds": 1, "backend": "split", "version": "1.0", "identity": {}, "where": "board"}
-    assert Built.model_validate({"files": [file], **rest}).bytes == 5
+    assert Built.model_validate_json(json.dumps({"files": [file], **rest})).bytes == 5
     for files in ([{**file, **changed}], [], [file, file]):
         with pytest.raises(ValueError, match="files"):
-            build.Built.model_validate({"files": files, **rest})
+            Built.model_validate_json(json.dumps({"files": files, **rest}))
 
 
 @needs_setarch
