@@ -29,6 +29,7 @@ from robustdeploy.cli.options import (
 
 if TYPE_CHECKING:
     from robustdeploy.core.records import NetRecord
+    from robustdeploy.engine.run import Run
 
 
 def prune(
@@ -54,12 +55,9 @@ def prune(
     It trains robustly under masks until the budget is met, then makes the net compact and certifies it. A repeated
     command resumes what was interrupted. With --target, layers keep channels in the target's multiples.
     """
-    from robustdeploy.cli.result import show
     from robustdeploy.core.asked import recipe_for
     from robustdeploy.core.load import load_target
-    from robustdeploy.core.records import NetRecord
     from robustdeploy.data.find import looking_once
-    from robustdeploy.engine.manifest import read_manifest
     from robustdeploy.preflight import check_training, remarks
     from robustdeploy.tracking.chosen import listening
     from robustdeploy.train.launch import follows
@@ -72,8 +70,6 @@ def prune(
         loaded = recipe_for(recipe, targets=[goal] if goal else [], overrides=more, before=check)
         from robustdeploy.api import follow  # whatever can be refused without torch has been
         from robustdeploy.api import prune as pruned
-        from robustdeploy.engine.runner import record_from
-        from robustdeploy.stages.train import zeros_text
 
         if follows():
             follow(loaded)
@@ -82,6 +78,17 @@ def prune(
             talk.say(f"note: {remark}")
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
         run = pruned(loaded, targets=[goal] if goal else [], runs=runs, name=name, force=force, talk=talk)
+    _show(run, target or "host-cpu", as_json)
+
+
+def _show(run: Run, target: str, as_json: bool) -> None:
+    """Print what the net costs and how that was certified, and the command that goes on."""
+    from robustdeploy.cli.result import show
+    from robustdeploy.core.records import NetRecord
+    from robustdeploy.engine.manifest import read_manifest
+    from robustdeploy.engine.runner import record_from
+    from robustdeploy.stages.train import zeros_text
+
     folder = run.root / run.net_place
     manifest = read_manifest(folder)
     record = record_from(manifest, NetRecord, str(folder))
@@ -90,8 +97,7 @@ def prune(
         f"{record.params:,} parameters{_memory(record)}",
         *zeros_text(record),
         *_certificate(record),
-        f"{folder / 'model.safetensors'} is written; "
-        f"next: robustdeploy export {run.root} --target {target or 'host-cpu'}",
+        f"{folder / 'model.safetensors'} is written; next: robustdeploy export {run.root} --target {target}",
     ]
     show(lines, {"run": str(run.root), "stage": "train", **manifest.model_dump(mode="json")}, as_json)
 
