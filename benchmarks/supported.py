@@ -1,13 +1,14 @@
 """Supported nets: what `prune` says of every classifier of torchvision before a training, as a page of the docs.
 
     python benchmarks/supported.py               # all of them, and writes docs/supported.md
+    python benchmarks/supported.py --minutes 60  # as many as that allows
     python benchmarks/supported.py resnet18 swin_t --json
     python benchmarks/supported.py --check       # whether the page says what would be written
 
 Each net, and each kind of structure in `structures.py`, is a process of its own: it is built for ten classes, exported
 and run by ONNX Runtime, its operations are counted, and its channel groups are found and tried out, as by `prune`.
-Nothing is trained. Nets made of the same kinds of layers as a smaller one are counted only, unless `--every` is said.
-What was tried is kept while the code stays the same, so that an interrupted command goes on.
+Nothing is trained. What was tried is kept while the code stays the same, so that an interrupted command goes on.
+Small nets come first. With `--minutes` no other is begun after so long; what was not tried is counted and named.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import argparse
 import hashlib
 import io
 import json
+import math
 import multiprocessing
+import os
 import platform
 import re
 import resource
 import sys
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -55,6 +59,10 @@ SIDES = {"inception_v3": 96, "vit_h_14": 56, "maxvit_t": 224}
 """Nets whose layers need other images: Inception 75 pixels or more, patches of 14, and windows of 7 in every stage."""
 MOST_BYTES = 14 * 2**30
 """Of memory for one net, so that the largest end in an error and not with the machine."""
+TOO_LITTLE = f"trying it takes more than the {MOST_BYTES / 2**30:.0f} GiB of memory that it was given"
+SHORT = ("allocate memory", "to be had here")
+"""Words of torch, and of this package, for too little memory."""
+NO_TIME = "there was no time to try it; smaller nets came first"
 PATIENCE_S = 1800
 FORK = multiprocessing.get_context("fork")
 """Libraries take longer to load than a small net to try."""
@@ -67,6 +75,11 @@ def names() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
+def size(name: str) -> int:
+    """Return how many parameters a net has by torchvision's own account; the kinds of structure are small."""
+    return 0 if name in KINDS else int(torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"])
+
+
 def choice(name: str) -> tuple[dict[str, Any], tuple[int, int, int]]:
     """Return a net as a recipe names it, and the images that it is tried on."""
     if name in KINDS:
@@ -75,27 +88,6 @@ def choice(name: str) -> tuple[dict[str, Any], tuple[int, int, int]]:
     sized = {"image_size": side} if name.startswith("vit_") else {}  # these have to know the size of the images
     named = f"{TORCHVISION}{name}" if name in NETS else name  # the short name is of this package's own net
     return {"name": named, **sized}, (3, side, side)
-
-
-def relatives() -> dict[str, str]:
-    """Return for each classifier the smallest one that is made of the same kinds of layers, which may be itself.
-
-    They differ in how many layers they have and how wide these are, so what becomes of the one becomes of the other.
-    """
-    kin: dict[frozenset[Any], list[tuple[int, str]]] = {}
-    for name in names():
-        net = without_weights(name)
-        layers = frozenset(_kind_of(module) for module in net.modules() if not isinstance(module, _CONTAINERS))
-        kin.setdefault(layers, []).append((params(net), name))
-    return {name: min(those)[1] for those in kin.values() for _, name in those}
-
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
-def _kind_of(module: nn.Module) -> tuple[str, bool, bool]:
-    groups = getattr(module, "groups", 1)
-    return type(module).__qualname__, groups > 1, groups > 1 and groups == getattr(module, "in_channels", 0)
 
 
 def without_weights(name: str) -> nn.Module:
@@ -112,13 +104,13 @@ def without_weights(name: str) -> nn.Module:
     return net
 
 
-def counted(name: str, like: str) -> dict[str, Any]:
-    """Count a net that is made of the same layers as another, on shapes alone."""
-    started = time.perf_counter()
-    shape = choice(name)[1]
+def lost(name: str, why: str, seconds: float = 0) -> dict[str, Any]:
+    """Say why a net was not tried to the end; it is counted all the same, on shapes alone."""
+    row = {"net": name, "side": choice(name)[1][1], "unknown": why, "seconds": seconds}
+    if name in KINDS:
+        return row
     net = without_weights(name)
-    costs = {"macs": macs(net, shape), "params": params(net)}
-    return {"net": name, "side": shape[1], **costs, "like": like, "seconds": round(time.perf_counter() - started, 1)}
+    return {**row, "macs": macs(net, choice(name)[1]), "params": params(net)}
 
 
 def tried(name: str) -> dict[str, Any]:
@@ -127,8 +119,13 @@ def tried(name: str) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         found = _found(net, shape)
-    except (RobustdeployError, MemoryError) as problem:
-        found = {"refused": str(problem) or "more memory than it was given"}
+    except (RobustdeployError, MemoryError, RuntimeError) as problem:
+        short = isinstance(problem, MemoryError) or any(words in str(problem) for words in SHORT)
+        if not (short or isinstance(problem, RobustdeployError)):
+            raise
+        if short:
+            return lost(name, TOO_LITTLE, round(time.perf_counter() - started, 1))
+        found = {"refused": str(problem)}
     return {"net": name, "side": shape[1], **found, "seconds": round(time.perf_counter() - started, 1)}
 
 
@@ -174,8 +171,8 @@ def line(row: dict[str, Any]) -> str:
 
 def told(row: dict[str, Any]) -> str:
     """Say in one cell what came of a net."""
-    if "like" in row:
-        return f"not tried: it has the same kinds of layers as `{row['like']}`"
+    if "unknown" in row:
+        return f"not known: {row['unknown']}"
     if "refused" in row:
         return f"refused: {_sentence(own_names(row['refused']))}"
     if "whole" in row:
@@ -229,14 +226,16 @@ def main() -> int:
     parser.add_argument("nets", nargs="*")
     parser.add_argument("--json", action="store_true", help="print what was found")
     parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "supported", help="where what was tried is kept")
-    parser.add_argument("--every", action="store_true", help="try also those made of the same layers as another")
     parser.add_argument("--check", action="store_true", help="write nothing; 1 where the page says something else")
+    parser.add_argument("--minutes", type=int, help="after which no further net is begun")
     options = parser.parse_args()
     torch.set_num_threads(1)  # also so that this process may be forked
     _load()
     kept = options.kept / code()
-    like = {} if options.every or options.nets else relatives()
-    rows = [_row(name, like.get(name, name), kept) for name in options.nets or (*KINDS, *names())]
+    asked = options.nets or [*KINDS, *names()]
+    end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
+    found = {name: _row(name, kept, end) for name in sorted(asked, key=size)}
+    rows = [found[name] for name in asked]
     if options.json:
         print(json.dumps(rows, indent=2))
     if options.check:
@@ -261,10 +260,6 @@ _ASKED = ("cost", "export", "nets", "prune")
 """The packages that say what becomes of a net."""
 
 
-def _row(name: str, like: str, kept: Path) -> dict[str, Any]:
-    return _in_a_process(name, kept) if like == name or _file(name, kept).exists() else counted(name, like)
-
-
 def _file(name: str, kept: Path) -> Path:
     return kept / f"{name.replace(' ', '-')}.json"
 
@@ -276,33 +271,42 @@ def _load() -> None:
         torch.onnx.export(nn.Flatten().eval(), (torch.zeros(2, 1, 8, 8),), dynamo=True)
 
 
-def _in_a_process(name: str, kept: Path) -> dict[str, Any]:
+def _row(name: str, kept: Path, end: float) -> dict[str, Any]:
     file = _file(name, kept)
     if file.exists():
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    print(name, file=sys.stderr, flush=True)
-    ours, theirs = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=_send, args=(name, theirs))
-    process.start()
-    theirs.close()
-    try:
-        row = ours.recv() if ours.poll(PATIENCE_S) else _lost(name, f"not done after {PATIENCE_S / 60:.0f} minutes")
-    except EOFError:
-        row = _lost(name, "the process ended without a word; had it too little memory?")
-    process.kill()
-    process.join()
+    if time.monotonic() > end:
+        return lost(name, NO_TIME)
+    row = _in_a_process(name)
     kept.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(row, indent=2), encoding="utf-8")
     return row
 
 
+def _in_a_process(name: str) -> dict[str, Any]:
+    print(name, file=sys.stderr, flush=True)
+    ours, theirs = FORK.Pipe(duplex=False)
+    process, started = FORK.Process(target=_send, args=(name, theirs)), time.perf_counter()
+    process.start()
+    theirs.close()
+    why = TOO_LITTLE  # of a process that ends without a word
+    try:
+        if not ours.poll(PATIENCE_S):
+            why = f"it was not done after {PATIENCE_S / 60:.0f} minutes"
+            process.kill()
+        row = ours.recv()
+    except EOFError:
+        row = lost(name, why, round(time.perf_counter() - started, 1))
+    process.kill()
+    process.join()
+    return row
+
+
 def _send(name: str, pipe: Any) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
-    pipe.send(tried(name))
-
-
-def _lost(name: str, why: str) -> dict[str, Any]:
-    return {"net": name, "side": choice(name)[1][1], "refused": why, "seconds": PATIENCE_S}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_STATE_HOME"] = folder  # what this user has tried before is tried again
+        pipe.send(tried(name))
 
 
 if __name__ == "__main__":
