@@ -25,8 +25,8 @@ def export(
 ) -> None:
     """Write ONNX and the bundle for a target.
 
-    Parity with torch is measured and written down. The engine itself is built on the board, which alone knows its
-    toolchain and its processor.
+    Parity with torch is measured and written down. The engine is built by evaluate, on the board or, where
+    the target says so, on this machine.
     """
     from robustdeploy.cli.result import show
     from robustdeploy.core.load import load_target

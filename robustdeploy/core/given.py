@@ -14,7 +14,7 @@ RUN_FILES = ("recipe.yaml", "ledger.jsonl")
 NET_FILES = ("net.json", "model.safetensors")
 ACCEPTED = "Accepted are a run, by folder or name, and a folder that holds net.json and model.safetensors."
 _SAVE = "Save the net with robustdeploy.nets.store.save_net (docs/commands.md), then evaluate that folder."
-_AN_ENGINE = "an engine for one device, and evaluate builds its engine itself, on the board"
+_AN_ENGINE = "an engine for one device, and evaluate builds its engine itself"
 _PICKLED = "a file of PyTorch, which is never unpickled here"
 _KINDS = {
     **dict.fromkeys(

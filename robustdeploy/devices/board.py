@@ -77,6 +77,11 @@ class Board:
         """How many images the engine has scored since the agent started; the agent agrees."""
         return self._agent.queries_total
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing more can be asked of it: the pipe failed, or an answer was impossible."""
+        return self._agent.is_broken
+
     def hello(self) -> Facts:
         """Return what the board says of itself; BoardError where its agent is of another version."""
         # Not `ask`: an agent of another version may answer in another form, and that has to be told as what it is.
@@ -100,8 +105,9 @@ class Board:
 
     def identity(self) -> dict[str, str]:
         """Return which device this is, without what changes from boot to boot; `toolchain_on` adds the toolchain's."""
-        told = {name: str(self.facts[name]) for name in ("cpu_model", "board_model")}
-        return {"machine": architecture_of(self.facts["machine"]), **told}
+        facts = self.facts or self.hello()
+        told = {name: str(facts[name]) for name in ("cpu_model", "board_model")}
+        return {"machine": architecture_of(facts["machine"]), **told}
 
     def put(self, path: Path, moved: Moved = silent) -> str:
         """Send a file unless the board has it already, and return its hash; ``moved`` hears of bytes."""

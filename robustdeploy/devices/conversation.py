@@ -64,6 +64,11 @@ class Conversation:
     def __post_init__(self) -> None:
         self._channel = Channel(self.pipe, self.clock)
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether nothing more can be asked."""
+        return bool(self._broken)
+
     def close(self) -> None:
         """Let the agent end; nothing is said where it is gone already."""
         if not self._broken:

@@ -51,6 +51,7 @@ def test_a_real_runtime_tells_its_version():
     major, minor = cuda.load().version().split(".")
     assert int(major) >= 11
     assert int(minor) >= 0
+    assert cuda.load().driver().count(".") == 1
 
 
 @needs_runtime
@@ -59,9 +60,19 @@ def test_without_a_gpu_every_call_fails_in_cudas_words():
     found = cuda.load()
     with pytest.raises(ToolchainError, match=r"CUDA refused cudaGetDeviceCount: .*\(error \d+\)"):
         found.devices()
+    with pytest.raises(ToolchainError, match="CUDA refused cudaGetDeviceProperties"):
+        found.name()
     for hold in (found.stream(), found.device_memory(64), found.pinned((2, 3))):
         with pytest.raises(ToolchainError, match="CUDA refused"), hold:
             pytest.fail("something was held without a GPU")
+
+
+@pytest.mark.skipif(gpus() == 0, reason="no GPU here: its name cannot be read")
+def test_a_gpu_tells_its_name_and_its_driver():
+    found = cuda.load()
+    assert found.name().isprintable()
+    assert len(found.name()) > 2
+    assert int(found.driver().partition(".")[0]) >= 11
 
 
 @pytest.mark.skipif(gpus() == 0, reason="no GPU here: copies cannot be run")
