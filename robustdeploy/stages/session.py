@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-from robustdeploy.core.files import temporary_folder
+from robustdeploy.core.files import canonical_json, temporary_folder
+from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Data, Recipe
 from robustdeploy.core.settings import label_of
 from robustdeploy.core.talk import SILENCE, Talk
@@ -15,6 +16,7 @@ from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
 from robustdeploy.data.images import Images as StoredImages
 from robustdeploy.data.load import Loaded, load_data, load_test
+from robustdeploy.devices.architecture import check_architecture
 from robustdeploy.devices.board import Board, board_of
 from robustdeploy.engine.run import Run
 from robustdeploy.evaluate.attack import Images, chosen
@@ -66,16 +68,22 @@ class Session:
 
         Its agent is built of the installed package: what lies in a run's folder is never started.
         """
-        # One agent for all stages: starting one over ssh takes seconds, and a board serves one run at a time.
-        if target.name not in self._boards:
+        # One agent for all stages: starting one over ssh takes seconds, and a board serves one host at a time. Two targets
+        # with the same link, such as two toolchains of one board, would shut each other out.
+        place = _place(target)
+        if place in self._boards and self._boards[place][0].is_lost:
+            self.leave_board(target)
+        if place not in self._boards:
             stack = self._stack.enter_context(ExitStack())
-            self._boards[target.name] = stack.enter_context(board_of(target, self.agent)), stack
-        return self._boards[target.name][0]
+            self._boards[place] = stack.enter_context(board_of(target, self.agent)), stack
+        board = self._boards[place][0]
+        check_architecture(board.facts["machine"], target.arch, board.pipe.where)
+        return board
 
     def leave_board(self, target: Target) -> None:
         """Let the agent on a target end; the next use starts another."""
-        if target.name in self._boards:
-            self._boards.pop(target.name)[1].close()
+        if left := self._boards.pop(_place(target), None):
+            left[1].close()
 
     @cached_property
     def agent(self) -> Path:
@@ -96,3 +104,8 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+
+def _place(target: Target) -> str:
+    """Name the board that a target's link leads to."""
+    return canonical_json(plain(target.link))

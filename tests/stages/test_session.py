@@ -34,6 +34,10 @@ def test_targets_of_one_link_share_a_board_and_others_do_not(session, tmp_path):
     first = session.board(target("a"))
     assert session.board(target("b", backend=Toolchain(name="null"))) is first
     assert session.board(target("c", link={"name": "local", "options": {"workdir": str(tmp_path / "w")}})) is not first
+    session.leave_board(target("b"))
+    session.leave_board(target("b"))
+    assert first.is_lost
+    assert session.board(target("a")) is not first
 
 
 def test_a_board_of_another_architecture_is_refused_first_and_later(session):
