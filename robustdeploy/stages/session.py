@@ -68,7 +68,7 @@ class Session:
 
         Its agent is built of the installed package: what lies in a run's folder is never started.
         """
-        # One agent for all stages: starting one over ssh takes seconds, and a board serves one host at a time. Two targets
+        # One agent for all stages: starting one over ssh takes seconds, and a board serves one host at a time. Targets
         # with the same link, such as two toolchains of one board, would shut each other out.
         place = _place(target)
         if place in self._boards and self._boards[place][0].is_lost:
