@@ -1,4 +1,4 @@
-"""The Typer app: every command, and nothing heavier than Typer itself until one of them runs."""
+"""The Typer app: the options of the whole program, over a group that imports a command when it is wanted."""
 
 from __future__ import annotations
 
@@ -7,22 +7,11 @@ from typing import Annotated
 import typer
 
 from robustdeploy import __version__
-from robustdeploy.cli.compare import compare
-from robustdeploy.cli.doctor import doctor
-from robustdeploy.cli.evaluate import evaluate
-from robustdeploy.cli.export import export
-from robustdeploy.cli.gate import gate
-from robustdeploy.cli.ls import ls
-from robustdeploy.cli.plan import plan
-from robustdeploy.cli.prune import prune
-from robustdeploy.cli.report import report
-from robustdeploy.cli.run import run
-from robustdeploy.cli.schema import schema
-from robustdeploy.cli.validate import validate
-from robustdeploy.cli.verify import verify
+from robustdeploy.cli.group import STYLE, LazyGroup
 
 app = typer.Typer(
     name="robustdeploy",
+    cls=LazyGroup,
     help=(
         "Prune a network while training it to be robust, put it on the device, attack and time what runs there, "
         "and gate on all of it.\n\n"
@@ -30,8 +19,7 @@ app = typer.Typer(
         "130/143 interrupted and resumable."
     ),
     no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    **STYLE,
 )
 
 
@@ -48,7 +36,3 @@ def top(
     ] = False,
 ) -> None:
     """Options of the whole program."""
-
-
-for command in (run, plan, prune, export, evaluate, report, gate, compare, verify, doctor, ls, validate, schema):
-    app.command()(command)

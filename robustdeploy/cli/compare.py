@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from robustdeploy.cli.completion import complete_report
 from robustdeploy.cli.options import RUNS, JsonOption, RunsOption
-
-if TYPE_CHECKING:
-    from robustdeploy.core.recipe import Recipe
-    from robustdeploy.core.report import Report
-    from robustdeploy.report.compare import Row
+from robustdeploy.cli.result import show, table
+from robustdeploy.core.given import is_run
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.report import Report
+from robustdeploy.engine.run import Run
+from robustdeploy.report.compare import Row, compared
+from robustdeploy.report.stored import believed, read_report
 
 FirstArgument = Annotated[
     Path, typer.Argument(metavar="BEFORE", help="Run or report.json.", autocompletion=complete_report)
@@ -28,11 +31,6 @@ def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUN
 
     What was made or measured differently is said first; a row that one side lacks is shown as such.
     """
-    from dataclasses import asdict
-
-    from robustdeploy.cli.result import show, table
-    from robustdeploy.report.compare import compared
-
     (first, first_recipe), (second, second_recipe) = (_read(path, runs) for path in (before, after))
     found = compared(first, second, (first_recipe, second_recipe))
     names = _names(first, second, before, after)
@@ -55,10 +53,6 @@ def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUN
 
 def _read(path: Path, runs: Path) -> tuple[Report, Recipe | None]:
     """Return a report and the recipe of its run, where that is at hand."""
-    from robustdeploy.core.given import is_run
-    from robustdeploy.engine.run import Run
-    from robustdeploy.report.stored import believed, read_report
-
     if path.is_file():
         return believed(path), Run.open(path.parent, runs).recipe if is_run(path.parent) else None
     run = Run.open(path, runs)

@@ -8,7 +8,11 @@ from typing import Any, Literal, get_args, get_origin
 
 import typer
 
+from robustdeploy.core.complaint import fields_of
 from robustdeploy.core.kinds import KINDS
+from robustdeploy.core.plug_in_fields import EACH, plug_in_fields
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.registry import ATTACKS, FORMATS, QUERY_ATTACKS, REGISTRIES, TRACKERS
 from robustdeploy.core.shipped import ShippedKind, shipped_names
 
 LISTS = ("recipes", "targets", *KINDS, "metrics")
@@ -69,22 +73,16 @@ def complete_net(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_attacks(incomplete: str) -> list[str]:
     """Names of attacks, one after the other with commas between."""
-    from robustdeploy.core.registry import ATTACKS, QUERY_ATTACKS
-
     return _after_commas(incomplete, sorted({*ATTACKS.names(), *QUERY_ATTACKS.names()}))
 
 
 def complete_formats(incomplete: str) -> list[str]:
     """Names of report formats, one after the other with commas between."""
-    from robustdeploy.core.registry import FORMATS
-
     return _after_commas(incomplete, FORMATS.names())
 
 
 def complete_tracker(incomplete: str) -> list[str]:
     """Names of trackers."""
-    from robustdeploy.core.registry import TRACKERS
-
     return _beginning(incomplete, TRACKERS.names())
 
 
@@ -103,7 +101,6 @@ def complete_set(incomplete: str) -> list[str]:
     field, equals, value = incomplete.partition("=")
     if equals:
         return [f"{field}={choice}" for choice in _beginning(value, _choices(field))]
-    from robustdeploy.core.recipe import Recipe
 
     return _beginning(field, (f"{name}=" for name in _fields(Recipe)))
 
@@ -111,11 +108,8 @@ def complete_set(incomplete: str) -> list[str]:
 def _choices(field: str) -> Iterable[str]:
     if field == "train.device":
         return ("auto", "cpu", "cuda")
-    from robustdeploy.core.recipe import Recipe
 
     if field in (chosen := _plug_ins(Recipe)):
-        from robustdeploy.core.registry import REGISTRIES
-
         registry = REGISTRIES[chosen[field]]
         return sorted({*registry.names(), *registry.others()})
     kind = dict(_fields_with_types(Recipe)).get(field)
@@ -126,8 +120,6 @@ def _choices(field: str) -> Iterable[str]:
 
 def _plug_ins(kind: Any) -> dict[str, str]:
     """Dotted names of the fields that choose one plug-in, each with its kind."""
-    from robustdeploy.core.plug_in_fields import EACH, plug_in_fields
-
     found = (field for field in plug_in_fields(kind) if EACH not in field.place)
     return {".".join(map(str, field.place)): field.kinds[0] for field in found}
 
@@ -138,8 +130,6 @@ def _fields(kind: Any) -> list[str]:
 
 def _fields_with_types(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted names of the fields of a noun, those inside it in place of itself."""
-    from robustdeploy.core.complaint import fields_of
-
     for name, field in fields_of(kind).items():
         inside = fields_of(field.annotation)
         if inside and set(inside) != {"name", "options"}:

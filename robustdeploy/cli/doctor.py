@@ -6,10 +6,21 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 import typer
 
 from robustdeploy.cli.options import JsonOption, OptionalTarget
+from robustdeploy.cli.result import show
+from robustdeploy.core.files import temporary_folder
+from robustdeploy.core.load import load_target
+from robustdeploy.core.registry import LINKS
+from robustdeploy.devices.architecture import check_architecture
+from robustdeploy.devices.board import board_from
+from robustdeploy.devices.builder import check_builder
+from robustdeploy.devices.toolchain import check_version
+from robustdeploy.errors import EnvironmentFailure, ToolchainError
+from robustdeploy.export.agent import build_agent, foreign_plugins
 
 
 @dataclass(frozen=True)
@@ -27,8 +38,6 @@ def doctor(target: OptionalTarget = None, as_json: JsonOption = False) -> None:
 
     With --target it looks at the board; nothing is changed. Exits with 4 if something is missing.
     """
-    from robustdeploy.cli.result import show
-
     findings = list(_host() if target is None else _target(target))
     lines = []
     for finding in findings:
@@ -40,8 +49,6 @@ def doctor(target: OptionalTarget = None, as_json: JsonOption = False) -> None:
 
 
 def _host() -> Iterator[Finding]:
-    from importlib.metadata import PackageNotFoundError, version
-
     yield Finding("Python", sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11 or later")
     for package in (
         "torch",
@@ -69,17 +76,6 @@ def _host() -> Iterator[Finding]:
 
 
 def _target(name: str) -> Iterator[Finding]:
-
-    from robustdeploy.core.files import temporary_folder
-    from robustdeploy.core.load import load_target
-    from robustdeploy.core.registry import LINKS
-    from robustdeploy.devices.architecture import check_architecture
-    from robustdeploy.devices.board import board_from
-    from robustdeploy.devices.build import check_builder
-    from robustdeploy.devices.toolchain import check_version
-    from robustdeploy.errors import EnvironmentFailure, ToolchainError
-    from robustdeploy.export.agent import build_agent, foreign_plugins
-
     target = load_target(name)
     yield Finding("target", True, f"{target.name}: {target.description} ({target.status})")
     link = LINKS.build(target.link.name, target.link.options)
@@ -127,8 +123,6 @@ def _target(name: str) -> Iterator[Finding]:
 
 
 def _checked(what: str, check: Callable[[], object], found: str) -> Finding:
-    from robustdeploy.errors import EnvironmentFailure
-
     try:
         check()
     except EnvironmentFailure as error:

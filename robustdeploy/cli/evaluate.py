@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from robustdeploy.cli.completion import complete_attacks, complete_net, complete_recipe
+from robustdeploy.cli.heavy import api, evidence
 from robustdeploy.cli.options import (
     RUNS,
     DataOption,
@@ -23,10 +24,18 @@ from robustdeploy.cli.options import (
     TrustOption,
     overrides,
 )
-
-if TYPE_CHECKING:
-    from robustdeploy.core.recipe import Evaluate
-    from robustdeploy.engine.run import Run
+from robustdeploy.cli.result import show
+from robustdeploy.core.given import is_stored_net
+from robustdeploy.core.load import load_recipe, load_target
+from robustdeploy.core.plain import plain
+from robustdeploy.core.recipe import Evaluate
+from robustdeploy.core.settings import is_own
+from robustdeploy.core.settings import overrides as core_overrides
+from robustdeploy.data.find import looking_once
+from robustdeploy.engine.run import Run
+from robustdeploy.errors import UsageError
+from robustdeploy.preflight import check_evaluable, recipe_to_adopt
+from robustdeploy.tracking.chosen import listening
 
 AttacksOption = Annotated[
     Optional[str],  # noqa: UP045
@@ -79,25 +88,15 @@ def evaluate(
 
     A net that is trained already, in a folder with net.json and model.safetensors, becomes a run of its own first.
     """
-    from robustdeploy.core.given import is_stored_net
-    from robustdeploy.core.load import load_recipe, load_target
-    from robustdeploy.data.find import looking_once
-    from robustdeploy.engine.run import Run
-    from robustdeploy.errors import UsageError
-    from robustdeploy.preflight import check_evaluable, recipe_to_adopt
-    from robustdeploy.tracking.chosen import listening
-
     used, other = _split(overrides(set_), attacks, limit)
     with listening(track, quiet or as_json) as talk, looking_once():
         goal = load_target(target)
         if run is not None and is_stored_net(run):
             other += ["data.skip_unreadable=true"] if skip_unreadable else []
             recipe_to_adopt(run, recipe, [*other, *([] if data is None else [f"data.path={data}"])])
-            from robustdeploy.api import adopt, export  # whatever can be refused without torch has been
-
-            opened = adopt(run, recipe, data=data, overrides=other, runs=runs, force=force, trust=trust, talk=talk)
+            opened = api.adopt(run, recipe, data=data, overrides=other, runs=runs, force=force, trust=trust, talk=talk)
             word = trust or [opened.recipe.net]  # adopt has found the user's word for it
-            export(opened, goal, force=force, trust=word, talk=talk)
+            api.export(opened, goal, force=force, trust=word, talk=talk)
         elif recipe is not None:
             raise UsageError("--recipe is for a folder that holds a net alone; a run has its own recipe")
         else:
@@ -111,9 +110,7 @@ def evaluate(
         base = opened.root / "recipe.yaml" if recipe is None else recipe
         settings = load_recipe(base, used).evaluate if used or recipe is not None else None
         its: dict[str, Any] = {"settings": settings, "data": data, "skip_unreadable": skip_unreadable}
-        from robustdeploy.api import evaluate as evaluated
-
-        folder = evaluated(opened, goal, **its, force=force, trust=word, talk=talk).path.parent
+        folder = api.evaluate(opened, goal, **its, force=force, trust=word, talk=talk).path.parent
     _show(opened, target, folder, settings, as_json)
 
 
@@ -126,14 +123,8 @@ def _split(given: Sequence[str], attacks: str | None, limit: int | None) -> tupl
 
 
 def _show(run: Run, target: str, folder: Path, settings: Evaluate | None, as_json: bool) -> None:
-    from robustdeploy.cli.result import show
-    from robustdeploy.core.plain import plain
-    from robustdeploy.core.settings import is_own
-    from robustdeploy.core.settings import overrides as core_overrides
-    from robustdeploy.evaluate.evidence import read_rows
-
     changed = [] if settings is None else core_overrides(run.recipe.evaluate, plain(settings))
-    rows = read_rows(folder / "rows.json").model_dump(mode="json")
+    rows = evidence.read_rows(folder / "rows.json").model_dump(mode="json")
     lines = [_line(row) for row in rows["measurements"] if not row["subject"].endswith("@torch")]
     name = folder.name.partition("@")[2]
     named = target if is_own(name) else name
@@ -149,8 +140,6 @@ def _is_of(part: str, override: str) -> bool:
 
 def _named_nets(given: list[str]) -> tuple[list[Any], list[str]]:
     """Take ``--set net=…`` out: of a run it changes nothing, but names whose code may be called."""
-    from robustdeploy.core.load import load_recipe
-
     words = [each for each in given if each.replace(" ", "").startswith("net=")]
     nets = [load_recipe("digits-resnet8", [word]).net for word in words]
     return nets, [each for each in given if each not in words]
@@ -158,8 +147,6 @@ def _named_nets(given: list[str]) -> tuple[list[Any], list[str]]:
 
 def _refuse(others: list[str]) -> None:
     """Refuse to override in a run what no evaluation may change: its training, and the rules it is held to."""
-    from robustdeploy.errors import UsageError
-
     for each in others:
         if _is_of("gate", each):
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from robustdeploy.cli.heavy import api
 from robustdeploy.cli.options import (
     RUNS,
     ForceOption,
@@ -12,6 +13,12 @@ from robustdeploy.cli.options import (
     TargetOption,
     TrustOption,
 )
+from robustdeploy.cli.result import show
+from robustdeploy.core.load import load_target
+from robustdeploy.engine.manifest import read_manifest
+from robustdeploy.engine.run import Run
+from robustdeploy.engine.runner import check_finished
+from robustdeploy.tracking.terminal import Terminal
 
 
 def export(
@@ -28,21 +35,12 @@ def export(
     Parity with torch is measured and written down. The engine is built by evaluate, on the board or, where
     the target says so, on this machine.
     """
-    from robustdeploy.cli.result import show
-    from robustdeploy.core.load import load_target
-    from robustdeploy.engine.manifest import read_manifest
-    from robustdeploy.engine.run import Run
-    from robustdeploy.engine.runner import check_finished
-    from robustdeploy.tracking.terminal import Terminal
-
     with Terminal(quiet or as_json) as talk:
         opened = Run.open(run, runs)
         goal = load_target(target)
         talk.say(f"run {opened.root}, target {goal.name}")
         check_finished(opened.root, opened.net_place)
-        from robustdeploy.api import export as exported
-
-        bundle = exported(opened, goal, force=force, trust=trust, talk=talk)
+        bundle = api.export(opened, goal, force=force, trust=trust, talk=talk)
     manifest = read_manifest(bundle.path.parent)
     line = f"{bundle.path} is written; next: robustdeploy evaluate {opened.root} --target {target}"
     show([line], {"run": str(opened.root), "bundle": str(bundle.path), **manifest.model_dump(mode="json")}, as_json)

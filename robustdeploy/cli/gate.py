@@ -9,6 +9,14 @@ import typer
 
 from robustdeploy.cli.completion import complete_yaml
 from robustdeploy.cli.options import RUNS, EvaluationOption, JsonOption, QuietOption, RunArgument, RunsOption
+from robustdeploy.cli.result import show, verdict_document, verdict_lines
+from robustdeploy.engine.lineage import label_target
+from robustdeploy.engine.run import Run
+from robustdeploy.errors import UsageError
+from robustdeploy.report.judge import judge_report
+from robustdeploy.report.load import load_rules
+from robustdeploy.report.stored import believed, is_of_run, other_evaluations, read_report
+from robustdeploy.tracking.terminal import Terminal
 
 RulesOption = Annotated[
     Optional[Path],  # noqa: UP045
@@ -31,15 +39,6 @@ def gate(
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
-    from robustdeploy.cli.result import show, verdict_document, verdict_lines
-    from robustdeploy.engine.lineage import label_target
-    from robustdeploy.engine.run import Run
-    from robustdeploy.errors import UsageError
-    from robustdeploy.report.judge import judge_report
-    from robustdeploy.report.load import load_rules
-    from robustdeploy.report.stored import believed, is_of_run, other_evaluations, read_report
-    from robustdeploy.tracking.terminal import Terminal
-
     if run is not None and run.is_file():
         if target is not None:
             raise UsageError(f"--target names an evaluation of a run, and {run} is one report; leave it out")

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from robustdeploy.cli.completion import LISTS, RUNS_LIST, complete_list
 from robustdeploy.cli.options import RUNS, JsonOption, RunsOption
+from robustdeploy.cli.result import show, table
+from robustdeploy.core import metrics
+from robustdeploy.core.complaint import did_you_mean
+from robustdeploy.core.load import load_recipe, load_target
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.registry import REGISTRIES
 from robustdeploy.core.shipped import shipped_folder, shipped_names
-
-if TYPE_CHECKING:
-    from robustdeploy.core.recipe import Recipe
-    from robustdeploy.core.target import Target
+from robustdeploy.core.target import Target
+from robustdeploy.engine.ledger import utc_now
+from robustdeploy.engine.overview import age_text, overviews
+from robustdeploy.errors import UsageError
+from robustdeploy.foreign import one_line
 
 KindArgument = Annotated[
     str,
@@ -31,10 +39,6 @@ def ls(kind: KindArgument = "", runs: RunsOption = RUNS, as_json: JsonOption = F
 
     Runs are listed with state, verdict, key figures and age, the newest first.
     """
-    from robustdeploy.cli.result import show
-    from robustdeploy.core.complaint import did_you_mean
-    from robustdeploy.errors import UsageError
-
     if kind == RUNS_LIST:
         _show_runs(runs, as_json)
         return
@@ -51,13 +55,6 @@ def ls(kind: KindArgument = "", runs: RunsOption = RUNS, as_json: JsonOption = F
 
 
 def _show_runs(runs: Path, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from robustdeploy.cli.result import show, table
-    from robustdeploy.engine.ledger import utc_now
-    from robustdeploy.engine.overview import age_text, overviews
-    from robustdeploy.foreign import one_line
-
     found, now = overviews(runs), utc_now()
     rows = [["run", "state", "verdict", "clean %", "worst %", "ops %", "p99 ms", "target", "age"]]
     for each in found:
@@ -77,10 +74,6 @@ def _show_runs(runs: Path, as_json: bool) -> None:
 
 
 def _listed(kind: str) -> list[dict[str, str]]:
-    from robustdeploy.core import metrics
-    from robustdeploy.core.load import load_recipe, load_target
-    from robustdeploy.core.registry import REGISTRIES
-
     if kind == "metrics":
         return [
             _entry(each.name, f"{each.meaning} ({each.unit})", metrics.__file__) for each in metrics.METRICS.values()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
+from robustdeploy.cli.heavy import api
 from robustdeploy.cli.options import (
     HOST,
     RUNS,
@@ -26,9 +26,12 @@ from robustdeploy.cli.options import (
     TargetsOption,
     overrides,
 )
-
-if TYPE_CHECKING:
-    from robustdeploy.engine.plan import Step
+from robustdeploy.cli.result import show, table
+from robustdeploy.core.asked import check_targets, recipe_for
+from robustdeploy.core.load import load_target
+from robustdeploy.data.find import looking_once
+from robustdeploy.engine.plan import Step
+from robustdeploy.tracking.chosen import listening
 
 
 def plan(
@@ -52,26 +55,16 @@ def plan(
 
     Each stage is named once, with what it rests on. Nothing is written, and no board is asked.
     """
-    from robustdeploy.cli.result import show
-    from robustdeploy.core.asked import check_targets, recipe_for
-    from robustdeploy.core.load import load_target
-    from robustdeploy.data.find import looking_once
-    from robustdeploy.tracking.chosen import listening
-
     with listening((), quiet or as_json) as talk, looking_once():
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         loaded = recipe_for(recipe, targets=goals, overrides=more)
-        from robustdeploy.api import plan as planned  # whatever can be refused without torch has been
-
-        run, steps = planned(loaded, goals, runs=runs, name=name, force=force, talk=talk)
+        run, steps = api.plan(loaded, goals, runs=runs, name=name, force=force, talk=talk)
     show(_lines(str(run.root), steps), {"run": str(run.root), "steps": [asdict(step) for step in steps]}, as_json)
 
 
 def _lines(root: str, steps: Sequence[Step]) -> list[str]:
-    from robustdeploy.cli.result import table
-
     rows = [["stage", "folder", "what", "why"]]
     rows += [[step.stage, step.place, step.action, step.why] for step in steps]
     rows.append(["report", "report.json", "do", "it is written of what is there then"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
+from robustdeploy.cli.heavy import api
 from robustdeploy.cli.options import (
     RUNS,
     DataOption,
@@ -26,10 +26,17 @@ from robustdeploy.cli.options import (
     TrackOption,
     overrides,
 )
-
-if TYPE_CHECKING:
-    from robustdeploy.core.records import NetRecord
-    from robustdeploy.engine.run import Run
+from robustdeploy.cli.result import show
+from robustdeploy.core.asked import recipe_for
+from robustdeploy.core.load import load_target
+from robustdeploy.core.records import NetRecord
+from robustdeploy.data.find import looking_once
+from robustdeploy.engine.manifest import read_manifest
+from robustdeploy.engine.run import Run
+from robustdeploy.engine.runner import record_from
+from robustdeploy.preflight import check_training, remarks
+from robustdeploy.tracking.chosen import listening
+from robustdeploy.train.launch import follows
 
 
 def prune(
@@ -55,47 +62,31 @@ def prune(
     It trains robustly under masks until the budget is met, then makes the net compact and certifies it. A repeated
     command resumes what was interrupted. With --target, layers keep channels in the target's multiples.
     """
-    from robustdeploy.core.asked import recipe_for
-    from robustdeploy.core.load import load_target
-    from robustdeploy.data.find import looking_once
-    from robustdeploy.preflight import check_training, remarks
-    from robustdeploy.tracking.chosen import listening
-    from robustdeploy.train.launch import follows
-
     with listening(track, quiet or as_json) as talk, looking_once():
         goal = load_target(target) if target else None
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         # Of several processes one has the run's folder already.
         check = None if follows() else partial(check_training, runs=runs, name=name)
         loaded = recipe_for(recipe, targets=[goal] if goal else [], overrides=more, before=check)
-        from robustdeploy.api import follow  # whatever can be refused without torch has been
-        from robustdeploy.api import prune as pruned
-
         if follows():
-            follow(loaded)
+            api.follow(loaded)
             return
         for remark in remarks(loaded):
             talk.say(f"note: {remark}")
         talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
-        run = pruned(loaded, targets=[goal] if goal else [], runs=runs, name=name, force=force, talk=talk)
+        run = api.prune(loaded, targets=[goal] if goal else [], runs=runs, name=name, force=force, talk=talk)
     _show(run, target or "host-cpu", as_json)
 
 
 def _show(run: Run, target: str, as_json: bool) -> None:
     """Print what the net costs and how that was certified, and the command that goes on."""
-    from robustdeploy.cli.result import show
-    from robustdeploy.core.records import NetRecord
-    from robustdeploy.engine.manifest import read_manifest
-    from robustdeploy.engine.runner import record_from
-    from robustdeploy.stages.train import zeros_text
-
     folder = run.root / run.net_place
     manifest = read_manifest(folder)
     record = record_from(manifest, NetRecord, str(folder))
     lines = [
         f"{record.macs:,} of {record.dense_macs:,} MACs kept ({record.macs / record.dense_macs:.4f}), "
         f"{record.params:,} parameters{_memory(record)}",
-        *zeros_text(record),
+        *_zeros(record),
         *_certificate(record),
         f"{folder / 'model.safetensors'} is written; next: robustdeploy export {run.root} --target {target}",
     ]
@@ -107,6 +98,16 @@ def _memory(record: NetRecord) -> str:
     if record.memory_bytes is None:
         return ""
     return f", {record.memory_bytes / 1024:,.1f} KiB of activation memory for one image"
+
+
+def _zeros(record: NetRecord) -> Iterator[str]:
+    """Say what masked weights are worth, where weights are what was masked."""
+    if record.nonzero_macs is not None:
+        share = record.nonzero_macs / record.dense_macs
+        yield (
+            f"{record.nonzero_macs:,} MACs ({share:.4f}) are by weights other than 0; "
+            "a dense runtime gains no time from the zeros"
+        )
 
 
 def _certificate(record: NetRecord) -> Iterator[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from robustdeploy.cli.completion import complete_formats
+from robustdeploy.cli.heavy import reporting
 from robustdeploy.cli.options import (
     RUNS,
     EvaluationsOption,
@@ -16,9 +17,12 @@ from robustdeploy.cli.options import (
     RunsOption,
     TrackOption,
 )
-
-if TYPE_CHECKING:
-    from robustdeploy.core.report import Report
+from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
+from robustdeploy.core.report import Report
+from robustdeploy.engine.lineage import label_target
+from robustdeploy.engine.run import Run
+from robustdeploy.preflight import check_formats, check_reportable
+from robustdeploy.tracking.chosen import listening
 
 FormatOption = Annotated[
     str, typer.Option("--format", help="Renderings, separated by commas.", autocompletion=complete_formats)
@@ -38,20 +42,13 @@ def report(
 
     It is assembled from the sealed stages, of every target that was evaluated.
     """
-    from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
-    from robustdeploy.engine.run import Run
-    from robustdeploy.preflight import check_formats, check_reportable
-    from robustdeploy.tracking.chosen import listening
-
     with listening(track, quiet or as_json) as talk:
         opened = Run.open(run, runs)
         talk.say(f"run {opened.root}")
         chosen = [each.strip() for each in formats.split(",") if each.strip()]
         check_formats(chosen)
         check_reportable(opened, target or ())
-        from robustdeploy.stages.report import report as reported  # what can be refused without its libraries has been
-
-        written = reported(opened, target or (), formats=chosen, talk=talk)
+        written = reporting.report(opened, target or (), formats=chosen, talk=talk)
     lines = [*accuracy_lines(written.report), *verdict_lines(written.report.verdict)]
     lines += [f"{path} is written" for path in written.files]
     lines[-1] += f"; next: robustdeploy gate {opened.root}{_named(written.report)}"
@@ -60,6 +57,4 @@ def report(
 
 def _named(report: Report) -> str:
     """Return the option that names an evaluation under other settings, which ``gate`` must be asked for."""
-    from robustdeploy.engine.lineage import label_target
-
     return f" --target {label_target(report)}" if report.label else ""

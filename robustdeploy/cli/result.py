@@ -11,6 +11,7 @@ import typer
 from robustdeploy.cli.streams import shows_everything
 from robustdeploy.errors import RobustdeployError
 from robustdeploy.foreign import json_text, one_line, sentence
+from robustdeploy.report.evidence import BALANCE, is_unbalanced, subjects_in_order
 
 
 def show(lines: Iterable[str], document: Any, as_json: bool) -> None:
@@ -70,8 +71,6 @@ def verdict_document(verdict: Any) -> dict[str, Any]:
 
 def accuracy_lines(report: Any) -> list[str]:
     """Return accuracy per attack as a table with a column for each subject."""
-    from robustdeploy.report.evidence import subjects_in_order
-
     subjects = subjects_in_order(report)
     cells: dict[tuple[str, str, str | None], Any] = {}
     for row in report.measurements:
@@ -94,8 +93,6 @@ def accuracy_lines(report: Any) -> list[str]:
 
 def _balance(report: Any, widths: dict[str, int]) -> list[str]:
     """Return balanced accuracies, and what a constant answer reaches, where the classes are of unequal size."""
-    from robustdeploy.report.evidence import BALANCE, is_unbalanced
-
     if not is_unbalanced(report):
         return []
     words = ("clean, classes alike", "worst, classes alike", "always the largest class")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
+from robustdeploy.cli.heavy import api
 from robustdeploy.cli.options import (
     HOST,
     RUNS,
@@ -30,9 +30,17 @@ from robustdeploy.cli.options import (
     TrackOption,
     overrides,
 )
-
-if TYPE_CHECKING:
-    from robustdeploy.core.report import Report
+from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
+from robustdeploy.core.asked import check_targets, recipe_for
+from robustdeploy.core.load import load_target
+from robustdeploy.core.plain import plain
+from robustdeploy.core.report import Report
+from robustdeploy.data.find import looking_once
+from robustdeploy.engine.lineage import label_target
+from robustdeploy.preflight import check_training, remarks
+from robustdeploy.report.judge import judged_by
+from robustdeploy.tracking.chosen import listening
+from robustdeploy.train.launch import follows
 
 
 def run(
@@ -60,15 +68,6 @@ def run(
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
-    from robustdeploy.core.asked import check_targets, recipe_for
-    from robustdeploy.core.load import load_target
-    from robustdeploy.core.plain import plain
-    from robustdeploy.data.find import looking_once
-    from robustdeploy.preflight import check_training, remarks
-    from robustdeploy.report.judge import judged_by
-    from robustdeploy.tracking.chosen import listening
-    from robustdeploy.train.launch import follows
-
     with listening(track, quiet or as_json) as talk, looking_once():
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
@@ -76,8 +75,6 @@ def run(
         # Of several processes one has the run's folder already.
         check = None if follows() else partial(check_training, runs=runs, name=name)
         loaded = recipe_for(recipe, targets=goals, overrides=more, before=check)
-        from robustdeploy import api  # whatever can be refused without torch has been
-
         if follows():
             api.follow(loaded)
             return
@@ -95,9 +92,6 @@ def run(
 
 
 def _show(report: Report, files: Sequence[Path], as_json: bool) -> None:
-    from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
-    from robustdeploy.engine.lineage import label_target
-
     page = next((path for path in files if path.suffix == ".html"), files[0])
     named = f" --target {label_target(report)}" if report.label else ""
     lines = [*accuracy_lines(report), *verdict_lines(report.verdict)]

@@ -8,6 +8,10 @@ import typer
 
 from robustdeploy.cli.completion import complete_noun
 from robustdeploy.cli.options import JsonOption
+from robustdeploy.cli.result import show
+from robustdeploy.core.complaint import did_you_mean
+from robustdeploy.core.schema import KINDS, schema_of
+from robustdeploy.errors import UsageError
 
 NounArgument = Annotated[
     str, typer.Argument(metavar="NOUN", help="recipe, target, report or gate.", autocompletion=complete_noun)
@@ -19,11 +23,6 @@ def schema(noun: NounArgument = "recipe", as_json: JsonOption = False) -> None:
 
     Of a recipe, a target, a report or a gate file; with --json too it is that.
     """
-    from robustdeploy.cli.result import show
-    from robustdeploy.core.complaint import did_you_mean
-    from robustdeploy.core.schema import KINDS, schema_of
-    from robustdeploy.errors import UsageError
-
     if noun not in KINDS:
         raise UsageError(f"there is no schema of '{noun}'{did_you_mean(noun, KINDS)} (schemas: {', '.join(KINDS)})")
     kind: Any = noun

@@ -10,7 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from robustdeploy.cli.completion import complete_yaml
+from robustdeploy.cli.heavy import preparation
 from robustdeploy.cli.options import JsonOption
+from robustdeploy.cli.result import refuse, show
+from robustdeploy.core.load import kind_of_file, load_recipe, load_target, yaml_files
+from robustdeploy.errors import DataError, RecipeError, UsageError
+from robustdeploy.foreign import sentence
+from robustdeploy.preflight import check_recipe, check_rules, remarks
+from robustdeploy.report.load import load_report, load_rules
 
 FilesArgument = Annotated[
     list[Path],
@@ -25,9 +32,6 @@ def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
 
     A recipe has a `net` or `data`, a target has a `backend` or `link`, a gate file has `rules`.
     """
-    from robustdeploy.cli.result import refuse, show
-    from robustdeploy.errors import RecipeError, UsageError
-
     problems: dict[str, list[str]] = {}
     for file in _all(files):
         try:
@@ -42,9 +46,6 @@ def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
 
 def _all(files: list[Path]) -> list[Path]:
     """Return the files themselves, and of a folder each YAML file in it."""
-    from robustdeploy.core.load import yaml_files
-    from robustdeploy.errors import UsageError
-
     found = []
     for path in files:
         inside = yaml_files(path) if path.is_dir() else [path]
@@ -55,11 +56,6 @@ def _all(files: list[Path]) -> list[Path]:
 
 
 def _check(file: Path) -> None:
-    from robustdeploy.core.load import kind_of_file, load_recipe, load_target
-    from robustdeploy.foreign import sentence
-    from robustdeploy.preflight import check_recipe, remarks
-    from robustdeploy.report.load import load_report, load_rules
-
     recipe = partial(load_recipe, foresee=True, before=check_recipe)
     loaders: dict[str, Any] = {
         "recipe": recipe,
@@ -77,9 +73,6 @@ def _check(file: Path) -> None:
 
 def _check_rules(file: Path, recipe: Any) -> None:
     """Hold a recipe's rules against its data set where that is here: number of images, names of classes, costs."""
-    from robustdeploy.errors import DataError, RecipeError
-    from robustdeploy.preflight import check_rules
-
     try:
         check_rules(recipe, dense=_dense_costs)
     except RecipeError as error:
@@ -89,6 +82,4 @@ def _check_rules(file: Path, recipe: Any) -> None:
 
 
 def _dense_costs(recipe: Any) -> Any:
-    from robustdeploy.stages.preparation import dense_costs
-
-    return dense_costs(recipe)
+    return preparation.dense_costs(recipe)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from robustdeploy.cli.options import RUNS, JsonOption, RunArgument, RunsOption
+from robustdeploy.cli.result import refuse, show
+from robustdeploy.engine.run import Run
+from robustdeploy.engine.verify import verify_run
+from robustdeploy.errors import ArtifactError
+from robustdeploy.export.agent import agents_in
 
 
 def verify(run: RunArgument = None, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
@@ -11,12 +16,6 @@ def verify(run: RunArgument = None, runs: RunsOption = RUNS, as_json: JsonOption
     Everything a run holds is hashed again; any difference is named, and the exit code is then 2. An agent that is not
     the installed package's is named too: it is never started.
     """
-    from robustdeploy.cli.result import refuse, show
-    from robustdeploy.engine.run import Run
-    from robustdeploy.engine.verify import verify_run
-    from robustdeploy.errors import ArtifactError
-    from robustdeploy.export.agent import agents_in
-
     root = Run.find(run, runs)
     changed, notes = agents_in(root)
     problems = [*verify_run(root), *changed]

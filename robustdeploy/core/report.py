@@ -191,7 +191,3 @@ class Report(Noun):
     def deployed(self) -> tuple[SubjectEvidence, ...]:
         """What is known of the subjects on targets."""
         return tuple(each for each in self.subjects if each.evaluation or each.lost)
-
-    def evidence_of(self, subject: str) -> SubjectEvidence | None:
-        """Return what a subject's numbers rest on; None for one that is not in the report."""
-        return next((each for each in self.subjects if each.subject == subject), None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from robustdeploy.data.images import Source
+from robustdeploy.data.cifar import Cifar, cifar_source
+from robustdeploy.data.image_folder import folder_source
+from robustdeploy.data.images import Source, needed
+from robustdeploy.errors import DataError
 
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # As Wong, Rice and Kolter (ICLR 2020) use them. Other code has 0.2023 …, the mean of each image's own deviation.
@@ -20,13 +21,6 @@ class Cifar10:
 
     def __call__(self, path: Path | None, size: int | None) -> Source:
         """Return the source at ``path``; image files are named as such, since they may not be the original pixels."""
-        from dataclasses import replace
-
-        from robustdeploy.data.cifar import Cifar, cifar_source
-        from robustdeploy.data.image_folder import folder_source
-        from robustdeploy.data.images import needed
-        from robustdeploy.errors import DataError
-
         cifar = Cifar(
             name="cifar10",
             title="CIFAR-10",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from robustdeploy.data.images import Source
+from robustdeploy.data.cifar import Cifar, cifar_source
+from robustdeploy.data.images import Source, needed
+from robustdeploy.errors import DataError
 
 _CLASSES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
@@ -26,10 +26,6 @@ class Cifar100:
 
     def __call__(self, path: Path | None, size: int | None) -> Source:
         """Return the source at ``path``."""
-        from robustdeploy.data.cifar import Cifar, cifar_source
-        from robustdeploy.data.images import needed
-        from robustdeploy.errors import DataError
-
         cifar = Cifar(
             name="cifar100",
             title="CIFAR-100",

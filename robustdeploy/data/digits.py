@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from robustdeploy.data.images import Images, Progress, Source
+from robustdeploy.data.decode import resized
+from robustdeploy.data.images import Images, Progress, Source, numbered
+from robustdeploy.data.split import split
+from robustdeploy.errors import DataError
 
 _TEST_SHARE = 0.3
 
@@ -19,9 +21,6 @@ class Digits:
 
     def __call__(self, path: Path | None, size: int | None) -> Source:
         """Return the source; ``path`` must be unset."""
-        from robustdeploy.data.images import Source
-        from robustdeploy.errors import DataError
-
         if path is not None:
             raise DataError(f"data set 'digits' comes with scikit-learn and reads no data.path ({path}); remove it")
         side = size or 8
@@ -41,10 +40,6 @@ def _read(part: Literal["train", "test"], size: int | None, progress: Progress |
     import numpy as np
     import torch
     from sklearn.datasets import load_digits
-
-    from robustdeploy.data.decode import resized
-    from robustdeploy.data.images import numbered
-    from robustdeploy.data.split import split
 
     raw = load_digits()
     # The set has 17 grey levels, 0 to 16; attacks and boards work on 8-bit images.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from robustdeploy.data.images import Source
+from robustdeploy.data.idx import Idx, idx_source
+from robustdeploy.data.images import Source
 
 _CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
@@ -18,8 +17,6 @@ class FashionMnist:
 
     def __call__(self, path: Path | None, size: int | None) -> Source:
         """Return the source at ``path``."""
-        from robustdeploy.data.idx import Idx, idx_source
-
         idx = Idx("fashion-mnist", "Fashion-MNIST", "FashionMNIST", _CLASSES, mirror=True, mean=0.2860, std=0.3530)
         return idx_source(idx, path, size)
 

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from robustdeploy.core.files import expanded
 from robustdeploy.core.recipe import Data
 from robustdeploy.core.registry import DATA
-from robustdeploy.data.images import Source
+from robustdeploy.data.images import DataPlugIn, Source
 
 _found: ContextVar[dict[object, Source] | None] = ContextVar("found", default=None)
 
@@ -21,7 +21,8 @@ def find_source(spec: Data) -> Source:
     key = (spec.name, path, spec.size)
     if known is not None and key in known:
         return known[key]
-    source: Source = DATA.build(spec.name, {})(path, spec.size)
+    data_set: DataPlugIn = DATA.build(spec.name, {})
+    source = data_set(path, spec.size)
     if known is not None:
         known[key] = source
     return source

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from robustdeploy.data.images import Source
+from robustdeploy.data.image_folder import folder_source
+from robustdeploy.data.images import Source, needed
+from robustdeploy.errors import DataError
 
 _LAYOUT = "a folder with train/<class>/*.png (or jpg …) and test/<class>/… or val/<class>/…"
 
@@ -21,10 +21,6 @@ class Folder:
 
     def __call__(self, path: Path | None, size: int | None) -> Source:
         """Return the source at ``path``; with ``size`` images become squares of that side, whatever their shape."""
-        from robustdeploy.data.image_folder import folder_source
-        from robustdeploy.data.images import needed
-        from robustdeploy.errors import DataError
-
         folder = needed(path, "folder", _LAYOUT)
         if not (folder / "train").is_dir():
             raise DataError(f"data set 'folder': there is no train folder in {folder.absolute()}; expected {_LAYOUT}")

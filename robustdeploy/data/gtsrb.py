@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from robustdeploy.data.images import Images, Progress, Source
+from robustdeploy.data.decode import read_images
+from robustdeploy.data.images import Images, Progress, Source, needed
+from robustdeploy.errors import DataError
 
 _LAYOUT = (
     "a folder that holds gtsrb/GTSRB/Training/00000/*.ppm … 00042/, gtsrb/GTSRB/Final_Test/Images/ "
@@ -35,9 +36,6 @@ class Gtsrb:
 
     def __call__(self, path: Path | None, size: int | None) -> Source:
         """Return the source at ``path``, which may also be the inner folder ``gtsrb``."""
-        from robustdeploy.data.images import Source, needed
-        from robustdeploy.errors import DataError
-
         folder = needed(path, "gtsrb", _LAYOUT).absolute()
         # torchvision's reader adds the inner folder's name by itself.
         root = folder.parent if folder.name == "gtsrb" and not (folder / "gtsrb").is_dir() else folder
@@ -62,9 +60,6 @@ def _read(
     root: Path, part: Literal["train", "test"], shape: tuple[int, int, int], progress: Progress | None = None
 ) -> Images:
     from torchvision import datasets
-
-    from robustdeploy.data.decode import read_images
-    from robustdeploy.errors import DataError
 
     try:
         # The list alone is taken from torchvision: it decodes image by image, without our checks and threads.

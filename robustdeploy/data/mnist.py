@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from robustdeploy.data.images import Source
+from robustdeploy.data.idx import Idx, idx_source
+from robustdeploy.data.images import Source
 
 
 @dataclass(frozen=True)
@@ -16,8 +15,6 @@ class Mnist:
 
     def __call__(self, path: Path | None, size: int | None) -> Source:
         """Return the source at ``path``."""
-        from robustdeploy.data.idx import Idx, idx_source
-
         idx = Idx("mnist", "MNIST", "MNIST", tuple("0123456789"), mirror=False, mean=0.1307, std=0.3081)
         return idx_source(idx, path, size)
 

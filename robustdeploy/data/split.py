@@ -6,8 +6,6 @@ import hashlib
 import math
 from dataclasses import dataclass
 
-import torch
-
 from robustdeploy.data.images import Images
 
 
@@ -26,6 +24,8 @@ def split(images: Images, share: float) -> Split:
 
     Equal images, and images of one group, stay on one side; so a class may give a few more than its share.
     """
+    import torch  # a data set is found, and refused, without it
+
     hashes = image_hashes(images)
     keys = hashes if images.groups is None else _group_keys(hashes, images.groups.tolist())
     chosen = _first_keys(keys, images.labels.tolist(), share)

@@ -131,12 +131,6 @@ class Window(Answer):
     queries_total: Count
 
 
-class Closed(Answer):
-    """The agent's last words."""
-
-    queries_total: Count
-
-
 A = TypeVar("A", bound=Answer)
 
 

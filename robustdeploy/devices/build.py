@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,8 +11,8 @@ from pydantic import AfterValidator, Field
 from robustdeploy.core.records import Record
 from robustdeploy.core.target import Target
 from robustdeploy.cost.onnx_graph import read_model
-from robustdeploy.devices.board import Board, board_from
-from robustdeploy.devices.local import Local
+from robustdeploy.devices.board import Board
+from robustdeploy.devices.builder import builder_for, differing
 from robustdeploy.devices.toolchain import Installed, installed_on
 from robustdeploy.devices.transfer import Moved
 from robustdeploy.errors import ToolchainError
@@ -21,7 +20,6 @@ from robustdeploy.onboard.engine import Files, checked_files, engine_id, size_of
 
 Progress = Callable[[str, int, int], object]
 """Hears what is being done, how far it is and how much there is."""
-_ELSE = "set build_on to board"
 
 
 class Built(Record):
@@ -60,7 +58,7 @@ def build_engine(board: Board, target: Target, onnx: Path, agent: Path, folder: 
     # An ONNX file may take values from any file of the machine that loads it. Such a one is refused before it travels.
     read_model(onnx)
     toolchain = target.backend
-    with _builder(board, there, target, agent) as builder:
+    with builder_for(board, there, target, agent) as builder:
         sent = builder.put(onnx, _told(progress, f"sending {onnx.name} (KiB)", onnx.stat().st_size))
         progress("compiling", 0, 1)
         compiled = builder.compile(toolchain.name, sent, toolchain.options)
@@ -76,37 +74,6 @@ def build_engine(board: Board, target: Target, onnx: Path, agent: Path, folder: 
     )
 
 
-def check_builder(board: Board, target: Target, agent: Path) -> None:
-    """Raise ToolchainError where the engine cannot be built where the target says; nothing is built."""
-    with _builder(board, installed_on(board, target), target, agent):
-        pass
-
-
-@contextmanager
-def _builder(board: Board, there: Installed, target: Target, agent: Path) -> Iterator[Board]:
-    """Give what builds the engine: ``board`` itself, or an agent on this machine where the target says so."""
-    if target.build_on == "board":
-        yield board
-        return
-    # A kernel is chosen by timing it on the very device, so such an engine built elsewhere is slow or does not load.
-    if not there.traits.builds_on_host:
-        raise ToolchainError(f"{target.name}: {there.name} builds its engines on the board alone; {_ELSE}")
-    with board_from(Local(), agent, board.deadline_s) as host:
-        _check_builds_for(installed_on(host, target), there)
-        yield host
-
-
-def _check_builds_for(here: Installed, there: Installed) -> None:
-    built = f"an engine that is built by {here.name} {here.version} on {here.where}"
-    # A serialised engine is tied to the version that wrote it, and other versions refuse it.
-    if here.version != there.version:
-        raise ToolchainError(
-            f"{built} is not for {there.version}, which {there.where} has; install that version here, or {_ELSE}"
-        )
-    if not here.traits.cross_compiles and (differing := _differing(here.identity, there.identity)):
-        raise ToolchainError(f"{built} is tied to {differing} of {there.where}; {_ELSE}")
-
-
 def check_fits(built: Built, there: Installed) -> None:
     """Raise ToolchainError where ``built`` was built for another device, or by another version, than is ``there``."""
     if (built.backend, built.version) != (there.name, there.version):
@@ -114,16 +81,8 @@ def check_fits(built: Built, there: Installed) -> None:
             f"{there.where}: the engine was built by {built.backend} {built.version}, and {there.name} {there.version} "
             "is there; build it again"
         )
-    if differing := _differing(built.identity, there.identity):
-        raise ToolchainError(f"{there.where}: the engine is tied to {differing} that is there; build it again")
-
-
-def _differing(one: Mapping[str, str], other: Mapping[str, str]) -> str:
-    """Say the first thing in which two devices differ; empty where they agree."""
-    for name in sorted({*one, *other}):
-        if one.get(name) != other.get(name):
-            return f"{name} '{one.get(name, '')}', not to the '{other.get(name, '')}'"
-    return ""
+    if unlike := differing(built.identity, there.identity):
+        raise ToolchainError(f"{there.where}: the engine is tied to {unlike} that is there; build it again")
 
 
 def _told(progress: Progress, what: str, total: int) -> Moved:

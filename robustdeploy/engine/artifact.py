@@ -1,9 +1,8 @@
-"""An artifact: a file with a past."""
+"""An artifact: a file that a stage made and sealed; the manifest beside it tells what it was made from."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -11,13 +10,7 @@ from robustdeploy.core.model import Noun
 
 
 class Artifact(Noun):
-    """A file that a stage made, and everything it was made from."""
+    """A file, and its hash when it was sealed."""
 
     path: Path
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    parents: dict[str, str]
-    """SHA-256 of what the stage read, by name."""
-    parameters: dict[str, Any]
-    """The stage's part of the recipe."""
-    producer: str
-    """Tool and version."""

@@ -31,13 +31,7 @@ class Finished(Generic[R_co]):
         if name not in self.manifest.outputs:
             known = ", ".join(sorted(self.manifest.outputs))
             raise ArtifactError(f"{self.folder} has no output {name}; it has {known}")
-        return Artifact(
-            path=self.folder / name,
-            sha256=self.manifest.outputs[name],
-            parents=self.manifest.inputs,
-            parameters=self.manifest.parameters,
-            producer=self.manifest.producer,
-        )
+        return Artifact(path=self.folder / name, sha256=self.manifest.outputs[name])
 
     @property
     def manifest_path(self) -> Path:

@@ -113,6 +113,8 @@ def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def _lower(successes: float, n: int, tail: float) -> float:
+    # scipy.stats.binomtest gives the same by a search for the root: in 2 ms instead of 6 µs, for whole counts alone,
+    # and with a package that takes a second longer to load.
     from scipy.special import betaincinv
 
     # The beta distribution behind the bound has no parameter 0; the limit of the bound is 0 there.

@@ -1,17 +1,12 @@
-"""What an exported ONNX file says about itself, written and read by one type."""
+"""What an exported ONNX file says about itself."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 import robustdeploy
 from robustdeploy.core.model import Noun
-from robustdeploy.errors import ArtifactError
 
 PREFIX = "robustdeploy."
 
@@ -54,32 +49,3 @@ def write_metadata(model: onnx.ModelProto, metadata: OnnxMetadata, channels: int
     # ONNX's metadata is text alone, and other tools write there too, hence the prefix.
     ours = {f"{PREFIX}{name}": str(value) for name, value in metadata.model_dump(by_alias=True).items()}
     onnx.helper.set_model_props(model, {**image_properties(channels), **ours})
-
-
-def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read and check an ONNX file; ArtifactError when it is missing, truncated or not one."""
-    try:
-        model = onnx.load(path)
-        # A file that was cut short can still parse: protobuf takes missing fields for empty ones.
-        onnx.checker.check_model(model)
-    except FileNotFoundError as problem:
-        raise ArtifactError(f"{path} does not exist") from problem
-    except (DecodeError, onnx.checker.ValidationError, ValueError) as problem:
-        # The checker's further lines repeat the whole node.
-        first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        raise ArtifactError(f"{path} is not a sound ONNX file: {first}") from problem
-    return model
-
-
-def read_metadata(model: onnx.ModelProto) -> OnnxMetadata:
-    """Return what the file says of itself; ArtifactError when another tool made it."""
-    entries: dict[str, Any] = {
-        entry.key.removeprefix(PREFIX): entry.value for entry in model.metadata_props if entry.key.startswith(PREFIX)
-    }
-    try:
-        return OnnxMetadata.model_validate(entries)
-    except ValidationError as problem:
-        raise ArtifactError(
-            f"this ONNX file carries no complete robustdeploy metadata (producer: {model.producer_name or 'unknown'}); "
-            "export it with `robustdeploy export`"
-        ) from problem

@@ -15,12 +15,8 @@ import threading
 import time
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..errors import RobustdeployError, UsageError, WireError
-
-if TYPE_CHECKING:
-    from .wire import Message
+from ..errors import UsageError
 
 _GRACE_S = 0.5
 
@@ -85,45 +81,11 @@ def _end_with_host(descriptor: int, remove: Path | None) -> None:
 def _serve(reader: FileIO, writer: FileIO, folder: Path) -> int:
     try:
         # Here and not at the top: without numpy the agent must still be able to say what is missing.
-        from .service import Service
-        from .store import Store
-        from .wire import Message, read_message, write_message
+        from .session import serve
     except ImportError as error:
         print(f"robustdeploy agent: {error}; python3 -m pip install numpy", file=sys.stderr)
         return 4
-
-    number: object = None
-
-    def progress(queries: int) -> None:
-        write_message(writer, {"progress": queries, "id": number})
-
-    service = Service(Store(folder), progress)
-    while True:
-        try:
-            request = read_message(reader)
-        except WireError as error:  # what follows cannot be trusted to start a message
-            # The host has to hear why, since the agent's standard error may be lost with the link.
-            write_message(writer, {"error": {"kind": "WireError", "message": str(error)}})
-            return 4
-        if request is None:
-            return 0
-        number = request.head.get("id")
-        reply = service.answer(request)
-        _reply(writer, Message({**reply.head, "id": number}, reply.arrays), Message)
-        if request.head.get("op") == "close":
-            return 0
-
-
-def _reply(writer: FileIO, reply: Message, kind: type[Message]) -> None:
-    """Send ``reply``; where it cannot travel, say so instead."""
-    from .wire import write_message
-
-    try:
-        write_message(writer, reply.head, reply.arrays)
-    except RobustdeployError as error:
-        said = {"kind": type(error).__name__, "message": str(error)}
-        problem = kind({"error": said, "id": reply.head.get("id")}, {})
-        write_message(writer, problem.head, problem.arrays)
+    return serve(reader, writer, folder)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,13 +66,3 @@ def costs_text(record: NetRecord) -> str:
         return f"{record.macs:,} MACs, {record.params:,} parameters"
     share = record.macs / record.dense_macs
     return f"{record.macs:,} of {record.dense_macs:,} MACs ({share:.4f}), {record.params:,} parameters"
-
-
-def zeros_text(record: NetRecord) -> Iterator[str]:
-    """Say what masked weights are worth, where weights are what was masked."""
-    if record.nonzero_macs is not None:
-        share = record.nonzero_macs / record.dense_macs
-        yield (
-            f"{record.nonzero_macs:,} MACs ({share:.4f}) are by weights other than 0; "
-            "a dense runtime gains no time from the zeros"
-        )

@@ -10,7 +10,8 @@ import pytest
 from robustdeploy.core.load import load_target
 from robustdeploy.core.target import Target, Toolchain
 from robustdeploy.devices.board import board_from, board_of
-from robustdeploy.devices.build import Built, build_engine, check_builder, check_fits
+from robustdeploy.devices.build import Built, build_engine, check_fits
+from robustdeploy.devices.builder import check_builder
 from robustdeploy.devices.local import Local
 from robustdeploy.devices.toolchain import installed_on
 from robustdeploy.errors import ArtifactError, BoardError, ToolchainError

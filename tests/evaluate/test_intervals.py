@@ -16,13 +16,16 @@ from robustdeploy.evaluate.intervals import (
 )
 
 
-@pytest.mark.parametrize("n", [1, 7, 100, 1000])
-def test_clopper_pearson_is_the_interval_that_inverts_the_binomial_test(n):
-    for successes in {0, 1, n // 2, n}:
-        low, high = clopper_pearson(successes, n)
-        expected = binomtest(successes, n).proportion_ci(0.95, method="exact")
-        assert low == pytest.approx(expected.low, abs=1e-9)
-        assert high == pytest.approx(expected.high, abs=1e-9)
+@pytest.mark.parametrize("confidence", [0.95, 0.99])
+@pytest.mark.parametrize("n", [1, 2, 7, 100, 1797, 10_000, 1_000_000])
+def test_clopper_pearson_is_the_interval_that_inverts_the_binomial_test(n, confidence):
+    for successes in {0, 1, n // 3, n // 2, n - 1, n}:
+        low, high = clopper_pearson(successes, n, confidence)
+        expected = binomtest(successes, n).proportion_ci(confidence, method="exact")
+        assert low == pytest.approx(expected.low, abs=1e-12, rel=0)
+        assert high == pytest.approx(expected.high, abs=1e-12, rel=0)
+        bound = binomtest(successes, n, alternative="greater").proportion_ci(confidence, method="exact").low
+        assert clopper_pearson_lower(successes, n, confidence) == pytest.approx(bound, abs=1e-12, rel=0)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.01, 0.45, 0.99, 1.0])

@@ -8,7 +8,7 @@ from torch import nn
 from robustdeploy.cost.module import macs
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
 from robustdeploy.errors import ArtifactError
-from robustdeploy.export.metadata import OnnxMetadata, read_metadata
+from robustdeploy.export.metadata import OnnxMetadata
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.export.parity import measure_parity
 
@@ -49,7 +49,8 @@ def test_the_opset_is_the_one_asked_for(resnet, tmp_path, opset):
     model = onnx.load(tmp_path / "m.onnx")
     assert [each.version for each in model.opset_import if each.domain == ""] == [opset]
     assert {each.domain for each in model.opset_import} == {""}
-    assert read_metadata(model) == METADATA
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    assert (said["robustdeploy.recipe_sha256"], said["robustdeploy.eps"]) == (METADATA.recipe_sha256, str(METADATA.eps))
 
 
 def test_images_in_scores_out_and_any_batch(exported, resnet, grey):

@@ -65,5 +65,6 @@ def test_properties_name_what_was_judged(report):
     assert held["verdict"] == "INCONCLUSIVE"
     assert held["verdict.pruned/fp32@jetson-orin"] == "INCONCLUSIVE"
     assert held["sha256.net"] == report.sha256["net"]
-    onnx = report.evidence_of("pruned/fp32@jetson-orin").sha256["onnx"]
+    (evidence,) = (each for each in report.subjects if each.subject == "pruned/fp32@jetson-orin")
+    onnx = evidence.sha256["onnx"]
     assert held["sha256.pruned/fp32@jetson-orin.onnx"] == onnx

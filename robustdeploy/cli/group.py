@@ -1,0 +1,53 @@
+"""The lazy group: a command's module is imported when that command is run, completed or asked for its own help."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+COMMANDS = (
+    *("run", "plan", "prune", "export", "evaluate", "report", "gate"),
+    *("compare", "verify", "doctor", "ls", "validate", "schema"),
+)
+"""In the order of the help. Each is the function of that name in the module of that name beside this one."""
+STYLE: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
+"""Of all commands: plain words, and errors are told by the program itself."""
+
+
+class LazyGroup(TyperGroup):
+    """Lists commands by the words of their files; imports the one that is wanted."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = {name: TyperCommand(name, help=None) for name in COMMANDS}
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return what the help and the shell list: a name and a summary, without options."""
+        listed = super().get_command(ctx, cmd_name)
+        if listed is not None and listed.help is None:
+            listed.help = described(cmd_name)
+        return listed
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command itself: here it is certain which one is wanted."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, None if listed is None else imported(args[0]), rest
+
+
+def described(name: str) -> str:
+    """Return the docstring of a command's function, read from its file without importing it."""
+    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+    (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return ast.get_docstring(function) or ""
+
+
+def imported(name: str) -> Any:
+    """Import a command's module and return the command with its options."""
+    alone = typer.Typer(add_completion=False, **STYLE)
+    alone.command(name)(getattr(importlib.import_module(f"robustdeploy.cli.{name}"), name))
+    return typer.main.get_command(alone)

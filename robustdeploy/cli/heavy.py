@@ -1,0 +1,35 @@
+"""What brings torch or scipy, imported when a command first calls it.
+
+A command calls it after everything that can be refused without them has been: a mistake is told in two seconds, and
+torch alone takes longer to load. Every other module is imported at the top of the one that uses it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+class _Later:
+    """A module that is imported when something in it is first asked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self._name), name)
+
+
+__all__ = ["api", "evidence", "preparation", "reporting"]
+
+if TYPE_CHECKING:
+    from robustdeploy import api
+    from robustdeploy.evaluate import evidence
+    from robustdeploy.stages import preparation
+    from robustdeploy.stages import report as reporting
+else:
+    api = _Later("robustdeploy.api")
+    evidence = _Later("robustdeploy.evaluate.evidence")
+    preparation = _Later("robustdeploy.stages.preparation")
+    # Without torch, unlike the same verb of the api.
+    reporting = _Later("robustdeploy.stages.report")
