@@ -179,7 +179,7 @@ def test_torchrun_prunes_and_one_process_talks(recipe, tmp_path):
     assert [stretch["processes"] for stretch in facts["stretches"]] == [2]
     (run,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir() and not path.is_symlink()]
     assert (run / "dense" / "manifest.json").exists()
-    files = [path.name for path in (run / "tracking").glob("tensorboard/*/*")]
+    files = [path.name for path in (run / "tracking").glob("tensorboard/nets/*/*")]
     assert files == ["events.out.tfevents.0000000001"] * (2 if track else 0)
 
 
