@@ -20,6 +20,7 @@ class Tracker(Protocol):
     def open(self, run: Path, recipe: Recipe) -> Talk:
         """Return what listens to the run in the folder ``run`` from now on.
 
+        It is called between two steps of the work, which waits meanwhile: whatever may hang needs a time limit.
         It may be a run that was tracked before: what ``history`` then tells may be known already.
         """
         ...
