@@ -50,6 +50,7 @@ from robustdeploy.train.start import pinned
 
 __all__ = ["Written", "adopt", "evaluate", "export", "follow", "gate", "plan", "prune", "read_report", "report", "run"]
 
+_EXPORTING = ("export", "bundle")
 _MEASURING = ("attack", "compile", "measure")
 
 
@@ -121,7 +122,7 @@ def _measured_on(
     settings = run.recipe.model_copy(update={"evaluate": asked.evaluate})
     with Session(run, settings, trust=[asked.net], talk=talk) as session, working(run):
         graph = Graph(session, run.net)
-        runner = Runner(run, ("export", "bundle", *_MEASURING), force, talk)
+        runner = Runner(run, (*_EXPORTING, *_MEASURING), force, talk)
         for goal in goals:
             try:
                 if not force:
@@ -268,7 +269,7 @@ def export(
         if not force:
             check_same_target(run, goal)
         # Training is left out: exporting a run that is out of date refuses, instead of training for hours.
-        runner = Runner(run, ("export", "bundle"), force, talk)
+        runner = Runner(run, _EXPORTING, force, talk)
         bundle, *_ = [runner.make(bundle) for bundle in Graph(session, run.net).bundles(goal)]
         return bundle.artifact("bundle.zip")
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from robustdeploy.core.asked import recipe_for
+from robustdeploy.core.choices import choice_from
 from robustdeploy.core.complaint import did_you_mean
 from robustdeploy.core.factories import (
     TORCHVISION,
@@ -23,7 +24,7 @@ from robustdeploy.core.load import gate_problems, prospect_of
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.recipe import Budget, Choice, Data, Recipe
 from robustdeploy.core.registry import FORMATS
-from robustdeploy.core.subject import FP32, PRUNED, Subject
+from robustdeploy.core.subject import PRUNED, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.data.find import find_source
 from robustdeploy.engine.evaluations import evaluations_named
@@ -137,7 +138,7 @@ def check_attacks(recipe: Recipe) -> None:
 def check_evaluable(run: Run, goal: Target, data: Path | None) -> None:
     """Refuse to evaluate what has not been trained and exported, or without its data set; ``data`` is where that is."""
     check_finished(run.root, run.net_place)
-    check_finished(run.root, bundle_place(Subject(run.net, FP32, goal.name)))
+    check_finished(run.root, bundle_place(Subject(run.net, goal.precision, goal.name)))
     check_data(run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data}))
 
 
@@ -160,10 +161,9 @@ def recipe_to_adopt(folder: Path, named: str | Path | None, overrides: Sequence[
 
 
 def check_formats(names: Sequence[str]) -> None:
-    """Refuse a rendering that nobody knows."""
+    """Refuse a rendering that nobody knows, and options that it has not."""
     for name in names:
-        if name not in FORMATS:
-            raise UsageError(FORMATS.unknown(name))
+        choice_from(name, FORMATS)
 
 
 def check_rules(

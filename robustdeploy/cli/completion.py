@@ -121,7 +121,7 @@ def _choices(field: str) -> Iterable[str]:
 def _plug_ins(kind: Any) -> dict[str, str]:
     """Dotted names of the fields that choose one plug-in, each with its kind."""
     found = (field for field in plug_in_fields(kind) if EACH not in field.place)
-    return {".".join(map(str, field.place)): field.kinds[0] for field in found}
+    return {".".join((*map(str, field.place), *(["name"] if field.holder else []))): field.kinds[0] for field in found}
 
 
 def _fields(kind: Any) -> list[str]:

@@ -18,6 +18,7 @@ from robustdeploy.cli.options import (
     TrackOption,
 )
 from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
+from robustdeploy.core.choices import words_in
 from robustdeploy.core.report import Report
 from robustdeploy.engine.lineage import label_target
 from robustdeploy.engine.run import Run
@@ -25,7 +26,13 @@ from robustdeploy.preflight import check_formats, check_reportable
 from robustdeploy.tracking.chosen import listening
 
 FormatOption = Annotated[
-    str, typer.Option("--format", help="Renderings, separated by commas.", autocompletion=complete_formats)
+    str,
+    typer.Option(
+        "--format",
+        metavar="NAME[:OPTION=VALUE,…],…",
+        help="Renderings, separated by commas, each with options where it has any.",
+        autocompletion=complete_formats,
+    ),
 ]
 
 
@@ -45,7 +52,7 @@ def report(
     with listening(track, quiet or as_json) as talk:
         opened = Run.open(run, runs)
         talk.say(f"run {opened.root}")
-        chosen = [each.strip() for each in formats.split(",") if each.strip()]
+        chosen = words_in(formats)
         check_formats(chosen)
         check_reportable(opened, target or ())
         written = reporting.report(opened, target or (), formats=chosen, talk=talk)

@@ -10,10 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean
 from robustdeploy.core.gate import Rule
-from robustdeploy.core.model import Noun
 from robustdeploy.core.override import apply_override
 from robustdeploy.core.plain import plain, value_at
-from robustdeploy.core.plug_in_fields import plug_in_places
+from robustdeploy.core.plug_in_fields import PlugInField, plug_in_places
 from robustdeploy.core.recipe import Choice, PlugIn, Recipe
 from robustdeploy.core.registry import REGISTRIES, Registry
 from robustdeploy.core.rules import Prospect, contradictions, meaning_problems, unmet_problems
@@ -239,12 +238,8 @@ def _plugin_problems(kind: type[N], data: Any, registries: Registries, quick: bo
     for place, field in plug_in_places(kind, data, defaults):
         raw = value_at(data, place, value_at(defaults, place))
         among = [registries[name] for name in field.kinds]
-        if field.is_name:
-            if isinstance(raw, str) and not any(registry.accepts(raw) for registry in among):
-                yield place, among[0].unknown(raw)
-            continue
         try:
-            choice = _CHOICE.validate_python(_without_version(raw))
+            choice = _CHOICE.validate_python(_choice_in(raw, field, value_at(defaults, place)))
         except ValidationError:
             continue  # told by the recipe's own check
         registry = next((r for r in among if choice.name in r), among[0])
@@ -259,13 +254,11 @@ def _build_problems(target: Target, registries: Registries) -> Iterator[tuple[Pl
         yield ("build_on",), f"must be 'board': {target.backend.name} builds its engines where they run"
 
 
-def _without_version(raw: Any) -> Any:
-    """A target's backend is a choice with a version range; a noun with options is a choice already."""
-    if isinstance(raw, Noun) and not isinstance(raw, Choice):
-        return {"name": getattr(raw, "name", None), "options": getattr(raw, "options", {})}
-    if isinstance(raw, dict) and "options" not in raw:
-        return {key: value for key, value in raw.items() if key != "version"}
-    return {k: v for k, v in raw.items() if k != "version"} if isinstance(raw, dict) else raw
+def _choice_in(raw: Any, field: PlugInField, default: Any) -> Any:
+    """Return the name and the options alone, where a noun holds them beside fields of its own."""
+    if field.holder is None or not isinstance(raw, dict | field.holder):
+        return raw
+    return {part: value_at(raw, (part,), value_at(default, (part,))) for part in ("name", "options")}
 
 
 def _place_in_choice(raw: Any, place: Place, inner: Place) -> Place:

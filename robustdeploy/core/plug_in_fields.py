@@ -10,6 +10,7 @@ from robustdeploy.core.complaint import Place
 from robustdeploy.core.kinds import Of
 from robustdeploy.core.model import Noun
 from robustdeploy.core.plain import value_at
+from robustdeploy.core.recipe import Choice
 
 EACH = "*"
 """In a place: any index."""
@@ -24,8 +25,8 @@ class PlugInField:
     name: str
     kinds: tuple[str, ...]
     shape: Shape
-    is_name: bool
-    """Whether it is the plug-in's name alone, whose options are the fields beside it."""
+    holder: type[Noun] | None
+    """The noun that holds the name and the options beside fields of its own, as a toolchain has versions."""
     place: Place
     """Where it stands in the outermost noun; ``EACH`` stands for any index."""
 
@@ -40,7 +41,8 @@ def plug_in_fields(kind: type[Noun], place: Place = ()) -> Iterator[PlugInField]
             # is.
             several = get_origin(field.annotation) is tuple
             shape: Shape = "several" if several else "optional" if type(None) in get_args(field.annotation) else "one"
-            yield PlugInField(kind, name, of.kinds, shape, field.annotation is str, (*here, EACH) if several else here)
+            holder = field.annotation if isinstance(field.annotation, type) and field.annotation is not Choice else None
+            yield PlugInField(kind, name, of.kinds, shape, holder, (*here, EACH) if several else here)
             continue
         for part in parts:
             if isinstance(part, type) and issubclass(part, Noun):

@@ -45,7 +45,9 @@ PlugIn = Annotated[Choice, BeforeValidator(_choice)]
 class Data(Noun):
     """Which images. The test set is read by ``evaluate`` only; validation is cut from the training set."""
 
-    name: Annotated[str, Of("data")] = "digits"
+    name: str = "digits"
+    options: dict[str, Any] = {}
+    """Those of the data set itself; of the shipped ones none has any."""
     path: Path | None = None
     """Folder that holds the data set; the embedded default needs none."""
     size: int | None = Field(default=None, ge=4, le=1024)
@@ -170,7 +172,7 @@ class Recipe(Noun):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    data: Data = Data()
+    data: Annotated[Data, Of("data")] = Data()
     net: Annotated[PlugIn, Of("nets")] = Choice(name="resnet8")
     threat: Threat = Threat()
     train: Train = Train()

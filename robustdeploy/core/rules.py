@@ -13,11 +13,8 @@ from robustdeploy.core.gate import Rule
 from robustdeploy.core.metrics import METRICS, Metric
 from robustdeploy.core.percentiles import samples_needed
 from robustdeploy.core.recipe import DEPLOY, Recipe
-from robustdeploy.core.subject import DENSE, IMPORTED, PRUNED, TORCH, overlap, parts_of
+from robustdeploy.core.subject import DENSE, IMPORTED, PRECISIONS, PRUNED, TORCH, overlap, parts_of
 from robustdeploy.core.target import Target
-
-# A closed list: `int8*` selects nothing here, and a rule on nothing would be found after the training.
-PRECISIONS = ("fp32",)
 
 Problem = tuple[Place, str]
 """The place inside a rule, and one sentence."""

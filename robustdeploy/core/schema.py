@@ -8,8 +8,8 @@ from robustdeploy.core.gate import Gate
 from robustdeploy.core.load import Registries
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.model import Noun
-from robustdeploy.core.plug_in_fields import PlugInField, plug_in_fields
-from robustdeploy.core.recipe import Choice, Recipe
+from robustdeploy.core.plug_in_fields import plug_in_fields
+from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.registry import REGISTRIES, Registry
 from robustdeploy.core.report import Report
 from robustdeploy.core.target import Target
@@ -57,20 +57,8 @@ def _recipe(registries: Registries) -> Schema:
 
 def _target(registries: Registries) -> Schema:
     schema = Target.model_json_schema()
-    properties = schema["properties"]
-    properties["extends"] = {"type": "string", "description": "Another target whose fields are this one's defaults."}
-    toolchain, backends = schema["$defs"]["Toolchain"], registries["backends"]
-    version = toolchain["properties"]["version"]
-    toolchain["anyOf"] = [
-        {
-            "properties": {
-                "name": {"const": name},
-                "version": version,
-                "options": _options(schema["$defs"], backends, name),
-            }
-        }
-        for name in backends.names()
-    ]
+    extends = {"type": "string", "description": "Another target whose fields are this one's defaults."}
+    schema["properties"]["extends"] = extends
     return _with_plug_ins(schema, Target, registries)
 
 
@@ -81,10 +69,8 @@ def _with_plug_ins(schema: Schema, kind: type[Noun], registries: Registries) -> 
         owner = schema if field.owner is kind else definitions[field.owner.__name__]
         among = [registries[name] for name in field.kinds]
         held = owner["properties"][field.name]
-        if field.is_name:
-            held["enum"] = list(among[0].names())
-        elif not issubclass(_held_by(field), Choice):
-            continue  # a backend has a version beside its options
+        if field.holder is not None:
+            _close_holder(definitions, definitions[field.holder.__name__], among[0])
         else:
             title = f"{'An' if among[0].kind[0] in 'aeiou' else 'A'} {among[0].kind}"
             choice = _choice(definitions, title, *among)
@@ -97,10 +83,13 @@ def _with_plug_ins(schema: Schema, kind: type[Noun], registries: Registries) -> 
     return schema
 
 
-def _held_by(field: PlugInField) -> type[Any]:
-    """Return the noun that a field holds."""
-    annotation = field.owner.model_fields[field.name].annotation
-    return annotation if isinstance(annotation, type) else Choice
+def _close_holder(definitions: Schema, holder: Schema, registry: Registry[Any]) -> None:
+    """Put the names, and with each its options, into a noun that holds them beside fields of its own."""
+    holder["properties"]["name"]["enum"] = list(registry.names())
+    holder["anyOf"] = [
+        {"properties": {"name": {"const": name}, "options": _options(definitions, registry, name)}}
+        for name in registry.names()
+    ]
 
 
 def _choice(definitions: Schema, title: str, *registries: Registry[Any]) -> Schema:

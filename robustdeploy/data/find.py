@@ -18,10 +18,10 @@ def find_source(spec: Data) -> Source:
     """Return the data set of ``spec``; a path that is missing, or of another layout, is a DataError."""
     path = expanded(spec.path) if spec.path is not None else None
     known = _found.get()
-    key = (spec.name, path, spec.size)
+    key = (spec.name, repr(spec.options), path, spec.size)
     if known is not None and key in known:
         return known[key]
-    data_set: DataPlugIn = DATA.build(spec.name, {})
+    data_set: DataPlugIn = DATA.build(spec.name, spec.options)
     source = data_set(path, spec.size)
     if known is not None:
         known[key] = source

@@ -53,8 +53,9 @@ def training_content(recipe: Recipe) -> dict[str, Any]:
         del content[left_out]
     content["baseline"] = bool(recipe.baseline)  # where the dense net is measured changes no training
     # A field that came later is left out where it changes nothing, so that older runs keep their fingerprint.
-    if not recipe.data.skip_unreadable:
-        del content["data"]["skip_unreadable"]
+    for name in ("skip_unreadable", "options"):
+        if not content["data"][name]:
+            del content["data"][name]
     # They came later too: a recipe that leaves them at their defaults trains as it did before they existed.
     default = Train()
     unused = [name for name in ("start", "schedule", "phases") if getattr(recipe.train, name) == getattr(default, name)]

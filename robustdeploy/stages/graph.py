@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustdeploy.core.recipe import DEPLOY
-from robustdeploy.core.subject import DENSE, FP32, IMPORTED, PRUNED, Subject
+from robustdeploy.core.subject import DENSE, IMPORTED, PRUNED, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.stages.attack import Attack
 from robustdeploy.stages.bundle import Bundle
@@ -66,7 +66,7 @@ class Graph:
             yield from self.measures(target)
 
     def _bundle(self, net: str, target: Target) -> Bundle:
-        return Bundle(self.session, Subject(net, FP32, target.name), target, self.export(net, target))
+        return Bundle(self.session, Subject(net, target.precision, target.name), target, self.export(net, target))
 
     def _measure(self, net: str, target: Target) -> Measure:
         bundle = self._bundle(net, target)

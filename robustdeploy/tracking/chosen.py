@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
+from robustdeploy.core.choices import choice_from
 from robustdeploy.core.registry import TRACKERS
-from robustdeploy.errors import RecipeError, ToolchainError, UsageError
+from robustdeploy.errors import ToolchainError, UsageError
 from robustdeploy.tracking.protocol import Tracker
 from robustdeploy.tracking.trackers import Trackers
-
-# A comma inside a value, as addresses may have one, is followed by no further option.
-_BETWEEN = re.compile(r",(?=[A-Za-z][\w-]*=)")
 
 
 def listening(words: Iterable[str] | None, quiet: bool) -> Trackers:
@@ -29,21 +26,12 @@ def chosen(words: Iterable[str]) -> list[Tracker]:
 
 
 def _chosen(word: str) -> Tracker:
-    name, _, given = word.partition(":")
-    name = name.strip()
-    if name not in TRACKERS:
-        raise UsageError(f"--track {word}: {TRACKERS.unknown(name)}")
-    options = {}
-    for part in filter(None, _BETWEEN.split(given)):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise UsageError(f"--track {word}: '{part}' is no option; write {name}:option=value,option=value")
-        options[key.strip().replace("-", "_")] = value.strip()
     try:
-        made: Tracker = TRACKERS.build(name, options)
-    except RecipeError as error:
+        choice = choice_from(word, TRACKERS)
+    except UsageError as error:
         raise UsageError(*(f"--track {word}: {line}" for line in error.args)) from None
+    made: Tracker = TRACKERS.build(choice.name, choice.options)
     # Before any work: a tracker that was asked for must not turn out to be missing after hours.
     if not (found := made.probe()).usable:
-        raise ToolchainError(f"the tracker {name} cannot work here: {found.fix}")
+        raise ToolchainError(f"the tracker {choice.name} cannot work here: {found.fix}")
     return made

@@ -48,7 +48,8 @@ KINDS = {
     "tasks": ["fastat", "pgd_at"],
     "schedules": ["one_cycle"],
     "links": ["local", "ssh"],
-    "formats": ["html"],
+    "formats": ["html", "plain_text"],
+    "trackers": ["silent", "my_board"],
 }
 
 

@@ -12,7 +12,7 @@ from robustdeploy.core.registry import DATA
 from robustdeploy.data.find import find_source, looking_once
 from robustdeploy.data.load import channel_statistics, load_data, load_test
 from robustdeploy.data.split import shared
-from robustdeploy.errors import DataError
+from robustdeploy.errors import DataError, RecipeError
 
 DIGITS = tuple("0123456789")
 
@@ -174,3 +174,8 @@ def test_a_folder_is_looked_at_once_in_a_block_and_anew_after_it(tmp_path: Path)
         # What was read is not kept: hours of training may lie before the next look.
         assert find_source(spec) is not found
     assert find_source(spec) is not found
+
+
+def test_a_data_set_is_built_with_its_options() -> None:
+    with pytest.raises(RecipeError, match="data set 'digits': count: unknown key"):
+        find_source(Data(name="digits", options={"count": 3}))

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from robustdeploy.core.registry import FORMATS
-from robustdeploy.errors import RecipeError
+from robustdeploy.errors import UsageError
 from robustdeploy.report.render import render
 
 
@@ -28,9 +28,35 @@ def test_no_rendering_of_an_older_report_stays_beside_a_newer_one(report, tmp_pa
 
 
 def test_an_unknown_format_writes_nothing(report, tmp_path):
-    with pytest.raises(RecipeError, match="did you mean 'html'"):
+    with pytest.raises(UsageError, match="did you mean 'html'"):
         render(report, ["md", "htlm"], tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_is_made_with_its_options(report, tmp_path):
+    paths = render(report, ["md:filename=summary.md", "junit"], tmp_path, "@0123abcd")
+    assert [path.name for path in paths] == ["summary@0123abcd.md", "junit@0123abcd.xml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["md:filname=x.md"], "report format 'md': filname: unknown key .*did you mean 'filename'"),
+        (["md:short"], "'short' is no option; write md:option=value"),
+        (["md", "html:filename=report.md"], "two formats would write report.md"),
+        (["html:filename=../x.html"], "no plain file name"),
+        (["html:filename=recipe.yaml"], "'recipe.yaml', which the run has for itself"),
+        (["html:filename=report.json"], "'report.json', which the run has for itself"),
+        (["html:filename=ledger.jsonl"], "'ledger.jsonl', which the run has for itself"),
+        (["html:filename=.lock"], "'.lock', which the run has for itself"),
+        (["html:filename=nets"], "'nets', which the run has for itself"),
+    ],
+)
+def test_a_wrong_option_or_place_writes_nothing(report, tmp_path, words, told):
+    (tmp_path / "nets").mkdir()
+    with pytest.raises(UsageError, match=told):
+        render(report, words, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["nets"]
 
 
 def test_reading_and_judging_loads_neither_torch_nor_jinja():

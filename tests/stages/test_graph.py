@@ -50,3 +50,13 @@ def test_without_a_baseline_there_is_one_net(places, settings, own):
 def test_targets_of_another_opset_get_a_file_of_their_own(places):
     found = places(targets=("host-cpu", "null", "jetson-orin"))
     assert [place for place in found if place.startswith("onnx/")] == ["onnx/pruned/fp32", "onnx/pruned/fp32.opset18"]
+
+
+def test_what_runs_on_a_target_is_named_by_the_targets_precision(tmp_path):
+    recipe, target = load_recipe("digits-resnet8"), load_target("null").model_copy(update={"precision": "other"})
+    graph = Graph(Session(Run(tmp_path, recipe), recipe), "pruned")
+    (measure,) = graph.measures(target)
+    assert measure.place == "boards/pruned/other@null"
+    assert measure.engine.place == "engines/pruned/other@null"
+    # The net is attacked and exported as it was trained.
+    assert (measure.found.place, measure.bundle.export.place) == ("attacks/pruned/fp32", "onnx/pruned/fp32")
