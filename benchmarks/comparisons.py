@@ -22,10 +22,10 @@ from oneshot import pruned_once
 from rows import Row
 from torch import nn
 
+from robustdeploy.core.callback import Callback
 from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.talk import Talk
 from robustdeploy.cost.module import macs, params
 from robustdeploy.data.load import Loaded, load_data
 from robustdeploy.engine.manifest import Manifest
@@ -38,8 +38,8 @@ from robustdeploy.nets.size import resize_modules
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, load_info, load_net, save_net
 from robustdeploy.train.loop import Trained, fit
 from robustdeploy.train.setup import plan_from
-from robustdeploy.train.stage import device_from
 from robustdeploy.train.start import starting_net
+from robustdeploy.train.trainings import device_from
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Work:
     stage: Slot
     pattern: Path
     """Folder of the net that was pruned in training."""
-    talk: Talk
+    callback: Callback
 
     def fitted(self, net: nn.Module, epochs: int, name: str, draw: int = 0) -> Trained:
         """Train ``net`` as the recipe says, for ``epochs``; a repeated call resumes or finds it done.
@@ -76,26 +76,26 @@ class Work:
         plan = replace(plan, seed=plan.seed + draw)
 
         def progress(step: int, steps: int, numbers: Mapping[str, float]) -> None:
-            self.talk.progress(f"training {name}", step, steps, **numbers)
+            self.callback.progress(f"training {name}", step, steps, **numbers)
 
         return fit(net, None, plan, self.stage.folder / name, progress)
 
 
-def trained(row: Row, recipe: Recipe, pattern: Path, runs: Path, talk: Talk) -> Run:
+def trained(row: Row, recipe: Recipe, pattern: Path, runs: Path, callback: Callback) -> Run:
     """Train the net of ``row`` in a run of its own, resumable and sealed as those of the pipeline are."""
     if not (pattern / WEIGHTS_FILE).is_file():
         raise UsageError(f"{row.name} takes over from {pattern.name}, which is not there yet: train that row first")
-    data = load_data(recipe.data, lambda done, total: talk.progress("reading images", done, total))
+    data = load_data(recipe.data, lambda done, total: callback.progress("reading images", done, total))
     with _locked(Run.for_recipe(runs, recipe, row.name)) as run:
         inputs = {"images": data.digest, "pattern": sha256_of_file(pattern / WEIGHTS_FILE)}
         parts = training_content(recipe)
         parameters = {part: parts[part] for part in ("data", "net", "threat", "train")}
         stage = run.slot(row.method, run.net_place, inputs, parameters)
         if stage.sealed() is not None:
-            talk.say(f"{row.name}: done already and unchanged; skipped")
+            callback.say(f"{row.name}: done already and unchanged; skipped")
             return run
         stage.begin()
-        work = Work(recipe, data, device_from(recipe.train.device), stage, pattern, talk)
+        work = Work(recipe, data, device_from(recipe.train.device), stage, pattern, callback)
         _sealed(work, _MAKERS[row.method](work))
     return run
 

@@ -13,15 +13,15 @@ from rows import Row
 from stopwatch import Stopwatch, Timed
 
 from robustdeploy.api import prune
+from robustdeploy.core.callback import Callback
 from robustdeploy.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, sha256_of_file
 from robustdeploy.core.load import resolved_yaml
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.talk import Talk
 from robustdeploy.engine.manifest import Manifest, read_manifest
 from robustdeploy.engine.run import Run
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, load_net
 from robustdeploy.train.precision import resolved
-from robustdeploy.train.stage import device_from
+from robustdeploy.train.trainings import device_from
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Places:
     """Runs, checkpoints and half-finished measurements."""
 
 
-def make(row: Row, recipe: Recipe, places: Places, talk: Talk) -> Path:
+def make(row: Row, recipe: Recipe, places: Places, callback: Callback) -> Path:
     """Train ``row``, or go on where that was interrupted; return its folder among the results."""
     watch = Stopwatch(places.work / row.name / "training-seconds.json")
-    timed = Timed(talk, watch, "training")
+    timed = Timed(callback, watch, "training")
     try:
         run = _trained(row, recipe, places, timed)
     finally:
@@ -45,12 +45,12 @@ def make(row: Row, recipe: Recipe, places: Places, talk: Talk) -> Path:
     return _laid_out(row, recipe, run, seconds, places.results / row.name)
 
 
-def _trained(row: Row, recipe: Recipe, places: Places, talk: Talk) -> Run:
+def _trained(row: Row, recipe: Recipe, places: Places, callback: Callback) -> Run:
     # Rules are for what is measured later, on another number of images than a trial may have.
     recipe = recipe.model_copy(update={"gate": ()})
     if row.pattern is not None:
-        return comparisons.trained(row, recipe, places.results / row.pattern.name, places.work, talk)
-    return prune(recipe, runs=places.work, name=row.name, talk=talk)
+        return comparisons.trained(row, recipe, places.results / row.pattern.name, places.work, callback)
+    return prune(recipe, runs=places.work, name=row.name, callback=callback)
 
 
 def _laid_out(row: Row, recipe: Recipe, run: Run, seconds: float, folder: Path) -> Path:

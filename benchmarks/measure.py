@@ -19,13 +19,13 @@ from rowfile import ROW_FILE, read_row
 from rows import Row
 from stopwatch import Stopwatch
 
+from robustdeploy.core.callback import Callback
 from robustdeploy.core.files import atomic_write_json
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Threat
 from robustdeploy.core.subject import FP32, PRUNED, TORCH
 from robustdeploy.core.subject import Subject as Own
-from robustdeploy.core.talk import Talk
 from robustdeploy.data.load import load_test
 from robustdeploy.engine.ledger import Ledger
 from robustdeploy.engine.manifest import fingerprint, loaded_versions, producer
@@ -36,7 +36,7 @@ from robustdeploy.evaluate.outcomes import Bits
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.rows import share_row
 from robustdeploy.nets.store import NetInfo, load_info
-from robustdeploy.train.stage import device_from
+from robustdeploy.train.trainings import device_from
 
 ATTACKS = (
     Choice(name="fgsm"),
@@ -60,7 +60,7 @@ class Subject:
     """Fingerprint of all that decides the outcome."""
 
 
-def measure(row: Row, data: Path | None, device: str, places: Places, talk: Talk) -> Path:
+def measure(row: Row, data: Path | None, device: str, places: Places, callback: Callback) -> Path:
     """Write the accuracies of ``row`` into its row file, beside how it was trained; return that file.
 
     A net that was measured in just this way already is not measured again.
@@ -68,14 +68,14 @@ def measure(row: Row, data: Path | None, device: str, places: Places, talk: Talk
     folder = places.results / row.name
     if (known := read_row(folder)) is None:
         raise UsageError(f"{folder} holds no {ROW_FILE}: train that row first")
-    subject = _subject(row, folder, data, device, places.work / f"{row.name}.measure", talk)
+    subject = _subject(row, folder, data, device, places.work / f"{row.name}.measure", callback)
     if known.get("measured", {}).get("mark") == subject.mark:
-        talk.say(f"{row.name}: measured already; skipped")
+        callback.say(f"{row.name}: measured already; skipped")
         return folder / ROW_FILE
     watch = Stopwatch(places.work / f"{row.name}.measure" / f"seconds-{subject.mark[:16]}.json")
     with catch_signals():
         try:
-            measurements = _measurements(subject, watch, talk)
+            measurements = _measurements(subject, watch, callback)
         finally:
             seconds = watch.stop()
     atomic_write_json(folder / ROW_FILE, {**known, "measured": _record(subject, measurements, seconds)})
@@ -83,10 +83,10 @@ def measure(row: Row, data: Path | None, device: str, places: Places, talk: Talk
     return folder / ROW_FILE
 
 
-def _subject(row: Row, folder: Path, data: Path | None, device: str, work: Path, talk: Talk) -> Subject:
+def _subject(row: Row, folder: Path, data: Path | None, device: str, work: Path, callback: Callback) -> Subject:
     info = load_info(folder)
     recipe = row.recipe_from(data, epochs=1, device=device)
-    found = load_test(recipe.data, info.classes, lambda done, total: talk.progress("reading images", done, total))
+    found = load_test(recipe.data, info.classes, lambda done, total: callback.progress("reading images", done, total))
     images = Images(found.ids.numpy(), found.images.numpy(), found.labels.numpy())
     inputs = {"weights": info.weights_sha256, "images": images_digest(images)}
     attacks = {"attacks": plain(ATTACKS), "threat": plain(recipe.threat), "seed": SEED}
@@ -104,12 +104,12 @@ def images_digest(images: Images) -> str:
     return digest.hexdigest()
 
 
-def _measurements(subject: Subject, watch: Stopwatch, talk: Talk) -> list[dict[str, Any]]:
+def _measurements(subject: Subject, watch: Stopwatch, callback: Callback) -> list[dict[str, Any]]:
     """Attack, and return one row per attack after the row without any."""
 
     def progress(what: str, done: int, total: int) -> None:
         watch.tick()
-        talk.progress(what.removeprefix("dense-"), done, total)
+        callback.progress(what.removeprefix("dense-"), done, total)
 
     watch.tick()
     clean = subject.net.score(subject.images.images).argmax(1) == subject.images.labels

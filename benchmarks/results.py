@@ -70,15 +70,15 @@ def _list(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     row = row_named(options.row)
     recipe = row.recipe_from(options.data, options.epochs, options.device)
-    with Terminal() as talk:
-        folder = make(row, recipe, Places(options.results, options.work), talk)
+    with Terminal() as callback:
+        folder = make(row, recipe, Places(options.results, options.work), callback)
     print(f"{folder} is written; next: python benchmarks/results.py measure {row.name}")
 
 
 def _measure(options: argparse.Namespace) -> None:
     row = row_named(options.row)
-    with Terminal() as talk:
-        path = measure(row, options.data, options.device, Places(options.results, options.work), talk)
+    with Terminal() as callback:
+        path = measure(row, options.data, options.device, Places(options.results, options.work), callback)
     print(f"{path} is written; next: python benchmarks/results.py table")
 
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from robustdeploy.core.callback import Callback
 from robustdeploy.core.files import atomic_write_json
-from robustdeploy.core.talk import Talk
 
 EVERY_S = 5.0
 """Seconds between two writings; a kill loses no more of the count."""
@@ -45,18 +45,18 @@ class Stopwatch:
         self._written = self.seconds
 
 
-class Timed(Talk):
+class Timed(Callback):
     """Starts a stopwatch with the first progress of the work that ``starts`` names; passes lines and progress on."""
 
-    def __init__(self, talk: Talk, watch: Stopwatch, starts: str) -> None:
-        self._talk, self._watch, self._starts = talk, watch, starts
+    def __init__(self, callback: Callback, watch: Stopwatch, starts: str) -> None:
+        self._callback, self._watch, self._starts = callback, watch, starts
 
     def say(self, line: str) -> None:
         """Say one line."""
-        self._talk.say(line)
+        self._callback.say(line)
 
     def progress(self, what: str, done: int, total: int, **numbers: float) -> None:
         """Say how far ``what`` is."""
         if what.startswith(self._starts):
             self._watch.tick()
-        self._talk.progress(what, done, total, **numbers)
+        self._callback.progress(what, done, total, **numbers)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, DEFAULT_TARGET, check_targets, recipe_for
+from robustdeploy.core.callback import SILENT, Callback, Event
 from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.load import load_target
@@ -17,7 +18,6 @@ from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Evaluate, Recipe
 from robustdeploy.core.settings import evaluation_name, label_of, overrides
 from robustdeploy.core.subject import IMPORTED
-from robustdeploy.core.talk import SILENCE, Event, Talk
 from robustdeploy.core.target import OPSET, Target
 from robustdeploy.core.trust import Trust, check_trusted, remember
 from robustdeploy.data.find import looking_once
@@ -33,7 +33,7 @@ from robustdeploy.errors import Interrupted, RobustdeployError, UsageError
 from robustdeploy.evaluate.attack import adversaries_from
 from robustdeploy.export.rehearsal import rehearse
 from robustdeploy.nets.store import load_info
-from robustdeploy.preflight import check_evaluable, check_rules, recipe_to_adopt
+from robustdeploy.preflight import check_evaluable, check_rules, recipe_to_import
 from robustdeploy.report.judge import judge_report
 from robustdeploy.report.stored import read_report
 from robustdeploy.stages.graph import Graph
@@ -42,13 +42,25 @@ from robustdeploy.stages.preparation import check_images, check_same_target, den
 from robustdeploy.stages.report import Written, report
 from robustdeploy.stages.session import Session
 from robustdeploy.train import ranks
-from robustdeploy.train.adopt import check_fits
+from robustdeploy.train.import_net import check_fits
 from robustdeploy.train.setup import device_from, own_net_of
-from robustdeploy.train.stage import check_affordable, check_trainable
-from robustdeploy.train.stage import follow as follow_rank_0
 from robustdeploy.train.start import pinned
+from robustdeploy.train.trainings import check_affordable, check_trainable
+from robustdeploy.train.trainings import follow as follow_rank_0
 
-__all__ = ["Written", "adopt", "evaluate", "export", "follow", "gate", "plan", "prune", "read_report", "report", "run"]
+__all__ = [
+    "Written",
+    "evaluate",
+    "export",
+    "follow",
+    "gate",
+    "import_net",
+    "plan",
+    "prune",
+    "read_report",
+    "report",
+    "run",
+]
 
 _EXPORTING = ("export", "bundle")
 _MEASURING = ("attack", "compile", "measure")
@@ -62,7 +74,7 @@ def run(
     runs: Path = DEFAULT_RUNS,
     name: str | None = None,
     force: bool = False,
-    talk: Talk = SILENCE,
+    callback: Callback = SILENT,
 ) -> Written:
     """Go all the way on every target, and report on all of them together.
 
@@ -72,7 +84,7 @@ def run(
     goals = [load_target(target) if isinstance(target, str) else target for target in targets]
     check_targets(goals)
     loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops, goals)
-    made = prune(loaded, targets=goals, runs=runs, name=name, force=force, talk=talk)
+    made = prune(loaded, targets=goals, runs=runs, name=name, force=force, callback=callback)
     # One report tells one set of settings: rows under several would stand beside each other as if comparable.
     if len(goals) > 1 and label_of(made.recipe.evaluate, loaded.evaluate):
         changed = "; ".join(map(str, overrides(made.recipe.evaluate, plain(loaded.evaluate))))
@@ -80,8 +92,8 @@ def run(
             f"{made.root} keeps its own evaluation, and several targets are told together under that alone "
             f"({changed}); name one target, or give the run another --name"
         )
-    names, lost = _measured_on(made, goals, loaded, force, talk)
-    return report(made, names, lost=lost, talk=talk)
+    names, lost = _measured_on(made, goals, loaded, force, callback)
+    return report(made, names, lost=lost, callback=callback)
 
 
 def plan(
@@ -92,7 +104,7 @@ def plan(
     runs: Path = DEFAULT_RUNS,
     name: str | None = None,
     force: bool = False,
-    talk: Talk = SILENCE,
+    callback: Callback = SILENT,
 ) -> tuple[Run, list[Step]]:
     """Return the run that ``run`` would make or go on with, and what it would do of each stage; nothing is written."""
     goals = [load_target(target) if isinstance(target, str) else target for target in targets]
@@ -105,12 +117,12 @@ def plan(
     run = Run(root, kept if kept is not None and trained else loaded)
     asked = run.recipe.model_copy(update={"evaluate": loaded.evaluate})
     # Whoever runs a recipe vouches for the factory in it. One that only a file names is not called.
-    with Session(run, asked, trust=[loaded.net], talk=talk) as session:
+    with Session(run, asked, trust=[loaded.net], callback=callback) as session:
         return run, planned(run, list(Graph(session, net).goals(goals)), force=force)
 
 
 def _measured_on(
-    run: Run, goals: Sequence[Target], asked: Recipe, force: bool, talk: Talk
+    run: Run, goals: Sequence[Target], asked: Recipe, force: bool, callback: Callback
 ) -> tuple[list[str], dict[str, str]]:
     """Export to every target and measure there; return the evaluations, and of the subjects that were lost the reason.
 
@@ -120,9 +132,9 @@ def _measured_on(
     lost: dict[str, str] = {}
     errors: list[RobustdeployError] = []
     settings = run.recipe.model_copy(update={"evaluate": asked.evaluate})
-    with Session(run, settings, trust=[asked.net], talk=talk) as session, working(run):
+    with Session(run, settings, trust=[asked.net], callback=callback) as session, working(run):
         graph = Graph(session, run.net)
-        runner = Runner(run, (*_EXPORTING, *_MEASURING), force, talk)
+        runner = Runner(run, (*_EXPORTING, *_MEASURING), force, callback)
         for goal in goals:
             try:
                 if not force:
@@ -146,8 +158,8 @@ def _measured_on(
                 # In the ledger, since a report that is written later must still say that these were to be measured.
                 run.enter_lost(subjects, _first_line(error))
                 for measure in graph.measures(goal):
-                    talk.event(Event("lost", measure.name, measure.place))
-                talk.say(f"{goal.name} is lost: {error}")
+                    callback.event(Event("lost", measure.name, measure.place))
+                callback.say(f"{goal.name} is lost: {error}")
     if not names:
         raise errors[0]
     return names, lost
@@ -161,7 +173,7 @@ def prune(
     runs: Path = DEFAULT_RUNS,
     name: str | None = None,
     force: bool = False,
-    talk: Talk = SILENCE,
+    callback: Callback = SILENT,
 ) -> Run:
     """Train, prune and certify; train the dense net beside it when the recipe asks for the comparison.
 
@@ -177,25 +189,29 @@ def prune(
     with looking_once():
         if new := not root.exists():
             check_affordable(loaded)
-        data = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
+        data = load_data(loaded.data, partial(callback.progress, "reading images"), callback.say)
         if force or not (root / net_place(net) / FILE_NAME).exists():
             check_rules(loaded, targets, partial(dense_costs, data=data))
     if new:
         for note in check_trainable(loaded, data):
-            talk.say(note)
+            callback.say(note)
         # Each opset has exporters of its own, and one of them may refuse what another takes.
         for opset in sorted({target.opset for target in targets} or {OPSET}):
             rehearse(loaded, data, opset)
     remember(loaded.net)  # who trains with a factory need not vouch for it again
     run = Run.for_recipe(runs, loaded, name, anew=force, net=net)
     for note in kept_settings(run, loaded):
-        talk.say(note)
+        callback.say(note)
     # What is trained follows the recipe that was asked for: it is the run's own in all that decides the weights.
-    with Session(run, loaded, talk=talk) as session, working(run), ranks.joined(device_from(loaded.train.device)):
-        talk.begin(run.root, run.recipe)
+    with (
+        Session(run, loaded, callback=callback) as session,
+        working(run),
+        ranks.joined(device_from(loaded.train.device)),
+    ):
+        callback.begin(run.root, run.recipe)
         # Read and checked above; the stage would otherwise read it once more.
         session.training_data = data
-        runner = Runner(run, ("train",), force, talk)
+        runner = Runner(run, ("train",), force, callback)
         for stage in Graph(session, net).nets:
             runner.make(stage)
         ranks.announce(ranks.DONE)
@@ -210,7 +226,7 @@ def follow(recipe: Recipe) -> None:
         follow_rank_0(recipe, data)
 
 
-def adopt(
+def import_net(
     folder: str | Path,
     recipe: str | Path | Recipe | None = None,
     *,
@@ -220,7 +236,7 @@ def adopt(
     name: str | None = None,
     force: bool = False,
     trust: Trust = False,
-    talk: Talk = SILENCE,
+    callback: Callback = SILENT,
 ) -> Run:
     """Make a run of a net that is trained already, ``net.json`` and ``model.safetensors`` in ``folder``.
 
@@ -230,7 +246,7 @@ def adopt(
     origin = Path(folder)
     more = [*overrides, *([] if data is None else [f"data.path={data}"])]
     with looking_once():
-        loaded = recipe if isinstance(recipe, Recipe) else recipe_to_adopt(origin, recipe, more)
+        loaded = recipe if isinstance(recipe, Recipe) else recipe_to_import(origin, recipe, more)
         info = load_info(origin)
         named = recipe is not None or any(each.replace(" ", "").startswith("net=") for each in overrides)
         trust = trust or ([loaded.net] if named else False)
@@ -238,13 +254,13 @@ def adopt(
         check_trusted(info.net, origin, trust)
         # Neither the dense net beside it nor another net's name belongs to what is taken over.
         loaded = loaded.model_copy(update={"net": info.net, "baseline": False})
-        images = load_data(loaded.data, partial(talk.progress, "reading images"), talk.say)
+        images = load_data(loaded.data, partial(callback.progress, "reading images"), callback.say)
     check_fits(info, images)
     run = Run.for_recipe(runs, loaded, name or origin.resolve().name, anew=force, net=IMPORTED)
-    with Session(run, loaded, trust=trust, talk=talk) as session, working(run):
-        talk.begin(run.root, run.recipe)
+    with Session(run, loaded, trust=trust, callback=callback) as session, working(run):
+        callback.begin(run.root, run.recipe)
         session.training_data = images
-        Runner(run, ("import",), force, talk).make(Import(session, origin))
+        Runner(run, ("import",), force, callback).make(Import(session, origin))
         if named:
             remember(info.net)
     return run
@@ -256,7 +272,7 @@ def export(
     *,
     force: bool = False,
     trust: Trust = False,
-    talk: Talk = SILENCE,
+    callback: Callback = SILENT,
 ) -> Artifact:
     """Export the run's net for ``target``; return the bundle, sealed with its past. ``trust``: as for ``load_net``.
 
@@ -264,12 +280,12 @@ def export(
     """
     goal = load_target(target) if isinstance(target, str) else target
     check_finished(run.root, run.net_place)
-    with Session(run, run.recipe, trust=trust, talk=talk) as session, working(run):
-        talk.begin(run.root, run.recipe)
+    with Session(run, run.recipe, trust=trust, callback=callback) as session, working(run):
+        callback.begin(run.root, run.recipe)
         if not force:
             check_same_target(run, goal)
         # Training is left out: exporting a run that is out of date refuses, instead of training for hours.
-        runner = Runner(run, _EXPORTING, force, talk)
+        runner = Runner(run, _EXPORTING, force, callback)
         bundle, *_ = [runner.make(bundle) for bundle in Graph(session, run.net).bundles(goal)]
         return bundle.artifact("bundle.zip")
 
@@ -283,7 +299,7 @@ def evaluate(
     skip_unreadable: bool = False,
     force: bool = False,
     trust: Trust = False,
-    talk: Talk = SILENCE,
+    callback: Callback = SILENT,
 ) -> Artifact:
     """Attack and time what runs on ``target``; return the outcomes. Sealed parts are never redone.
 
@@ -293,7 +309,7 @@ def evaluate(
     """
     goal = load_target(target) if isinstance(target, str) else target
     asked = run.recipe if settings is None else run.recipe.model_copy(update={"evaluate": settings})
-    with looking_once(), Session(run, asked, data, skip_unreadable, trust, talk) as session:
+    with looking_once(), Session(run, asked, data, skip_unreadable, trust, callback) as session:
         check_evaluable(run, goal, data)
         return _evaluated(session, goal, force)
 
@@ -301,9 +317,9 @@ def evaluate(
 def _evaluated(session: Session, goal: Target, force: bool) -> Artifact:
     run = session.run
     with working(run):
-        session.talk.begin(run.root, run.recipe)
+        session.callback.begin(run.root, run.recipe)
         check_same_target(run, goal)
-        runner, made = Runner(run, _MEASURING, force, session.talk), []
+        runner, made = Runner(run, _MEASURING, force, session.callback), []
         for measure in Graph(session, run.net).measures(goal):
             runner.make(measure.bundle)
             check_images(measure, anew=force)

@@ -152,7 +152,7 @@ def check_data(data: Data) -> None:
     find_source(data)
 
 
-def recipe_to_adopt(folder: Path, named: str | Path | None, overrides: Sequence[str]) -> Recipe:
+def recipe_to_import(folder: Path, named: str | Path | None, overrides: Sequence[str]) -> Recipe:
     """Return the recipe that a stored net is held against: the one that was named, or that beside the net."""
     path = folder / "recipe.yaml" if named is None else named
     if named is None and not (folder / "recipe.yaml").is_file():

@@ -312,13 +312,13 @@ def test_a_target_raises_the_channel_multiple():
     ],
 )
 def test_what_memory_cannot_hold_is_told_before_any_image_is_read(tmp_path, monkeypatch, change, words):
-    from robustdeploy.train import stage
+    from robustdeploy.train import trainings
 
     def never(*_):
         raise AssertionError("images were read")
 
     monkeypatch.setattr(api, "load_data", never)
-    monkeypatch.setattr(stage, "available_bytes", lambda: 2**31)
+    monkeypatch.setattr(trainings, "available_bytes", lambda: 2**31)
     with pytest.raises((DataError, RecipeError), match=words):
         api.prune(Recipe(name="x", **change), runs=tmp_path)
     assert list(tmp_path.iterdir()) == []

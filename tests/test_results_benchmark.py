@@ -13,10 +13,10 @@ from torch import nn
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.attacks.pgd import Pgd
 from robustdeploy.core.asked import recipe_for
+from robustdeploy.core.callback import SILENT, Callback
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Data
-from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.cost.module import macs
 from robustdeploy.data.load import load_test
 from robustdeploy.data.noise import Noise
@@ -57,8 +57,8 @@ class Stop(Exception):
     """What ends the work in the middle, as a kill would."""
 
 
-class Listening(Talk):
-    """A talk that keeps what it heard, and may stop the work."""
+class Listening(Callback):
+    """A callback that keeps what it heard, and may stop the work."""
 
     def __init__(self, stop_at=None):
         self.heard, self.lines, self.stop_at = [], [], stop_at
@@ -190,9 +190,9 @@ def shop(tmp_path_factory):
     (folder / "digits-tiny.yaml").write_text(textwrap.dedent(RECIPE))
     places = Places(folder / "results", folder / "work")
     row = Row(str(folder / "digits-tiny.yaml"), 0.4)
-    talk = Listening()
-    make(row, row.recipe_from(None, 4, "cpu"), places, talk)
-    return row, places, talk
+    callback = Listening()
+    make(row, row.recipe_from(None, 4, "cpu"), places, callback)
+    return row, places, callback
 
 
 @pytest.mark.slow
@@ -221,9 +221,9 @@ def test_a_made_row_is_the_net_of_its_run_and_says_how_it_came_to_be(shop):
 def test_making_a_row_again_changes_nothing(shop):
     row, places, _ = shop
     before = {path.name: path.read_bytes() for path in (places.results / row.name).iterdir()}
-    talk = Listening()
-    make(row, row.recipe_from(None, 4, "cpu"), places, talk)
-    assert not [what for what, *_ in talk.heard if what.startswith("training")]
+    callback = Listening()
+    make(row, row.recipe_from(None, 4, "cpu"), places, callback)
+    assert not [what for what, *_ in callback.heard if what.startswith("training")]
     assert {path.name: path.read_bytes() for path in (places.results / row.name).iterdir()} == before
 
 
@@ -231,7 +231,7 @@ def test_making_a_row_again_changes_nothing(shop):
 def test_scratch_keeps_the_shape_and_forgets_the_weights(shop):
     row, places, _ = shop
     scratch = Row(row.recipe, row.ops, "scratch")
-    folder = make(scratch, scratch.recipe_from(None, 2, "cpu"), places, SILENCE)
+    folder = make(scratch, scratch.recipe_from(None, 2, "cpu"), places, SILENT)
     ours, theirs = load_net(folder), load_net(places.results / row.name)
     shapes = [[tuple(value.shape) for value in net.state_dict().values()] for net in (ours, theirs)]
     assert shapes[0] == shapes[1]
@@ -268,10 +268,10 @@ def test_one_shot_goes_on_where_it_was_interrupted(shop, tmp_path, phase):
         if stop_at is not None:
             with pytest.raises(Stop):
                 make(once, recipe, here, Listening(stop_at))
-        talk = Listening()
-        folder = make(once, recipe, here, talk)
+        callback = Listening()
+        folder = make(once, recipe, here, callback)
         if stop_at is not None:
-            resumed = [done for what, done, _ in talk.heard if what == f"training {phase}"]
+            resumed = [done for what, done, _ in callback.heard if what == f"training {phase}"]
             assert 1 not in resumed
         ends.append(folder)
     straight, stopped = (read_row(folder) for folder in ends)
@@ -285,7 +285,7 @@ def test_a_comparison_needs_what_it_is_compared_with(shop, tmp_path):
     row, _, _ = shop
     once = Row(row.recipe, row.ops, "one-shot")
     with pytest.raises(UsageError, match=r"digits-tiny-ops0\.4, which is not there yet: train that row first"):
-        make(once, once.recipe_from(None, 6, "cpu"), Places(tmp_path / "results", tmp_path / "work"), SILENCE)
+        make(once, once.recipe_from(None, 6, "cpu"), Places(tmp_path / "results", tmp_path / "work"), SILENT)
 
 
 def outcomes(net, images, threat):
@@ -311,8 +311,8 @@ def test_the_figures_are_those_of_the_attacks_and_survive_an_interruption(shop, 
     with pytest.raises(Stop):
         measure(row, None, "cpu", here, Listening(("pgd-10", 256)))
     assert "measured" not in read_row(folder)
-    talk = Listening()
-    measure(row, None, "cpu", here, talk)
+    callback = Listening()
+    measure(row, None, "cpu", here, callback)
     record = read_row(folder)["measured"]
     images = load_test(Data(), load_info_classes(folder))
     net = load_net(folder).requires_grad_(False)
@@ -324,7 +324,7 @@ def test_the_figures_are_those_of_the_attacks_and_survive_an_interruption(shop, 
     for each, bits in zip(record["measurements"], expected, strict=True):
         assert each["n"] == record["n"] == len(images)
         assert (each["low"], each["high"]) == pytest.approx(clopper_pearson(int(bits.sum()), len(bits)))
-    attacked = {what: total for what, _, total in talk.heard}
+    attacked = {what: total for what, _, total in callback.heard}
     assert attacked["pgd-10"] == int(clean.sum())
     assert attacked["pgd-50-10"] == int((fgsm & pgd).sum())
     made = [each.data["part"] for each in Ledger(here.work / f"{row.name}.measure" / "ledger.jsonl").records()]

@@ -34,7 +34,7 @@ from robustdeploy.core.settings import overrides as core_overrides
 from robustdeploy.data.find import looking_once
 from robustdeploy.engine.run import Run
 from robustdeploy.errors import UsageError
-from robustdeploy.preflight import check_evaluable, recipe_to_adopt
+from robustdeploy.preflight import check_evaluable, recipe_to_import
 from robustdeploy.tracking.chosen import listening
 
 AttacksOption = Annotated[
@@ -89,14 +89,16 @@ def evaluate(
     A net that is trained already, in a folder with net.json and model.safetensors, becomes a run of its own first.
     """
     used, other = _split(overrides(set_), attacks, limit)
-    with listening(track, quiet or as_json) as talk, looking_once():
+    with listening(track, quiet or as_json) as callback, looking_once():
         goal = load_target(target)
         if run is not None and is_stored_net(run):
             other += ["data.skip_unreadable=true"] if skip_unreadable else []
-            recipe_to_adopt(run, recipe, [*other, *([] if data is None else [f"data.path={data}"])])
-            opened = api.adopt(run, recipe, data=data, overrides=other, runs=runs, force=force, trust=trust, talk=talk)
-            word = trust or [opened.recipe.net]  # adopt has found the user's word for it
-            api.export(opened, goal, force=force, trust=word, talk=talk)
+            recipe_to_import(run, recipe, [*other, *([] if data is None else [f"data.path={data}"])])
+            opened = api.import_net(
+                run, recipe, data=data, overrides=other, runs=runs, force=force, trust=trust, callback=callback
+            )
+            word = trust or [opened.recipe.net]  # the import has found the user's word for it
+            api.export(opened, goal, force=force, trust=word, callback=callback)
         elif recipe is not None:
             raise UsageError("--recipe is for a folder that holds a net alone; a run has its own recipe")
         else:
@@ -104,13 +106,13 @@ def evaluate(
             word = trust or nets
             _refuse(other)
             opened = Run.open(run, runs)
-        talk.say(f"run {opened.root}, target {goal.name}")
+        callback.say(f"run {opened.root}, target {goal.name}")
         check_evaluable(opened, goal, data)
         # A recipe that is named again for a net that has its run by now says how, and does not become that run's own.
         base = opened.root / "recipe.yaml" if recipe is None else recipe
         settings = load_recipe(base, used).evaluate if used or recipe is not None else None
         its: dict[str, Any] = {"settings": settings, "data": data, "skip_unreadable": skip_unreadable}
-        folder = api.evaluate(opened, goal, **its, force=force, trust=word, talk=talk).path.parent
+        folder = api.evaluate(opened, goal, **its, force=force, trust=word, callback=callback).path.parent
     _show(opened, target, folder, settings, as_json)
 
 

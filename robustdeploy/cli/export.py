@@ -35,12 +35,12 @@ def export(
     Parity with torch is measured and written down. The engine is built by evaluate, on the board or, where
     the target says so, on this machine.
     """
-    with Terminal(quiet or as_json) as talk:
+    with Terminal(quiet or as_json) as callback:
         opened = Run.open(run, runs)
         goal = load_target(target)
-        talk.say(f"run {opened.root}, target {goal.name}")
+        callback.say(f"run {opened.root}, target {goal.name}")
         check_finished(opened.root, opened.net_place)
-        bundle = api.export(opened, goal, force=force, trust=trust, talk=talk)
+        bundle = api.export(opened, goal, force=force, trust=trust, callback=callback)
     manifest = read_manifest(bundle.path.parent)
     line = f"{bundle.path} is written; next: robustdeploy evaluate {opened.root} --target {target}"
     show([line], {"run": str(opened.root), "bundle": str(bundle.path), **manifest.model_dump(mode="json")}, as_json)

@@ -44,16 +44,16 @@ def gate(
             raise UsageError(f"--target names an evaluation of a run, and {run} is one report; leave it out")
         loaded = believed(run)
         if not is_of_run(run):
-            with Terminal(quiet or as_json) as talk:
-                talk.say(f"note: {run} lies in no run's folder, so it is judged as it is, without its evidence")
+            with Terminal(quiet or as_json) as callback:
+                callback.say(f"note: {run} lies in no run's folder, so it is judged as it is, without its evidence")
     else:
         opened = Run.open(run, runs)
         loaded = read_report(opened, target)
-        with Terminal(quiet or as_json) as talk:
-            talk.say(f"run {opened.root}, {label_target(loaded) or ', '.join(loaded.targets)}")
+        with Terminal(quiet or as_json) as callback:
+            callback.say(f"run {opened.root}, {label_target(loaded) or ', '.join(loaded.targets)}")
             for other in other_evaluations(opened, loaded):
                 how = f"robustdeploy report {opened.root} --target {other}"
-                talk.say(f"note: this says nothing of {other}; `{how}` does")
+                callback.say(f"note: this says nothing of {other}; `{how}` does")
     verdict = judge_report(loaded, None if rules is None else load_rules(rules))
     about = {"report": loaded.name, "targets": list(loaded.targets), "label": loaded.label}
     show(verdict_lines(verdict), {**about, **verdict_document(verdict)}, as_json)

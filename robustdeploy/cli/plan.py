@@ -55,12 +55,12 @@ def plan(
 
     Each stage is named once, with what it rests on. Nothing is written, and no board is asked.
     """
-    with listening((), quiet or as_json) as talk, looking_once():
+    with listening((), quiet or as_json) as callback, looking_once():
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         loaded = recipe_for(recipe, targets=goals, overrides=more)
-        run, steps = api.plan(loaded, goals, runs=runs, name=name, force=force, talk=talk)
+        run, steps = api.plan(loaded, goals, runs=runs, name=name, force=force, callback=callback)
     show(_lines(str(run.root), steps), {"run": str(run.root), "steps": [asdict(step) for step in steps]}, as_json)
 
 

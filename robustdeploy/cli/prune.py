@@ -62,7 +62,7 @@ def prune(
     It trains robustly under masks until the budget is met, then makes the net compact and certifies it. A repeated
     command resumes what was interrupted. With --target, layers keep channels in the target's multiples.
     """
-    with listening(track, quiet or as_json) as talk, looking_once():
+    with listening(track, quiet or as_json) as callback, looking_once():
         goal = load_target(target) if target else None
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         # Of several processes one has the run's folder already.
@@ -72,9 +72,9 @@ def prune(
             api.follow(loaded)
             return
         for remark in remarks(loaded):
-            talk.say(f"note: {remark}")
-        talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
-        run = api.prune(loaded, targets=[goal] if goal else [], runs=runs, name=name, force=force, talk=talk)
+            callback.say(f"note: {remark}")
+        callback.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
+        run = api.prune(loaded, targets=[goal] if goal else [], runs=runs, name=name, force=force, callback=callback)
     _show(run, target or "host-cpu", as_json)
 
 

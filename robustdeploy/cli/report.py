@@ -49,13 +49,13 @@ def report(
 
     It is assembled from the sealed stages, of every target that was evaluated.
     """
-    with listening(track, quiet or as_json) as talk:
+    with listening(track, quiet or as_json) as callback:
         opened = Run.open(run, runs)
-        talk.say(f"run {opened.root}")
+        callback.say(f"run {opened.root}")
         chosen = words_in(formats)
         check_formats(chosen)
         check_reportable(opened, target or ())
-        written = reporting.report(opened, target or (), formats=chosen, talk=talk)
+        written = reporting.report(opened, target or (), formats=chosen, callback=callback)
     lines = [*accuracy_lines(written.report), *verdict_lines(written.report.verdict)]
     lines += [f"{path} is written" for path in written.files]
     lines[-1] += f"; next: robustdeploy gate {opened.root}{_named(written.report)}"

@@ -68,7 +68,7 @@ def run(
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
-    with listening(track, quiet or as_json) as talk, looking_once():
+    with listening(track, quiet or as_json) as callback, looking_once():
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
@@ -79,13 +79,13 @@ def run(
             api.follow(loaded)
             return
         for remark in remarks(loaded):
-            talk.say(f"note: {remark}")
-        talk.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
-        written = api.run(loaded, goals, runs=runs, name=name, force=force, talk=talk)
+            callback.say(f"note: {remark}")
+        callback.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
+        written = api.run(loaded, goals, runs=runs, name=name, force=force, callback=callback)
         report = written.report
         if plain(loaded.gate) != plain(report.rules):
             # The run keeps its own gate; what was asked for here decides here.
-            talk.say(f"note: judged by the rules given now; by the run's own it is {report.verdict.headline}")
+            callback.say(f"note: judged by the rules given now; by the run's own it is {report.verdict.headline}")
             report = judged_by(report, loaded.gate)
     _show(report, written.files, as_json)
     raise typer.Exit(report.verdict.outcome.exit_code)

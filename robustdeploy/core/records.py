@@ -91,7 +91,7 @@ class NetRecord(Record):
     data: dict[str, Any]
     epochs: Epochs | None = None
     events: tuple[Collapse, ...] = ()
-    stretches: tuple[Conditions, ...] = ()
+    conditions: tuple[Conditions, ...] = ()
 
     @property
     def removes_channels(self) -> bool:

@@ -96,9 +96,16 @@ class Ssh:
         options = [*_STRICT, *_PLAIN, *_ALIVE, f"ConnectTimeout={self.connect_s}"]
         folder = self.folder.removeprefix("~/") or "."
         # The program goes along as text of the command, since before it runs the board has nothing of ours.
-        landing = resources.files("robustdeploy.onboard").joinpath("landing.py").read_text("ascii")
+        bootstrap = resources.files("robustdeploy.onboard").joinpath("bootstrap.py").read_text("ascii")
         numbers = [str(len(payload)), str(self.timeout_s), str(self.grace_s)]
-        program = [self.python.removeprefix("~/"), "-c", landing, folder, hashlib.sha256(payload).hexdigest(), *numbers]
+        program = [
+            self.python.removeprefix("~/"),
+            "-c",
+            bootstrap,
+            folder,
+            hashlib.sha256(payload).hexdigest(),
+            *numbers,
+        ]
         pairs = [part for option in options for part in ("-o", option)]
         config = ["-F", str(expanded(Path(self.config)))] if self.config else []
         # sshd joins its arguments and gives them to the login shell, so they are quoted once here. `exec` leaves no

@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from robustdeploy.core.callback import SILENT, Callback, Event, EventKind
 from robustdeploy.core.complaint import complaint
 from robustdeploy.core.files import canonical_json
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.plain import plain
-from robustdeploy.core.talk import SILENCE, Event, EventKind, Talk
 from robustdeploy.engine.lineage import command_for, stale
 from robustdeploy.engine.manifest import FILE_NAME, Manifest
 from robustdeploy.engine.run import Run
@@ -40,7 +40,7 @@ class Runner:
     """Names of the stages that may be run; all others must be finished and up to date."""
     force: bool = False
     """Do what may be run again, each stage once."""
-    talk: Talk = SILENCE
+    callback: Callback = SILENT
     _done: dict[str, Finished[Any]] = field(default_factory=dict, init=False)
 
     def make(self, stage: Stage[R]) -> Finished[R]:
@@ -74,7 +74,7 @@ class Runner:
         self._run(stage, slot, before)
 
     def _run(self, stage: Stage[Any], slot: Slot, before: Mapping[str, Finished[Any]]) -> None:
-        work = Work(stage.place, slot.folder, slot.fingerprint, self.run.ledger, self.talk, before)
+        work = Work(stage.place, slot.folder, slot.fingerprint, self.run.ledger, self.callback, before)
         self._tell("resumed" if any(slot.folder.iterdir()) else "begun", stage)
         try:
             record = stage.run(work)
@@ -86,7 +86,7 @@ class Runner:
         self._tell("sealed", stage)
 
     def _tell(self, kind: EventKind, stage: Stage[Any], text: str = "") -> None:
-        self.talk.event(Event(kind, stage.name, stage.place, text))
+        self.callback.event(Event(kind, stage.name, stage.place, text))
 
     def _fitting(self, stage: Stage[Any]) -> Finished[Any]:
         """Return what a stage has made, made again where it is tied to a device that is another one by now."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from robustdeploy.core.callback import Callback
 from robustdeploy.core.records import Record
-from robustdeploy.core.talk import Talk
 from robustdeploy.engine.artifact import Artifact
 from robustdeploy.engine.ledger import Ledger
 from robustdeploy.engine.manifest import FILE_NAME, Manifest
@@ -50,7 +50,7 @@ class Work:
     mark: str
     """The stage's fingerprint; what is kept to resume from carries it."""
     ledger: Ledger
-    talk: Talk
+    callback: Callback
     made: Mapping[str, Finished[Any]]
     """What the stages that it needs have made, by their places."""
     outputs: list[str] = field(default_factory=list)

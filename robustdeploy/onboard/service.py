@@ -125,7 +125,7 @@ class Service:
             seconds = time.monotonic() - began
             files = files_in(folder)
             for file in files:
-                self._store.adopt(folder / file.name)
+                self._store.import_net(folder / file.name)
             return Message({"files": [asdict(file) for file in files], "seconds": seconds}, {})
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # half an engine, where the toolchain gave up

@@ -122,7 +122,7 @@ class Store:
                     raise
                 shutil.copyfile(path, folder / file.name)  # a file system without hard links, as on an SD card
 
-    def adopt(self, path: Path) -> str:
+    def import_net(self, path: Path) -> str:
         """Move a finished file in and return its hash."""
         sha256 = sha256_of(path)
         path.replace(self.folder / sha256)

@@ -61,10 +61,10 @@ class Attack:
 
         def progress(what: str, done: int, total: int) -> None:
             # Said apart from the targets' attacks, which replay these.
-            session.talk.progress(f"{self.net_name} in torch, {what}", done, total)
+            session.callback.progress(f"{self.net_name} in torch, {what}", done, total)
 
         record = attack_net(net, session.asked, test, work, progress)
-        session.talk.say(f"attack: {self.net_name} in torch, {len(test.ids)} test images, found in {work.folder}")
+        session.callback.say(f"attack: {self.net_name} in torch, {len(test.ids)} test images, found in {work.folder}")
         return record
 
     @property

@@ -13,7 +13,7 @@ from robustdeploy.core.target import Target
 from robustdeploy.engine.places import bundle_place
 from robustdeploy.engine.stage import Need, Work
 from robustdeploy.export.bundle import GOLDEN
-from robustdeploy.export.stage import pack, plugin_inputs
+from robustdeploy.export.exporting import pack, plugin_inputs
 from robustdeploy.stages.export import Export
 from robustdeploy.stages.session import Session
 
@@ -54,5 +54,5 @@ class Bundle:
         trained, exported = work.of(self.export.net), work.of(self.export)
         record = pack(self.session.run.recipe, self.target, trained, exported, work)
         for note in record.notes:
-            self.session.talk.say(f"note: {note}")
+            self.session.callback.say(f"note: {note}")
         return record

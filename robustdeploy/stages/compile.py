@@ -65,7 +65,7 @@ class Compile:
 
     def run(self, work: Work) -> Built:
         """Build, and fetch the files."""
-        session, talk = self.session, self.session.talk
+        session, callback = self.session, self.session.callback
         folder = work.folder / FOLDER
         folder.mkdir(exist_ok=True)
         # A kill while files were fetched leaves some of them, and the folder must hold one engine alone.
@@ -73,14 +73,14 @@ class Compile:
             left.unlink()
 
         def progress(what: str, done: int, total: int) -> None:
-            talk.progress(f"{self.target.name}, {what}", done, total)
+            callback.progress(f"{self.target.name}, {what}", done, total)
 
         onnx = work.of(self.export).folder / "model.onnx"
         built = build_engine(session.board(self.target), self.target, onnx, session.agent, folder, progress)
         # Attacks in torch may come next and take hours, in which a silent connection is easily lost.
         session.leave_board(self.target)
         work.keep(*(f"{FOLDER}/{file.name}" for file in built.files))
-        talk.say(
+        callback.say(
             f"compile: {self.subject}, {built.backend} {built.version} on the {built.where}, {built.seconds:.1f} s, "
             f"{built.bytes / 1024:,.0f} KiB"
         )

@@ -11,7 +11,7 @@ from robustdeploy.core.records import OnnxRecord
 from robustdeploy.core.subject import FP32
 from robustdeploy.engine.places import onnx_place
 from robustdeploy.engine.stage import Need, Work
-from robustdeploy.export.stage import export
+from robustdeploy.export.exporting import export
 from robustdeploy.stages.import_net import Import
 from robustdeploy.stages.session import Session
 from robustdeploy.stages.train import Train
@@ -52,14 +52,14 @@ class Export:
     def run(self, work: Work) -> OnnxRecord:
         """Export and compare."""
         session = self.session
-        session.talk.progress("exporting", 0, 1)
+        session.callback.progress("exporting", 0, 1)
         record = export(session.run.recipe, self.opset, work.of(self.net), work, session.trust)
-        session.talk.progress("exporting", 1, 1)
+        session.callback.progress("exporting", 1, 1)
         parity = record.parity
-        session.talk.say(
+        session.callback.say(
             f"export: {self.net_name}, scores within {max(parity.max_abs_clean, parity.max_abs_adversarial):.1e} of "
             f"torch on {parity.n} clean and {parity.n} adversarial images ({parity.runtime})"
         )
         for note in record.notes:
-            session.talk.say(f"note: {note}")
+            session.callback.say(f"note: {note}")
         return record

@@ -15,7 +15,7 @@ from robustdeploy.engine.stage import Need, Work
 from robustdeploy.nets.store import load_info
 from robustdeploy.stages.session import Session
 from robustdeploy.stages.train import costs_text
-from robustdeploy.train.adopt import adopt, adopted_files
+from robustdeploy.train.import_net import import_net, imported_files
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Import:
 
     def inputs(self) -> Mapping[str, str]:
         """The images that are set aside, and the net's two files."""
-        return {"images": self.session.training_data.digest, **adopted_files(self.origin)}
+        return {"images": self.session.training_data.digest, **imported_files(self.origin)}
 
     def run(self, work: Work) -> NetRecord:
         """Copy and count."""
         session = self.session
         info = load_info(self.origin)
-        record = adopt(session.asked, info, session.training_data, self.origin, work, session.trust)
-        session.talk.say(f"import: {costs_text(record)}, from {self.origin}")
+        record = import_net(session.asked, info, session.training_data, self.origin, work, session.trust)
+        session.callback.say(f"import: {costs_text(record)}, from {self.origin}")
         return record

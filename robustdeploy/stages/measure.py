@@ -15,7 +15,7 @@ from robustdeploy.core.target import Target
 from robustdeploy.engine.places import board_place
 from robustdeploy.engine.stage import Need, Work
 from robustdeploy.evaluate.adversarial import FILE
-from robustdeploy.evaluate.stage import Request, evaluate
+from robustdeploy.evaluate.measuring import Request, evaluate
 from robustdeploy.export.agent import agent_note
 from robustdeploy.export.bundle import GOLDEN, golden_from, read_bundle
 from robustdeploy.export.parity import parity_rows
@@ -80,7 +80,7 @@ class Measure:
         net = work.of(self.bundle.export.net).folder
         # The bundle may be older than this installation, and it is this installation's agent that is sent.
         if note := agent_note(bundle / "agent.pyz", session.agent):
-            session.talk.say(f"note: {note}")
+            session.callback.say(f"note: {note}")
         info = load_info(net)
         images = session.test_set(info)
         request = Request(
@@ -105,11 +105,11 @@ class Measure:
             reading=images.reading,
         )
         record = evaluate(request, session.board(self.target), work, self._progress)
-        session.talk.say(f"measure: {self.subject}, {record.n} test images, outcomes in {_relative(work.folder)}")
+        session.callback.say(f"measure: {self.subject}, {record.n} test images, outcomes in {_relative(work.folder)}")
         return record
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        self.session.talk.progress(f"{self.subject}, {what}", done, total)
+        self.session.callback.progress(f"{self.subject}, {what}", done, total)
 
 
 def _relative(path: Path) -> Path:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustdeploy.core.callback import SILENT, Callback
 from robustdeploy.core.files import atomic_write_json, sha256_of_file
 from robustdeploy.core.records import BoardRecord, NetRecord, OnnxRecord
 from robustdeploy.core.report import Report
 from robustdeploy.core.settings import is_own, report_suffix
 from robustdeploy.core.subject import subject_from
-from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.engine.evaluations import evaluations_named, own_evaluations, unfinished
 from robustdeploy.engine.lineage import behind, chain_problems, source
 from robustdeploy.engine.manifest import FILE_NAME
@@ -40,7 +40,7 @@ def report(
     *,
     formats: Sequence[str] = FORMATS,
     lost: Mapping[str, str] = {},
-    talk: Talk = SILENCE,
+    callback: Callback = SILENT,
 ) -> Written:
     """Assemble, judge and render one report of the run's evaluations.
 
@@ -54,7 +54,7 @@ def report(
     # A target that was to be measured and was not must not vanish from a report of all.
     lost = lost or ({} if targets else waiting)
     with working(run):
-        talk.begin(run.root, run.recipe)
+        callback.begin(run.root, run.recipe)
         # The chain is checked before anything is written: a report on changed evidence would lend it a new date.
         check_finished(run.root, run.net_place)
         own = held(run, run.net_place, NetRecord)
@@ -76,8 +76,8 @@ def report(
         files = (path, *render(told, formats, run.root, suffix))
         # No manifest seals files at the top of a run; without this an edited report could not be told from a true one.
         run.enter_written({file: sha256_of_file(file) for file in files})
-    talk.report(told, files)
-    talk.say(f"report: {told.verdict.headline}, on {', '.join([*names, *lost])}")
+    callback.report(told, files)
+    callback.say(f"report: {told.verdict.headline}, on {', '.join([*names, *lost])}")
     return Written(told, files)
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
+from robustdeploy.core.callback import SILENT, Callback
 from robustdeploy.core.files import canonical_json, temporary_folder
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Data, Recipe
 from robustdeploy.core.settings import label_of
-from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
 from robustdeploy.data.images import Images as StoredImages
@@ -36,7 +36,7 @@ class Session:
     skip_unreadable: bool = False
     trust: Trust = False
     """Whose factories may be called, as for ``load_net``."""
-    talk: Talk = SILENCE
+    callback: Callback = SILENT
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _boards: dict[str, tuple[Board, ExitStack]] = field(default_factory=dict, init=False)
     _tests: dict[tuple[str, ...], StoredImages] = field(default_factory=dict, init=False)
@@ -49,14 +49,14 @@ class Session:
     @cached_property
     def training_data(self) -> Loaded:
         """The images of the training set, read once."""
-        return load_data(self._where, partial(self.talk.progress, "reading images"), self.talk.say)
+        return load_data(self._where, partial(self.callback.progress, "reading images"), self.callback.say)
 
     def test_set(self, info: NetInfo) -> StoredImages:
         """Return all test images, read once, for a net of these classes."""
         # Labels are positions among the classes, so other classes mean other labels for the same files.
         if info.classes not in self._tests:
-            progress = partial(self.talk.progress, "reading images")
-            self._tests[info.classes] = load_test(self._where, info.classes, progress, self.talk.say)
+            progress = partial(self.callback.progress, "reading images")
+            self._tests[info.classes] = load_test(self._where, info.classes, progress, self.callback.say)
         return self._tests[info.classes]
 
     def test_images(self, info: NetInfo) -> Images:

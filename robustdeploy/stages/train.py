@@ -12,8 +12,8 @@ from robustdeploy.engine.places import net_place
 from robustdeploy.engine.run import training_content
 from robustdeploy.engine.stage import Need, Work
 from robustdeploy.stages.session import Session
-from robustdeploy.train.stage import train_dense, train_pruned
 from robustdeploy.train.start import start_inputs
+from robustdeploy.train.trainings import train_dense, train_pruned
 
 _DENSE = ("data", "net", "threat", "train")
 _PRUNED = (*_DENSE, "prune", "budget")
@@ -47,16 +47,16 @@ class Train:
 
     def run(self, work: Work) -> NetRecord:
         """Train, resuming from the newest checkpoint."""
-        recipe, talk = self.session.asked, self.session.talk
+        recipe, callback = self.session.asked, self.session.callback
 
         def progress(step: int, steps: int, numbers: Any) -> None:
             epochs = recipe.train.epochs
             numbers = {"epoch": step * epochs // steps, "epochs": epochs, **numbers}
-            talk.progress(f"training {self.net}", step, steps, **numbers)
+            callback.progress(f"training {self.net}", step, steps, **numbers)
 
         train = train_pruned if self.net == PRUNED else train_dense
         record = train(recipe, self.session.training_data, work, progress)
-        talk.say(f"{self.name}: {self.net}, {costs_text(record)}")
+        callback.say(f"{self.name}: {self.net}, {costs_text(record)}")
         return record
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from robustdeploy.core.callback import Callback, EpochRecord
 from robustdeploy.core.files import atomic_write_json
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
-from robustdeploy.core.talk import EpochRecord, Talk
 from robustdeploy.errors import ArtifactError, Interrupted
 from robustdeploy.onboard.types import Probe
 from robustdeploy.tracking.extras import probe_extra
@@ -57,7 +57,7 @@ class Mlflow:
         needed = [] if served or self._is_folder else ["sqlalchemy", "alembic"]
         return probe_extra("mlflow", ["mlflow", *needed])
 
-    def open(self, run: Path, recipe: Recipe) -> Talk:
+    def open(self, run: Path, recipe: Recipe) -> Callback:
         """Begin the MLflow run of a run folder, or go on with it."""
         for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
@@ -85,7 +85,7 @@ class Mlflow:
         return bool(self._address) and urlsplit(self._address).scheme in ("", "file")
 
 
-class _MlflowRun(Talk):
+class _MlflowRun(Callback):
     """Writes one run of MLflow."""
 
     def __init__(self, client: Any, experiment: str, run: Path, recipe: Recipe) -> None:

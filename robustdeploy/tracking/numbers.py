@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from robustdeploy.core.callback import EpochRecord
 from robustdeploy.core.report import Measurement, Report
-from robustdeploy.core.talk import EpochRecord
 
 _TELL_APART = ("class", "eps", "images", "found_on")
 """Conditions in which rows of the same metric, subject and attack may differ."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from robustdeploy.core.callback import Callback
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.talk import Talk
 from robustdeploy.onboard.types import Probe
 
 
@@ -17,7 +17,7 @@ class Tracker(Protocol):
         """Say whether it can work here and, if not, the fix. It is asked before any work and imports nothing heavy."""
         ...
 
-    def open(self, run: Path, recipe: Recipe) -> Talk:
+    def open(self, run: Path, recipe: Recipe) -> Callback:
         """Return what listens to the run in the folder ``run`` from now on.
 
         It is called between two steps of the work, which waits meanwhile: whatever may hang needs a time limit.

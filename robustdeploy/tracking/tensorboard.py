@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustdeploy.core.callback import Callback, EpochRecord
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.talk import EpochRecord, Talk
 from robustdeploy.onboard.types import Probe
 from robustdeploy.tracking.extras import probe_extra
 from robustdeploy.tracking.numbers import numbers_of_epoch
@@ -23,12 +23,12 @@ class TensorBoard:
         """Look for the package."""
         return probe_extra("tensorboard", ["tensorboard"])
 
-    def open(self, run: Path, recipe: Recipe) -> Talk:
+    def open(self, run: Path, recipe: Recipe) -> Callback:
         """Listen to the trainings of a run."""
         return _Curves(run / "tracking" / "tensorboard")
 
 
-class _Curves(Talk):
+class _Curves(Callback):
     """Writes event files below ``folder``.
 
     Not by torch's SummaryWriter: that writes from a thread, which on a full disk dies with a traceback of its own.

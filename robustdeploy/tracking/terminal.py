@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from robustdeploy.core.talk import Event, Talk
+from robustdeploy.core.callback import Callback, Event
 from robustdeploy.foreign import one_line, sentence
 from robustdeploy.tracking.stream import Stream
 
@@ -26,7 +26,7 @@ _SHOWN = {"ops": "kept", "nonzero_ops": "kept", "loss": "loss", "accuracy": "acc
 """Numbers of a training that are shown, and under which name; ``metrics.jsonl`` has all of them."""
 
 
-class Terminal(Talk):
+class Terminal(Callback):
     """A context manager that shows what work is doing; ``quiet`` keeps only warnings, and what ends the work."""
 
     def __init__(self, quiet: bool = False) -> None:

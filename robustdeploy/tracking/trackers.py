@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from robustdeploy.core.callback import Callback, EpochRecord, Event
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
-from robustdeploy.core.talk import EpochRecord, Event, Talk
 from robustdeploy.foreign import sentence
 from robustdeploy.tracking.protocol import Tracker
 from robustdeploy.tracking.terminal import Terminal
@@ -29,23 +29,23 @@ _LONGEST = 200
 @dataclass(frozen=True, eq=False)
 class _Listener:
     name: str
-    talk: Talk
+    callback: Callback
     of_run: bool
     """Opened for the run that is being told of; listeners of the caller's stay from one run to the next."""
 
 
-class Trackers(Talk):
+class Trackers(Callback):
     """A context manager that hands all it hears to the terminal and to each of ``trackers``; leaving it closes them.
 
-    Plug-ins open as soon as the run's folder is known. A Talk among ``trackers`` hears everything from the start.
+    Plug-ins open as soon as the run's folder is known. A Callback among ``trackers`` hears everything from the start.
     ``quiet`` leaves the terminal only what must not be missed.
     """
 
-    def __init__(self, trackers: Sequence[Tracker | Talk] = (), *, quiet: bool = False) -> None:
+    def __init__(self, trackers: Sequence[Tracker | Callback] = (), *, quiet: bool = False) -> None:
         self._terminal = Terminal(quiet)
-        self._plugins = [each for each in trackers if not isinstance(each, Talk)]
-        heard = [each for each in trackers if isinstance(each, Talk)]
-        self._listeners = [_Listener(type(talk).__name__, talk, of_run=False) for talk in heard]
+        self._plugins = [each for each in trackers if not isinstance(each, Callback)]
+        heard = [each for each in trackers if isinstance(each, Callback)]
+        self._listeners = [_Listener(type(callback).__name__, callback, of_run=False) for callback in heard]
         self._run: Path | None = None
 
     def __enter__(self) -> Trackers:
@@ -60,11 +60,11 @@ class Trackers(Talk):
 
     def say(self, line: str) -> None:
         """Hand on one line."""
-        self._tell(lambda talk: talk.say(line))
+        self._tell(lambda callback: callback.say(line))
 
     def progress(self, what: str, done: int, total: int, **numbers: float) -> None:
         """Hand on how far ``what`` is."""
-        self._tell(lambda talk: talk.progress(what, done, total, **numbers))
+        self._tell(lambda callback: callback.progress(what, done, total, **numbers))
 
     def begin(self, run: Path, recipe: Recipe) -> None:
         """Open the plug-ins for the run in this folder; told again of the same run, go on."""
@@ -73,25 +73,25 @@ class Trackers(Talk):
             return
         self._close([each for each in self._listeners if each.of_run], None)
         self._run = run.resolve()
-        self._tell(lambda talk: talk.begin(run, recipe))
+        self._tell(lambda callback: callback.begin(run, recipe))
         for plugin in self._plugins:
             self._open(plugin, run, recipe)
 
     def event(self, event: Event) -> None:
         """Hand on what happened to a stage."""
-        self._tell(lambda talk: talk.event(event))
+        self._tell(lambda callback: callback.event(event))
 
     def history(self, place: str, records: Sequence[EpochRecord], *, anew: bool) -> None:
         """Hand on the epochs so far of a training."""
-        self._tell(lambda talk: talk.history(place, records, anew=anew))
+        self._tell(lambda callback: callback.history(place, records, anew=anew))
 
     def metrics(self, place: str, epoch: int, numbers: EpochRecord) -> None:
         """Hand on the numbers of an epoch."""
-        self._tell(lambda talk: talk.metrics(place, epoch, numbers))
+        self._tell(lambda callback: callback.metrics(place, epoch, numbers))
 
     def report(self, report: Report, files: Sequence[Path]) -> None:
         """Hand on the report."""
-        self._tell(lambda talk: talk.report(report, files))
+        self._tell(lambda callback: callback.report(report, files))
 
     def close(self, error: BaseException | None = None) -> None:
         """Close all; the terminal last, since another may fail in closing."""
@@ -100,12 +100,12 @@ class Trackers(Talk):
         with suppress(*_CLOSED):
             self._terminal.close(error)
 
-    def _tell(self, call: Callable[[Talk], None]) -> None:
+    def _tell(self, call: Callable[[Callback], None]) -> None:
         with suppress(*_CLOSED):
             call(self._terminal)
         # A copy, since one that fails is removed while the others still listen.
         for listener in list(self._listeners):
-            if not self._works(listener.name, call, listener.talk):
+            if not self._works(listener.name, call, listener.callback):
                 self._listeners.remove(listener)
 
     def _open(self, plugin: Tracker, run: Path, recipe: Recipe) -> None:
@@ -118,7 +118,7 @@ class Trackers(Talk):
 
     def _close(self, listeners: Sequence[_Listener], error: BaseException | None) -> None:
         for listener in listeners:
-            self._works(listener.name, listener.talk.close, error)
+            self._works(listener.name, listener.callback.close, error)
             self._listeners.remove(listener)
 
     def _works(self, name: str, call: Callable[..., None], *given: Any) -> bool:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from robustdeploy.attacks.fgsm import Fgsm
+from robustdeploy.core.callback import SILENT, Callback
 from robustdeploy.core.interrupts import interrupted, stop_if_interrupted
-from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.cost.module import copied
 from robustdeploy.data.images import pixels
 from robustdeploy.data.noise import Noise
@@ -28,13 +28,13 @@ from robustdeploy.prune.compact import Proof, prove_equal
 from robustdeploy.prune.protocol import Pruning
 from robustdeploy.train import ranks
 from robustdeploy.train.allocator import keep_freed_memory
+from robustdeploy.train.batched import in_batches
 from robustdeploy.train.batches import Batches
-from robustdeploy.train.desk import Desk
-from robustdeploy.train.parts import in_parts
+from robustdeploy.train.bn_recalibration import recalibrate
+from robustdeploy.train.checkpointing import Checkpointing
 from robustdeploy.train.plan import Plan
 from robustdeploy.train.protocol import Replaying
 from robustdeploy.train.sentinel import CONFIRM, PROBE, collapse, sound, suspicious, vital_signs, watches
-from robustdeploy.train.statistics import settle
 from robustdeploy.train.training import Best, Training
 from robustdeploy.train.validation import significantly_better, validate
 
@@ -62,7 +62,7 @@ class Trained:
     """What the sentinel had to do; empty in a healthy training."""
     proof: Proof | None
     """That the compact net scores like the masked one; None without a pruner."""
-    stretches: list[dict[str, Any]]
+    conditions: list[dict[str, Any]]
     """From which step (``from_step``) it ran in which ``precision`` (``float32`` or ``bfloat16``) on how many
     ``processes``; one entry, unless it was resumed under other conditions."""
 
@@ -73,25 +73,25 @@ def fit(
     plan: Plan,
     folder: Path,
     progress: Progress,
-    talk: Talk = SILENCE,
+    callback: Callback = SILENT,
     place: str = "train",
 ) -> Trained:
     """Train ``net`` in place, or the net under ``pruning`` until it is made smaller; return what came of it.
 
-    ``talk`` hears of every epoch of the training in ``place``, the folder as the run calls it.
+    ``callback`` hears of every epoch of the training in ``place``, the folder as the run calls it.
 
     Resumes from the newest sound checkpoint of ``folder/checkpoints``. On SIGINT or SIGTERM it saves and raises
     Interrupted. Raises TrainingError when a loss, gradient or weight stops being finite.
     """
     ranks.check_batch(plan.options.batch_size, len(plan.train.labels))
-    training, desk = Training(net, pruning, plan), Desk(folder, plan.training, talk, place)
+    training, checkpointing = Training(net, pruning, plan), Checkpointing(folder, plan.training, callback, place)
     if training.device.type == "cpu":
         keep_freed_memory()
-    resumed = desk.resume(training)
-    desk.write_log(training)  # as of the checkpoint, whatever was left there
-    desk.tell_history(training, anew=not resumed)
+    resumed = checkpointing.resume(training)
+    checkpointing.write_log(training)  # as of the checkpoint, whatever was left there
+    checkpointing.tell_history(training, anew=not resumed)
     with _own_generators(training.device):
-        _train(training, desk, progress)
+        _train(training, checkpointing, progress)
         return _finished(training)
 
 
@@ -102,41 +102,41 @@ def _own_generators(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _train(training: Training, desk: Desk, progress: Progress) -> None:
+def _train(training: Training, checkpointing: Checkpointing, progress: Progress) -> None:
     """Make all steps that remain; every few of them look after the training's health, after each epoch record it."""
     plan = training.plan
     batches = Batches(plan, ranks.rank(), ranks.world())
     # The first probe comes only after some steps. A collapse before it must find a state to go back to.
     if training.step == 0 and plan.options.sentinel and watches(training.task):
-        desk.save(training, healthy=True)
+        checkpointing.save(training, healthy=True)
     while True:
         try:
             # Health comes before the epoch's record: a net that has collapsed must neither be validated nor become the
             # best.
-            if not _healthy(training, desk):
+            if not _healthy(training, checkpointing):
                 continue
             if len(training.records) < training.step // plan.steps_per_epoch:
-                _close_epoch(training, desk)
+                _close_epoch(training, checkpointing)
         except Interrupted:  # between two looks at held-out images, which will be taken again
-            desk.save(training)
+            checkpointing.save(training)
             raise
         if training.step == plan.steps:
             return
         # At the top of the loop, so that a training resumed exactly between two phases takes the same way.
         if training.step == plan.first_step(training.number + 1):
-            _next_phase(training, desk)
-        numbers, wanted = _step(training, batches, desk)
+            _next_phase(training, checkpointing)
+        numbers, wanted = _step(training, batches, checkpointing)
         progress(training.step, plan.steps, {**numbers, **_status(training)})
         # Of several processes all must stop at the same step, or the others wait in an all-reduce for ever.
         if wanted.stop or (interrupted() and ranks.world() == 1):
-            desk.save(training)
+            checkpointing.save(training)
             stop_if_interrupted()
             raise TrainingError("another process of this training was asked to stop; repeat the command to go on")
         if wanted.save:
-            desk.save(training)
+            checkpointing.save(training)
 
 
-def _healthy(training: Training, desk: Desk) -> bool:
+def _healthy(training: Training, checkpointing: Checkpointing) -> bool:
     """Probe for catastrophic overfitting where that is due; False after going back to the last sound state."""
     plan, step = training.plan, training.step
     # The last step is always probed: what is delivered must not be what collapsed since the last look.
@@ -146,33 +146,33 @@ def _healthy(training: Training, desk: Desk) -> bool:
         return True
     # 64 images have an error of several points. That is enough to suspect, and eight times as many decide.
     now = vital_signs(training.module, plan, PROBE, step)
-    if suspicious(now, training.vitals):
+    if suspicious(now, training.probes):
         now = vital_signs(training.module, plan, CONFIRM, step)
-        if (reason := collapse(now, training.vitals)) is not None:
-            _go_back(training, desk, reason)
+        if (reason := collapse(now, training.probes)) is not None:
+            _go_back(training, checkpointing, reason)
             return False
     # Asked before the new signs are among those that they are compared with.
-    is_sound = sound(now, training.vitals)
-    training.vitals.append(now)
+    is_sound = sound(now, training.probes)
+    training.probes.append(now)
     training.checked = step
-    desk.save(training, healthy=is_sound)
+    checkpointing.save(training, healthy=is_sound)
     return True
 
 
-def _go_back(training: Training, desk: Desk, reason: str) -> None:
+def _go_back(training: Training, checkpointing: Checkpointing, reason: str) -> None:
     """Return to the last sound state, with the next safer task."""
     event = {"event": "catastrophic overfitting", "step": training.step, "reason": reason}
     task = repr(training.task)
     training.events = [*training.events, event]
     event |= {"task": task, "task_from_here": repr(training.task)}
-    desk.go_back(training)
+    checkpointing.go_back(training)
     event["back_to_step"] = training.step
     # A kill right here would otherwise resume before the collapse without its event, and run into it again.
-    desk.save(training, healthy=True)
-    desk.tell_return(training, reason)
+    checkpointing.save(training, healthy=True)
+    checkpointing.tell_return(training, reason)
 
 
-def _next_phase(training: Training, desk: Desk) -> None:
+def _next_phase(training: Training, checkpointing: Checkpointing) -> None:
     """Hand on what the phase ends with, freeze the masks where no later phase trains them, and begin the next.
 
     All of it is a function of the state at the phase's end, so a checkpoint from there leads to the same.
@@ -185,10 +185,10 @@ def _next_phase(training: Training, desk: Desk) -> None:
         _shrink(training)
     training.begin_phase(training.number + 1)
     if training.plan.options.sentinel and watches(training.task):
-        desk.save(training, healthy=True)
+        checkpointing.save(training, healthy=True)
 
 
-def _close_epoch(training: Training, desk: Desk) -> None:
+def _close_epoch(training: Training, checkpointing: Checkpointing) -> None:
     """Write down how the epoch went, on training batches and, mostly, on held-out images."""
     plan, epoch = training.plan, training.step // training.plan.steps_per_epoch
     means = {f"train_{name}": total / plan.steps_per_epoch for name, total in training.sums.items()}
@@ -207,8 +207,8 @@ def _close_epoch(training: Training, desk: Desk) -> None:
     record |= _signals(training)
     training.records.append(record)
     training.sums = {}
-    desk.save(training)
-    desk.tell_epoch(training)  # safe now: after a kill it is not told again
+    checkpointing.save(training)
+    checkpointing.tell_epoch(training)  # safe now: after a kill it is not told again
 
 
 def _status_of_epoch(training: Training) -> dict[str, float]:
@@ -234,9 +234,9 @@ def _is_best(robust: Tensor, best: Best | None) -> bool:
 
 def _signals(training: Training) -> dict[str, float]:
     """Return the collapses so far and the latest probe's signals, for the log."""
-    if not training.vitals:  # none yet, or back at the start and on with a task that is not watched
+    if not training.probes:  # none yet, or back at the start and on with a task that is not watched
         return {"collapses": len(training.events)} if training.events else {}
-    latest = training.vitals[-1]
+    latest = training.probes[-1]
     shown = ("fgsm", "pgd10", "alignment", "interior", "n")
     return {"collapses": len(training.events), **{f"probe_{name}": getattr(latest, name) for name in shown}}
 
@@ -249,7 +249,7 @@ class _Wanted:
     stop: bool
 
 
-def _step(training: Training, batches: Batches, desk: Desk) -> tuple[dict[str, float], _Wanted]:
+def _step(training: Training, batches: Batches, checkpointing: Checkpointing) -> tuple[dict[str, float], _Wanted]:
     """Make one optimiser step and return its numbers."""
     plan, step, task = training.plan, training.step, training.task
     training.note_conditions()
@@ -264,7 +264,7 @@ def _step(training: Training, batches: Batches, desk: Desk) -> tuple[dict[str, f
     training.optimiser.zero_grad(set_to_none=True)
     parts["loss"].backward()
     # Before the optimiser: a gradient that is not finite must not reach the weights.
-    numbers, wanted = _agreed(training, parts, desk)
+    numbers, wanted = _agreed(training, parts, checkpointing)
     if training.pruning is not None and training.loss.step is not None:
         # Here gradients are averaged over processes already, so the masks move alike on all of them.
         training.pruning.before_step(training.loss.step)
@@ -289,7 +289,9 @@ def _perturbation(training: Training, images: Tensor) -> Tensor | None:
     return (training.task.start(images) if carried is None else carried).detach().requires_grad_()
 
 
-def _agreed(training: Training, parts: Mapping[str, Tensor], desk: Desk) -> tuple[dict[str, float], _Wanted]:
+def _agreed(
+    training: Training, parts: Mapping[str, Tensor], checkpointing: Checkpointing
+) -> tuple[dict[str, float], _Wanted]:
     """Average the step's numbers over the processes; refuse the step if anything is not finite."""
     norm = _gradient_norm(training.net.parameters())
     named = {**parts, "gradient_norm": norm.to(training.device)}
@@ -297,7 +299,7 @@ def _agreed(training: Training, parts: Mapping[str, Tensor], desk: Desk) -> tupl
         moving = training.own_parameters() if training.trains_scores else []
         named["mask_gradient_norm"] = _gradient_norm(moving).to(training.device)
     # Clocks differ between processes and a signal may reach one alone, so both are asked about together.
-    flags = [float(desk.due(training.plan.options.checkpoint_every_s)), float(interrupted())]
+    flags = [float(checkpointing.due(training.plan.options.checkpoint_every_s)), float(interrupted())]
     values = torch.stack([value.detach().float() for value in named.values()])
     # One exchange for everything: each waits for the slowest process, and on a GPU each read waits for the device.
     *shares, save, stop = ranks.mean(torch.cat([values, values.new_tensor(flags)])).tolist()
@@ -353,12 +355,12 @@ def _prove(pruning: Pruning, plan: Plan) -> Proof:
         return Fgsm()(compact, images, labels, plan.threat, noise)
 
     # In the middle of a step there is nothing that could be saved, so a signal waits for its end.
-    adversarial = in_parts(attacked, held_out, key(plan.seed, "proof"), plan.options.batch_size, stops=False)
+    adversarial = in_batches(attacked, held_out, key(plan.seed, "proof"), plan.options.batch_size, stops=False)
     return prove_equal(masked, compact, pixels(held_out.images), adversarial, plan.options.batch_size)
 
 
 def _finished(training: Training) -> Trained:
-    """Settle the nets of the last and the best epoch, make them compact, and choose the one to deliver."""
+    """Recalibrate the nets of the last and the best epoch, make them compact, and choose the one to deliver."""
     plan, kept = training.plan, training.best
     # Statistics are settled behind this, on the averaged weights: those of the live ones would not fit them.
     if training.average is not None:
@@ -379,7 +381,7 @@ def _finished(training: Training) -> Trained:
         records=training.records,
         events=training.events,
         proof=proof,
-        stretches=training.stretches,
+        conditions=training.conditions,
     )
 
 
@@ -390,9 +392,9 @@ def _best_is_better(training: Training) -> bool:
 
 
 def _delivered(training: Training) -> nn.Module:
-    """Return a copy of the net as it is now, with settled statistics and without masks."""
+    """Return a copy of the net as it is now, with recalibrated statistics and without masks."""
     if training.plan.steps:  # a net that was not trained at all stays as it is
-        settle(training)
+        recalibrate(training)
     if training.pruning is not None and training.shrunk_at is None:
         return training.pruning.compact().eval()
     return copied(training.net).eval()

@@ -25,7 +25,7 @@ from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Threat
 from robustdeploy.train import ranks
-from robustdeploy.train.parts import in_parts
+from robustdeploy.train.batched import in_batches
 from robustdeploy.train.plan import Plan
 from robustdeploy.train.protocol import Replaying, Task
 
@@ -44,7 +44,7 @@ is left out: on the same images and noise it would collapse once more."""
 
 
 @dataclass(frozen=True)
-class Vitals:
+class SentinelProbe:
     """Signals of one probe, on ``n`` held-out images at ``step``; accuracies in [0, 1]."""
 
     step: int
@@ -66,7 +66,7 @@ class Vitals:
         return self.fgsm - self.pgd10
 
 
-def vital_signs(net: nn.Module, plan: Plan, n: int, step: int) -> Vitals:
+def vital_signs(net: nn.Module, plan: Plan, n: int, step: int) -> SentinelProbe:
     """Attack the first ``n`` held-out images and return the signals. The net is in eval mode meanwhile."""
     threat = plan.threat
 
@@ -83,10 +83,10 @@ def vital_signs(net: nn.Module, plan: Plan, n: int, step: int) -> Vitals:
         return torch.stack([right.float(), standing.float(), aligned, (right & inside).float()], 1)
 
     with evaluating(net), torch.no_grad():
-        rows = in_parts(judge, plan.validation.first(n), key(plan.seed, "probe"), plan.options.batch_size)
+        rows = in_batches(judge, plan.validation.first(n), key(plan.seed, "probe"), plan.options.batch_size)
     # Processes may round differently, and one that alone saw a collapse would leave the others waiting.
     signals = ranks.from_first(torch.cat([rows.mean(0), rows[:PROBE, 1].mean(0, keepdim=True)]))
-    return Vitals(step, len(rows), *signals.tolist())
+    return SentinelProbe(step, len(rows), *signals.tolist())
 
 
 def _alignment(net: nn.Module, pixels: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
@@ -102,16 +102,16 @@ def _directions(gradients: Tensor) -> Tensor:
     return flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def suspicious(now: Vitals, before: Sequence[Vitals]) -> bool:
+def suspicious(now: SentinelProbe, before: Sequence[SentinelProbe]) -> bool:
     """Whether a probe's signals call for a look at more images. Cheap to be wrong about."""
     # A median of five, as single values on 64 images jump.
-    recent = [vitals.alignment for vitals in before[-5:]]
+    recent = [probes.alignment for probes in before[-5:]]
     misaligned = len(recent) == 5 and now.alignment < 0.5 * median(recent)
     # Far inside what counts as a collapse: a false suspicion costs one larger probe, a missed one the training.
     return now.gap > 0.15 or _drop(now, before) > 0.15 or now.interior > 0.1 or misaligned
 
 
-def collapse(now: Vitals, before: Sequence[Vitals]) -> str | None:
+def collapse(now: SentinelProbe, before: Sequence[SentinelProbe]) -> str | None:
     """Say why the training counts as collapsed on the images that were to confirm it, or None.
 
     A healthy net's gap is 3 to 10 points, and a drop alone may be a large learning rate.
@@ -125,12 +125,12 @@ def collapse(now: Vitals, before: Sequence[Vitals]) -> str | None:
     return None
 
 
-def _drop(now: Vitals, before: Sequence[Vitals]) -> float:
+def _drop(now: SentinelProbe, before: Sequence[SentinelProbe]) -> float:
     # On the same images each time: accuracies on 64 and on 512 images differ by chance alone.
-    return max((vitals.pgd10_of_probe for vitals in before), default=now.pgd10_of_probe) - now.pgd10_of_probe
+    return max((probes.pgd10_of_probe for probes in before), default=now.pgd10_of_probe) - now.pgd10_of_probe
 
 
-def sound(now: Vitals, before: Sequence[Vitals]) -> bool:
+def sound(now: SentinelProbe, before: Sequence[SentinelProbe]) -> bool:
     """Whether the state is one to go back to: no signal has begun to give way, though none is suspicious yet.
 
     A collapse may take epochs to come; going on with a safer task from half-way into one may lead into it all the same.

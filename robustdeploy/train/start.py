@@ -15,7 +15,7 @@ from robustdeploy.nets.build import build_net
 from robustdeploy.nets.channel_pad import set_gains
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.store import NET_FILE, NetInfo, load_info, load_net, net_folder
-from robustdeploy.train.adopt import check_fits
+from robustdeploy.train.import_net import check_fits
 
 
 def pinned(recipe: Recipe) -> Recipe:

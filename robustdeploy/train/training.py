@@ -23,7 +23,7 @@ from robustdeploy.train.loss import BatchLoss, distributed
 from robustdeploy.train.plan import Plan, PlannedPhase
 from robustdeploy.train.precision import resolved
 from robustdeploy.train.protocol import Replaying, Task
-from robustdeploy.train.sentinel import Vitals, task_after, watches
+from robustdeploy.train.sentinel import SentinelProbe, task_after, watches
 
 Tensors = dict[str, Tensor]
 
@@ -59,10 +59,10 @@ class Training:
     """Step of the last probe for catastrophic overfitting."""
     records: list[dict[str, Any]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
-    vitals: list[Vitals] = field(default_factory=list)
+    probes: list[SentinelProbe] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     """What the sentinel had to do."""
-    stretches: list[dict[str, Any]] = field(default_factory=list)
+    conditions: list[dict[str, Any]] = field(default_factory=list)
     """Under which conditions it ran, from which step on; see ``Trained``."""
     shrunk_at: int | None = None
     proof: Proof | None = None
@@ -126,7 +126,7 @@ class Training:
     def begin_phase(self, number: int) -> None:
         """Begin a phase with the net and the masks as they are; all else starts anew."""
         self.number = number
-        self.vitals, self.best, self.last_robust, self.perturbation = [], None, None, None
+        self.probes, self.best, self.last_robust, self.perturbation = [], None, None, None
         if self.pruning is not None and not self._plain:
             self.pruning.on_phase(self.plan.info(number))
         for value in (*self.net.parameters(), *self.own_parameters()):
@@ -181,8 +181,8 @@ class Training:
         now = {"precision": precision, "processes": ranks.world()}
         # Kept since bfloat16 or another number of processes rounds differently: the same recipe then gives other
         # weights.
-        if not self.stretches or {**self.stretches[-1], **now} != self.stretches[-1]:
-            self.stretches = [*self.stretches, {"from_step": self.step, **now}]
+        if not self.conditions or {**self.conditions[-1], **now} != self.conditions[-1]:
+            self.conditions = [*self.conditions, {"from_step": self.step, **now}]
 
     def own_parameters(self) -> list[nn.Parameter]:
         """Return the pruner's own parameters, those of the masks."""
@@ -277,9 +277,9 @@ class Training:
             "checked": self.checked,
             "records": self.records,
             "sums": self.sums,
-            "vitals": [asdict(vitals) for vitals in self.vitals],
+            "probes": [asdict(probes) for probes in self.probes],
             "events": self.events,
-            "stretches": self.stretches,
+            "conditions": self.conditions,
             "shrunk_at": self.shrunk_at,
             "proof": None if self.proof is None else asdict(self.proof),
             "best": None if self.best is None else self.best.epoch,
@@ -291,8 +291,8 @@ class Training:
         values, tensors = state.values, {name: value.to(self.device) for name, value in state.tensors.items()}
         self.step, self.checked, self.number = state.step, values["checked"], values.get("phase", 0)
         self.records, self.sums, self.events = list(values["records"]), dict(values["sums"]), list(values["events"])
-        self.stretches = list(values["stretches"])
-        self.vitals = [Vitals(**vitals) for vitals in values["vitals"]]
+        self.conditions = list(values["conditions"])
+        self.probes = [SentinelProbe(**probes) for probes in values["probes"]]
         self.shrunk_at = values["shrunk_at"]
         self.proof = None if values["proof"] is None else Proof(**values["proof"])
         if self.pruning is not None:

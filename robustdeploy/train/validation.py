@@ -13,7 +13,7 @@ from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import key
 from robustdeploy.train import ranks
-from robustdeploy.train.parts import in_parts
+from robustdeploy.train.batched import in_batches
 from robustdeploy.train.plan import Plan
 
 VALIDATED = 512
@@ -48,7 +48,7 @@ def validate(module: nn.Module, plan: Plan) -> Validation:
 
     with evaluating(module), torch.no_grad():
         held_out = plan.validation.first(VALIDATED)
-        right = in_parts(judge, held_out, key(plan.seed, "validation"), plan.options.batch_size)
+        right = in_batches(judge, held_out, key(plan.seed, "validation"), plan.options.batch_size)
     clean, robust = ranks.from_first(right.T.to(torch.uint8)).bool()
     return Validation(clean, robust)
 

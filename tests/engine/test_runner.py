@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from robustdeploy.core.callback import Callback
 from robustdeploy.core.files import sha256_of_file
-from robustdeploy.core.talk import Talk
 from robustdeploy.engine.manifest import read_manifest
 from robustdeploy.engine.runner import Runner, working
 from robustdeploy.engine.stage import in_order
@@ -96,14 +96,14 @@ def test_an_interrupted_stage_goes_on_with_what_it_left(engine_run, net):
 def test_listeners_hear_what_became_of_each_stage(engine_run, net, onnx, error, kind):
     heard = []
 
-    class Heard(Talk):
+    class Heard(Callback):
         def event(self, event):
             heard.append((event.kind, event.place))
 
-    make(engine_run, net, talk=Heard())
+    make(engine_run, net, callback=Heard())
     with pytest.raises(type(error)):
-        make(engine_run, replace(onnx, fails=error), talk=Heard())
-    make(engine_run, onnx, talk=Heard())
+        make(engine_run, replace(onnx, fails=error), callback=Heard())
+    make(engine_run, onnx, callback=Heard())
     assert heard == [
         ("begun", net.place),
         ("sealed", net.place),

@@ -278,10 +278,10 @@ def test_what_others_print_while_bars_are_drawn(monkeypatch):
     drawn = Screen()
     monkeypatch.setattr(sys, "stderr", Stream(drawn))
     monkeypatch.setenv("TERM", "xterm")
-    with Terminal() as talk:
-        talk.progress("reading images", 1, 10)
-        talk.progress(f"[red]{SPOOF}", 1, 10)
-        talk.say(SPOOF)
+    with Terminal() as callback:
+        callback.progress("reading images", 1, 10)
+        callback.progress(f"[red]{SPOOF}", 1, 10)
+        callback.say(SPOOF)
         print(STEERS, file=sys.stderr)
     assert isinstance(sys.stderr, Stream)
     text = drawn.getvalue()

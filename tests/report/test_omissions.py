@@ -58,7 +58,7 @@ def test_settings_that_narrow_are_told(report, parameters, names):
 
 def test_a_training_that_was_not_watched_or_not_seen_is_told(report):
     assert found(report, recipe=RECIPE.model_copy(update={"train": Train(sentinel=False)})) == ["sentinel"]
-    assert found(report, training=PRUNED.model_copy(update={"data": {"adopted": "elsewhere"}})) == ["training"]
+    assert found(report, training=PRUNED.model_copy(update={"data": {"imported": "elsewhere"}})) == ["training"]
 
 
 def test_test_images_that_were_left_out_are_told(report):

@@ -27,9 +27,9 @@ def listen(tmp_path, recipe):
 
     def begin(*plugins, run="run"):
         (tmp_path / run).mkdir(exist_ok=True)
-        talk = Trackers(plugins, quiet=True)
-        talk.begin(tmp_path / run, recipe)
-        return talk
+        callback = Trackers(plugins, quiet=True)
+        callback.begin(tmp_path / run, recipe)
+        return callback
 
     return begin
 

@@ -67,17 +67,17 @@ def points(records, name="train_loss"):
     return [(record["epoch"], record[name]) for record in records]
 
 
-def train(talk, records, place="train", before=()):
-    talk.history(place, before, anew=not before)
+def train(callback, records, place="train", before=()):
+    callback.history(place, before, anew=not before)
     for record in records:
-        talk.metrics(place, record["epoch"], record)
+        callback.metrics(place, record["epoch"], record)
 
 
 def test_a_data_base_holds_recipe_epochs_and_how_the_work_ended(data_base, listen, epochs, tmp_path):
-    talk = listen(Mlflow(uri=data_base.uri))  # killed
-    train(talk, epochs(1, 2))
-    with listen(Mlflow(uri=data_base.uri)) as talk:
-        train(talk, epochs(3), before=epochs(1, 2))
+    callback = listen(Mlflow(uri=data_base.uri))  # killed
+    train(callback, epochs(1, 2))
+    with listen(Mlflow(uri=data_base.uri)) as callback:
+        train(callback, epochs(3), before=epochs(1, 2))
     run = data_base.run
     assert (run.info.run_name, run.info.status) == ("run", "FINISHED")
     assert data_base.points(run, "train/train_loss") == points(epochs(1, 2, 3))
@@ -93,26 +93,26 @@ def test_a_run_that_goes_on_is_the_same_and_has_every_epoch_once(store, tracker,
     """A kill may come before an epoch is told, and a damaged checkpoint lets one be told that was told before."""
     train(listen(tracker), epochs(1, 2, 3))
     assert store.run.info.status == "RUNNING"
-    with listen(tracker) as talk:
-        train(talk, epochs(3), before=epochs(1, 2))
-    with listen(tracker) as talk:
-        train(talk, epochs(5), before=epochs(1, 2, 3, 4))
+    with listen(tracker) as callback:
+        train(callback, epochs(3), before=epochs(1, 2))
+    with listen(tracker) as callback:
+        train(callback, epochs(5), before=epochs(1, 2, 3, 4))
     assert store.points(store.run, "train/train_loss") == points(epochs(1, 2, 3, 4, 5))
 
 
 def test_a_tracker_that_comes_late_gets_the_epochs_before(store, tracker, listen, epochs):
-    with listen(tracker) as talk:
-        train(talk, epochs(3), before=epochs(1, 2))
+    with listen(tracker) as callback:
+        train(callback, epochs(3), before=epochs(1, 2))
     assert store.points(store.run, "train/train_loss") == points(epochs(1, 2, 3))
 
 
 def test_epochs_after_going_back_are_told_although_their_steps_were(store, tracker, listen, epochs):
     safer = epochs(3, 4, base=5.0)
-    with listen(tracker) as talk:
-        train(talk, epochs(1, 2, 3, 4))
-        train(talk, safer, before=epochs(1, 2))
-    with listen(tracker) as talk:  # and once more, told nothing new
-        train(talk, [], before=[*epochs(1, 2), *safer])
+    with listen(tracker) as callback:
+        train(callback, epochs(1, 2, 3, 4))
+        train(callback, safer, before=epochs(1, 2))
+    with listen(tracker) as callback:  # and once more, told nothing new
+        train(callback, [], before=[*epochs(1, 2), *safer])
     told = store.points(store.run, "train/train_loss")
     assert sorted(told) == sorted(points([*epochs(1, 2, 3, 4), *safer]))
     assert store.run.data.metrics["train/train_loss"] == safer[-1]["train_loss"]
@@ -120,9 +120,9 @@ def test_epochs_after_going_back_are_told_although_their_steps_were(store, track
 
 def test_a_training_that_begins_anew_is_another_run_in_mlflow(store, tracker, listen, epochs):
     for base in (0.0, 3.0):
-        with listen(tracker) as talk:
-            train(talk, epochs(1, 2, base=base), "dense")
-            train(talk, epochs(1, base=base), "train")
+        with listen(tracker) as callback:
+            train(callback, epochs(1, 2, base=base), "dense")
+            train(callback, epochs(1, base=base), "train")
     first, second = store.runs()
     assert (first.info.status, second.info.status) == ("FINISHED", "FINISHED")
     for run, base in ((first, 0.0), (second, 3.0)):
@@ -131,21 +131,21 @@ def test_a_training_that_begins_anew_is_another_run_in_mlflow(store, tracker, li
 
 
 def test_a_command_that_tells_nothing_leaves_the_run_as_it_was(store, tracker, listen, epochs):
-    talk = listen(tracker)
-    train(talk, epochs(1))
-    talk.close(ValueError("no"))
+    callback = listen(tracker)
+    train(callback, epochs(1))
+    callback.close(ValueError("no"))
     with listen(tracker):
         pass
     assert store.run.info.status == "FAILED"
 
 
 def test_an_interrupted_run_is_marked_as_killed_until_it_goes_on(store, tracker, listen, epochs):
-    talk = listen(tracker)
-    train(talk, epochs(1))
-    talk.close(Interrupted(15))
+    callback = listen(tracker)
+    train(callback, epochs(1))
+    callback.close(Interrupted(15))
     assert store.run.info.status == "KILLED"
-    with listen(tracker) as talk:
-        train(talk, epochs(2), before=epochs(1))
+    with listen(tracker) as callback:
+        train(callback, epochs(2), before=epochs(1))
         assert store.run.info.status == "RUNNING"
     assert store.run.info.status == "FINISHED"
 
@@ -153,8 +153,8 @@ def test_an_interrupted_run_is_marked_as_killed_until_it_goes_on(store, tracker,
 def test_two_stores_have_a_run_each_and_no_address_is_in_the_run_folder(tmp_path, listen, epochs):
     stores = [Store(f"file:{tmp_path / name}") for name in ("secret-one", "secret-two")]
     for before in ((), epochs(1)):
-        with listen(*(Mlflow(uri=store.uri) for store in stores)) as talk:
-            train(talk, epochs(len(before) + 1), before=before)
+        with listen(*(Mlflow(uri=store.uri) for store in stores)) as callback:
+            train(callback, epochs(len(before) + 1), before=before)
     for store in stores:
         assert store.points(store.run, "train/train_loss") == points(epochs(1, 2))
     note = tmp_path / "run" / "tracking" / "mlflow.json"
@@ -164,27 +164,27 @@ def test_two_stores_have_a_run_each_and_no_address_is_in_the_run_folder(tmp_path
 
 def test_a_run_that_the_store_no_longer_has_begins_there_again(store, tracker, listen, epochs, tmp_path):
     for n in (1, 2):
-        with listen(tracker) as talk:
-            train(talk, epochs(n + 1), before=epochs(n))
+        with listen(tracker) as callback:
+            train(callback, epochs(n + 1), before=epochs(n))
         store.client.delete_run(store.run.info.run_id)
         assert store.runs() == []
     (tmp_path / "run" / "tracking" / "mlflow.json").write_text("{")
-    with listen(tracker) as talk:
-        train(talk, epochs(3), before=epochs(1, 2))
+    with listen(tracker) as callback:
+        train(callback, epochs(3), before=epochs(1, 2))
     assert store.points(store.run, "train/train_loss") == points(epochs(1, 2, 3))
 
 
 def test_a_path_is_a_store_too(tmp_path, listen, epochs):
-    with listen(Mlflow(uri=str(tmp_path / "plain"))) as talk:
-        train(talk, epochs(1))
+    with listen(Mlflow(uri=str(tmp_path / "plain"))) as callback:
+        train(callback, epochs(1))
     assert Store(str(tmp_path / "plain")).run.info.status == "FINISHED"
 
 
 def test_the_experiment_is_the_option_s_or_the_environment_s(store, listen, epochs, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "trucks")
-    with listen(Mlflow(), Mlflow(experiment="cars")) as talk:
-        train(talk, epochs(1))
+    with listen(Mlflow(), Mlflow(experiment="cars")) as callback:
+        train(callback, epochs(1))
     assert len(store.runs("trucks")) == len(store.runs("cars")) == 1
 
 
@@ -192,9 +192,9 @@ def test_names_that_mlflow_refuses_are_written_otherwise(store, tracker, listen,
     odd = Recipe(name="x", net={"name": "my.nets:make", "options": {"a/b": {"ü@": "y" * 9000}}})
     record = {"epoch": 1, "loss@1": 1.0, "a": 1.5, "a//b": 2.0, "..": 3.0, "x" * 300: 4.0}
     (tmp_path / "run").mkdir()
-    with Trackers([tracker]) as talk:
-        talk.begin(tmp_path / "run", odd)
-        train(talk, [record])
+    with Trackers([tracker]) as callback:
+        callback.begin(tmp_path / "run", odd)
+        train(callback, [record])
     assert {"train/loss_1", "train/a", "train/a__b", "train/_"} < set(store.run.data.metrics)
     assert store.run.data.params["net.name"] == "my.nets:make"
     assert len(store.run.data.params["net.a_b.ü_"]) == 500
@@ -227,9 +227,9 @@ def test_a_server_that_is_gone_or_silent_costs_a_warning_and_little_time(
     if answers is None:
         server.close()
     began = time.monotonic()
-    with Trackers([Mlflow(uri=f"http://me:word@127.0.0.1:{port}")], quiet=True) as talk:
-        talk.begin(tmp_path, recipe)
-        train(talk, epochs(1))
+    with Trackers([Mlflow(uri=f"http://me:word@127.0.0.1:{port}")], quiet=True) as callback:
+        callback.begin(tmp_path, recipe)
+        train(callback, epochs(1))
     took = time.monotonic() - began
     server.close()
     for connection, _ in held:
@@ -241,23 +241,23 @@ def test_a_server_that_is_gone_or_silent_costs_a_warning_and_little_time(
 
 
 def test_a_store_that_vanishes_in_the_middle_costs_one_warning(store, tracker, listen, epochs, tmp_path, capsys):
-    with listen(tracker) as talk:
-        train(talk, epochs(1))
+    with listen(tracker) as callback:
+        train(callback, epochs(1))
         (tmp_path / "store").rename(tmp_path / "elsewhere")
         (tmp_path / "store").write_text("in its place")
         for record in epochs(2, 3):
-            talk.metrics("train", record["epoch"], record)
+            callback.metrics("train", record["epoch"], record)
     (said,) = capsys.readouterr().err.splitlines()
     assert "the tracker Mlflow failed and is left out" in said
 
 
 def test_a_data_base_that_is_taken_away_costs_one_warning_and_no_traceback(data_base, listen, epochs, capsys):
     path = Path(data_base.uri.removeprefix("sqlite:///"))
-    with listen(Mlflow(uri=data_base.uri), run="another") as talk:
-        train(talk, epochs(1))
+    with listen(Mlflow(uri=data_base.uri), run="another") as callback:
+        train(callback, epochs(1))
         path.unlink()
         for record in epochs(2, 3):
-            talk.metrics("train", record["epoch"], record)
+            callback.metrics("train", record["epoch"], record)
     (said,) = capsys.readouterr().err.splitlines()
     assert "the tracker Mlflow failed and is left out" in said
     assert "readonly database" in said

@@ -29,17 +29,17 @@ def said(capsys):
     return so_far
 
 
-def train(talk, clock, steps, per_epoch, seconds):
+def train(callback, clock, steps, per_epoch, seconds):
     epochs = steps // per_epoch
     for step in range(1, steps + 1):
         clock.now += seconds
         numbers = {"ops": 1 - step / steps} if step % 2 == 0 and step <= steps // 2 else {}
-        talk.progress("training train", step, steps, epoch=step // per_epoch, epochs=epochs, loss=2.0, **numbers)
+        callback.progress("training train", step, steps, epoch=step // per_epoch, epochs=epochs, loss=2.0, **numbers)
 
 
 def test_a_training_has_one_line_per_epoch_with_what_is_kept_and_the_time_left(clock, said):
-    with Terminal() as talk:
-        train(talk, clock, steps=40, per_epoch=10, seconds=1.5)
+    with Terminal() as callback:
+        train(callback, clock, steps=40, per_epoch=10, seconds=1.5)
     first, *epochs = said()
     assert first == "training train: epoch 0 of 4, loss 2.000"
     assert epochs == [
@@ -51,32 +51,32 @@ def test_a_training_has_one_line_per_epoch_with_what_is_kept_and_the_time_left(c
 
 
 def test_a_long_epoch_has_a_line_a_minute(clock, said):
-    with Terminal() as talk:
-        train(talk, clock, steps=100, per_epoch=100, seconds=7)
+    with Terminal() as callback:
+        train(callback, clock, steps=100, per_epoch=100, seconds=7)
     assert 10 <= len(said()) <= 13
     assert said()[1].endswith(" left")
 
 
 def test_a_training_that_goes_on_counts_from_where_it_goes_on(clock, said):
-    with Terminal() as talk:
+    with Terminal() as callback:
         for step in (31, 40):
             clock.now += 9
-            talk.progress("training train", step, 50, epoch=step // 10, epochs=5, loss=1.0)
+            callback.progress("training train", step, 50, epoch=step // 10, epochs=5, loss=1.0)
     assert said()[-1] == "training train: epoch 4 of 5, loss 1.000, 10 s left"
 
 
 def test_other_work_has_a_line_every_ten_seconds(clock, said):
-    with Terminal() as talk:
+    with Terminal() as callback:
         for done in range(100):
             clock.now += 0.5
-            talk.progress("pgd-10", done, 100)
+            callback.progress("pgd-10", done, 100)
     assert len(said()) == 5
     assert said()[0] == "pgd-10: 0 of 100"
 
 
 def test_a_quiet_talk_says_nothing(clock, said):
-    with Terminal(quiet=True) as talk:
-        train(talk, clock, steps=20, per_epoch=10, seconds=1)
+    with Terminal(quiet=True) as callback:
+        train(callback, clock, steps=20, per_epoch=10, seconds=1)
     assert said() == []
 
 

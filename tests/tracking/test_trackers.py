@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from robustdeploy.core.callback import Callback, Event
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.talk import Event, Talk
 from robustdeploy.errors import Interrupted
 from robustdeploy.onboard.types import Probe
 from robustdeploy.tracking.trackers import Trackers
@@ -28,7 +28,7 @@ FAILURES = {
 }
 
 
-class Heard(Talk):
+class Heard(Callback):
     """Keeps the names of what it heard; ``failing`` is raised by the method ``at``."""
 
     def __init__(self, at=None, failing=None):
@@ -87,15 +87,15 @@ class Opens(Plugin):
         raise ConnectionError("http://me:secret@store.example/x refused")
 
 
-def tell(talk, run):
+def tell(callback, run):
     """Tell all there is to tell of a run."""
-    talk.say("a line")
-    talk.progress("training train", 1, 8, loss=1.0)
-    talk.begin(run, RECIPE)
-    talk.event(EVENT)
-    talk.history("train", (), anew=True)
-    talk.metrics("train", 1, {"epoch": 1, "train_loss": 0.5})
-    talk.report(None, ())
+    callback.say("a line")
+    callback.progress("training train", 1, 8, loss=1.0)
+    callback.begin(run, RECIPE)
+    callback.event(EVENT)
+    callback.history("train", (), anew=True)
+    callback.metrics("train", 1, {"epoch": 1, "train_loss": 0.5})
+    callback.report(None, ())
 
 
 def warnings(said):
@@ -106,9 +106,9 @@ def warnings(said):
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_listener_that_fails_is_left_out_with_one_warning_and_the_others_hear_all(method, failure, tmp_path, capsys):
     bad, good = Heard(method, FAILURES[failure]), Heard()
-    with Trackers([bad, good]) as talk:
-        tell(talk, tmp_path)
-        tell(talk, tmp_path)
+    with Trackers([bad, good]) as callback:
+        tell(callback, tmp_path)
+        tell(callback, tmp_path)
     once = [name for name in METHODS if name not in ("begin", "close")]
     assert sorted(good.heard) == sorted([*once, *once, "begin", "close"])
     assert bad.heard.count(method) == 1
@@ -118,14 +118,14 @@ def test_a_listener_that_fails_is_left_out_with_one_warning_and_the_others_hear_
 
 
 def test_the_warning_says_why_on_one_line(tmp_path, capsys):
-    with Trackers([Heard("say", RuntimeError("first\nsecond \x1b[31m"))]) as talk:
-        talk.say("a line")
+    with Trackers([Heard("say", RuntimeError("first\nsecond \x1b[31m"))]) as callback:
+        callback.say("a line")
     assert warnings(capsys.readouterr().err)[0].endswith("first second \\x1b[31m")
 
 
 def test_a_password_in_an_address_is_not_repeated(tmp_path, capsys):
-    with Trackers([Opens()]) as talk:
-        talk.begin(tmp_path, RECIPE)
+    with Trackers([Opens()]) as callback:
+        callback.begin(tmp_path, RECIPE)
     (warning,) = warnings(capsys.readouterr().err)
     assert "secret" not in warning
     assert "store.example" in warning
@@ -133,15 +133,15 @@ def test_a_password_in_an_address_is_not_repeated(tmp_path, capsys):
 
 def test_a_plug_in_that_cannot_open_hears_nothing_and_fails_nothing(tmp_path, capsys):
     good = Heard()
-    with Trackers([Opens(), Plugin([good])]) as talk:
-        tell(talk, tmp_path)
+    with Trackers([Opens(), Plugin([good])]) as callback:
+        tell(callback, tmp_path)
     assert good.heard == ["event", "history", "metrics", "report", "close"]
     assert len(warnings(capsys.readouterr().err)) == 1
 
 
 def test_quiet_keeps_the_warning_alone(tmp_path, capsys):
-    with Trackers([Heard("metrics", OSError("gone"))], quiet=True) as talk:
-        tell(talk, tmp_path)
+    with Trackers([Heard("metrics", OSError("gone"))], quiet=True) as callback:
+        tell(callback, tmp_path)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert said[0].endswith("the work goes on: gone")
@@ -149,13 +149,13 @@ def test_quiet_keeps_the_warning_alone(tmp_path, capsys):
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 def test_a_listener_on_a_full_disk_is_left_out(tmp_path, capsys):
-    class Lines(Talk):
+    class Lines(Callback):
         def metrics(self, place, epoch, numbers):
             with FULL.open("w") as file:
                 file.write(str(numbers))
 
-    with Trackers([Lines()]) as talk:
-        tell(talk, tmp_path)
+    with Trackers([Lines()]) as callback:
+        tell(callback, tmp_path)
     assert "No space left on device" in warnings(capsys.readouterr().err)[0]
 
 
@@ -163,8 +163,8 @@ def test_all_are_closed_with_the_error_that_ends_the_work(tmp_path, capsys):
     first, second, error = Heard("close", OSError("gone")), Heard(), Interrupted(15)
 
     def work():
-        with Trackers([first, Plugin([second])]) as talk:
-            talk.begin(tmp_path, RECIPE)
+        with Trackers([first, Plugin([second])]) as callback:
+            callback.begin(tmp_path, RECIPE)
             raise error
 
     with pytest.raises(Interrupted):
@@ -175,18 +175,18 @@ def test_all_are_closed_with_the_error_that_ends_the_work(tmp_path, capsys):
 
 
 def test_ctrl_c_is_no_failure_of_a_tracker(tmp_path):
-    with pytest.raises(KeyboardInterrupt), Trackers([Heard("say", KeyboardInterrupt())]) as talk:
-        talk.say("a line")
+    with pytest.raises(KeyboardInterrupt), Trackers([Heard("say", KeyboardInterrupt())]) as callback:
+        callback.say("a line")
 
 
 def test_what_a_tracker_prints_stays_away_from_results(tmp_path, capsys):
-    class Chatty(Talk):
+    class Chatty(Callback):
         def say(self, line):
             print("View run at http://store.example")
 
     out = io.StringIO()
-    with redirect_stdout(out), Trackers([Chatty()]) as talk:
-        talk.say("a line")
+    with redirect_stdout(out), Trackers([Chatty()]) as callback:
+        callback.say("a line")
         print("{}")
     assert out.getvalue() == "{}\n"
     assert "View run" in capsys.readouterr().err
@@ -201,9 +201,9 @@ def test_results_go_to_stdout_once_the_bars_of_a_terminal_are_off(monkeypatch):
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    with Trackers([Heard(), Heard("say", OSError("gone"))]) as talk:
-        talk.progress("reading images", 1, 10)
-        talk.say("a line")
+    with Trackers([Heard(), Heard("say", OSError("gone"))]) as callback:
+        callback.progress("reading images", 1, 10)
+        callback.say("a line")
     print("{}")
     assert out.getvalue() == "{}\n"
     assert sys.stdout is out
@@ -214,10 +214,10 @@ def test_results_go_to_stdout_once_the_bars_of_a_terminal_are_off(monkeypatch):
 def test_a_run_is_opened_once_and_another_run_anew(tmp_path):
     talks = [Heard(), Heard()]
     plugin, listener = Plugin(list(talks)), Heard()
-    with Trackers([plugin, listener]) as talk:
+    with Trackers([plugin, listener]) as callback:
         for name in ("one", "one", "../" + tmp_path.name + "/one", "two"):
-            talk.begin(tmp_path / name, RECIPE)
-            talk.event(EVENT)
+            callback.begin(tmp_path / name, RECIPE)
+            callback.event(EVENT)
     assert [run.name for run in plugin.opened] == ["one", "two"]
     assert [each.heard for each in talks] == [["event"] * 3 + ["close"], ["event", "close"]]
     assert listener.heard.count("begin") == 2
@@ -229,7 +229,7 @@ def test_stderr_that_is_closed_ends_no_work(tmp_path, monkeypatch):
     stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
     good = Heard()
-    with Trackers([good, Heard("say", OSError("gone"))]) as talk:
-        talk.say("a line")
-        talk.say("a line")
+    with Trackers([good, Heard("say", OSError("gone"))]) as callback:
+        callback.say("a line")
+        callback.say("a line")
     assert good.heard == ["say", "say", "close"]

@@ -15,8 +15,8 @@ from robustdeploy.data.images import numbered
 from robustdeploy.data.load import Loaded
 from robustdeploy.engine.ledger import Ledger
 from robustdeploy.engine.seal import Stage
-from robustdeploy.export.stage import export
-from robustdeploy.train.stage import train_pruned
+from robustdeploy.export.exporting import export
+from robustdeploy.train.trainings import train_pruned
 
 SHAPE = (3, 32, 32)
 OPS = 0.6

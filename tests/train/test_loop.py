@@ -305,8 +305,8 @@ def test_under_what_conditions_each_stretch_ran_is_kept(make_net, make_plan, tmp
     """What a machine is best at may differ from that on which the training began."""
     with pytest.raises(Stop):
         fit(make_net(), None, make_plan(options={"checkpoint_every_s": 0}), tmp_path, stopping_at(6))
-    stretches = fit(make_net(), None, make_plan(options={"precision": "bf16"}), tmp_path, silent).stretches
-    assert stretches == [
+    conditions = fit(make_net(), None, make_plan(options={"precision": "bf16"}), tmp_path, silent).conditions
+    assert conditions == [
         {"from_step": 0, "precision": "float32", "processes": 1},
         {"from_step": 5, "precision": "bfloat16", "processes": 1},
     ]

@@ -88,5 +88,5 @@ def test_the_training_passes_run_in_it_and_the_weights_stay_in_float32(
     assert found[:2] == [expected] * 2
     assert set(found[2:]) == {torch.float32}  # settling the statistics
     format_of_all_steps = {"from_step": 0, "precision": str(expected).removeprefix("torch."), "processes": 1}
-    assert trained.stretches == [format_of_all_steps]
+    assert trained.conditions == [format_of_all_steps]
     assert {value.dtype for value in trained.net.parameters()} == {torch.float32}

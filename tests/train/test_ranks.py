@@ -176,7 +176,7 @@ def test_torchrun_prunes_and_one_process_talks(recipe, tmp_path):
     printed = json.loads(done.stdout)  # one document, from one process
     facts = printed["facts"]
     assert 0.97 * 0.4 < facts["macs"] / facts["dense_macs"] <= 0.4
-    assert [stretch["processes"] for stretch in facts["stretches"]] == [2]
+    assert [stretch["processes"] for stretch in facts["conditions"]] == [2]
     (run,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir() and not path.is_symlink()]
     assert (run / "dense" / "manifest.json").exists()
     files = [path.name for path in (run / "tracking").glob("tensorboard/nets/*/*")]
@@ -203,8 +203,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(recipe, tmp_path):
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(again, capture_output=True, timeout=240, env=environ, check=False)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
-    stretches = json.loads(done.stdout)["facts"]["stretches"]
-    assert [(stretch["from_step"], stretch["processes"]) for stretch in stretches] == [(0, 2)]
+    conditions = json.loads(done.stdout)["facts"]["conditions"]
+    assert [(stretch["from_step"], stretch["processes"]) for stretch in conditions] == [(0, 2)]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):

@@ -9,20 +9,29 @@ from torch import nn
 from torch.nn import functional as F
 from trainings import Stop, same, silent, state_of
 
+from robustdeploy.core.callback import SILENT, Callback
 from robustdeploy.core.files import canonical_json
 from robustdeploy.core.recipe import Train
-from robustdeploy.core.talk import SILENCE, Talk
 from robustdeploy.data.images import Images
 from robustdeploy.data.noise import Noise
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Threat
-from robustdeploy.train import desk, loop
+from robustdeploy.train import checkpointing, loop
 from robustdeploy.train import plan as plans
 from robustdeploy.train.checkpoints import load_checkpoint
 from robustdeploy.train.loop import fit
 from robustdeploy.train.plan import Plan, single_phase
-from robustdeploy.train.sentinel import PROBE, Vitals, collapse, sound, suspicious, task_after, vital_signs, watches
+from robustdeploy.train.sentinel import (
+    PROBE,
+    SentinelProbe,
+    collapse,
+    sound,
+    suspicious,
+    task_after,
+    vital_signs,
+    watches,
+)
 from robustdeploy.train.tasks.fastat import FastAt
 from robustdeploy.train.tasks.free import Free
 from robustdeploy.train.tasks.n_fgsm import NFgsm
@@ -179,27 +188,27 @@ def test_a_small_held_out_set_is_taken_whole(waves, make_plan):
     assert vital_signs(net, make_plan(validation=images.first(9)), 512, step=1).n == 9
 
 
-def vitals(fgsm=0.5, pgd10=0.45, alignment=0.9, interior=0.0, n=64, of_probe=None):
+def probes(fgsm=0.5, pgd10=0.45, alignment=0.9, interior=0.0, n=64, of_probe=None):
     first = pgd10 if of_probe is None else of_probe
-    return Vitals(1, n, fgsm, pgd10, alignment, interior, pgd10_of_probe=first)
+    return SentinelProbe(1, n, fgsm, pgd10, alignment, interior, pgd10_of_probe=first)
 
 
 @pytest.mark.parametrize(
     ("now", "before", "expected"),
     [
-        (vitals(), [], False),
-        (vitals(0.59, 0.45), [], False),
-        (vitals(0.61, 0.45), [], True),
-        (vitals(0.35, 0.31), [vitals()], False),
-        (vitals(0.35, 0.29), [vitals()], True),
-        (vitals(0.35, 0.29), [vitals(), vitals(0.3, 0.25)], True),  # below the highest, not below the latest
-        (vitals(interior=0.09), [], False),
-        (vitals(interior=0.11), [], True),
-        (vitals(alignment=0.44), [vitals()] * 5, True),
-        (vitals(alignment=0.46), [vitals()] * 5, False),
-        (vitals(alignment=0.1), [vitals()] * 4, False),  # too few to tell
-        (vitals(alignment=0.3), [*[vitals()] * 9, *[vitals(alignment=0.5)] * 5], False),  # it has fallen slowly
-        (vitals(alignment=0.3), [*[vitals()] * 3, *[vitals(alignment=0.5)] * 2], True),
+        (probes(), [], False),
+        (probes(0.59, 0.45), [], False),
+        (probes(0.61, 0.45), [], True),
+        (probes(0.35, 0.31), [probes()], False),
+        (probes(0.35, 0.29), [probes()], True),
+        (probes(0.35, 0.29), [probes(), probes(0.3, 0.25)], True),  # below the highest, not below the latest
+        (probes(interior=0.09), [], False),
+        (probes(interior=0.11), [], True),
+        (probes(alignment=0.44), [probes()] * 5, True),
+        (probes(alignment=0.46), [probes()] * 5, False),
+        (probes(alignment=0.1), [probes()] * 4, False),  # too few to tell
+        (probes(alignment=0.3), [*[probes()] * 9, *[probes(alignment=0.5)] * 5], False),  # it has fallen slowly
+        (probes(alignment=0.3), [*[probes()] * 3, *[probes(alignment=0.5)] * 2], True),
     ],
 )
 def test_what_is_suspicious(now, before, expected):
@@ -209,21 +218,21 @@ def test_what_is_suspicious(now, before, expected):
 @pytest.mark.parametrize(
     ("now", "before", "reason"),
     [
-        (vitals(), [], None),
-        (vitals(0.6, 0.41), [], None),
-        (vitals(0.6, 0.39, n=512), [], "FGSM leaves 60.0% of 512 held-out images right, PGD-10 only 39.0%"),
-        (vitals(0.9, 0.0, n=512), [vitals()], "FGSM leaves 90.0% of 512 held-out images right, PGD-10 only 0.0%"),
-        (vitals(0.3, 0.2), [vitals()], None),  # a drop alone: a large learning rate does that
-        (vitals(0.55, 0.42), [vitals()], None),  # a gap alone, and not a large one
+        (probes(), [], None),
+        (probes(0.6, 0.41), [], None),
+        (probes(0.6, 0.39, n=512), [], "FGSM leaves 60.0% of 512 held-out images right, PGD-10 only 39.0%"),
+        (probes(0.9, 0.0, n=512), [probes()], "FGSM leaves 90.0% of 512 held-out images right, PGD-10 only 0.0%"),
+        (probes(0.3, 0.2), [probes()], None),  # a drop alone: a large learning rate does that
+        (probes(0.55, 0.42), [probes()], None),  # a gap alone, and not a large one
         (
-            vitals(0.47, 0.34, n=300),
-            [vitals()],
+            probes(0.47, 0.34, n=300),
+            [probes()],
             "accuracy under PGD-10 fell by 11.0% on the 64 images of a probe; of 300, PGD-10 leaves 34.0% right and "
             "FGSM 47.0%",
         ),
-        (vitals(0.47, 0.34, n=512, of_probe=0.42), [vitals()], None),  # lower on the others, but not lower than it was
-        (vitals(0.0, 0.0), [vitals(alignment=-1)] * 5, None),
-        (vitals(alignment=-1, interior=1), [vitals()] * 5, None),  # they only raise suspicion
+        (probes(0.47, 0.34, n=512, of_probe=0.42), [probes()], None),  # lower on the others, but not lower than it was
+        (probes(0.0, 0.0), [probes(alignment=-1)] * 5, None),
+        (probes(alignment=-1, interior=1), [probes()] * 5, None),  # they only raise suspicion
     ],
 )
 def test_what_counts_as_a_collapse(now, before, reason):
@@ -233,15 +242,15 @@ def test_what_counts_as_a_collapse(now, before, reason):
 @pytest.mark.parametrize(
     ("now", "before", "expected"),
     [
-        (vitals(), [], True),
-        (vitals(0.54, 0.45), [], True),
-        (vitals(0.56, 0.45), [], False),
-        (vitals(0.56, 0.45), [vitals()] * 9, False),
-        (vitals(0.56, 0.45), [vitals(0.57, 0.45)] * 3, True),  # that is its way
-        (vitals(0.57, 0.45), [*[vitals(0.58, 0.45)] * 9, *[vitals()] * 3], False),  # it was, and is not any more
-        (vitals(alignment=0.68), [vitals()], True),
-        (vitals(alignment=0.67), [vitals()], False),
-        (vitals(alignment=0.5), [*[vitals()] * 9, *[vitals(alignment=0.6)] * 3], True),
+        (probes(), [], True),
+        (probes(0.54, 0.45), [], True),
+        (probes(0.56, 0.45), [], False),
+        (probes(0.56, 0.45), [probes()] * 9, False),
+        (probes(0.56, 0.45), [probes(0.57, 0.45)] * 3, True),  # that is its way
+        (probes(0.57, 0.45), [*[probes(0.58, 0.45)] * 9, *[probes()] * 3], False),  # it was, and is not any more
+        (probes(alignment=0.68), [probes()], True),
+        (probes(alignment=0.67), [probes()], False),
+        (probes(alignment=0.5), [*[probes()] * 9, *[probes(alignment=0.6)] * 3], True),
     ],
 )
 def test_what_is_sound(now, before, expected):
@@ -262,10 +271,10 @@ def test_a_slow_collapse_is_left_where_it_began():
         (0.201, 0.088, 0.531),
         (0.219, 0.094, 0.414),
     ]
-    probes = [vitals(*probe) for probe in seen]
+    probes = [probes(*probe) for probe in seen]
     assert not any(suspicious(now, probes[:place]) for place, now in enumerate(probes))
     assert [place for place, now in enumerate(probes) if sound(now, probes[:place])][-1] == 7
-    assert collapse(vitals(0.223, 0.014, n=512), probes) is not None
+    assert collapse(probes(0.223, 0.014, n=512), probes) is not None
 
 
 def test_the_ladder_of_tasks():
@@ -336,11 +345,11 @@ def decide(monkeypatch):
 
 @pytest.fixture
 def train(make_net, make_pruning, make_plan):
-    def run(folder, kind="dense", progress=silent, talk=SILENCE, **more):
+    def run(folder, kind="dense", progress=silent, callback=SILENT, **more):
         options = {**KINDS[kind].get("options", {}), **more.pop("options", {})}
         plan = make_plan(**{**KINDS[kind], **more, "options": options})
         net, pruning = make_pruning() if kind in ("pruned", "averaged") else (make_net(kind), None)
-        return fit(net, pruning, plan, folder, progress, talk)
+        return fit(net, pruning, plan, folder, progress, callback)
 
     return run
 
@@ -391,7 +400,7 @@ def test_going_back_restores_all_but_the_event(kind, train, decide, tmp_path):
     assert logs[0] == logs[1]
 
 
-class Told(Talk):
+class Told(Callback):
     """What a tracker holds after all it was told."""
 
     def __init__(self):
@@ -411,7 +420,7 @@ class Told(Talk):
 def test_trackers_hear_that_a_training_goes_back_and_from_where_it_goes_on(train, decide, tmp_path):
     decide(DETECTED)
     told = Told()
-    trained = train(tmp_path, talk=told)
+    trained = train(tmp_path, callback=told)
     (event,) = told.events
     assert (event.kind, event.place) == ("returned", "train")
     assert event.text.startswith(f"the test says so; it goes back to step {BACK} and on with PgdAt(")
@@ -489,7 +498,7 @@ def test_a_kill_while_going_back_loses_nothing(saved, train, decide, monkeypatch
     """Of what is written on going back, ``saved`` files are complete. If none is, the collapse is found again."""
     decide(DETECTED)
     whole = train(tmp_path / "whole", "pruned")
-    decision, written, write = decide(DETECTED), [], desk.save_checkpoint
+    decision, written, write = decide(DETECTED), [], checkpointing.save_checkpoint
 
     def dying(*given, **more):
         if not decision.due:
@@ -499,7 +508,7 @@ def test_a_kill_while_going_back_loses_nothing(saved, train, decide, monkeypatch
         return write(*given, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(desk, "save_checkpoint", dying)
+        patch.setattr(checkpointing, "save_checkpoint", dying)
         with pytest.raises(Stop):
             train(tmp_path / "killed", "pruned")
     again = decide(*([] if saved else [DETECTED]))
@@ -566,7 +575,7 @@ def test_the_log_shows_signals_and_collapses(train, decide, tmp_path):
     assert [line.get("collapses") for line in lines] == [None, 1, 1]  # the first epoch ended before the first probe
     kept = healthy(tmp_path)
     assert kept.step == BACK
-    assert lines[-1]["probe_pgd10"] == kept.values["vitals"][-1]["pgd10"]
+    assert lines[-1]["probe_pgd10"] == kept.values["probes"][-1]["pgd10"]
     assert lines[-1]["probe_n"] == 24
 
 
@@ -588,4 +597,4 @@ def test_a_suspicion_is_looked_into_on_more_images(train, decide, monkeypatch, t
     trained = train(tmp_path)
     assert trained.events == []
     state = load_checkpoint(tmp_path / "checkpoints")
-    assert [(one["step"], one["n"]) for one in state.values["vitals"]] == [(BACK, 8), (DETECTED, 24), (LAST, 8)]
+    assert [(one["step"], one["n"]) for one in state.values["probes"]] == [(BACK, 8), (DETECTED, 24), (LAST, 8)]

@@ -9,7 +9,7 @@ import torch
 from robustdeploy import load_net
 from robustdeploy.api import prune
 from robustdeploy.core.asked import recipe_for
-from robustdeploy.core.talk import Talk
+from robustdeploy.core.callback import Callback
 from robustdeploy.data.load import load_data
 from robustdeploy.engine.run import training_content, training_fingerprint
 from robustdeploy.errors import ArtifactError, DataError, UsageError
@@ -85,7 +85,7 @@ def test_dense_and_pruned_net_both_go_on_from_it_and_the_seal_says_so(given, tmp
 def test_other_weights_in_the_same_folder_are_another_training(given, tmp_path):
     recipe, said = small(f"train.start={given}", "budget.ops=null", "baseline=false"), []
 
-    class Heard(Talk):
+    class Heard(Callback):
         def say(self, line):
             said.append(line)
 
@@ -93,10 +93,10 @@ def test_other_weights_in_the_same_folder_are_another_training(given, tmp_path):
             said.append(event.kind)
 
     for _ in range(2):
-        run = prune(recipe, runs=tmp_path / "runs", talk=Heard())
+        run = prune(recipe, runs=tmp_path / "runs", callback=Heard())
     assert said[-1] == "skipped"
     stored(given, seed=8)
-    prune(recipe, runs=tmp_path / "runs", talk=Heard())
+    prune(recipe, runs=tmp_path / "runs", callback=Heard())
     assert said[-1] == "sealed"
     now = weights(load_net(run.root / "nets/dense"))
     assert all(torch.allclose(now[name], value, atol=1e-5) for name, value in weights(load_net(given)).items())
@@ -116,14 +116,14 @@ def test_the_latest_run_is_gone_on_from_although_it_is_then_another(tmp_path, gi
 
 
 def test_a_start_that_goes_away_while_training_costs_nothing(given, tmp_path, monkeypatch):
-    from robustdeploy.train import stage
+    from robustdeploy.train import trainings
 
     def fit(*parts):
         shutil.rmtree(given)
         return loop_fit(*parts)
 
-    loop_fit = stage.fit
-    monkeypatch.setattr(stage, "fit", fit)
+    loop_fit = trainings.fit
+    monkeypatch.setattr(trainings, "fit", fit)
     run = prune(small(f"train.start={given}", "budget.ops=0.4", "baseline=false"), runs=tmp_path / "runs")
     assert load_info(run.root / "nets/pruned").mean == (0.25,)
 

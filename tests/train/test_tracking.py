@@ -5,12 +5,12 @@ import json
 import pytest
 from trainings import Stop, same, silent, state_of
 
-from robustdeploy.core.talk import Talk
+from robustdeploy.core.callback import Callback
 from robustdeploy.tracking.trackers import Trackers
 from robustdeploy.train.loop import fit
 
 
-class Told(Talk):
+class Told(Callback):
     """Keeps what it was told as a tracker would that remembers nothing from before; may stop the work when told."""
 
     def __init__(self, stop_at=None):
@@ -39,9 +39,9 @@ class Failing(Told):
 
 @pytest.fixture
 def train(make_pruning, make_plan):
-    def run(folder, talk, progress=silent):
+    def run(folder, callback, progress=silent):
         plan = make_plan(options={"checkpoint_every_s": 0})
-        return fit(*make_pruning(), plan, folder, progress, talk, "nets/pruned")
+        return fit(*make_pruning(), plan, folder, progress, callback, "nets/pruned")
 
     return run
 
@@ -79,10 +79,10 @@ def test_an_epoch_that_a_kill_kept_from_being_told_is_in_the_history(epoch, trai
 
 
 def test_a_tracker_that_fails_changes_nothing_of_a_training(train, tmp_path, capsys):
-    alone = train(tmp_path / "alone", Talk())
+    alone = train(tmp_path / "alone", Callback())
     good = Told()
-    with Trackers([Failing(), Told(stop_at=2), good], quiet=True) as talk:
-        tracked = train(tmp_path / "tracked", talk)
+    with Trackers([Failing(), Told(stop_at=2), good], quiet=True) as callback:
+        tracked = train(tmp_path / "tracked", callback)
     assert same(state_of(tracked.net), state_of(alone.net))
     assert log(tmp_path / "tracked") == log(tmp_path / "alone") == good.records
     said = capsys.readouterr().err.splitlines()

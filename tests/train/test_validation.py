@@ -190,7 +190,7 @@ def test_the_attacks_noise_is_a_function_of_the_seed_and_the_image(points, make_
             asked.append((number, ids.tolist()))
             super().__init__(number, ids)
 
-    monkeypatch.setattr("robustdeploy.train.parts.Noise", Listening)
+    monkeypatch.setattr("robustdeploy.train.batched.Noise", Listening)
     validate(Linear(), make_plan(validation=points.first(40), seed=3, batch_size=32))
     assert asked == [(key(3, "validation"), list(ids)) for ids in (range(32), range(32, 40))]
 

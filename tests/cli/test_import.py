@@ -51,7 +51,7 @@ def test_a_stored_net_is_evaluated_as_in_the_run_that_trained_it(stored, chain, 
     for part in ("macs", "dense_macs", "params", "dense_params", "memory_bytes", "ops_target"):
         assert report["budget"][part] == trained["budget"][part]
     assert report["figures"]["channels"] == trained["figures"]["channels"]
-    assert "trained elsewhere" in report["data"]["adopted"]
+    assert "trained elsewhere" in report["data"]["imported"]
     assert command(tmp_path, "gate", "runs/given").code == 0
 
     again = command(tmp_path, "evaluate", "given", "--target", "quick.yaml")
@@ -60,11 +60,11 @@ def test_a_stored_net_is_evaluated_as_in_the_run_that_trained_it(stored, chain, 
 
 
 def test_another_net_in_the_folder_is_another_evaluation(stored, chain, tmp_path, command):
-    run = api.adopt(stored, runs=tmp_path / "runs")
+    run = api.import_net(stored, runs=tmp_path / "runs")
     before = (run.root / "nets/imported/model.safetensors").read_bytes()
     for name in ("net.json", "model.safetensors"):
         shutil.copy(chain / "runs/tiny/nets/dense" / name, stored)
-    api.adopt(stored, runs=tmp_path / "runs")
+    api.import_net(stored, runs=tmp_path / "runs")
     assert (run.root / "nets/imported/model.safetensors").read_bytes() != before
     assert Run.open(run.root, tmp_path).sealed("nets/imported").facts["channels"] == []
 
@@ -73,7 +73,7 @@ def test_a_damaged_net_is_not_adopted(stored, tmp_path):
     path = stored / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match="truncated, edited or replaced"):
-        api.adopt(stored, runs=tmp_path / "runs")
+        api.import_net(stored, runs=tmp_path / "runs")
     assert not (tmp_path / "runs/given/nets/imported/manifest.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""Parts: held-out images are judged a training batch at a time, since that many are known to fit into memory."""
+"""Batched: held-out images are judged a training batch at a time, since that many are known to fit into memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Judge = Callable[[Tensor, Tensor, Noise], Tensor]
 """Takes n images (n×C×H×W, float32 in [0, 1]), their labels and their noise; returns one row for each."""
 
 
-def in_parts(judge: Judge, held_out: Images, noise: int, size: int, *, stops: bool = True) -> Tensor:
+def in_batches(judge: Judge, held_out: Images, noise: int, size: int, *, stops: bool = True) -> Tensor:
     """Return the rows that ``judge`` gives for all of ``held_out``, of which it sees at most ``size`` at a time.
 
     ``noise`` is the key of the attack's noise, which is an image's own, however the parts are cut. With ``stops`` a

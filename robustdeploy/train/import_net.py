@@ -1,4 +1,4 @@
-"""Adopt: a net that is already trained takes the place of the training stage, and all later stages follow as usual."""
+"""Import: a net that is already trained takes the place of the training stage, and all later stages follow as usual."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ from robustdeploy.train.facts import (
 )
 
 
-def adopted_files(folder: Path) -> dict[str, str]:
+def imported_files(folder: Path) -> dict[str, str]:
     """SHA-256 of the files that are taken over."""
     return {name: sha256_of_file(folder / name) for name in (NET_FILE, WEIGHTS_FILE)}
 
 
-def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, work: Work, trust: Trust = False) -> NetRecord:
+def import_net(
+    recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, work: Work, trust: Trust = False
+) -> NetRecord:
     """Copy the net of ``folder``, count what it costs, and set real images aside beside it.
 
     The images are held out of the training set of ``data``; whether this net has seen them is not known here. A
@@ -53,7 +55,7 @@ def adopt(recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, work: Work,
         "counts": {"module": costs["macs"], "flop_counter": flop_counter_macs(net, shape) - costs["repeated_macs"]},
         # A net that costs as much as its dense form has lost no channel, and a list of all layers would only hide that.
         "channels": channel_facts(info, net) if costs["macs"] < dense["dense_macs"] else [],
-        "data": {**data.facts(), "adopted": "trained elsewhere; the numbers of images are of the set aside here"},
+        "data": {**data.facts(), "imported": "trained elsewhere; the numbers of images are of the set aside here"},
     }
     work.keep(NET_FILE, WEIGHTS_FILE, "held_out.npz", PRINTS_FILE)
     return net_record(facts)

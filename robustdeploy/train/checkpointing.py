@@ -1,30 +1,30 @@
-"""The desk: where a training keeps its checkpoints and its log, and tells its epochs. Rank 0 alone writes and tells."""
+"""Checkpointing: a training's checkpoints, its log, and the epochs it tells of. Rank 0 alone writes and tells."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
+from robustdeploy.core.callback import SILENT, Callback, Event
 from robustdeploy.core.files import atomic_write_text, canonical_json
-from robustdeploy.core.talk import SILENCE, Event, Talk
 from robustdeploy.errors import TrainingError
 from robustdeploy.train import ranks
 from robustdeploy.train.checkpoints import State, load_checkpoint, save_checkpoint, state_from_bytes, state_to_bytes
 from robustdeploy.train.training import Training
 
 
-class Desk:
+class Checkpointing:
     """The folder of one training: ``checkpoints/``, in it ``healthy/``, and ``metrics.jsonl``.
 
     The other ranks get what rank 0 reads there; their own ``folder`` is never touched.
     """
 
-    def __init__(self, folder: Path, training: str, talk: Talk = SILENCE, place: str = "train") -> None:
+    def __init__(self, folder: Path, training: str, callback: Callback = SILENT, place: str = "train") -> None:
         self.log = folder / "metrics.jsonl"
         self._checkpoints = folder / "checkpoints"
         self._healthy = folder / "checkpoints" / "healthy"
         self._training = training
-        self._talk, self._place = talk, place
+        self._callback, self._place = callback, place
         # Monotonic, as the wall clock may be set back while a training runs.
         self._saved_at = time.monotonic()
 
@@ -74,18 +74,18 @@ class Desk:
         """Tell of the epoch that was saved last."""
         if ranks.rank() == 0:
             record = training.records[-1]
-            self._talk.metrics(self._place, record["epoch"], record)
+            self._callback.metrics(self._place, record["epoch"], record)
 
     def tell_history(self, training: Training, *, anew: bool) -> None:
         """Tell where the training stands, as it begins, goes on or goes back: its epochs so far."""
         if ranks.rank() == 0:
-            self._talk.history(self._place, tuple(training.records), anew=anew)
+            self._callback.history(self._place, tuple(training.records), anew=anew)
 
     def tell_return(self, training: Training, reason: str) -> None:
         """Tell that the training has gone back."""
         if ranks.rank() == 0:
             text = f"{reason}; it goes back to step {training.step} and on with {training.task!r}"
-            self._talk.event(Event("returned", "train", self._place, text))
+            self._callback.event(Event("returned", "train", self._place, text))
             self.tell_history(training, anew=False)
 
     def _read(self, folder: Path) -> State | None:

@@ -107,7 +107,7 @@ def train_dense(recipe: Recipe, data: Loaded, work: Work, progress: Progress) ->
     dense = dense_cost_facts(net, data.image_shape)
     ranks.announce("dense")
     plan = plan_from(recipe, data, device, _training(recipe, work), pruned=False)
-    trained = fit(net, None, plan, work.folder, progress, work.talk, work.place)
+    trained = fit(net, None, plan, work.folder, progress, work.callback, work.place)
     facts = {**dense, **_facts(recipe, data, trained), "counts": _two_counts(trained, data)}
     return _kept(work, info, data, trained, facts)
 
@@ -123,7 +123,7 @@ def train_pruned(recipe: Recipe, data: Loaded, work: Work, progress: Progress) -
     pruning = cast(Pruning, pruning_from(recipe, data, net))
     ranks.announce("train")
     plan = plan_from(recipe, data, device, _training(recipe, work))
-    trained = fit(net, pruning, plan, work.folder, progress, work.talk, work.place)
+    trained = fit(net, pruning, plan, work.folder, progress, work.callback, work.place)
     facts = {**dense, **_facts(recipe, data, trained), **target_facts(recipe.budget, dense)}
     atomic_write_bytes(work.folder / "masks.safetensors", _mask_file(pruning))
     work.keep("masks.safetensors")
@@ -234,4 +234,4 @@ def _training_facts(trained: Trained) -> dict[str, Any]:
     last = trained.records[-1]["epoch"] if trained.records else 0
     delivered = last if trained.net is trained.last else trained.best_epoch
     epochs = {"delivered": delivered, "best": trained.best_epoch, "last": last}
-    return {"epochs": epochs, "events": trained.events, "stretches": trained.stretches}
+    return {"epochs": epochs, "events": trained.events, "conditions": trained.conditions}

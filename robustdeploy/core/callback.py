@@ -1,4 +1,4 @@
-"""Talk: what work tells of itself while it runs, and silence, where nobody listens."""
+"""Callback: what work tells of itself while it runs, and silence, where nobody listens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Event:
     """What people should read about it; empty where there is nothing to say."""
 
 
-class Talk:
+class Callback:
     """Hears what work tells. Each method does nothing here: a listener has only those for what it wants to hear."""
 
     def say(self, line: str) -> None:
@@ -62,5 +62,5 @@ class Talk:
         """Hear that nothing more follows, and which ``error`` ended the work, if one did."""
 
 
-SILENCE = Talk()
+SILENT = Callback()
 """Where nobody listens; the default of the Python API."""

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from robustdeploy.onboard import landing
+from robustdeploy.onboard import bootstrap
 
-SOURCE = Path(landing.__file__).read_text("utf-8")
+SOURCE = Path(bootstrap.__file__).read_text("utf-8")
 ECHO = b"import os\nos.write(1, b'%d\\n' % os.getpid())\nwhile part := os.read(0, 99):\n    os.write(1, part.upper())\n"
 DEAF = b"import os, time\nos.write(1, b'%d\\n' % os.getpid())\ntime.sleep(600)\n"
 LEAVES = (
@@ -25,7 +25,7 @@ LEAVES = (
 
 @pytest.fixture
 def land(tmp_path):
-    """Start landing as a board's Python would; whatever was started is gone at the end."""
+    """Start bootstrap as a board's Python would; whatever was started is gone at the end."""
     started = []
 
     def start(payload, grace=0.2, lifetime=60, size=None, python_source=SOURCE, folder=tmp_path / "a" / "b"):
@@ -38,7 +38,7 @@ def land(tmp_path):
 
     yield start
     for process in started:
-        process.stdin.close()  # which ends landing and its agent
+        process.stdin.close()  # which ends bootstrap and its agent
         process.wait(10)
         process.stdout.close()
         process.stderr.close()
@@ -88,7 +88,7 @@ def test_the_agent_is_told_of_stored_and_run(land, tmp_path):
     process.stdin.close()
     assert process.wait(5) == 0
     digest = hashlib.sha256(ECHO).hexdigest()
-    assert landing.agent_path(tmp_path / "a" / "b", digest).read_bytes() == ECHO
+    assert bootstrap.agent_path(tmp_path / "a" / "b", digest).read_bytes() == ECHO
     assert (tmp_path / "a" / "b").stat().st_mode & 0o077 == 0
 
 
@@ -146,7 +146,7 @@ def test_what_an_agent_leaves_running_is_ended(land):
     process = land(LEAVES)
     left = landed(process, LEAVES)
     assert process.wait(5) == 3
-    deadline = time.monotonic() + 5  # it is no child of landing's, so its end cannot be waited for there
+    deadline = time.monotonic() + 5  # it is no child of bootstrap's, so its end cannot be waited for there
     while alive(left) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not alive(left)

@@ -15,15 +15,15 @@ from trainings import silent
 
 from robustdeploy import load_net
 from robustdeploy.api import prune
+from robustdeploy.core.callback import SILENT
 from robustdeploy.core.load import load_recipe
-from robustdeploy.core.talk import SILENCE
 from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import macs, params
 from robustdeploy.engine.ledger import Ledger
 from robustdeploy.engine.run import verify_run
 from robustdeploy.engine.stage import Work
 from robustdeploy.errors import DataError, UsageError
-from robustdeploy.train.stage import check_trainable, device_from, train_dense, train_pruned
+from robustdeploy.train.trainings import check_trainable, device_from, train_dense, train_pruned
 
 RECIPE = """
     name: small
@@ -53,7 +53,7 @@ def recipe(tmp_path):
 def work(folder, images="a"):
     """What a runner hands to a training in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Work(folder, f"mark-{images}", Ledger(folder / "ledger.jsonl"), SILENCE, {})
+    return Work(folder, f"mark-{images}", Ledger(folder / "ledger.jsonl"), SILENT, {})
 
 
 @pytest.fixture
@@ -156,7 +156,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(recipe, tmp_path):
     """SIGKILL, again and again, of a real process that trains the dense and the pruned net."""
     context = multiprocessing.get_context("forkserver")
     # Loaded once instead of by every child; torch's optimisers bring torch._dynamo.
-    context.set_forkserver_preload(["robustdeploy.train.stage", "sklearn.datasets", "torch_pruning", "torch._dynamo"])
+    preloaded = ["robustdeploy.train.trainings", "sklearn.datasets", "torch_pruning", "torch._dynamo"]
+    context.set_forkserver_preload(preloaded)
 
     def start(name):
         child = context.Process(target=prune, args=(str(recipe),), kwargs={"runs": tmp_path / "runs", "name": name})
@@ -264,6 +265,6 @@ def test_a_training_that_explodes_ends_with_3_and_one_sentence(recipe, tmp_path,
 
 def test_a_step_that_no_memory_holds_is_refused_with_the_fix(small, monkeypatch):
     recipe, data = small
-    monkeypatch.setattr("robustdeploy.train.stage.available_bytes", lambda: 10**6)
+    monkeypatch.setattr("robustdeploy.train.trainings.available_bytes", lambda: 10**6)
     with pytest.raises(DataError, match=r"a training step on 96 images of 8×8 .*set train\.batch_size to \d+ or less"):
         check_trainable(recipe, data)

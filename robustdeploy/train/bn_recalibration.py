@@ -53,7 +53,7 @@ class _Average:
         self._layer.num_batches_tracked.fill_(self._count)
 
 
-def settle(training: Training) -> None:
+def recalibrate(training: Training) -> None:
     """Average the statistics over the net as it is now, on batches as the training saw them; leave it in eval mode.
 
     During the training they follow weights that still move, and are averages over the last few batches only. A signal

@@ -9,9 +9,9 @@ from torch import nn
 from robustdeploy.core import interrupts
 from robustdeploy.errors import Interrupted
 from robustdeploy.nets.layout import lay_channels_last
-from robustdeploy.train import statistics
+from robustdeploy.train import bn_recalibration
 from robustdeploy.train.batches import Batches
-from robustdeploy.train.statistics import settle
+from robustdeploy.train.bn_recalibration import recalibrate
 from robustdeploy.train.tasks.fastat import FastAt
 from robustdeploy.train.tasks.free import Free
 from robustdeploy.train.tasks.standard import Standard
@@ -61,7 +61,7 @@ def test_statistics_are_plain_averages_over_the_tasks_own_passes(task, make_net,
         for layer in layers_of(net):
             layer.running_mean.fill_(100)
             layer.running_var.fill_(0.01)
-    settle(Training(net, None, plan))
+    recalibrate(Training(net, None, plan))
     assert torch.allclose(running(net), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -69,7 +69,7 @@ def test_nothing_else_changes(make_net, make_plan):
     net, other = make_net(), make_net()
     layers_of(net)[0].momentum = 0.3
     training = Training(net, None, make_plan())
-    settle(training)
+    recalibrate(training)
     assert [layer.momentum for layer in layers_of(net)] == [0.3, *[0.1] * (len(layers_of(net)) - 1)]
     assert not any(module.training for module in net.modules())
     assert all(torch.equal(one, two) for one, two in zip(net.parameters(), other.parameters(), strict=True))
@@ -82,20 +82,20 @@ def test_settling_twice_gives_the_same(make_net, make_plan):
     net = make_net("dropout")
     training = Training(net, None, make_plan(seed=5))
     with torch.random.fork_rng(devices=[]):
-        settle(training)
+        recalibrate(training)
         once = running(net)
         torch.manual_seed(9)
-        settle(training)
+        recalibrate(training)
         assert torch.equal(running(net), once)
 
 
 def test_large_sets_are_not_gone_through_whole(make_net, make_plan, monkeypatch):
-    monkeypatch.setattr(statistics, "BATCHES", 2)
+    monkeypatch.setattr(bn_recalibration, "BATCHES", 2)
     plan = make_plan(task=Standard())
     batches = [Batches(plan).of_epoch(plan.options.epochs, position) for position in range(2)]
     expected = averages(make_net(), plan, batches, Standard())
     net = make_net()
-    settle(Training(net, None, plan))
+    recalibrate(Training(net, None, plan))
     assert torch.allclose(running(net), expected, rtol=1e-4, atol=1e-5)
     assert {int(layer.num_batches_tracked) for layer in layers_of(net)} == {2}
 
@@ -106,7 +106,7 @@ def test_under_masks_the_masked_net_is_measured(make_pruning, make_plan):
     pruning.after_step(1.0)
     plan = make_plan(task=Standard())
     batches = [Batches(plan).of_epoch(plan.options.epochs, position) for position in range(plan.steps_per_epoch)]
-    settle(Training(net, pruning, plan))
+    recalibrate(Training(net, pruning, plan))
     settled, compact = running(net), pruning.compact()
     kept = running(compact)
     assert len(kept) < len(settled)
@@ -119,13 +119,13 @@ def test_a_signal_stops_the_settling_between_two_batches(make_net, make_plan, mo
     net = make_net()
     before = running(net)
     with pytest.raises(Interrupted):
-        settle(Training(net, None, make_plan()))
+        recalibrate(Training(net, None, make_plan()))
     assert torch.equal(running(net), before)
 
 
 def test_a_net_without_statistics_is_left_alone(make_plan):
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    settle(Training(net, None, make_plan()))
+    recalibrate(Training(net, None, make_plan()))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not net.training
