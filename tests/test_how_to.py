@@ -41,15 +41,18 @@ LAST = "add-a-report-format.md"
 
 # All commands in one process: most of what a single one takes is the import of torch.
 RUN_ALL = """
-import json, shlex, sys, time, warnings
-from robustdeploy.cli import _run
+import json, shlex, sys, warnings
+from robustdeploy.cli import main
 warnings.filterwarnings("error", category=DeprecationWarning, module="robustdeploy")
-codes = []
+codes, streams = [], (sys.stdout, sys.stderr)
 for line in json.load(sys.stdin):
-    print("$", line, f"({time.process_time():.0f} s of CPU before)", file=sys.stderr, flush=True)
+    print("$", line, file=sys.stderr, flush=True)
     sys.argv = shlex.split(line) + (["--quiet"] if " validate " not in line and " doctor " not in line else [])
-    codes.append(_run() or 0)
-sys.stdout = sys.__stdout__
+    try:
+        main()
+    except SystemExit as end:
+        codes.append(end.code or 0)
+    sys.stdout, sys.stderr = streams
 print(json.dumps(codes))
 """
 

@@ -96,7 +96,8 @@ def distributed(loss: BatchLoss, images: Tensor) -> nn.Module:
 
     On ``images``, N×C×H×W where the net is, it is tried out whether all parameters have a gradient to wait for.
     """
-    if ranks.world() == 1:
+    # Once masks are frozen at the end of a phase that trains scores alone, nothing learns until the next one begins.
+    if ranks.world() == 1 or not any(parameter.requires_grad for parameter in loss.parameters()):
         return loss
     devices = [images.device] if images.device.type == "cuda" else None
     # Looking for unused parameters costs a walk through the graph in every step, so it is only on where it must be.

@@ -178,7 +178,7 @@ def test_torchrun_prunes_and_one_process_talks(recipe, tmp_path):
     assert 0.97 * 0.4 < facts["macs"] / facts["dense_macs"] <= 0.4
     assert [stretch["processes"] for stretch in facts["conditions"]] == [2]
     (run,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir() and not path.is_symlink()]
-    assert (run / "dense" / "manifest.json").exists()
+    assert (run / "nets" / "dense" / "manifest.json").exists()
     files = [path.name for path in (run / "tracking").glob("tensorboard/nets/*/*")]
     assert files == ["events.out.tfevents.0000000001"] * (2 if track else 0)
 
@@ -189,15 +189,15 @@ def test_sigterm_saves_and_the_same_command_goes_on(recipe, tmp_path):
     command = torchrun("prune", recipe, "--runs", tmp_path / "runs", *more)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 180
-    while not list((tmp_path / "runs").glob("*/train/checkpoints/step-*")) and time.monotonic() < deadline:
+    while not list((tmp_path / "runs").glob("*/nets/pruned/checkpoints/step-*")) and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=120)[1].decode()
     assert process.returncode != 0
     (run,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir() and not path.is_symlink()]
-    saved = max(run.glob("train/checkpoints/step-*"), default=None)
+    saved = max(run.glob("nets/pruned/checkpoints/step-*"), default=None)
     assert saved is not None, errors[-2000:]
-    assert not (run / "train" / "manifest.json").exists()
+    assert not (run / "nets" / "pruned" / "manifest.json").exists()
     assert "is a fault of robustdeploy" not in errors
     again = torchrun("prune", recipe, "--runs", tmp_path / "runs", *more, "--json")
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
