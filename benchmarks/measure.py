@@ -7,6 +7,7 @@ much, sees only those that stand under both, so its figure counts what any of th
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from robustdeploy.core.subject import Subject as Own
 from robustdeploy.data.load import load_test
 from robustdeploy.engine.ledger import Ledger
 from robustdeploy.engine.manifest import fingerprint, loaded_versions, producer
+from robustdeploy.engine.seal import PARTS
 from robustdeploy.errors import UsageError
 from robustdeploy.evaluate.attack import Adversary, Bench, Images, Progress, adversaries_from, attack_host
 from robustdeploy.evaluate.host import HostNet, load_host_net
@@ -79,7 +81,7 @@ def measure(row: Row, data: Path | None, device: str, places: Places, callback: 
         finally:
             seconds = watch.stop()
     atomic_write_json(folder / ROW_FILE, {**known, "measured": _record(subject, measurements, seconds)})
-    subject.parts.discard()
+    shutil.rmtree(places.work / f"{row.name}.measure" / PARTS, ignore_errors=True)
     return folder / ROW_FILE
 
 

@@ -15,7 +15,9 @@ from robustdeploy.cli.options import (
 )
 from robustdeploy.cli.result import show
 from robustdeploy.core.load import load_target
+from robustdeploy.engine.lineage import source
 from robustdeploy.engine.manifest import read_manifest
+from robustdeploy.engine.places import ONNX
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.runner import check_finished
 from robustdeploy.tracking.terminal import Terminal
@@ -41,6 +43,8 @@ def export(
         callback.say(f"run {opened.root}, target {goal.name}")
         check_finished(opened.root, opened.net_place)
         bundle = api.export(opened, goal, force=force, trust=trust, callback=callback)
-    manifest = read_manifest(bundle.path.parent)
+    # Beside the bundle, what was found of the file that is in it: parity, counts and zeros.
+    packed = read_manifest(bundle.path.parent)
+    manifest = read_manifest(opened.root / source(packed, ONNX))
     line = f"{bundle.path} is written; next: robustdeploy evaluate {opened.root} --target {target}"
     show([line], {"run": str(opened.root), "bundle": str(bundle.path), **manifest.model_dump(mode="json")}, as_json)

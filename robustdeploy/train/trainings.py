@@ -104,11 +104,11 @@ def train_dense(recipe: Recipe, data: Loaded, work: Work, progress: Progress) ->
     """Train the dense net on the recipe's schedule."""
     device, info = device_from(recipe.train.device), net_info(recipe, data)
     net = starting_net(recipe, data, device)
-    dense = dense_cost_facts(net, data.image_shape)
+    dense = {**dense_cost_facts(net, data.image_shape), **_data_facts(recipe, data)}
     ranks.announce("dense")
     plan = plan_from(recipe, data, device, _training(recipe, work), pruned=False)
     trained = fit(net, None, plan, work.folder, progress, work.callback, work.place)
-    facts = {**dense, **_facts(recipe, data, trained), "counts": _two_counts(trained, data)}
+    facts = {**dense, **_facts(data, trained), "counts": _two_counts(trained, data)}
     return _kept(work, info, data, trained, facts)
 
 
@@ -119,12 +119,12 @@ def train_pruned(recipe: Recipe, data: Loaded, work: Work, progress: Progress) -
     """
     device, info = device_from(recipe.train.device), net_info(recipe, data)
     net = starting_net(recipe, data, device)
-    dense = dense_cost_facts(net, data.image_shape)
+    dense = {**dense_cost_facts(net, data.image_shape), **_data_facts(recipe, data)}
     pruning = cast(Pruning, pruning_from(recipe, data, net))
     ranks.announce("train")
     plan = plan_from(recipe, data, device, _training(recipe, work))
     trained = fit(net, pruning, plan, work.folder, progress, work.callback, work.place)
-    facts = {**dense, **_facts(recipe, data, trained), **target_facts(recipe.budget, dense)}
+    facts = {**dense, **_facts(data, trained), **target_facts(recipe.budget, dense)}
     atomic_write_bytes(work.folder / "masks.safetensors", _mask_file(pruning))
     work.keep("masks.safetensors")
     _check_budget(pruning, recipe.budget, dense, facts)
@@ -156,10 +156,14 @@ def _training(recipe: Recipe, work: Work) -> str:
     return f"{work.mark}-{recipe.seed}"
 
 
-def _facts(recipe: Recipe, data: Loaded, trained: Trained) -> dict[str, Any]:
-    """Return what is known of any trained net: what it costs, what it was trained on, and how that went."""
-    about = {**data.facts(), **start_facts(recipe)}
-    return {**cost_facts(trained.net, data.image_shape), "data": about, **_training_facts(trained)}
+def _data_facts(recipe: Recipe, data: Loaded) -> dict[str, Any]:
+    """Return what a report says of the data; looked up before the training, since the start may be gone after it."""
+    return {"data": {**data.facts(), **start_facts(recipe)}}
+
+
+def _facts(data: Loaded, trained: Trained) -> dict[str, Any]:
+    """Return what a trained net costs, and how its training went."""
+    return {**cost_facts(trained.net, data.image_shape), **_training_facts(trained)}
 
 
 def _two_counts(trained: Trained, data: Loaded) -> dict[str, int]:

@@ -9,12 +9,14 @@ import torch
 from trainings import silent
 
 from robustdeploy import load_net
-from robustdeploy.core.load import load_recipe, load_target
+from robustdeploy.core.callback import SILENT
+from robustdeploy.core.load import load_recipe
 from robustdeploy.cost.module import macs
 from robustdeploy.data.images import numbered
 from robustdeploy.data.load import Loaded
 from robustdeploy.engine.ledger import Ledger
-from robustdeploy.engine.seal import Stage
+from robustdeploy.engine.seal import Slot
+from robustdeploy.engine.stage import Finished, Work
 from robustdeploy.export.exporting import export
 from robustdeploy.train.trainings import train_pruned
 
@@ -42,13 +44,21 @@ def test_a_classifier_is_trained_pruned_proved_and_exported(name, tmp_path):
     recipe, half = load_recipe("digits-resnet8", chosen), (0.5,) * 3
     data = Loaded("noise", tuple("abcd"), SHAPE, half, half, False, 0, noise(32, 0), noise(16, 1), "0", 0)
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    facts = train_pruned(
-        recipe, data, Stage(tmp_path, "train", "train", {"images": "0"}, {"net": name}, recipe.seed, ledger), silent
-    ).facts
-    assert facts["macs"] == macs(load_net(tmp_path / "train"), SHAPE)
-    assert 0.97 * OPS * facts["dense_macs"] < facts["macs"] <= OPS * facts["dense_macs"]
-    assert max(facts["proof"]["clean"], facts["proof"]["adversarial"]) <= facts["proof"]["tolerance"] == 1e-5
-    place = Stage(tmp_path, "export", "export", {"net": "0"}, {"target": "host-cpu"}, recipe.seed, ledger)
-    exported = export(recipe, load_target("host-cpu"), tmp_path / "train", facts, place).facts
-    assert set(exported["counts"].values()) == {facts["macs"]}
-    assert math.isfinite(exported["parity"]["max_abs_clean"])
+    (tmp_path / "net").mkdir()
+    (tmp_path / "onnx").mkdir()
+    work = Work("nets/pruned", tmp_path / "net", "net", ledger, SILENT, {})
+    record = train_pruned(recipe, data, work, silent)
+    assert record.macs == macs(load_net(tmp_path / "net"), SHAPE)
+    assert 0.97 * OPS * record.dense_macs < record.macs <= OPS * record.dense_macs
+    assert record.proof is not None
+    assert max(record.proof.clean, record.proof.adversarial) <= record.proof.tolerance == 1e-5
+    slot = Slot(tmp_path, "train", "net", {}, {}, recipe.seed, ledger)
+    sealed = slot.seal([tmp_path / "net" / file for file in work.outputs], record.model_dump(mode="json"))
+    exported = export(
+        recipe,
+        20,
+        Finished(tmp_path / "net", sealed, record),
+        Work("onnx/pruned/fp32", tmp_path / "onnx", "onnx", ledger, SILENT, {}),
+    )
+    assert set(exported.counts.values()) == {record.macs}
+    assert math.isfinite(exported.parity.max_abs_clean)

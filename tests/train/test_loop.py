@@ -116,7 +116,7 @@ def test_a_signal_at_any_step_saves_and_the_rest_is_exact(train, whole, tmp_path
             if step == last:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        with catch_signals(), pytest.raises(Interrupted) as caught:
+        with pytest.raises(Interrupted) as caught, catch_signals():
             train(folder, progress)
         assert caught.value.exit_code == 143
         steps: list[int] = []

@@ -155,7 +155,7 @@ class Watching:
 
     def wrap(self, net, image_shape, budget):
         inner = Scores().wrap(net, image_shape, budget)
-        return Watched(net, inner.weights, inner.counts, inner._costs, Scores(), self.strength)
+        return Watched(net, inner.weights, inner.counts, inner._costs, Scores(), inner.whole, self.strength)
 
 
 class Watched(ScoredNet):

@@ -271,10 +271,10 @@ def test_a_slow_collapse_is_left_where_it_began():
         (0.201, 0.088, 0.531),
         (0.219, 0.094, 0.414),
     ]
-    probes = [probes(*probe) for probe in seen]
-    assert not any(suspicious(now, probes[:place]) for place, now in enumerate(probes))
-    assert [place for place, now in enumerate(probes) if sound(now, probes[:place])][-1] == 7
-    assert collapse(probes(0.223, 0.014, n=512), probes) is not None
+    told = [probes(*probe) for probe in seen]
+    assert not any(suspicious(now, told[:place]) for place, now in enumerate(told))
+    assert [place for place, now in enumerate(told) if sound(now, told[:place])][-1] == 7
+    assert collapse(probes(0.223, 0.014, n=512), told) is not None
 
 
 def test_the_ladder_of_tasks():

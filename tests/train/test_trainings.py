@@ -53,7 +53,7 @@ def recipe(tmp_path):
 def work(folder, images="a"):
     """What a runner hands to a training in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Work(folder, f"mark-{images}", Ledger(folder / "ledger.jsonl"), SILENT, {})
+    return Work("nets/small", folder, f"mark-{images}", Ledger(folder / "ledger.jsonl"), SILENT, {})
 
 
 @pytest.fixture
