@@ -165,7 +165,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(recipe, tmp_path):
         return child
 
     def saved():
-        return {path.name for path in (tmp_path / "runs" / "killed").glob("*/checkpoints/step-*")}
+        return {path.name for path in (tmp_path / "runs" / "killed").glob("nets/*/checkpoints/step-*")}
 
     whole = start("whole")
     whole.join(300)
@@ -192,7 +192,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(recipe, tmp_path):
     for file in MADE:
         assert (tmp_path / "runs" / "killed" / file).read_bytes() == (tmp_path / "runs" / "whole" / file).read_bytes()
     assert verify_run(tmp_path / "runs" / "killed") == []
-    assert not list((tmp_path / "runs" / "killed").glob("*/checkpoints/.step-*"))
+    assert not list((tmp_path / "runs" / "killed").glob("nets/*/checkpoints/.step-*"))
 
 
 def wait_for_another(checkpoints, known, child):
