@@ -294,3 +294,15 @@ def test_what_a_sent_run_has_in_place_of_its_own_files_is_not_written_to(run, tm
     assert mine.read_bytes() == before
     assert not (tmp_path / "new").exists()
     assert holder(run.root) is None
+
+
+def test_a_run_of_an_earlier_version_is_refused_with_what_to_do(run, runs):
+    (run.root / "train").mkdir()
+    (run.root / "train" / "net.json").write_text("{}")
+    again = f"robustdeploy evaluate {run.root / 'train'} --recipe {run.root / 'recipe.yaml'}"
+    for opening in (lambda: Run.open(run.root, runs), lambda: Run.for_recipe(runs, RECIPE)):
+        with pytest.raises(UsageError, match="a run of an earlier version") as refused:
+            opening()
+        assert again in str(refused.value)
+    (run.root / "nets").mkdir()  # of this version, whatever else lies there
+    assert Run.open(run.root, runs).root == run.root

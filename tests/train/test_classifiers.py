@@ -23,10 +23,8 @@ from robustdeploy.train.trainings import train_pruned
 SHAPE = (3, 32, 32)
 OPS = 0.6
 KINDS = (
-    "squeezenet1_1",  # concatenated maps
     "shufflenet_v2_x0_5",  # shuffled channels
     "mobilenet_v3_small",  # depthwise layers, squeeze and excitation
-    "torchvision.models:resnet18",  # residual additions
 )
 
 
