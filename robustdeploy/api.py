@@ -115,7 +115,7 @@ def plan(
     trained = kept is not None and not force and (root / net_place(net) / FILE_NAME).exists()
     # A trained run keeps its own recipe, so the plan must be of that one, as the work would be.
     run = Run(root, kept if kept is not None and trained else loaded)
-    asked = run.recipe.model_copy(update={"evaluate": loaded.evaluate})
+    asked = run.recipe.model_copy(update={"evaluate": loaded.evaluate, "baseline": loaded.baseline})
     # Whoever runs a recipe vouches for the factory in it. One that only a file names is not called.
     with Session(run, asked, trust=[loaded.net], callback=callback) as session:
         return run, planned(run, list(Graph(session, net).goals(goals)), force=force)
@@ -131,7 +131,8 @@ def _measured_on(
     names: list[str] = []
     lost: dict[str, str] = {}
     errors: list[RobustdeployError] = []
-    settings = run.recipe.model_copy(update={"evaluate": asked.evaluate})
+    # Where the dense net is measured changes no training, so a run that is there takes it from what is asked for.
+    settings = run.recipe.model_copy(update={"evaluate": asked.evaluate, "baseline": asked.baseline})
     with Session(run, settings, trust=[asked.net], callback=callback) as session, working(run):
         graph = Graph(session, run.net)
         runner = Runner(run, (*_EXPORTING, *_MEASURING), force, callback)

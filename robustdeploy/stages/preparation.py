@@ -62,8 +62,6 @@ def kept_settings(run: Run, asked: Recipe) -> Iterator[str]:
     """Say where a run keeps its own evaluation and gate, though others were asked for."""
     for change in overrides(run.recipe.evaluate, plain(asked.evaluate)):
         yield f"note: the run keeps its own recipe; asked for: {change}"
-    if run.recipe.baseline != asked.baseline:
-        yield f"note: the run keeps its own recipe; asked for: baseline is {asked.baseline}"
     if plain(run.recipe.gate) != plain(asked.gate):
         yield "note: the run keeps its own gate; others judge with `robustdeploy gate --rules FILE`"
 

@@ -47,6 +47,8 @@ def test_a_run_is_named_after_the_recipe_and_what_decides_the_training(run, runs
         ({"net": Choice(name="x", options={"width": 2})}, False),
         ({"budget": Budget(ops=0.25)}, False),
         ({"seed": 1}, False),
+        ({"baseline": "deploy"}, True),  # where the dense net is measured
+        ({"baseline": False}, False),
     ],
 )
 def test_the_training_fingerprint_covers_what_decides_the_net(change, same):
