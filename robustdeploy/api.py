@@ -81,9 +81,7 @@ def run(
     With several targets, one that is lost does not stop the others: what was to be measured there is INCONCLUSIVE. With
     one, or where all are lost, the error is raised.
     """
-    goals = [load_target(target) if isinstance(target, str) else target for target in targets]
-    check_targets(goals)
-    loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops, goals)
+    loaded, goals = _asked(recipe, ops, targets)
     made = prune(loaded, targets=goals, runs=runs, name=name, force=force, callback=callback)
     # One report tells one set of settings: rows under several would stand beside each other as if comparable.
     if len(goals) > 1 and label_of(made.recipe.evaluate, loaded.evaluate):
@@ -107,9 +105,8 @@ def plan(
     callback: Callback = SILENT,
 ) -> tuple[Run, list[Step]]:
     """Return the run that ``run`` would make or go on with, and what it would do of each stage; nothing is written."""
-    goals = [load_target(target) if isinstance(target, str) else target for target in targets]
-    check_targets(goals)
-    loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops, goals))
+    loaded, goals = _asked(recipe, ops, targets)
+    loaded = pinned(loaded)
     root, net = Run.folder_for(runs, loaded, name), own_net_of(loaded)
     kept = check_same_training(root, loaded)
     trained = kept is not None and not force and (root / net_place(net) / FILE_NAME).exists()
@@ -119,6 +116,14 @@ def plan(
     # Whoever runs a recipe vouches for the factory in it. One that only a file names is not called.
     with Session(run, asked, trust=[loaded.net], callback=callback) as session:
         return run, planned(run, list(Graph(session, net).goals(goals)), force=force)
+
+
+def _asked(
+    recipe: str | Path | Recipe, ops: float | None, targets: Sequence[str | Target]
+) -> tuple[Recipe, list[Target]]:
+    goals = [load_target(target) if isinstance(target, str) else target for target in targets]
+    check_targets(goals)
+    return recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops, goals), goals
 
 
 def _measured_on(

@@ -9,6 +9,7 @@ from pathlib import Path
 from robustdeploy.core.recipe import DEPLOY
 from robustdeploy.core.subject import DENSE, IMPORTED, PRUNED, Subject
 from robustdeploy.core.target import Target
+from robustdeploy.engine.places import BOARDS
 from robustdeploy.stages.attack import Attack
 from robustdeploy.stages.bundle import Bundle
 from robustdeploy.stages.compile import Compile
@@ -34,8 +35,14 @@ class Graph:
 
     @property
     def deployed(self) -> tuple[str, ...]:
-        """The nets that are measured on targets, the run's own first."""
-        return (self.own, DENSE) if self.compared and self.session.asked.baseline == DEPLOY else (self.own,)
+        """The nets that are measured on targets, the run's own first.
+
+        A dense net that was measured on one stays among them. Otherwise a command that no longer asks for it would
+        replace what was replayed there, and leave its evaluation out of date.
+        """
+        there = any(place.startswith(f"{BOARDS}/{DENSE}/") for place in self.session.run.manifests())
+        wanted = self.compared and (there or self.session.asked.baseline == DEPLOY)
+        return (self.own, DENSE) if wanted else (self.own,)
 
     @property
     def nets(self) -> tuple[NetStage, ...]:

@@ -60,3 +60,14 @@ def test_what_runs_on_a_target_is_named_by_the_targets_precision(tmp_path):
     assert measure.engine.place == "engines/pruned/other@null"
     # The net is attacked and exported as it was trained.
     assert (measure.found.place, measure.bundle.export.place) == ("attacks/pruned/fp32", "onnx/pruned/fp32")
+
+
+def test_a_dense_net_that_was_measured_on_a_target_stays_deployed(tmp_path):
+    recipe = load_recipe("digits-resnet8")
+    run = Run.for_recipe(tmp_path, recipe, "mine")
+    graph = Graph(Session(run, recipe), "pruned")
+    assert graph.deployed == ("pruned",)
+    slot = run.slot("measure", "boards/dense/fp32@null", {}, {})
+    slot.begin()
+    slot.seal([], {})
+    assert graph.deployed == ("pruned", "dense")
