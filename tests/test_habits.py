@@ -161,6 +161,7 @@ IMPORT_BY_NAME = {
     "robustdeploy/nets/build.py": "a user's own factory",
     "robustdeploy/onboard/find.py": "plug-ins on the board",
     "robustdeploy/onboard/backends/onnxruntime.py": "the toolchain",
+    "robustdeploy/onboard/backends/openvino.py": "the toolchain",
     "robustdeploy/onboard/backends/tensorrt.py": "the toolchain",
 }
 

@@ -112,6 +112,8 @@ class Open(Answer):
     """Which engine answers now."""
 
     open: Sha256
+    runs: dict[Name, Any]
+    """What really runs, as its toolchain tells: kernels, precisions, providers."""
 
 
 class Queried(Answer):

@@ -147,19 +147,21 @@ class Board:
         options: Facts | None = None,
         deadline_s: float = 600.0,
         classes: int | None = None,
-    ) -> None:
+    ) -> Facts:
         """Load the engine of these ``files``, which the board has, anew, in place of the one that was open.
 
+        Returns what really runs, as far as the toolchain tells.
         ``classes`` is how many scores it must give per image; None accepts what it gives first.
         """
         listed = [asdict(file) for file in files]
         request = {"backend": backend, "files": listed, "options": dict(options or {})}
-        opened = self._agent.ask(answers.Open, "open", request, deadline_s=deadline_s).head.open
+        said = self._agent.ask(answers.Open, "open", request, deadline_s=deadline_s).head
         # All that is measured from here on is told as this engine's, so the board must mean the same one.
-        if opened != (asked := engine_id(files)):
-            told = f"is the engine {opened[:16]}…, and {asked[:16]}… was to be opened"
+        if said.open != (asked := engine_id(files)):
+            told = f"is the engine {said.open[:16]}…, and {asked[:16]}… was to be opened"
             raise self._agent.impossible("open", "open", told)
         self._classes = classes
+        return said.runs
 
     def score(self, images: Bytes, batch: int | None = None) -> Scores:
         """Return one row of scores per 8-bit image; the board turns them into pixels as the host would.

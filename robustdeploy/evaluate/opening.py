@@ -62,7 +62,7 @@ def open_on(
     check_fits(built, there)
     board.send(folder, built.files, moved)
     classes = golden["scores"].shape[1]
-    board.open_engine(toolchain.name, built.files, toolchain.options, classes=classes)
+    runs = board.open_engine(toolchain.name, built.files, toolchain.options, classes=classes)
     # The last link of the chain: hashes tell which file is there, this shows that the net itself answers.
     scores = board.score(golden["images"])
     gap, span = float(np.abs(scores - golden["scores"]).max()), float(np.ptp(golden["scores"]))
@@ -77,6 +77,7 @@ def open_on(
         "backend": there.name,
         "backend_version": there.version,
         "backend_details": dict(there.details),
+        "backend_runs": dict(runs),
         "engine": built.id,
         "engine_files": [asdict(file) for file in built.files],
         "engine_bytes": built.bytes,

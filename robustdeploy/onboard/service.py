@@ -139,7 +139,7 @@ class Service:
         self._opened.callback(shutil.rmtree, folder, ignore_errors=True)
         self._store.assemble(files, folder)
         self._model = self._opened.enter_context(backend.open(folder))
-        return Message({"open": engine_id(files)}, {})
+        return Message({"open": engine_id(files), "runs": dict(getattr(self._model, "runs", {}))}, {})
 
     def _score(self, request: Message) -> Message:
         """Score images in batches of the size asked for; the last one is smaller where the number does not divide."""

@@ -92,7 +92,10 @@ class Backend(Protocol):
         ...
 
     def open(self, engine: Path) -> AbstractContextManager[Model]:
-        """Load the engine in the folder ``engine``, which has the same files, for scoring. Nothing is written there."""
+        """Load the engine in the folder ``engine``, which has the same files, for scoring. Nothing is written there.
+
+        The model may have an attribute ``runs``: by name, what really runs there, read back from the toolchain.
+        """
         ...
 
 

@@ -71,7 +71,7 @@ FIELDS = {
     "get": {"total": "9"},
     "compile": {"files.0.name": 3, "files.0.sha256": "0" * 63, "files.0.bytes": "many"}
     | {"files": {"engine.json": 9}, "seconds": "soon"},
-    "open": {"open": True},
+    "open": {"open": True, "runs": [1]},
     "score": {"queries": None, "queries_total": "30"},
     "attack": {"queries": True, "queries_total": 1e3},
     "time": {"warmup_runs": 2.5, "duration_ns": [1], "before": 5, "after": None, "queries_total": {}},

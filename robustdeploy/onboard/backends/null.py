@@ -56,7 +56,7 @@ class _Linear:
 
     def __call__(self, images: Pixels) -> Scores:
         """Score in whole numbers: no rounding, hence the same bits in every batch and on every machine."""
-        levels = np.rint(images.reshape(len(images), -1) * 255).astype(np.int64)
+        levels = np.rint(images.reshape(len(images), int(np.prod(images.shape[1:]))) * 255).astype(np.int64)
         if levels.shape[1] != len(self._weights):
             self._weights = np.floor(self._draws.uniform(0, levels.shape[1]).T * 255).astype(np.int64) - 127
         scores: Scores = ((levels @ self._weights) / 32512.0).astype(np.float32)

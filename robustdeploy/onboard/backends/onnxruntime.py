@@ -55,7 +55,7 @@ class OnnxRuntime:
         shape = _image_shape(session, onnx)
         plain = np.stack([np.full(shape, level, np.float32) for level in (0.0, 0.5, 1.0)])
         scores = _Session(session)(plain)
-        if scores.ndim != 2 or len(scores) != 3 or not np.isfinite(scores).all():
+        if scores.ndim != 2 or len(scores) != 3 or not scores.size or not np.isfinite(scores).all():
             raise ArtifactError(f"{onnx.name} gives scores of shape {scores.shape}, or not finite, for 3 plain images")
         shutil.copyfile(onnx, engine / _FILE)
 
