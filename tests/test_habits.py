@@ -163,6 +163,7 @@ IMPORT_BY_NAME = {
     "robustdeploy/onboard/backends/onnxruntime.py": "the toolchain",
     "robustdeploy/onboard/backends/openvino.py": "the toolchain",
     "robustdeploy/onboard/backends/tensorrt.py": "the toolchain",
+    "robustdeploy/onboard/tvm/installed.py": "the toolchain",
 }
 
 

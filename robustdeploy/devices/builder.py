@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from robustdeploy.core.target import Target
+from robustdeploy.core.traits import DEVICE
 from robustdeploy.devices.board import Board, board_from
 from robustdeploy.devices.local import Local
 from robustdeploy.devices.toolchain import Installed, installed_on
@@ -42,7 +43,10 @@ def _check_builds_for(here: Installed, there: Installed) -> None:
         raise ToolchainError(
             f"{built} is not for {there.version}, which {there.where} has; install that version here, or {_ELSE}"
         )
-    if not here.traits.cross_compiles and (unlike := differing(here.identity, there.identity)):
+    # A cross compiler may run on another device, but what its options make code for must be the same on both.
+    apart = DEVICE if here.traits.cross_compiles else ()
+    own, wanted = ({name: of[name] for name in of if name not in apart} for of in (here.identity, there.identity))
+    if unlike := differing(own, wanted):
         raise ToolchainError(f"{built} is tied to {unlike} of {there.where}; {_ELSE}")
 
 

@@ -76,7 +76,8 @@ class Backend(Protocol):
       ``cpu_model`` and ``board_model``, which every board tells, or of its own probe's details. By default these three.
     * ``BUILDS_ON_HOST: ClassVar[bool]``: whether a host may build the engine, where all of ``TIED_TO`` and the version
       are the same there as on the board. False by default.
-    * ``CROSS_COMPILES: ClassVar[bool]``: whether the host may be another machine than the board. False by default.
+    * ``CROSS_COMPILES: ClassVar[bool]``: whether the host may be another machine than the board, so that only what
+      ``TIED_TO`` names of the probe's details must be the same there. False by default.
     * ``STANDS_IN: ClassVar[bool]``: whether it answers without computing the net. False by default.
     """
 

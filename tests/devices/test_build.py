@@ -96,6 +96,15 @@ def test_an_engine_for_another_architecture_is_built_by_what_cross_compiles(
         assert build_engine(board, target("null", "host"), net, split_agent, tmp_path / "null", silence).identity == {}
 
 
+def test_a_cross_compiler_makes_code_for_what_the_board_is(split, split_agent, net, tmp_path, another, monkeypatch):
+    monkeypatch.setattr(split.get("split"), "CROSS_COMPILES", True, raising=False)
+    with (
+        board_from(another(SPLIT_FLAVOUR="sweet"), split_agent, 20) as board,
+        pytest.raises(ToolchainError, match="tied to flavour 'plain', not to the 'sweet' of"),
+    ):
+        build_engine(board, target(build_on="host"), net, split_agent, tmp_path / "engine", silence)
+
+
 @pytest.mark.parametrize("backend", ["null", "onnxruntime"])
 def test_the_portable_backends_build_here_for_a_board_like_this_machine(backend, agent, net, images, tmp_path):
     with board_from(Local(), agent, 20) as board:

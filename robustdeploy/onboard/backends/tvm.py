@@ -1,0 +1,85 @@
+"""TVM: code for one core of a CPU by a schedule of our own; an engine needs no more than the small runtime library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from ...errors import ArtifactError, ToolchainError
+from ..sensors import read_sensors
+from ..tvm.installed import compiler, compiles, runtime
+from ..tvm.lowering import Processor, compile_engine
+from ..tvm.running import here, machine_of, opened, write_about
+from ..types import Model, Probe
+
+
+@dataclass(frozen=True)
+class Tvm:
+    """TVM for one core of a CPU."""
+
+    # Code for a processor may hold instructions that another of the same architecture lacks.
+    TIED_TO: ClassVar[tuple[str, ...]] = ("machine", "code_for")
+    BUILDS_ON_HOST: ClassVar[bool] = True
+    CROSS_COMPILES: ClassVar[bool] = True
+    triple: str = ""
+    """What code is made for, such as `aarch64-linux-gnu`; empty is the machine that builds."""
+    cpu: str = ""
+    """The processor by LLVM's name, such as `cortex-a72`; empty is the one that builds, or any of `triple`."""
+    cc: str = ""
+    """The C compiler that links; empty is `cc`, or `MACHINE-linux-gnu-gcc` for another architecture."""
+    runtime: str = ""
+    """Where `libtvm_runtime.so` lies on the board; empty looks into `tvm/lib` wherever Python imports from."""
+
+    def __post_init__(self) -> None:
+        if self.triple and "-" not in self.triple:
+            raise ValueError(f"triple is {self.triple!r}; it must be like aarch64-linux-gnu")
+
+    def probe(self) -> Probe:
+        """Say which TVM is here and what its engines are for, or what is missing and how to mend it."""
+        try:
+            found = runtime(self.runtime)
+        except ToolchainError as error:
+            return Probe(usable=False, fix=str(error))
+        details = {
+            "ffi": found.ffi_version,
+            "compiles": compiles(),
+            "code_for": self._code_for(),
+            "int8": "computed in float32",
+            "batch": "images are scored one by one",
+        }
+        return Probe(usable=True, version=found.version, details=details)
+
+    def compile(self, onnx: Path, engine: Path) -> None:
+        """Compile ``onnx`` into a library; where it can run here, its scores for plain images must be finite."""
+        tvm, found = compiler(), runtime(self.runtime)
+        about = compile_engine(tvm, found.version, onnx, engine, self._processor())
+        write_about(engine, about)
+        if about.machine != here():
+            return
+        plain = np.stack([np.full(about.image, level, np.float32) for level in (0.0, 0.5, 1.0)])
+        with opened(engine, found) as model:
+            if not np.isfinite(model(plain)).all():
+                raise ArtifactError(f"{onnx.name} gives scores that are not finite for plain images")
+
+    @contextmanager
+    def open(self, engine: Path) -> Iterator[Model]:
+        """Load what `compile` wrote with the runtime library alone."""
+        with opened(engine, runtime(self.runtime)) as model:
+            yield model
+
+    def _processor(self) -> Processor:
+        return Processor(self.triple, self.cpu, self.cc)
+
+    def _code_for(self) -> str:
+        """Name the processor that engines are for; on a board and on a host that builds for it this is the same."""
+        if self.triple:
+            return f"{machine_of(self.triple)} {self.cpu or 'any'}"
+        return f"{here()} {self.cpu or read_sensors()['cpu_model'] or 'any'}"
+
+
+plugin = Tvm
