@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,3 +175,64 @@ def net(tmp_path_factory, weights):
 def images():
     """Images of the size that ``net`` reads."""
     return np.random.default_rng(1).integers(0, 256, (30, 3, 4, 4)).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def made_board(tmp_path_factory, worker_id):
+    """An emulated Arm board, made once for all processes of a test run; it is not started here, and not changed."""
+    from robustdeploy.devices.emulator.assembly import assemble
+    from robustdeploy.devices.emulator.folder import folder_at
+    from robustdeploy.errors import EnvironmentFailure, StorageError
+
+    base = tmp_path_factory.getbasetemp()
+    folder = folder_at((base if worker_id == "master" else base.parent) / "emulated-board")
+    while True:
+        try:
+            handle = folder.taken()
+            break
+        except StorageError:  # the other process makes it
+            time.sleep(0.5)
+    try:
+        if folder.facts is None:
+            assemble(folder, lambda words: None)
+    except EnvironmentFailure as missing:
+        pytest.skip(f"no emulated Arm board can be made here: {missing}")
+    finally:
+        os.close(handle)
+    return folder
+
+
+def board_beside(made, path):
+    """A board of its own that shares the files of one that is made: to be started and stopped by one test alone."""
+    from robustdeploy.devices.emulator.folder import folder_at
+
+    folder = folder_at(path)
+    os.close(folder.taken())
+    folder.python.parent.mkdir()
+    folder.root.symlink_to(made.root)
+    shutil.copy(made.python, folder.python)
+    folder.store.mkdir()
+    folder.seal(made.facts)
+    return folder.path
+
+
+@pytest.fixture
+def own_emulated_board(made_board, tmp_path):
+    """The folder of an emulated board that does not run, for one test to do with as it likes."""
+    return board_beside(made_board, tmp_path / "board")
+
+
+@pytest.fixture(scope="session")
+def emulated_board(made_board, tmp_path_factory):
+    """The folder of an emulated board that runs; its target file lies in it."""
+    from robustdeploy.devices.emulator import server
+    from robustdeploy.devices.emulator.folder import folder_at
+    from robustdeploy.errors import EnvironmentFailure
+
+    folder = folder_at(board_beside(made_board, tmp_path_factory.mktemp("emulated") / "board"))
+    try:
+        server.start(folder)
+    except EnvironmentFailure as missing:
+        pytest.skip(f"no emulated Arm board can be started here: {missing}")
+    yield folder.path
+    server.stop(folder)

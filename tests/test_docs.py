@@ -207,7 +207,7 @@ def test_the_grey_levels_of_the_page_are_right():
 def test_the_shipped_targets_are_on_the_page_with_their_status():
     rows = {ticked(row[0])[0]: row[1:] for row in table(page("targets"), "target")}
     assert set(rows) == set(shipped_names("targets"))
-    links = {"local": "local process", "ssh": "SSH"}
+    links = {"local": "local process", "ssh": "SSH", "emulated": "SSH on loopback"}
     for name, (link, backend, status) in rows.items():
         target = load_target(name)
         assert link == links[target.link.name]

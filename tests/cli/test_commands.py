@@ -22,6 +22,7 @@ COMMANDS = [
     "compare",
     "verify",
     "doctor",
+    "board",
     "ls",
     "validate",
     "schema",
