@@ -7,15 +7,17 @@ the network is strongly typed, so precision is what the ONNX graph says and no b
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 import re
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -25,6 +27,8 @@ from ..engine import file_of
 from ..types import Model, Pixels, Probe, Scores
 
 _FILE = "engine.plan"
+_LAYERS = "layers.json"
+_TIMINGS = "timing.cache"
 # JetPack 6 comes with it. TensorRT 11 knows strongly typed networks alone, so no other kind is built anywhere.
 _OLDEST = (10, 3)
 _FIX = (
@@ -50,9 +54,15 @@ class Tensorrt:
     tf32: bool = False
     """Let float32 products run in TF32 (10-bit mantissas), which NVIDIA allows by default and we do not."""
     timing_cache: str = ""
-    """File that keeps kernel timings between builds; empty keeps none."""
+    """File on the board that keeps kernel timings between builds; empty keeps none."""
+    timing_cache_sha256: str = ""
+    """Pins that file: another content, or a kernel whose timing is not in it, is an error, and it is never written."""
 
     def __post_init__(self) -> None:
+        if self.timing_cache_sha256 and not re.fullmatch(r"[0-9a-f]{64}", self.timing_cache_sha256):
+            raise UsageError(f"timing_cache_sha256 is {self.timing_cache_sha256[:80]!r}; it is 64 digits in lower case")
+        if self.timing_cache_sha256 and not self.timing_cache:
+            raise UsageError("timing_cache_sha256 pins a file that timing_cache must name, and that is empty")
         if not 1 <= self.tune_batch <= self.max_batch:
             raise UsageError(f"tune_batch is {self.tune_batch}; it must be 1 to max_batch, which is {self.max_batch}")
         if not 0 <= self.level <= 5 or self.workspace_mib < 0:
@@ -81,16 +91,23 @@ class Tensorrt:
         trt = toolchain()
         # Asked first: without a GPU the builder fails later, with words that do not say so.
         cuda.load().devices()
-        (engine / _FILE).write_bytes(build(trt, _read(onnx), self))
+        built = build(trt, _read(onnx), self)
+        # Which kernels were chosen cannot be told later where the engine no longer loads.
+        layers = _inspected(trt, built.engine)
+        (engine / _FILE).write_bytes(built.engine)
+        (engine / _LAYERS).write_text(layers or "{}")
+        if built.timings:
+            (engine / _TIMINGS).write_bytes(built.timings)
 
     @contextmanager
     def open(self, engine: Path) -> Iterator[Model]:
         """Load what `compile` wrote onto the GPU; ArtifactError where it was built elsewhere or is not an engine."""
         trt = toolchain()
         data = _read(file_of(engine, _FILE))
+        runs = layers_from(_read(file_of(engine, _LAYERS)))
         runtime = cuda.load()
         runtime.devices()
-        with _loaded(trt, data, runtime) as scorer:
+        with _loaded(trt, data, runtime, runs) as scorer:
             yield scorer
 
 
@@ -113,7 +130,15 @@ def version_tuple(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
-def build(trt: Any, onnx: bytes, plan: Tensorrt, prepare: Callable[[Any], None] | None = None) -> bytes:
+class Built(NamedTuple):
+    """What the builder gave."""
+
+    engine: bytes
+    timings: bytes
+    """The timing cache as it was used or as it became; empty where none is kept."""
+
+
+def build(trt: Any, onnx: bytes, plan: Tensorrt, prepare: Callable[[Any], None] | None = None) -> Built:
     """Build an engine from ONNX bytes with the module ``trt``.
 
     ``prepare`` may finish the builder's configuration: products that build without a GPU must be told which to build
@@ -133,13 +158,17 @@ def build(trt: Any, onnx: bytes, plan: Tensorrt, prepare: Callable[[Any], None] 
     _configure(trt, builder, network, config, plan)
     if prepare:
         prepare(config)
-    timings = _timings(config, plan)
+    pinned = plan.timing_cache_sha256 and pinned_timings(plan)
+    timings = _pinned(trt, config, pinned, plan) if pinned else _timings(config, plan)
     blob = builder.build_serialized_network(network, config)
     if blob is None:
-        raise ToolchainError(f"TensorRT {trt.__version__} could not build an engine: {words.told()}")
-    if timings is not None:
-        Path(plan.timing_cache).write_bytes(bytes(timings.serialize()))
-    return bytes(blob)
+        hint = f"; the pinned {plan.timing_cache} may lack a kernel of this net" if pinned else ""
+        raise ToolchainError(f"TensorRT {trt.__version__} could not build an engine: {words.told()}{hint}")
+    if pinned or timings is None:
+        return Built(bytes(blob), pinned or b"")
+    kept = bytes(timings.serialize())
+    Path(plan.timing_cache).write_bytes(kept)
+    return Built(bytes(blob), kept)
 
 
 def _told(fault: Any) -> str:
@@ -149,6 +178,8 @@ def _told(fault: Any) -> str:
 
 def _configure(trt: Any, builder: Any, network: Any, config: Any, plan: Tensorrt) -> None:
     config.builder_optimization_level = plan.level
+    # Else an engine tells the names of its layers and not which kernels, in which precision, they became.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     # TF32 is on by default and keeps 10 bits of the mantissa; near-ties then get another class than in float32.
     if not plan.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
@@ -187,6 +218,60 @@ def _timings(config: Any, plan: Tensorrt) -> Any:
     return kept
 
 
+def pinned_timings(plan: Tensorrt) -> bytes:
+    """Return the timing cache that is pinned; ToolchainError where it is missing or another."""
+    file, fix = Path(plan.timing_cache), "put the pinned file there or change timing_cache_sha256"
+    if not file.is_file():
+        raise ToolchainError(f"the pinned timing cache {file} is not on the board; {fix}")
+    data = file.read_bytes()
+    if (found := hashlib.sha256(data).hexdigest()) != plan.timing_cache_sha256:
+        raise ToolchainError(f"{file} has hash {found}, and {plan.timing_cache_sha256} is pinned; {fix}")
+    return data
+
+
+def _pinned(trt: Any, config: Any, data: bytes, plan: Tensorrt) -> Any:
+    # A kernel that is timed anew may win on one day and lose on another: the engine would not be the pinned one.
+    config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
+    kept = config.create_timing_cache(data)
+    if kept is None or not config.set_timing_cache(kept, ignore_mismatch=False):
+        told = f"TensorRT {trt.__version__} refused the pinned {plan.timing_cache}: {_words(trt).told()}"
+        raise ToolchainError(f"{told}; it was kept for another GPU or version, so build without the pin and pin anew")
+    return kept
+
+
+_KINDS = {
+    **dict.fromkeys(("int8",), "i8"),
+    **dict.fromkeys(("fp8", "float8"), "f8"),
+    **dict.fromkeys(("bf16", "bfloat16"), "bf16"),
+    **dict.fromkeys(("half", "fp16", "float16"), "f16"),
+    **dict.fromkeys(("float", "fp32"), "f32"),
+}
+_KIND = re.compile("|".join(_KINDS), re.IGNORECASE)
+
+
+def layers_from(told: bytes) -> Mapping[str, Any]:
+    """Count the layers of an engine by kind and the precision they give, from the inspector's text."""
+    try:
+        layers = json.loads(told).get("Layers", [])
+    except (ValueError, AttributeError):
+        raise ArtifactError(f"{_LAYERS} is not what TensorRT's inspector wrote; compile the engine again") from None
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        if not isinstance(layer, dict):  # a name alone, of an engine that was built with less to tell
+            counts["unknown"] += 1
+            continue
+        first: Any = next(iter(layer.get("Outputs") or []), {})
+        match = _KIND.search(str(first.get("Format/Datatype", "")) if isinstance(first, dict) else "")
+        counts[f"{layer.get('LayerType', 'unknown')} {_KINDS[match[0].lower()] if match else 'unknown'}"] += 1
+    return {"layers": dict(counts)}
+
+
+def _inspected(trt: Any, data: bytes) -> str:
+    """Return what the engine's layers became, in the inspector's JSON."""
+    inspector = _deserialised(trt, data).create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
 @cache
 def _words(trt: Any) -> Any:
     """Return the listener that keeps TensorRT's last complaints; one per module, which keeps the first it is given."""
@@ -218,8 +303,7 @@ def _made(make: Callable[[], Any], what: str, words: Any) -> Any:
     return made
 
 
-@contextmanager
-def _loaded(trt: Any, data: bytes, runtime: cuda.Cuda) -> Iterator[Scorer]:
+def _deserialised(trt: Any, data: bytes) -> Any:
     words = _words(trt)
     words.lines.clear()
     # An engine may carry host code (plug-in libraries); the runtime refuses it unless told otherwise, and is not told.
@@ -231,6 +315,12 @@ def _loaded(trt: Any, data: bytes, runtime: cuda.Cuda) -> Iterator[Scorer]:
             f"TensorRT {trt.__version__} refused the engine: {words.told()}; engines are tied to the GPU and to the "
             "version that built them, so compile it again here"
         )
+    return engine
+
+
+@contextmanager
+def _loaded(trt: Any, data: bytes, runtime: cuda.Cuda, runs: Mapping[str, Any]) -> Iterator[Scorer]:
+    words, engine = _words(trt), _deserialised(trt, data)
     # Names, types and sizes come from the engine itself; the buffers below must fit them exactly.
     ends = ends_of(trt, engine)
     context = _made(engine.create_execution_context, "an execution context", words)
@@ -242,7 +332,7 @@ def _loaded(trt: Any, data: bytes, runtime: cuda.Cuda) -> Iterator[Scorer]:
         for name, address in ((ends.input, addresses[0]), (ends.output, addresses[1])):
             if not context.set_tensor_address(name, address):
                 raise ToolchainError(f"TensorRT refused the buffer of {name}: {words.told()}")
-        scorer = Scorer(runtime, context, ends, images, scores, addresses[0], addresses[1], stream, words)
+        scorer = Scorer(runtime, context, ends, images, scores, addresses[0], addresses[1], stream, words, runs)
         held.callback(scorer.close)
         yield scorer
 
@@ -295,6 +385,8 @@ class Scorer:
     scores_at: int
     stream: int
     words: Any
+    runs: Mapping[str, Any] = field(default_factory=dict)
+    """Which kinds of layers run in which precision."""
     batch: int = 0
     closed: bool = False
 

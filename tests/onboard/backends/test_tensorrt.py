@@ -10,13 +10,31 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from robustdeploy.core.recipe import Choice
 from robustdeploy.errors import ArtifactError, ToolchainError, UsageError
+from robustdeploy.export.metadata import OnnxMetadata
+from robustdeploy.export.onnx_file import export_onnx
+from robustdeploy.nets.build import build_net
+from robustdeploy.nets.store import load_net
 from robustdeploy.onboard import cuda
 from robustdeploy.onboard.backends import tensorrt as backend
-from robustdeploy.onboard.backends.tensorrt import Tensorrt, build, chunks, profile_shapes, toolchain, version_tuple
+from robustdeploy.onboard.backends.tensorrt import (
+    Tensorrt,
+    build,
+    chunks,
+    layers_from,
+    pinned_timings,
+    profile_shapes,
+    toolchain,
+    version_tuple,
+)
 from robustdeploy.onboard.find import build_plugin
+from robustdeploy.onboard.store import sha256_of
 
 RTX = importlib.util.find_spec("tensorrt_rtx") is not None
 STUB = next((p for e in sys.path if (p := Path(e or ".") / "tensorrt_bindings" / "tensorrt.pyi").is_file()), None)
@@ -36,7 +54,19 @@ CLASSES = {
     "timings": "ITimingCache",
     "kept": "ITimingCache",
     "tensor": "ITensor",
+    "inspector": "EngineInspector",
 }
+METADATA = OnnxMetadata(
+    recipe_sha256="ab" * 32,
+    threat="linf 8/255",
+    norm="linf",
+    eps=8 / 255,
+    ops_ratio=1.0,
+    macs=1,
+    classes="\n".join("abcdefghij"),
+    input_mean="0.5",
+    input_std="0.5",
+)
 
 
 def graph(batch="N", op="Conv", bias=0.0):
@@ -82,9 +112,10 @@ def usable():
 @needs_rtx
 @pytest.mark.parametrize("batch", ["N", 2])
 def test_builds_an_engine_from_a_graph_with_free_or_fixed_batch(batch):
-    blob = build(toolchain_rtx(), graph(batch), Tensorrt(max_batch=8, tune_batch=2), for_some_gpu)
-    assert len(blob) > 1000
-    assert blob == bytes(blob)
+    built = build(toolchain_rtx(), graph(batch), Tensorrt(max_batch=8, tune_batch=2), for_some_gpu)
+    assert type(built.engine) is bytes
+    assert len(built.engine) > 1000
+    assert built.timings == b""
 
 
 @needs_rtx
@@ -123,8 +154,117 @@ def test_a_graph_that_cannot_be_read_is_refused_in_the_parsers_words(broken):
 def test_an_engine_of_another_product_is_refused():
     """Deserialising needs a GPU, so here TensorRT's own refusal is what must come through."""
     runtime = cuda.Cuda.__new__(cuda.Cuda)  # never reached: the engine is refused first
-    with pytest.raises((ArtifactError, ToolchainError)), backend._loaded(toolchain_rtx(), b"no engine" * 100, runtime):
+    with (
+        pytest.raises((ArtifactError, ToolchainError)),
+        backend._loaded(toolchain_rtx(), b"no engine" * 100, runtime, {}),
+    ):
         pytest.fail("an engine that is none was opened")
+
+
+def pinned(tmp_path, content=b"timings", sha256=None):
+    (tmp_path / "timings").write_bytes(content)
+    return Tensorrt(
+        timing_cache=str(tmp_path / "timings"), timing_cache_sha256=sha256 or sha256_of(tmp_path / "timings")
+    )
+
+
+def test_a_pinned_timing_cache_is_that_file_and_no_other(tmp_path):
+    assert pinned_timings(pinned(tmp_path)) == b"timings"
+    with pytest.raises(ToolchainError, match=r"has hash [0-9a-f]{64}, and 0{64} is pinned; put the pinned file there"):
+        pinned_timings(pinned(tmp_path, sha256="0" * 64))
+    plan = pinned(tmp_path)
+    (tmp_path / "timings").unlink()
+    with pytest.raises(ToolchainError, match="is not on the board; put the pinned file there"):
+        pinned_timings(plan)
+
+
+@needs_rtx
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")
+def test_a_pinned_timing_cache_is_used_kept_and_never_written(tmp_path):
+    trt, flags = toolchain_rtx(), []
+    first = build(trt, graph(), Tensorrt(timing_cache=str(tmp_path / "timings")), for_some_gpu)
+    assert first.timings == (tmp_path / "timings").read_bytes() != b""
+    (tmp_path / "timings").chmod(0o400)
+    before = (tmp_path / "timings").stat()
+
+    def look(config):
+        for_some_gpu(config)
+        flags.append(config)
+
+    plan = Tensorrt(timing_cache=str(tmp_path / "timings"), timing_cache_sha256=sha256_of(tmp_path / "timings"))
+    assert build(trt, graph(), plan, look).timings == first.timings
+    assert flags[0].get_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
+    assert (tmp_path / "timings").stat().st_mtime_ns == before.st_mtime_ns
+
+
+# Written by TensorRT's inspector, as NVIDIA's guide for developers shows it, and with names alone.
+INSPECTED = b"""{"Layers": [{
+  "Name": "res4_0_branch2a_1", "LayerType": "CaskConvolution",
+  "Inputs": [{"Name": "x", "Dimensions": [16,512,28,28],
+    "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format."}],
+  "Outputs": [{"Name": "y", "Dimensions": [16,256,28,28],
+    "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format."}],
+  "Weights": {"Type": "Int8", "Count": 131072}, "Bias": {"Type": "Float", "Count": 256}
+}, {"Name": "to half", "LayerType": "Reformat", "Outputs": [{"Format/Datatype": "Row major linear FP16 format"}]},
+{"Name": "head", "LayerType": "gemm", "Outputs": [{"Name": "scores", "Format/Datatype": "Row major linear FP32"}]},
+{"Name": "shape", "LayerType": "NoOp", "Outputs": [{"Format/Datatype": "N/A due to dynamic shapes"}]},
+{"Name": "end", "LayerType": "kgen", "Outputs": []}, "a name alone"], "Bindings": ["images", "scores"]}"""
+
+
+def test_what_the_layers_became_is_read_from_the_inspectors_text():
+    assert layers_from(INSPECTED)["layers"] == {
+        "CaskConvolution i8": 1,
+        "Reformat f16": 1,
+        "gemm f32": 1,
+        "NoOp unknown": 1,
+        "kgen unknown": 1,
+        "unknown": 1,
+    }
+    assert layers_from(b"{}") == {"layers": {}}
+    with pytest.raises(ArtifactError, match=r"layers\.json is not what"):
+        layers_from(b"[not json")
+
+
+class Some(CalibrationDataReader):
+    def __init__(self, shape):
+        self.parts = iter([{"images": np.random.default_rng(0).random((8, *shape), dtype=np.float32)}])
+
+    def get_next(self):
+        return next(self.parts, None)
+
+
+def int8_form(path, shape):
+    """Signed and symmetric, per channel, the bias in float: the one form that TensorRT reads."""
+    form = {"QuantizeBias": False, "ActivationSymmetric": True, "WeightSymmetric": True}
+    kinds = {"activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8}
+    made = path.with_name("int8.onnx")
+    quantize_static(str(path), str(made), Some(shape), QuantFormat.QDQ, per_channel=True, extra_options=form, **kinds)
+    return made.read_bytes()
+
+
+def fp16_form(path, shape):
+    return convert_float_to_float16(onnx.load(path), keep_io_types=True).SerializeToString()
+
+
+@needs_rtx
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["dense", "pruned"])
+def test_every_exported_graph_is_built_in_every_precision(net, tmp_path):
+    """The pruned one is the kept net at 30 % of its operations, whose layers have 7, 10, 11 and other odd widths."""
+    torch.manual_seed(0)
+    kept = Path(__file__).parents[3] / "docs/results/cifar10-resnet20-ops0.3"
+    model = (
+        load_net(kept) if net == "pruned" else build_net(Choice(name="resnet8"), 10, (3, 32, 32), [0.5] * 3, [0.5] * 3)
+    )
+    widths = {layer.out_channels for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)}
+    assert any(width % 2 for width in widths) == (net == "pruned")
+    path = tmp_path / "fp32.onnx"
+    export_onnx(model, (3, 32, 32), path, 18, METADATA)
+    forms = {"fp32": path.read_bytes(), "fp16": fp16_form(path, (3, 32, 32)), "int8": int8_form(path, (3, 32, 32))}
+    sizes = {
+        name: len(build(toolchain_rtx(), content, Tensorrt(), for_some_gpu).engine) for name, content in forms.items()
+    }
+    assert min(sizes.values()) > 10_000
 
 
 def names_used():
@@ -167,6 +307,19 @@ def test_every_name_used_exists_in_tensorrt_rtx():
         if owner is None:
             missing.append(".".join(name))
     assert missing == []
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "11.4.0.106"])
+def test_every_name_used_is_in_the_bindings_of_the_oldest_and_the_newest_version(version):
+    """The lists are made by scripts/binding-names. They tell a name and not its class, some as the end of another."""
+    text = "\n" + (Path(__file__).parent / "names" / f"tensorrt-{version}.txt").read_text()
+    used = {part for name in names_used() for part in name if not part.startswith("__")}
+    assert len(used) > 50
+    assert sorted(part for part in used if f"{part}\n" not in text) == []
+    # What TensorRT 11 has no more: flags that let the builder choose a precision.
+    assert ("\nFP16\n" in text, "\nEXPLICIT_BATCH\n" in text) == (
+        (True, True) if version == "10.3.0" else (False, False)
+    )
 
 
 @pytest.mark.skipif(STUB is None, reason="tensorrt-stubs is not installed: names cannot be held to TensorRT 10's API")
@@ -227,7 +380,14 @@ def test_options_it_does_not_have_are_refused_before_anything_is_built(options, 
         build_plugin("backends", "tensorrt", options)
 
 
-@pytest.mark.parametrize("fields", [{"max_batch": 0}, {"tune_batch": 0}, {"tune_batch": 65}, {"level": 6}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"max_batch": 0}, {"tune_batch": 0}, {"tune_batch": 65}, {"level": 6}),
+        {"timing_cache": "t", "timing_cache_sha256": "F" * 64},
+        {"timing_cache_sha256": "f" * 64},
+    ],
+)
 def test_impossible_options_are_refused(fields):
     with pytest.raises(UsageError):
         Tensorrt(**fields)
