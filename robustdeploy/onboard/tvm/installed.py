@@ -63,7 +63,10 @@ def compiler() -> Any:
 
 def onnx_package() -> Any:
     """Import the onnx package, which TVM reads graphs with."""
-    return _imported("onnx")
+    onnx = _imported("onnx")
+    for part in ("reference", "shape_inference"):
+        _imported(f"onnx.{part}")
+    return onnx
 
 
 def compiles() -> bool:

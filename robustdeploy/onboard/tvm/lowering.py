@@ -10,8 +10,10 @@ from typing import Any
 
 from ...errors import ArtifactError, ToolchainError
 from ..store import sha256_of
-from .folding import fold_layouts, sizes_of
+from .folding import sizes_of
+from .graph import prepared
 from .installed import onnx_package
+from .layout import channels_last
 from .operators import legalizations
 from .running import LIBRARY, About, here, machine_of, words_of
 from .schedule import scheduled
@@ -49,7 +51,7 @@ def compile_engine(tvm: Any, version: str, onnx: Path, engine: Path, processor: 
     model = _read(onnx)
     image = image_shape(model, onnx.name)
     try:
-        module = imported(tvm, model, image)
+        module = imported(tvm, prepared(model), image)
         executable = built(tvm, module, target)
         classes = _classes(module, onnx.name)
     except (ArtifactError, MemoryError):
@@ -109,8 +111,7 @@ def imported(tvm: Any, model: Any, image: tuple[int, int, int]) -> Any:
     """Turn an ONNX graph into TVM's own, for one image, with channels last around convolutions."""
     transform = tvm.relax.transform
     module = tvm.relax.frontend.onnx.from_onnx(model, shape_dict={"images": [1, *image]})
-    module = transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]})(module)
-    return transform.FoldConstant()(fold_layouts(tvm, transform.Normalize()(module)))
+    return transform.FoldConstant()(channels_last(tvm, transform.Normalize()(module)))
 
 
 def built(tvm: Any, module: Any, target: Any) -> Any:

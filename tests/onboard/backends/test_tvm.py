@@ -205,7 +205,7 @@ def half(path):
     return net.write(path, 16)
 
 
-NETS = {made.__name__: made for made in (residual, odd, mobile, grouped, dense, attention, quantised, half)}
+NETS = {made.__name__: made for made in (residual, odd, mobile, grouped, dense, attention, recurrent, quantised, half)}
 
 
 def compiled(path, **options):
