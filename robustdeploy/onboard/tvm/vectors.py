@@ -9,6 +9,8 @@ _SPARE = 3
 """Registers left for weights and for the value that is multiplied with them."""
 _BUSY = 8
 """Sums in flight that keep the multipliers of today's cores busy: two of them, four cycles each."""
+_WEIGHTS = 4
+"""What loading a vector of weights costs, in loads of a value that is multiplied with them: it comes from further away."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,7 @@ def tile_for(height: int, width: int, channels: int, vectors: Vectors) -> Tile:
                 # One register for each vector of weights beside the sums.
                 if sums + wide > room and sums > 1:
                     continue
-                loads = 1 / wide + 1 / (rows * columns)
-                cost = loads + 2 * max(0, _BUSY - sums) / _BUSY
+                cost = (1 / wide + _WEIGHTS / (rows * columns)) * max(1, _BUSY / sums)
                 if cost < least - 1e-9:
                     best, least = Tile(rows, columns, wide, lanes), cost
     return best
