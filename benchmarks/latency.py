@@ -1,0 +1,218 @@
+"""Latency: every usable backend's time for one image on one core, taking turns, as a ratio to ONNX Runtime's.
+
+    python benchmarks/latency.py
+    python benchmarks/latency.py resnet20 mobilenet_v2 --seconds 20 --json
+
+Nets have weights that nobody trained: neither time nor parity depends on them. The smaller ones keep, of each layer,
+the number of channels that the package's masks find for their share of operations before any training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Before numpy and torch load, which read it once.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import machine
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+
+from robustdeploy.core.recipe import Budget
+from robustdeploy.core.registry import BACKENDS
+from robustdeploy.core.traits import traits_of
+from robustdeploy.cost.module import macs
+from robustdeploy.export.metadata import OnnxMetadata
+from robustdeploy.export.onnx_file import export_onnx
+from robustdeploy.nets.resnet18 import ResNet18
+from robustdeploy.nets.resnet20 import ResNet20
+from robustdeploy.onboard.types import Backend, Model
+from robustdeploy.prune.masks import Masks
+
+SMALL, LARGE = (3, 32, 32), (3, 64, 64)
+REFERENCE = "onnxruntime"
+MULTIPLE = 8
+OPSET = 18
+TURN_S = 0.03
+"""How long one backend runs before the next one does."""
+Make = Callable[[], nn.Module]
+Precision = Callable[[Path, Path], None]
+
+
+@dataclass(frozen=True)
+class Net:
+    """One net of the table."""
+
+    make: Make
+    shape: tuple[int, int, int]
+    ops: float | None = None
+    """Share of the operations that is kept."""
+
+
+NETS: Mapping[str, Net] = {
+    "resnet20": Net(lambda: ResNet20()(10, 3), SMALL),
+    "resnet20-ops0.5": Net(lambda: ResNet20()(10, 3), SMALL, 0.5),
+    "resnet20-ops0.3": Net(lambda: ResNet20()(10, 3), SMALL, 0.3),
+    "resnet18": Net(lambda: ResNet18()(10, 3), SMALL),
+    "resnet18-ops0.5": Net(lambda: ResNet18()(10, 3), SMALL, 0.5),
+    "resnet18-ops0.3": Net(lambda: ResNet18()(10, 3), SMALL, 0.3),
+    "mobilenet_v2": Net(lambda: torchvision.models.mobilenet_v2(num_classes=10), LARGE),
+    "vgg11_bn": Net(lambda: torchvision.models.vgg11_bn(num_classes=10), LARGE),
+}
+PRECISIONS: Mapping[str, Precision | None] = {"fp32": None}
+"""What makes the file of a precision from that of fp32; None where that is it already."""
+
+
+@dataclass
+class Contender:
+    """A backend with its engine of one net."""
+
+    name: str
+    model: Model
+    compile_s: float
+    calls: int = 1
+    lowest_s: float = float("inf")
+
+    def turn(self, image: Any) -> None:
+        """Run for a while, and keep the shortest time."""
+        self.model(image)  # the others' data are in the caches
+        for _ in range(self.calls):
+            started = time.perf_counter()
+            self.model(image)
+            self.lowest_s = min(self.lowest_s, time.perf_counter() - started)
+
+
+def main() -> int:
+    """Measure the nets that are asked for and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("nets", nargs="*", metavar="NET", help=f"of {', '.join(NETS)}; all of them without any")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each net, of all backends together")
+    parser.add_argument("--backends", nargs="*", help="all that are usable here, if not given")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if unknown := [name for name in options.nets if name not in NETS]:
+        parser.error(f"no net {unknown[0]} (there are: {', '.join(NETS)})")
+    torch.set_num_threads(1)
+    backends = dict(_usable(options.backends))
+    rows = [row for name in options.nets or NETS for row in _rows(name, backends, options.seconds)]
+    found = {"machine": machine.description(torch.device("cpu")), "load": machine.load_average(), "rows": rows}
+    print(json.dumps(found, indent=2) if options.json else _table(found))
+    return 0
+
+
+def _usable(asked: list[str] | None) -> Iterator[tuple[str, Backend]]:
+    """Give the backends that compute something here, the reference first."""
+    for name in sorted(BACKENDS.names(), key=lambda name: (name != REFERENCE, name)):
+        backend: Backend = BACKENDS.build(name, {})
+        if name != REFERENCE and asked is not None and name not in asked:
+            continue
+        probe = backend.probe()
+        if not probe.usable or traits_of(type(backend)).stands_in:
+            print(f"without {name}: {probe.fix or 'it computes no net'}", file=sys.stderr)
+            continue
+        yield name, backend
+
+
+def _rows(name: str, backends: Mapping[str, Backend], seconds: float) -> Iterator[dict[str, Any]]:
+    net, kept = _made(NETS[name])
+    with tempfile.TemporaryDirectory() as kept_in:
+        folder = Path(kept_in)
+        export_onnx(net, NETS[name].shape, folder / "fp32.onnx", OPSET, _METADATA)
+        for precision, write in PRECISIONS.items():
+            onnx = folder / f"{precision}.onnx"
+            if write is not None:
+                write(folder / "fp32.onnx", onnx)
+            about = {"net": name, "precision": precision, "ops_kept": round(kept, 4)}
+            yield about | _measured(onnx, folder / precision, NETS[name].shape, backends, seconds)
+
+
+def _made(which: Net) -> tuple[nn.Module, float]:
+    """Return a net with fresh weights and the share of operations that it keeps."""
+    torch.manual_seed(0)
+    net = which.make()
+    _settle(net, which.shape)
+    whole = macs(net, which.shape)
+    if which.ops is not None:
+        pruning = Masks().wrap(net, which.shape, Budget(ops=which.ops, channel_multiple=MULTIPLE))
+        pruning.finalize()
+        net = pruning.compact()
+    return net.eval(), macs(net, which.shape) / whole
+
+
+def _settle(net: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Give normalisation layers statistics of their own inputs; fresh ones would let scores grow or vanish."""
+    net.train()
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.rand(8, *shape))
+    net.eval()
+
+
+def _measured(
+    onnx: Path, folder: Path, shape: tuple[int, int, int], backends: Mapping[str, Backend], seconds: float
+) -> dict[str, Any]:
+    image = np.random.default_rng(0).random((1, *shape), dtype=np.float32)
+    with ExitStack() as opened:
+        field = [_opened(opened, name, backend, onnx, folder / name) for name, backend in backends.items()]
+        scores = {contender.name: contender.model(image) for contender in field}
+        for contender in field:
+            contender.turn(image)
+            contender.calls = max(1, int(TURN_S / contender.lowest_s))
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            for contender in field:
+                contender.turn(image)
+    reference = field[0]
+    return {
+        "backends": {
+            contender.name: {
+                "lowest_us": round(contender.lowest_s * 1e6, 1),
+                "ratio": round(contender.lowest_s / reference.lowest_s, 3),
+                "largest_difference": float(np.abs(scores[contender.name] - scores[reference.name]).max()),
+                "compile_s": round(contender.compile_s, 2),
+            }
+            for contender in field
+        }
+    }
+
+
+def _opened(opened: ExitStack, name: str, backend: Backend, onnx: Path, folder: Path) -> Contender:
+    folder.mkdir(parents=True)
+    started = time.monotonic()
+    backend.compile(onnx, folder)
+    seconds = time.monotonic() - started
+    return Contender(name, opened.enter_context(backend.open(folder)), seconds)
+
+
+def _table(found: Mapping[str, Any]) -> str:
+    lines = [machine.in_words(found["machine"]), ""]
+    head = f"{'net':18} {'precision':10} {'ops':>6} {'backend':14} {'lowest':>10} {'ratio':>7} {'parity':>9}"
+    lines.append(head)
+    for row in found["rows"]:
+        for name, told in row["backends"].items():
+            lines.append(
+                f"{row['net']:18} {row['precision']:10} {row['ops_kept']:6.1%} {name:14} "
+                f"{told['lowest_us']:7,.0f} us {told['ratio']:7.3f} {told['largest_difference']:9.1e}"
+            )
+    return "\n".join(lines)
+
+
+_METADATA = OnnxMetadata(
+    recipe_sha256="0" * 64, threat="none", norm="linf", eps=0.0, ops_ratio=1.0, macs=0, classes="", input_mean="",
+    input_std="",
+)  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main())
