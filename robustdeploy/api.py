@@ -15,6 +15,7 @@ from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.load import load_target
 from robustdeploy.core.plain import plain
+from robustdeploy.core.precisions import asked_precisions, precisions_on
 from robustdeploy.core.recipe import Evaluate, Recipe
 from robustdeploy.core.settings import evaluation_name, label_of, overrides
 from robustdeploy.core.subject import IMPORTED
@@ -62,7 +63,7 @@ __all__ = [
     "run",
 ]
 
-_EXPORTING = ("export", "bundle")
+_EXPORTING = ("export", "lower", "bundle")
 _MEASURING = ("attack", "compile", "measure")
 
 
@@ -71,17 +72,20 @@ def run(
     targets: Sequence[str | Target] = (DEFAULT_TARGET,),
     *,
     ops: float | None = None,
+    precisions: Sequence[str] = (),
     runs: Path = DEFAULT_RUNS,
     name: str | None = None,
     force: bool = False,
     callback: Callback = SILENT,
 ) -> Written:
-    """Go all the way on every target, and report on all of them together.
+    """Go all the way on every target, in every precision, and report on all of them together.
+
+    ``precisions`` are names, with the options that the recipe has for them; none: as the recipe or the target says.
 
     With several targets, one that is lost does not stop the others: what was to be measured there is INCONCLUSIVE. With
     one, or where all are lost, the error is raised.
     """
-    loaded, goals = _asked(recipe, ops, targets)
+    loaded, goals = _asked(recipe, ops, targets, precisions)
     made = prune(loaded, targets=goals, runs=runs, name=name, force=force, callback=callback)
     # One report tells one set of settings: rows under several would stand beside each other as if comparable.
     if len(goals) > 1 and label_of(made.recipe.evaluate, loaded.evaluate):
@@ -99,31 +103,43 @@ def plan(
     targets: Sequence[str | Target] = (DEFAULT_TARGET,),
     *,
     ops: float | None = None,
+    precisions: Sequence[str] = (),
     runs: Path = DEFAULT_RUNS,
     name: str | None = None,
     force: bool = False,
     callback: Callback = SILENT,
 ) -> tuple[Run, list[Step]]:
     """Return the run that ``run`` would make or go on with, and what it would do of each stage; nothing is written."""
-    loaded, goals = _asked(recipe, ops, targets)
+    loaded, goals = _asked(recipe, ops, targets, precisions)
     loaded = pinned(loaded)
     root, net = Run.folder_for(runs, loaded, name), own_net_of(loaded)
     kept = check_same_training(root, loaded)
     trained = kept is not None and not force and (root / net_place(net) / FILE_NAME).exists()
     # A trained run keeps its own recipe, so the plan must be of that one, as the work would be.
     run = Run(root, kept if kept is not None and trained else loaded)
-    asked = run.recipe.model_copy(update={"evaluate": loaded.evaluate, "baseline": loaded.baseline})
+    asked = _measured_as(run, loaded)
     # Whoever runs a recipe vouches for the factory in it. One that only a file names is not called.
     with Session(run, asked, trust=[loaded.net], callback=callback) as session:
         return run, planned(run, list(Graph(session, net).goals(goals)), force=force)
 
 
 def _asked(
-    recipe: str | Path | Recipe, ops: float | None, targets: Sequence[str | Target]
+    recipe: str | Path | Recipe, ops: float | None, targets: Sequence[str | Target], precisions: Sequence[str]
 ) -> tuple[Recipe, list[Target]]:
     goals = [load_target(target) if isinstance(target, str) else target for target in targets]
     check_targets(goals)
-    return recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops, goals), goals
+    loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops, goals)
+    loaded = loaded.model_copy(update={"precisions": asked_precisions(loaded, precisions)})
+    for goal in goals:  # before hours of training
+        precisions_on(goal, loaded.precisions)
+    return loaded, goals
+
+
+def _measured_as(run: Run, asked: Recipe) -> Recipe:
+    """Return the run's recipe with what may be asked for of its nets, once they are trained, at any time."""
+    return run.recipe.model_copy(
+        update={"evaluate": asked.evaluate, "baseline": asked.baseline, "precisions": asked.precisions}
+    )
 
 
 def _measured_on(
@@ -136,9 +152,7 @@ def _measured_on(
     names: list[str] = []
     lost: dict[str, str] = {}
     errors: list[RobustdeployError] = []
-    # Where the dense net is measured changes no training, so a run that is there takes it from what is asked for.
-    settings = run.recipe.model_copy(update={"evaluate": asked.evaluate, "baseline": asked.baseline})
-    with Session(run, settings, trust=[asked.net], callback=callback) as session, working(run):
+    with Session(run, _measured_as(run, asked), trust=[asked.net], callback=callback) as session, working(run):
         graph = Graph(session, run.net)
         runner = Runner(run, (*_EXPORTING, *_MEASURING), force, callback)
         for goal in goals:
@@ -276,17 +290,20 @@ def export(
     run: Run,
     target: str | Target = DEFAULT_TARGET,
     *,
+    precisions: Sequence[str] = (),
     force: bool = False,
     trust: Trust = False,
     callback: Callback = SILENT,
 ) -> Artifact:
     """Export the run's net for ``target``; return the bundle, sealed with its past. ``trust``: as for ``load_net``.
 
-    Where the recipe has the dense net deployed too, that is exported beside.
+    Where the recipe has the dense net deployed too, that is exported beside, and so are all ``precisions`` after the
+    first; none: as the recipe or the target says.
     """
     goal = load_target(target) if isinstance(target, str) else target
     check_finished(run.root, run.net_place)
-    with Session(run, run.recipe, trust=trust, callback=callback) as session, working(run):
+    asked = run.recipe.model_copy(update={"precisions": asked_precisions(run.recipe, precisions)})
+    with Session(run, asked, trust=trust, callback=callback) as session, working(run):
         callback.begin(run.root, run.recipe)
         if not force:
             check_same_target(run, goal)
@@ -300,6 +317,7 @@ def evaluate(
     run: Run,
     target: str | Target = DEFAULT_TARGET,
     *,
+    precisions: Sequence[str] = (),
     settings: Evaluate | None = None,
     data: Path | None = None,
     skip_unreadable: bool = False,
@@ -309,14 +327,16 @@ def evaluate(
 ) -> Artifact:
     """Attack and time what runs on ``target``; return the outcomes. Sealed parts are never redone.
 
-    ``settings`` other than those of the run's recipe leave theirs alone: the outcomes stand beside, in a folder of
-    their own. ``data`` is the data set's folder where that has moved, ``skip_unreadable`` is as in the recipe's
-    ``data``, and ``trust`` as for ``load_net``. ``force`` does all of it again.
+    ``precisions`` are as for ``export``. ``settings`` other than those of the run's recipe leave theirs alone: the
+    outcomes stand beside, in a folder of their own. ``data`` is the data set's folder where that has moved,
+    ``skip_unreadable`` is as in the recipe's ``data``, and ``trust`` as for ``load_net``. ``force`` does all of it
+    again.
     """
     goal = load_target(target) if isinstance(target, str) else target
-    asked = run.recipe if settings is None else run.recipe.model_copy(update={"evaluate": settings})
+    changed = {"precisions": asked_precisions(run.recipe, precisions), **({"evaluate": settings} if settings else {})}
+    asked = run.recipe.model_copy(update=changed)
     with looking_once(), Session(run, asked, data, skip_unreadable, trust, callback) as session:
-        check_evaluable(run, goal, data)
+        check_evaluable(run, goal, data, precisions)
         return _evaluated(session, goal, force)
 
 

@@ -22,6 +22,7 @@ from robustdeploy.core.factories import (
 from robustdeploy.core.given import NET_FILES, no_run
 from robustdeploy.core.load import gate_problems, prospect_of
 from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.precisions import asked_precisions, precisions_on
 from robustdeploy.core.recipe import Budget, Choice, Data, Recipe
 from robustdeploy.core.registry import FORMATS
 from robustdeploy.core.subject import PRUNED, Subject
@@ -135,10 +136,11 @@ def check_attacks(recipe: Recipe) -> None:
         raise UsageError(f"evaluate.attacks: {twice.name} stands there twice with the same options; keep one")
 
 
-def check_evaluable(run: Run, goal: Target, data: Path | None) -> None:
+def check_evaluable(run: Run, goal: Target, data: Path | None, precisions: Sequence[str] = ()) -> None:
     """Refuse to evaluate what has not been trained and exported, or without its data set; ``data`` is where that is."""
     check_finished(run.root, run.net_place)
-    check_finished(run.root, bundle_place(Subject(run.net, goal.precision, goal.name)))
+    for each in precisions_on(goal, asked_precisions(run.recipe, precisions)):
+        check_finished(run.root, bundle_place(Subject(run.net, each.name, goal.name)))
     check_data(run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data}))
 
 

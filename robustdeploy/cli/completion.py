@@ -12,7 +12,7 @@ from robustdeploy.core.complaint import fields_of
 from robustdeploy.core.kinds import KINDS
 from robustdeploy.core.plug_in_fields import EACH, plug_in_fields
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.registry import ATTACKS, FORMATS, QUERY_ATTACKS, REGISTRIES, TRACKERS
+from robustdeploy.core.registry import ATTACKS, FORMATS, PRECISIONS, QUERY_ATTACKS, REGISTRIES, TRACKERS
 from robustdeploy.core.shipped import ShippedKind, shipped_names
 
 LISTS = ("recipes", "targets", *KINDS, "metrics")
@@ -84,6 +84,11 @@ def complete_formats(incomplete: str) -> list[str]:
 def complete_tracker(incomplete: str) -> list[str]:
     """Names of trackers."""
     return _beginning(incomplete, TRACKERS.names())
+
+
+def complete_precision(incomplete: str) -> list[str]:
+    """Names of precisions."""
+    return _beginning(incomplete, PRECISIONS.names())
 
 
 def complete_list(incomplete: str) -> list[str]:

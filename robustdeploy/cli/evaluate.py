@@ -15,6 +15,7 @@ from robustdeploy.cli.options import (
     DataOption,
     ForceOption,
     JsonOption,
+    PrecisionsOption,
     QuietOption,
     RunsOption,
     SetOption,
@@ -28,6 +29,7 @@ from robustdeploy.cli.result import show
 from robustdeploy.core.given import is_stored_net
 from robustdeploy.core.load import load_recipe, load_target
 from robustdeploy.core.plain import plain
+from robustdeploy.core.precisions import asked_precisions, precisions_on
 from robustdeploy.core.recipe import Evaluate
 from robustdeploy.core.settings import is_own
 from robustdeploy.core.settings import overrides as core_overrides
@@ -69,6 +71,7 @@ LimitOption = Annotated[
 def evaluate(
     run: NetOrRunArgument = None,
     target: TargetOption = "host-cpu",
+    precision: PrecisionsOption = None,
     attacks: AttacksOption = None,
     limit: LimitOption = None,
     recipe: RecipeOption = None,
@@ -98,7 +101,7 @@ def evaluate(
                 run, recipe, data=data, overrides=other, runs=runs, force=force, trust=trust, callback=callback
             )
             word = trust or [opened.recipe.net]  # the import has found the user's word for it
-            api.export(opened, goal, force=force, trust=word, callback=callback)
+            api.export(opened, goal, precisions=precision or (), force=force, trust=word, callback=callback)
         elif recipe is not None:
             raise UsageError("--recipe is for a folder that holds a net alone; a run has its own recipe")
         else:
@@ -107,13 +110,25 @@ def evaluate(
             _refuse(other)
             opened = Run.open(run, runs)
         callback.say(f"run {opened.root}, target {goal.name}")
-        check_evaluable(opened, goal, data)
+        check_evaluable(opened, goal, data, precision or ())
         # A recipe that is named again for a net that has its run by now says how, and does not become that run's own.
         base = opened.root / "recipe.yaml" if recipe is None else recipe
         settings = load_recipe(base, used).evaluate if used or recipe is not None else None
-        its: dict[str, Any] = {"settings": settings, "data": data, "skip_unreadable": skip_unreadable}
+        its: dict[str, Any] = {
+            "precisions": precision or (),
+            "settings": settings,
+            "data": data,
+            "skip_unreadable": skip_unreadable,
+        }
         folder = api.evaluate(opened, goal, **its, force=force, trust=word, callback=callback).path.parent
-    _show(opened, target, folder, settings, as_json)
+    computed = [each.name for each in precisions_on(goal, asked_precisions(opened.recipe, precision or ()))]
+    _show(
+        opened,
+        target,
+        [folder.with_name(f"{each}@{folder.name.partition('@')[2]}") for each in computed],
+        settings,
+        as_json,
+    )
 
 
 def _split(given: Sequence[str], attacks: str | None, limit: int | None) -> tuple[list[str], list[str]]:
@@ -124,16 +139,22 @@ def _split(given: Sequence[str], attacks: str | None, limit: int | None) -> tupl
     return used, [each for each in given if not _is_of("evaluate", each)]
 
 
-def _show(run: Run, target: str, folder: Path, settings: Evaluate | None, as_json: bool) -> None:
+def _show(run: Run, target: str, folders: Sequence[Path], settings: Evaluate | None, as_json: bool) -> None:
     changed = [] if settings is None else core_overrides(run.recipe.evaluate, plain(settings))
-    rows = evidence.read_rows(folder / "rows.json").model_dump(mode="json")
-    lines = [_line(row) for row in rows["measurements"] if not row["subject"].endswith("@torch")]
-    name = folder.name.partition("@")[2]
+    found, lines = {}, []
+    for folder in folders:
+        found[folder] = evidence.read_rows(folder / "rows.json").model_dump(mode="json")
+        lines += [str(folder)] if len(folders) > 1 else []
+        lines += [_line(row) for row in found[folder]["measurements"] if not row["subject"].endswith("@torch")]
+    name = folders[0].name.partition("@")[2]
     named = target if is_own(name) else name
-    lines += [f"{folder / 'outcomes.npz'} is written; next: robustdeploy report {run.root} --target {named}"]
+    lines += [f"{folders[0] / 'outcomes.npz'} is written; next: robustdeploy report {run.root} --target {named}"]
     lines += [f"not the recipe's own evaluation: {change}" for change in changed]
-    document = {"overrides": [change.model_dump() for change in changed]}
-    show(lines, {"run": str(run.root), "folder": str(folder), **document, **rows}, as_json)
+    document: dict[str, Any] = {"overrides": [change.model_dump() for change in changed]}
+    # In one precision, as is usual, its rows stand at the top.
+    document |= {"run": str(run.root), "folder": str(folders[0]), **found[folders[0]]}
+    document["beside"] = [{"folder": str(folder), **found[folder]} for folder in folders[1:]]
+    show(lines, document, as_json)
 
 
 def _is_of(part: str, override: str) -> bool:

@@ -7,6 +7,7 @@ from robustdeploy.cli.options import (
     RUNS,
     ForceOption,
     JsonOption,
+    PrecisionsOption,
     QuietOption,
     RunArgument,
     RunsOption,
@@ -26,6 +27,7 @@ from robustdeploy.tracking.terminal import Terminal
 def export(
     run: RunArgument = None,
     target: TargetOption = "host-cpu",
+    precision: PrecisionsOption = None,
     runs: RunsOption = RUNS,
     force: ForceOption = False,
     trust: TrustOption = False,
@@ -42,9 +44,13 @@ def export(
         goal = load_target(target)
         callback.say(f"run {opened.root}, target {goal.name}")
         check_finished(opened.root, opened.net_place)
-        bundle = api.export(opened, goal, force=force, trust=trust, callback=callback)
+        bundle = api.export(opened, goal, precisions=precision or (), force=force, trust=trust, callback=callback)
     # Beside the bundle, what was found of the file that is in it: parity, counts and zeros.
     packed = read_manifest(bundle.path.parent)
     manifest = read_manifest(opened.root / source(packed, ONNX))
-    line = f"{bundle.path} is written; next: robustdeploy evaluate {opened.root} --target {target}"
+    line = f"{bundle.path} is written; next: robustdeploy evaluate {opened.root} --target {target}{_asked(precision)}"
     show([line], {"run": str(opened.root), "bundle": str(bundle.path), **manifest.model_dump(mode="json")}, as_json)
+
+
+def _asked(precisions: list[str] | None) -> str:
+    return "".join(f" --precision {each}" for each in precisions or ())

@@ -10,6 +10,7 @@ import typer
 from robustdeploy.cli.completion import (
     complete_evaluation,
     complete_folder,
+    complete_precision,
     complete_recipe,
     complete_run,
     complete_set,
@@ -55,6 +56,14 @@ EvaluationOption = Annotated[
         "-t",
         help="Evaluation by its target, or TARGET@LABEL under other settings.",
         autocompletion=complete_evaluation,
+    ),
+]
+PrecisionsOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--precision",
+        help="What the net is computed in there; may be repeated.",
+        autocompletion=complete_precision,
     ),
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.", autocompletion=complete_folder)]

@@ -16,6 +16,7 @@ from robustdeploy.cli.options import (
     NameOption,
     OpsOption,
     ParamsOption,
+    PrecisionsOption,
     QuietOption,
     RecipeArgument,
     RunsOption,
@@ -37,6 +38,7 @@ from robustdeploy.tracking.chosen import listening
 def plan(
     recipe: RecipeArgument = "digits-resnet8",
     target: TargetsOption = None,
+    precision: PrecisionsOption = None,
     ops_target: OpsOption = None,
     params_target: ParamsOption = None,
     memory_target: MemoryOption = None,
@@ -60,7 +62,9 @@ def plan(
         check_targets(goals)
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         loaded = recipe_for(recipe, targets=goals, overrides=more)
-        run, steps = api.plan(loaded, goals, runs=runs, name=name, force=force, callback=callback)
+        run, steps = api.plan(
+            loaded, goals, precisions=precision or (), runs=runs, name=name, force=force, callback=callback
+        )
     show(_lines(str(run.root), steps), {"run": str(run.root), "steps": [asdict(step) for step in steps]}, as_json)
 
 

@@ -19,6 +19,7 @@ from robustdeploy.cli.options import (
     NameOption,
     OpsOption,
     ParamsOption,
+    PrecisionsOption,
     QuietOption,
     RecipeArgument,
     RunsOption,
@@ -34,6 +35,8 @@ from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
 from robustdeploy.core.asked import check_targets, recipe_for
 from robustdeploy.core.load import load_target
 from robustdeploy.core.plain import plain
+from robustdeploy.core.precisions import precisions_on
+from robustdeploy.core.recipe import Choice
 from robustdeploy.core.report import Report
 from robustdeploy.data.find import looking_once
 from robustdeploy.engine.lineage import label_target
@@ -46,6 +49,7 @@ from robustdeploy.train.launch import follows
 def run(
     recipe: RecipeArgument = "digits-resnet8",
     target: TargetsOption = None,
+    precision: PrecisionsOption = None,
     ops_target: OpsOption = None,
     params_target: ParamsOption = None,
     memory_target: MemoryOption = None,
@@ -72,6 +76,8 @@ def run(
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
+        for goal in goals:
+            precisions_on(goal, [Choice(name=each) for each in precision or ()])
         # Of several processes one has the run's folder already.
         check = None if follows() else partial(check_training, runs=runs, name=name)
         loaded = recipe_for(recipe, targets=goals, overrides=more, before=check)
@@ -81,7 +87,9 @@ def run(
         for remark in remarks(loaded):
             callback.say(f"note: {remark}")
         callback.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
-        written = api.run(loaded, goals, runs=runs, name=name, force=force, callback=callback)
+        written = api.run(
+            loaded, goals, precisions=precision or (), runs=runs, name=name, force=force, callback=callback
+        )
         report = written.report
         if plain(loaded.gate) != plain(report.rules):
             # The run keeps its own gate; what was asked for here decides here.

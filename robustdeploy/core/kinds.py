@@ -34,6 +34,7 @@ KINDS: Mapping[str, Kind] = {
     "tasks": Kind("training task", "robustdeploy.train.tasks", "robustdeploy.tasks", heavy=True),
     "schedules": Kind("schedule", "robustdeploy.train.schedules", "robustdeploy.schedules"),
     "links": Kind("link", "robustdeploy.devices", "robustdeploy.links"),
+    "precisions": Kind("precision", "robustdeploy.export.precision", "robustdeploy.precisions", heavy=True),
     "formats": Kind("report format", "robustdeploy.report.formats", "robustdeploy.formats"),
     "trackers": Kind("tracker", "robustdeploy.tracking", "robustdeploy.trackers"),
 }

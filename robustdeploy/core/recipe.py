@@ -181,6 +181,8 @@ class Recipe(Noun):
     baseline: bool | Literal["deploy"] = True
     """Also train the dense net on the same schedule, so that the report shows what pruning cost; with ``deploy``, also
     compile it and measure it on every target, so that it shows what pruning bought there."""
+    precisions: tuple[Annotated[PlugIn, Of("precisions")], ...] = ()
+    """What the nets are computed in where they are deployed, each on every target; none: each target's own first."""
     evaluate: Evaluate = Evaluate()
     gate: tuple[Rule, ...] = ()
 

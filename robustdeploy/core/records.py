@@ -137,13 +137,34 @@ class Zeros(Record):
         )
 
 
-class OnnxRecord(Record):
-    """An exported net."""
+class Lowered(Record):
+    """A net in another precision than it was exported in, beside the file in float32."""
 
-    parity: Parity
+    precision: str
+    options: dict[str, Any] = {}
+    n: Some
+    """Held-out images that both files scored, once clean and once attacked."""
+    agreement_clean: float
+    agreement_adversarial: float
+    """Share of them that both label alike."""
+    max_abs_clean: float
+    """Largest difference of a score, where scores span ``span``."""
+    span: float
+    calibration: dict[str, Any] = {}
+    """Which images the ranges of activations were measured on; empty where none were."""
+    twin_problem: str = ""
+    """Why what gradients find on the torch twin says nothing about the file; empty where it does."""
+
+
+class OnnxRecord(Record):
+    """An exported net, in the precision that it was exported in or in another."""
+
+    parity: Parity | None
+    """With the net in torch, or with the torch twin of a lowered one; None where that has no twin."""
     counts: dict[str, int]
     opset: int
     zeros: Zeros | None = None
+    lowered: Lowered | None = None
     notes: tuple[str, ...] = ()
     """What a user of the file must know, one sentence each."""
 

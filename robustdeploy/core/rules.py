@@ -13,7 +13,8 @@ from robustdeploy.core.gate import Rule
 from robustdeploy.core.metrics import METRICS, Metric
 from robustdeploy.core.percentiles import samples_needed
 from robustdeploy.core.recipe import DEPLOY, Recipe
-from robustdeploy.core.subject import DENSE, IMPORTED, PRECISIONS, PRUNED, TORCH, overlap, parts_of
+from robustdeploy.core.registry import PRECISIONS
+from robustdeploy.core.subject import DENSE, IMPORTED, PRUNED, TORCH, overlap, parts_of
 from robustdeploy.core.target import Target
 
 Problem = tuple[Place, str]
@@ -60,9 +61,10 @@ def _subject_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
             yield ("subject",), f"{metric.name} is measured in torch alone; say `subject: {net}/fp32@{TORCH}`"
     if not any(fnmatchcase(each, net) for each in _NETS):
         yield ("subject",), f"no run has a net '{net}'{did_you_mean(net, _NETS)} ({', '.join(_NETS)})"
-    if not any(fnmatchcase(each, precision) for each in PRECISIONS):
-        near = did_you_mean(precision, PRECISIONS)
-        yield ("subject",), f"no net has the precision '{precision}'{near} ({', '.join(PRECISIONS)})"
+    known = PRECISIONS.names()
+    if not any(fnmatchcase(each, precision) for each in known):
+        near = did_you_mean(precision, known)
+        yield ("subject",), f"no net has the precision '{precision}'{near} ({', '.join(known)})"
 
 
 def _attack_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:

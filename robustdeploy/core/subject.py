@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final
 
 from pydantic import AfterValidator
 
@@ -14,12 +14,8 @@ TORCH: Final = "torch"
 """The place of the reference: torch, on the host."""
 DENSE, PRUNED, IMPORTED = "dense", "pruned", "imported"
 """Nets of a run: the one that nothing was removed from, the one under the budget, and one that others trained."""
-# A closed list: `int8*` selects nothing here, and a rule on nothing would be found after the training.
-Precision = Literal["fp32"]
-"""What a net may be computed in where it is deployed; the only list of them."""
-PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 FP32: Final = "fp32"
-"""The precision of the reference, and of every net as it is exported."""
+"""The precision that every net is exported in."""
 # No dot in net or precision: places in a run use it for other things, and `/` and `@` keep the parts apart.
 _FORM = re.compile(r"([a-z0-9*?][a-z0-9*?_-]*)/([a-z0-9*?][a-z0-9*?_-]*)@([a-z0-9*?][a-z0-9._*?-]*)")
 
@@ -42,8 +38,8 @@ class Subject:
 
     @property
     def reference(self) -> Subject:
-        """The same net in torch, on the host, in full precision."""
-        return Subject(self.net, FP32, TORCH)
+        """The same net in the same precision in torch, on the host; below full precision that is its twin."""
+        return Subject(self.net, self.precision, TORCH)
 
     def of(self, net: str) -> Subject:
         """Return the subject of another net in the same precision and place."""

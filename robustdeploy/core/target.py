@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from robustdeploy.core.kinds import Of
 from robustdeploy.core.model import Noun, Number
 from robustdeploy.core.recipe import Choice, PlugIn
-from robustdeploy.core.subject import FP32, TORCH, Precision
+from robustdeploy.core.subject import FP32, TORCH
 
 OPSET = 20
 """Of ONNX, where a target asks for no other."""
@@ -66,7 +66,9 @@ class Target(Noun):
     build_on: Literal["board", "host"] = "board"
     """Where the engine is built. Most are tied to the device and the toolchain's version; a backend that can build on
     the host says so."""
-    precision: Precision = FP32
+    precisions: Annotated[tuple[Annotated[PlugIn, Of("precisions")], ...], Field(min_length=1)] = (Choice(name=FP32),)
+    """What nets can be computed in there, with the options that its toolchain asks for; the first is what is taken
+    where nobody asks for another."""
     channel_multiple: int = Field(default=1, ge=1)
     """Channels per layer are kept in multiples of this; the pruner respects it during training."""
     opset: int = Field(default=OPSET, ge=18, le=23)

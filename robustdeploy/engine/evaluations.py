@@ -12,7 +12,7 @@ from robustdeploy.core.shipped import shipped_names
 from robustdeploy.core.subject import FP32, Subject
 from robustdeploy.engine.lineage import command_for
 from robustdeploy.engine.manifest import FILE_NAME
-from robustdeploy.engine.places import BOARDS, board_place, bundle_place, evaluation_of, kind_of, subject_of
+from robustdeploy.engine.places import BOARDS, BUNDLES, board_place, bundle_place, evaluation_of, kind_of, subject_of
 from robustdeploy.engine.run import Run
 from robustdeploy.errors import UsageError
 
@@ -68,8 +68,11 @@ def check_evaluated(run: Run, name: str) -> None:
             f"{run.root} has no evaluation '{name}'{did_you_mean(name, found)}{there}; `robustdeploy evaluate "
             f"{run.root} --target {target} --set evaluate.…` makes one under other settings, and says its name"
         )
-    subject = Subject(run.net, FP32, target)
-    exported = (run.root / bundle_place(subject) / FILE_NAME).exists()
+    packed = sorted((run.root / BUNDLES / run.net).glob(f"*@{target}/{FILE_NAME}"))
+    exported = bool(packed)
+    subject = (
+        subject_of(packed[0].parent.relative_to(run.root).as_posix()) if packed else Subject(run.net, FP32, target)
+    )
     if not exported and target not in shipped_names("targets"):
         raise UsageError(f"{run.root} has nothing of a target '{target}'{did_you_mean(target, found)}{there}")
     first = "" if exported else f"`{command_for(run.root, bundle_place(subject))}` and "

@@ -14,7 +14,7 @@ from robustdeploy.core.given import RUN_FILES
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Override, Report, SubjectEvidence
 from robustdeploy.core.settings import as_options, is_own, overrides, target_of
-from robustdeploy.core.subject import IMPORTED
+from robustdeploy.core.subject import FP32, IMPORTED
 from robustdeploy.engine.manifest import FILE_NAME, Manifest
 from robustdeploy.engine.places import (
     ATTACKS,
@@ -27,6 +27,7 @@ from robustdeploy.engine.places import (
     kind_of,
     net_place,
     place_of,
+    precision_of,
 )
 
 Manifests = Mapping[str, Manifest]
@@ -95,6 +96,7 @@ def command_for(root: Path, place: str) -> str:
         where = "" if runs == DEFAULT_RUNS else f" --runs {quote(str(runs))}"
         return f"robustdeploy prune {quote(str(root / RUN_FILES[0]))} --name {own}{where}"
     target = f" --target {target_of(evaluation_of(place))}" if kind in (BUNDLES, ENGINES, BOARDS) else ""
+    target += f" --precision {precision}" if (precision := precision_of(place)) != FP32 else ""
     return f"robustdeploy {'export' if kind in (ONNX, BUNDLES) else 'evaluate'} {quote(str(root))}{target}"
 
 

@@ -22,17 +22,23 @@ def net_place(net: str) -> str:
     return f"{NETS}/{net}"
 
 
-def onnx_place(net: str, precision: str, opset: int = OPSET) -> str:
+def onnx_place(net: str, precision: str, opset: int = OPSET, form: str = "") -> str:
     """Return where an exported net lies, e.g. ``onnx/pruned/fp32``.
 
-    One for another opset than the usual stands beside: ``onnx/pruned/fp32.opset18``. No precision has a dot in it.
+    One for another opset than the usual stands beside, ``onnx/pruned/fp32.opset18``, and so does one in a form of its
+    precision that a target asks for: ``onnx/pruned/int8.s8s8``. No precision has a dot in it.
     """
-    return f"{ONNX}/{net}/{precision}" + ("" if opset == OPSET else f".opset{opset}")
+    return f"{ONNX}/{net}/{precision}" + (f".{form}" if form else "") + ("" if opset == OPSET else f".opset{opset}")
 
 
-def attacks_place(net: str, precision: str, label: str = "") -> str:
-    """Return where what was found on a net in torch lies; ``label`` marks other settings than the recipe's."""
-    return f"{ATTACKS}/{net}/{precision}{f'@{label}' if label else ''}"
+def attacks_place(onnx: str, label: str = "") -> str:
+    """Return where what was found in torch on the net of an ONNX file's place lies; ``label`` marks other settings."""
+    return f"{ATTACKS}/{onnx.partition('/')[2]}{f'@{label}' if label else ''}"
+
+
+def precision_of(place: str) -> str:
+    """Return the precision of what lies in a place; nothing for a trained net, which has none yet."""
+    return "" if kind_of(place) == NETS else place.split("/")[2].partition("@")[0].partition(".")[0]
 
 
 def bundle_place(subject: Subject) -> str:

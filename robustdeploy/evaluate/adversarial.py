@@ -39,6 +39,8 @@ class Attacked:
     """Torch device."""
     trust: Trust = False
     """Whose factory may be called to load it."""
+    twin: Path | None = None
+    """An ONNX file in low precision whose torch twin is attacked instead."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class HostAttacks:
 
 def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress: Progress) -> AttackRecord:
     """Attack a net in torch. Sealed parts of an interrupted call are used again."""
-    host = load_host_net(net.folder, net.device, net.trust)
+    host = load_host_net(net.folder, net.device, net.trust, net.twin)
     parts = Parts(work.folder, work.mark, work.ledger)
     bench = Bench(test, recipe.threat, recipe.seed, parts, progress)
     # Query attacks ask what is deployed. Only a net that stays in torch, the dense one, is asked here.

@@ -15,7 +15,7 @@ from robustdeploy.devices.board import Board
 from robustdeploy.evaluate.attack import Bench, Found, Images
 from robustdeploy.evaluate.box import project
 from robustdeploy.evaluate.host import HostNet
-from robustdeploy.evaluate.rows import share_row
+from robustdeploy.evaluate.rows import kind_of_gradients, share_row
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Threat
@@ -57,13 +57,14 @@ def curve_found(bench: Bench, host: HostNet, recipe: Recipe) -> dict[float, Foun
 
 
 def curve_rows(
-    bench: Bench, replayed: Mapping[float, Found], board: Board, recipe: Recipe, subject: Subject
+    bench: Bench, replayed: Mapping[float, Found], board: Board, recipe: Recipe, subjects: tuple[Subject, Subject]
 ) -> tuple[Measurement, ...]:
-    """Replay what was found at each radius on the board, and return both nets' accuracies.
+    """Replay what was found at each radius on the board, and return both nets' accuracies: its and the reference's.
 
     The values are raw: a success at a smaller eps does not count at a larger one, so that a broken attack shows.
     """
-    few, rows = first_images(bench.images, recipe), []
+    few, rows, (subject, reference) = first_images(bench.images, recipe), [], subjects
+    kind = kind_of_gradients(subject, reference)
     for multiple, eps in radii(recipe):
         stop_if_interrupted()
         bench.progress(f"eps × {multiple:g}", 0, len(few.ids))
@@ -74,9 +75,7 @@ def curve_rows(
 
         on_board = bench.parts.get(f"curve-{multiple:g}", make)["board"]
         conditions = {"eps": eps, "multiple": multiple, "attack": "pgd", "steps": 10}
-        for its, labels in ((subject.reference, found.predictions), (subject, on_board)):
+        for its, labels in ((reference, found.predictions), (subject, on_board)):
             bits = labels == few.labels
-            rows.append(
-                share_row("robust_accuracy_at_eps", its, bits, conditions, attack=ATTACK.label, kind="transfer")
-            )
+            rows.append(share_row("robust_accuracy_at_eps", its, bits, conditions, attack=ATTACK.label, kind=kind))
     return tuple(rows)

@@ -48,10 +48,12 @@ def diagnose(
     host: HostFindings,
     curve: Sequence[Measurement],
     classes: int,
+    agreement: float = 0.99,
 ) -> Iterator[Diagnostic]:
     """Return all diagnostics of one evaluation.
 
-    ``curve`` holds the rows of robustness over eps on the board, by rising eps.
+    ``curve`` holds the rows of robustness over eps on the board, by rising eps, and ``agreement`` is the least share of
+    images that board and host must label alike.
     """
     yield _inside_box(outcomes, threat)
     yield _query_beats_transfer(outcomes)
@@ -60,7 +62,7 @@ def diagnose(
     yield _faithful_gradient(host)
     yield _iterative_beats_single_step(outcomes)
     yield _suspicious_gain(outcomes)
-    yield _agreement(outcomes)
+    yield _agreement(outcomes, agreement)
     yield _repeatable(outcomes, host)
     yield _scores_not_probabilities(board_scores)
     if curve:
@@ -209,11 +211,11 @@ def _suspicious_gain(outcomes: Outcomes) -> Diagnostic:
     return Diagnostic(id=name, level=_level(bound > 0.02), text=text, value=bound, threshold=0.02)
 
 
-def _agreement(outcomes: Outcomes) -> Diagnostic:
+def _agreement(outcomes: Outcomes, limit: float) -> Diagnostic:
     # Below this the robustness of one net says little about the other, whatever the attacks found.
     share = float((outcomes.board_clean == outcomes.host_clean).mean())
-    text = f"board and host give the same label to {share:.2%} of the clean images (limit 99 %)"
-    return Diagnostic(id="host-board-agreement", level=_level(share < 0.99), text=text, value=share, threshold=0.99)
+    text = f"board and host give the same label to {share:.2%} of the clean images (limit {100 * limit:g} %)"
+    return Diagnostic(id="host-board-agreement", level=_level(share < limit), text=text, value=share, threshold=limit)
 
 
 def _repeatable(outcomes: Outcomes, host: HostFindings) -> Diagnostic:

@@ -15,6 +15,7 @@ from robustdeploy.core.trust import Trust
 from robustdeploy.cost.memory import images_at_once
 from robustdeploy.data.images import pixels
 from robustdeploy.data.noise import Noise
+from robustdeploy.export.twin import load_twin
 from robustdeploy.nets.folded import folded
 from robustdeploy.nets.steady import unsteadiness
 from robustdeploy.nets.store import load_info, load_net
@@ -141,12 +142,16 @@ def _copied_in_double(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net).double()
 
 
-def load_host_net(folder: Path, device: str, trust: Trust = False) -> HostNet:
-    """Load the net saved in ``folder``; ``trust`` is as for ``load_net``."""
+def load_host_net(folder: Path, device: str, trust: Trust = False, twin: Path | None = None) -> HostNet:
+    """Load the net saved in ``folder``, or the twin of its file in low precision; ``trust`` is as for ``load_net``."""
     on = torch.device(device)
     # Its weights need no gradient: attacks ask for that of the image, and memory stays free.
     net = load_net(folder, trust=trust).to(on).eval().requires_grad_(False)
     shape = load_info(folder).image_shape
+    if twin is not None:
+        lowered = load_twin(twin).to(on).requires_grad_(False)
+        # Each rounding keeps a map of its own for the backward pass.
+        return HostNet(lowered, on, lowered, max(1, images_at_once(net, shape, HostNet.at_once) // 2))
     # Of a generator of its own, so that loading a net moves no other random numbers.
     example = torch.rand(8, *shape, generator=torch.Generator().manual_seed(0))
     return HostNet(net, on, folded(net, example.to(on)), images_at_once(net, shape, HostNet.at_once))

@@ -13,7 +13,7 @@ import torch
 from robustdeploy.core.files import atomic_write_json
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.records import BoardRecord
+from robustdeploy.core.records import BoardRecord, OnnxRecord
 from robustdeploy.core.report import SCHEMA_VERSION, Measurement
 from robustdeploy.core.subject import Subject
 from robustdeploy.core.target import Target
@@ -46,9 +46,11 @@ from robustdeploy.evaluate.opening import golden_diagnostic, open_on
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.overlap import overlap_diagnostic
 from robustdeploy.evaluate.parts import Parts
+from robustdeploy.evaluate.precision import precision_diagnostics
 from robustdeploy.evaluate.rows import accuracy_rows
 from robustdeploy.evaluate.strength import strength_diagnostic
 from robustdeploy.evaluate.tables import table_diagnostic
+from robustdeploy.export.precision.protocol import Limits
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import Draws, key
 from robustdeploy.onboard.types import Labels, Scores
@@ -65,6 +67,10 @@ class Request:
     recipe: Recipe
     """With the evaluation that is asked for."""
     subject: Subject
+    reference: Subject
+    """What it is compared with, in torch: itself, its twin, or the net in float32 where it has no twin."""
+    limits: Limits
+    """How far it may be from that."""
     target: Target
     test: Images
     available: int
@@ -73,7 +79,11 @@ class Request:
     net: Path
     """Folder of the trained net."""
     onnx: Path
-    """The exported file."""
+    """The exported file, in the subject's precision."""
+    twin: Path | None
+    """The same, where its torch twin is what was attacked."""
+    exported: OnnxRecord
+    """What is known of that file."""
     engine: Path
     """Folder of the compiled one."""
     built: Built
@@ -100,8 +110,8 @@ def evaluate(request: Request, board: Board, work: Work, progress: Progress) -> 
     adversaries = adversaries_from(recipe.evaluate.attacks)
     # Before the board is opened: a damaged file must not cost the time of sending an engine.
     found = load_attacks(request.found, recipe, request.test, deployed=True)
-    host = load_host_net(request.net, request.device, request.trust)
-    opened = open_on(board, target, request.built, request.engine, request.golden)
+    host = load_host_net(request.net, request.device, request.trust, request.twin)
+    opened = open_on(board, target, request.built, request.engine, request.golden, request.limits)
     parts = Parts(work.folder, work.mark, work.ledger)
     # Judged in the batch that the latency is of: one deployment, one answer.
     bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress, target.latency.batch)
@@ -113,27 +123,28 @@ def evaluate(request: Request, board: Board, work: Work, progress: Progress) -> 
     # On the board and not in torch: an int8 head may round away what the host's scores still show.
     unmoved = _unmoved_margins(bench, board, clean.scores)
     # From what was stored: gradients are followed on the host once for all targets.
-    curve = curve_rows(bench, found.curve, board, recipe, request.subject)
+    subject, limits = request.subject, request.limits
+    curve = curve_rows(bench, found.curve, board, recipe, (subject, request.reference))
     latency = stopwatch.finish()
-    subject = request.subject
     on_board = [row for row in curve if row.subject == str(subject)]
     settings = {adversary.label: adversary.settings for adversary in adversaries}
     classes = len(request.classes)
     checks = (
         strength_diagnostic(adversaries, recipe.threat, len(request.test.ids), on_board),
-        *diagnose(outcomes, recipe.threat, clean.scores, _findings(host, bench), on_board, classes),
+        *diagnose(outcomes, recipe.threat, clean.scores, _findings(host, bench), on_board, classes, limits.agreement),
+        *precision_diagnostics(request.exported, limits),
         one_class_diagnostic(outcomes, request.classes),
         scores_respond(unmoved, len(request.test.ids[:LOOKED_AT])),
         overlap_diagnostic(_prints(request.test), request.test.ids, request.net / PRINTS_FILE),
         table_diagnostic(request.onnx, request.test.images, request.available),
-        golden_diagnostic(opened),
+        golden_diagnostic(opened, limits),
         latency_diagnostic(latency),
     )
     # Rows are made here, with the evidence at hand; the report only collects them and never computes a figure.
     rows = EvaluationRows(
         schema_version=SCHEMA_VERSION,
         measurements=(
-            *accuracy_rows(outcomes, settings, subject),
+            *accuracy_rows(outcomes, settings, subject, request.reference),
             *class_rows(outcomes, request.classes, subject),
             *curve,
             *request.extra_rows,

@@ -17,11 +17,11 @@ from robustdeploy.devices.build import Built, check_fits
 from robustdeploy.devices.toolchain import installed_on
 from robustdeploy.devices.transfer import Moved, silent
 from robustdeploy.errors import BoardError
+from robustdeploy.export.precision.protocol import Limits
 from robustdeploy.onboard.engine import Files, engine_id
 
-# A net of other weights is apart by about the whole span, so the limit lies far from both.
-ANOTHER_NET = 0.1
-"""Share of the golden scores' own span: a toolchain that computes the net in float32 stays far below it."""
+_LEAST_GAP = 1e-3
+"""Of scores, which no toolchain that computes in float32 reaches."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Opened:
     """Those of the engine that is open; the board has them."""
     classes: int
     golden_gap: float
+    golden_span: float
     stands_in: bool
     """Whether the backend answers without computing the net, as ``null`` does."""
 
@@ -48,6 +49,7 @@ def open_on(
     built: Built,
     folder: Path,
     golden: Mapping[str, np.ndarray[Any, Any]],
+    limits: Limits,
     moved: Moved = silent,
 ) -> Opened:
     """Send the engine that was ``built`` into ``folder``, load it, and let it score the golden images.
@@ -67,8 +69,9 @@ def open_on(
     scores = board.score(golden["images"])
     gap, span = float(np.abs(scores - golden["scores"]).max()), float(np.ptp(golden["scores"]))
     stands_in = there.traits.stands_in
-    # In shares of the span, as logits have no unit: one net's lie within 1, another's within 100.
-    if gap > ANOTHER_NET * span and not stands_in:
+    # In shares of the span, as logits have no unit: one net's lie within 1, another's within 100. A net of other
+    # weights is apart by about the whole of it.
+    if gap > limits.another * span and not stands_in:
         told = f"differs by up to {gap:.3g} from the host's on the bundle's images, where scores span {span:.3g}"
         raise BoardError(f"{board.pipe.where}: {impossible('score', 'scores', f'{told}: another net answers')}")
     facts = {
@@ -89,18 +92,19 @@ def open_on(
         "status": target.status,
         "emulated": target.emulated,
     }
-    return Opened(facts, built.files, classes, gap, stands_in)
+    return Opened(facts, built.files, classes, gap, span, stands_in)
 
 
-def golden_diagnostic(opened: Opened) -> Diagnostic:
+def golden_diagnostic(opened: Opened, limits: Limits) -> Diagnostic:
     """Compare the board's scores of the golden images with those of the host's runtime."""
+    most = max(_LEAST_GAP, limits.golden * opened.golden_span)
     if opened.stands_in:
         text = "the backend stands in for a toolchain and does not compute the net, so nothing here is about the net"
-        return Diagnostic(id="golden-scores", level="block", text=text, value=opened.golden_gap, threshold=1e-3)
+        return Diagnostic(id="golden-scores", level="block", text=text, value=opened.golden_gap, threshold=most)
     return Diagnostic(
         id="golden-scores",
-        level="warn" if opened.golden_gap > 1e-3 else "ok",
+        level="warn" if opened.golden_gap > most else "ok",
         text=f"on the bundle's images the board's scores are within {opened.golden_gap:.2g} of the host runtime's",
         value=opened.golden_gap,
-        threshold=1e-3,
+        threshold=most,
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from robustdeploy.core.report import Measurement
-from robustdeploy.core.subject import DENSE, Subject
+from robustdeploy.core.subject import DENSE, FP32, TORCH, Subject
 from robustdeploy.evaluate.intervals import clopper_pearson
 from robustdeploy.evaluate.outcomes import Bits, Outcomes
 
@@ -33,22 +33,28 @@ def share_row(
     )
 
 
+def kind_of_gradients(subject: Subject, reference: Subject) -> str:
+    """Say whose gradients found an attack on ``subject``: the exported net's, or those of its own precision's twin."""
+    return "transfer" if reference.precision == FP32 else "twin"
+
+
 def accuracy_rows(
-    outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], subject: Subject
+    outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], subject: Subject, reference: Subject
 ) -> Iterator[Measurement]:
-    """Return clean and robust accuracy of ``subject`` and of its reference, per attack and in the worst case.
+    """Return clean and robust accuracy of ``subject`` and of its ``reference``, per attack and in the worst case.
 
     ``settings`` says per attack label how it was run.
     """
     kinds = {attack.kind for attack in outcomes.attacks}
     for where, clean in (("host", outcomes.host_clean), ("board", outcomes.board_clean)):
-        its = subject if where == "board" else subject.reference
+        its = subject if where == "board" else reference
         # Query attacks may search in larger batches; what they found is judged like everything else.
         judged = {"judged_in_batches_of": outcomes.batch} if where == "board" else {}
         yield share_row("clean_accuracy", its, outcomes.standing(clean), judged)
         for attack in outcomes.attacks:
             # An image found by querying the board reaches the host as a stored one.
-            kind = "replay" if where == "host" and attack.kind == "query" else attack.kind
+            by_gradients = kind_of_gradients(subject, reference) if attack.kind == "transfer" else attack.kind
+            kind = "replay" if where == "host" and attack.kind == "query" else by_gradients
             bits = outcomes.robust(attack, where)
             how = {**settings[attack.label], **judged}
             # The same attack finds other images on another target, so the reference's row says which were replayed.
@@ -57,7 +63,7 @@ def accuracy_rows(
         worst = {"attacks": [attack.label for attack in outcomes.attacks], "per": "image", **judged}
         worst |= {"found_on": subject.place} if where == "host" and "query" in kinds else {}
         yield share_row("robust_accuracy", its, outcomes.worst(where), worst, attack="worst", kind="worst")
-    yield from _dense_rows(outcomes, settings, subject.of(DENSE).reference)
+    yield from _dense_rows(outcomes, settings, Subject(DENSE, FP32, TORCH))
     yield from _agreement_rows(outcomes, subject)
     yield from _query_rows(outcomes, subject)
 

@@ -61,7 +61,7 @@ def export(recipe: Recipe, opset: int, trained: Finished[NetRecord], work: Work,
         )
     zeros = find_zeros(net, path)
     # The runtime's scores, not torch's, go along: a board's engine is made from this file.
-    parity, reference = measure_parity(net, path, clean, _attacked(net, clean, labels, recipe.threat))
+    parity, reference = measure_parity(net, path, clean, attacked(net, clean, labels, recipe.threat))
     atomic_write_bytes(work.folder / GOLDEN, golden_images(clean, labels, reference))
     work.keep("model.onnx", GOLDEN)
     notes = [*_notes(record), *([zeros.note] if zeros else [])]
@@ -106,7 +106,8 @@ def plugin_inputs() -> dict[str, str]:
     return {f"agent/{place}": sha256_of_file(file) for place, file in foreign_plugins().items()}
 
 
-def _attacked(net: Normalised, images: Bytes, labels: Labels, threat: Threat) -> Bytes:
+def attacked(net: Normalised, images: Bytes, labels: Labels, threat: Threat) -> Bytes:
+    """Return ``images`` as FGSM changes them against ``net``."""
     channels, height, width = images.shape[1:]
     found = []
     at_once = images_at_once(net, (channels, height, width), len(labels))

@@ -93,8 +93,10 @@ def _check_independent(onnx_file: Path, alone: Scores, together: Scores) -> None
         )
 
 
-def parity_rows(parity: Parity, reference: Subject) -> tuple[Measurement, ...]:
-    """Return the rows of a report about the parity of an export, as those of the net in torch."""
+def parity_rows(parity: Parity | None, reference: Subject) -> tuple[Measurement, ...]:
+    """Return the rows of a report about the parity of an export, as those of the net, or its twin, in torch."""
+    if parity is None:
+        return ()
     gaps = {"clean": parity.max_abs_clean, "adversarial": parity.max_abs_adversarial}
     return tuple(
         Measurement(

@@ -36,7 +36,7 @@ def omissions_of(
     nets = {subject_from(row.subject).net for row in rows}
     if "robust_accuracy_at_eps" not in metrics:
         yield _of("eps-curve", "robustness over eps was not measured, so an attack that does not work may go unnoticed")
-    if "transfer" not in kinds:
+    if not {"transfer", "twin"} & kinds:
         yield _of("gradient-attack", "no gradient attack was run")
     if "query" not in kinds:
         yield _of("query-attack", "no query attack was run, so hidden gradients may go unnoticed")

@@ -4,41 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from robustdeploy.core.plain import plain
 from robustdeploy.core.records import AttackRecord
 from robustdeploy.core.subject import FP32
-from robustdeploy.engine.places import attacks_place
+from robustdeploy.engine.places import attacks_place, onnx_place
 from robustdeploy.engine.stage import Need, Work
 from robustdeploy.evaluate.adversarial import Attacked, attack_net
 from robustdeploy.nets.store import load_info
 from robustdeploy.stages.export import NetStage
+from robustdeploy.stages.lower import Lower, twin_file
 from robustdeploy.stages.session import Session
 from robustdeploy.train.setup import device_from
 
 
 @dataclass(frozen=True)
 class Attack:
-    """Attacks one net by its gradients, and by queries too where it runs on no target."""
+    """Attacks one net by its gradients, and by queries too where it runs on no target.
+
+    A net in low precision is attacked by the gradients of its torch twin.
+    """
 
     session: Session
     net: NetStage
     net_name: str
     deployed: bool
     """Whether it is measured on a target, which is where queries are then asked."""
+    lowered: Lower | None = None
+    """What put it into another precision than it was exported in."""
     name: str = "attack"
     record: type[AttackRecord] = AttackRecord
 
     @property
     def place(self) -> str:
         """``attacks/pruned/fp32``; what was found under other settings stands beside."""
-        return attacks_place(self.net_name, FP32, self.session.label)
+        onnx = onnx_place(self.net_name, FP32) if self.lowered is None else self.lowered.place
+        return attacks_place(onnx, self.session.label)
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The net."""
-        return (Need(self.net, ("model.safetensors", "net.json")),)
+        """The net, and the file that its twin is read from."""
+        net = Need(self.net, ("model.safetensors", "net.json"))
+        return (net,) if self.lowered is None else (net, Need(self.lowered, ("model.onnx",)))
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -56,16 +65,25 @@ class Attack:
         """Attack, block by block; sealed blocks of an interrupted call are used again."""
         session = self.session
         device = str(device_from(session.run.recipe.train.device))
-        net = Attacked(work.of(self.net).folder, self.deployed, device, session.trust)
+        net = Attacked(work.of(self.net).folder, self.deployed, device, session.trust, self._twin(work))
         test = session.test_images(load_info(net.folder))
 
         def progress(what: str, done: int, total: int) -> None:
             # Said apart from the targets' attacks, which replay these.
-            session.callback.progress(f"{self.net_name} in torch, {what}", done, total)
+            session.callback.progress(f"{self._named}, {what}", done, total)
 
         record = attack_net(net, session.asked, test, work, progress)
-        session.callback.say(f"attack: {self.net_name} in torch, {len(test.ids)} test images, found in {work.folder}")
+        session.callback.say(f"attack: {self._named}, {len(test.ids)} test images, found in {work.folder}")
         return record
+
+    @property
+    def _named(self) -> str:
+        precision = "" if self.lowered is None else f" in {self.lowered.choice.name}"
+        return f"{self.net_name}{precision} in torch"
+
+    def _twin(self, work: Work) -> Path | None:
+        """Return the file whose twin is attacked; None where it has none, and the net itself is attacked instead."""
+        return None if self.lowered is None else twin_file(work.of(self.lowered))
 
     @property
     def _folder(self) -> Any:

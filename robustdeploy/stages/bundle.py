@@ -14,7 +14,7 @@ from robustdeploy.engine.places import bundle_place
 from robustdeploy.engine.stage import Need, Work
 from robustdeploy.export.bundle import GOLDEN
 from robustdeploy.export.exporting import pack, plugin_inputs
-from robustdeploy.stages.export import Export
+from robustdeploy.stages.lower import OnnxStage
 from robustdeploy.stages.session import Session
 
 
@@ -25,7 +25,7 @@ class Bundle:
     session: Session
     subject: Subject
     target: Target
-    export: Export
+    export: OnnxStage
     name: str = "bundle"
     record: type[BundleRecord] = BundleRecord
 

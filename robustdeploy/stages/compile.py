@@ -14,7 +14,7 @@ from robustdeploy.devices.toolchain import installed_on
 from robustdeploy.engine.places import engine_place
 from robustdeploy.engine.stage import Finished, Need, Work
 from robustdeploy.errors import ToolchainError
-from robustdeploy.stages.export import Export
+from robustdeploy.stages.lower import OnnxStage
 from robustdeploy.stages.session import Session
 
 FOLDER = "engine"
@@ -31,7 +31,7 @@ class Compile:
     session: Session
     subject: Subject
     target: Target
-    export: Export
+    export: OnnxStage
     name: str = "compile"
     record: type[Built] = Built
 

@@ -56,6 +56,7 @@ class Export:
         record = export(session.run.recipe, self.opset, work.of(self.net), work, session.trust)
         session.callback.progress("exporting", 1, 1)
         parity = record.parity
+        assert parity is not None  # a net in float32 is its own twin
         session.callback.say(
             f"export: {self.net_name}, scores within {max(parity.max_abs_clean, parity.max_abs_adversarial):.1e} of "
             f"torch on {parity.n} clean and {parity.n} adversarial images ({parity.runtime})"

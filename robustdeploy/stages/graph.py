@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustdeploy.core.recipe import DEPLOY
-from robustdeploy.core.subject import DENSE, IMPORTED, PRUNED, Subject
+from robustdeploy.core.precisions import precisions_on
+from robustdeploy.core.recipe import DEPLOY, Choice
+from robustdeploy.core.subject import DENSE, FP32, IMPORTED, PRUNED, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.engine.places import BOARDS
 from robustdeploy.stages.attack import Attack
@@ -15,6 +16,7 @@ from robustdeploy.stages.bundle import Bundle
 from robustdeploy.stages.compile import Compile
 from robustdeploy.stages.export import Export, NetStage
 from robustdeploy.stages.import_net import Import
+from robustdeploy.stages.lower import Lower, OnnxStage, form_of
 from robustdeploy.stages.measure import Measure
 from robustdeploy.stages.session import Session
 from robustdeploy.stages.train import Train
@@ -58,13 +60,22 @@ class Graph:
         """Return what exports a net for a target's opset."""
         return Export(self.session, self.net(net), net, target.opset)
 
+    def onnx(self, net: str, target: Target, precision: Choice) -> OnnxStage:
+        """Return what makes the file of a net in a precision, as a target takes it."""
+        exported = self.export(net, target)
+        if precision.name == FP32:
+            return exported
+        asked = next((each for each in self.session.asked.precisions if each.name == precision.name), None)
+        usual = asked or Choice(name=precision.name)
+        return Lower(self.session, exported, precision, form_of(precision, usual))
+
     def bundles(self, target: Target) -> tuple[Bundle, ...]:
-        """Return what packs all nets that are shipped to a target."""
-        return tuple(self._bundle(net, target) for net in self.deployed)
+        """Return what packs all nets, in all precisions, that are shipped to a target."""
+        return tuple(self._bundle(net, target, each) for net, each in self._subjects(target))
 
     def measures(self, target: Target) -> tuple[Measure, ...]:
         """Return what measures all nets that run on a target, the run's own first."""
-        return tuple(self._measure(net, target) for net in self.deployed)
+        return tuple(self._measure(net, target, each) for net, each in self._subjects(target))
 
     def goals(self, targets: Sequence[Target]) -> Iterator[NetStage | Measure]:
         """Yield everything that a report on these targets rests on, besides what these need themselves."""
@@ -72,11 +83,18 @@ class Graph:
         for target in targets:
             yield from self.measures(target)
 
-    def _bundle(self, net: str, target: Target) -> Bundle:
-        return Bundle(self.session, Subject(net, target.precision, target.name), target, self.export(net, target))
+    def _subjects(self, target: Target) -> Iterator[tuple[str, Choice]]:
+        for net in self.deployed:
+            for precision in precisions_on(target, self.session.asked.precisions):
+                yield net, precision
 
-    def _measure(self, net: str, target: Target) -> Measure:
-        bundle = self._bundle(net, target)
+    def _bundle(self, net: str, target: Target, precision: Choice) -> Bundle:
+        subject = Subject(net, precision.name, target.name)
+        return Bundle(self.session, subject, target, self.onnx(net, target, precision))
+
+    def _measure(self, net: str, target: Target, precision: Choice) -> Measure:
+        bundle = self._bundle(net, target, precision)
+        lowered = bundle.export if isinstance(bundle.export, Lower) else None
         # Where the dense net runs on targets too, its own measuring tells of it, in torch as well.
         beside = Attack(self.session, self.net(DENSE), DENSE, deployed=False)
         alone = not self.compared or DENSE in self.deployed
@@ -86,6 +104,6 @@ class Graph:
             target=target,
             bundle=bundle,
             engine=Compile(self.session, bundle.subject, target, bundle.export),
-            found=Attack(self.session, bundle.export.net, net, deployed=True),
+            found=Attack(self.session, bundle.export.net, net, deployed=True, lowered=lowered),
             beside=None if alone else beside,
         )

@@ -10,7 +10,8 @@ from typing import Any
 from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.plain import plain
 from robustdeploy.core.records import BoardRecord
-from robustdeploy.core.subject import Subject
+from robustdeploy.core.registry import PRECISIONS
+from robustdeploy.core.subject import FP32, TORCH, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.engine.places import board_place
 from robustdeploy.engine.stage import Need, Work
@@ -23,6 +24,7 @@ from robustdeploy.nets.store import load_info
 from robustdeploy.stages.attack import Attack
 from robustdeploy.stages.bundle import Bundle
 from robustdeploy.stages.compile import FOLDER, Compile
+from robustdeploy.stages.lower import twin_file
 from robustdeploy.stages.session import Session
 from robustdeploy.train.facts import PRINTS_FILE
 from robustdeploy.train.setup import device_from
@@ -83,15 +85,24 @@ class Measure:
             session.callback.say(f"note: {note}")
         info = load_info(net)
         images = session.test_set(info)
+        onnx = work.of(self.bundle.export)
+        twin = twin_file(onnx)
+        # Without a twin the net in float32 is what was attacked, and what the board is compared with.
+        own = self.subject.precision == FP32 or twin is not None
+        reference = self.subject.reference if own else Subject(self.subject.net, FP32, TORCH)
         request = Request(
             recipe=session.asked,
             subject=self.subject,
+            reference=reference,
+            limits=PRECISIONS.get(self.subject.precision).LIMITS,
             target=self.target,
             test=session.test_images(info),
             available=len(images),
             classes=info.classes,
             net=net,
-            onnx=work.of(self.bundle.export).folder / "model.onnx",
+            onnx=onnx.folder / "model.onnx",
+            twin=twin,
+            exported=onnx.record,
             engine=work.of(self.engine).folder / FOLDER,
             built=work.of(self.engine).record,
             found=work.of(self.found).folder / FILE,
@@ -99,7 +110,7 @@ class Measure:
             # From the bundle itself, as it would be on a board: so a damaged bundle is found before anything is
             # measured.
             golden=golden_from(read_bundle(bundle / "bundle.zip")[GOLDEN], info),
-            extra_rows=parity_rows(work.of(self.bundle.export).record.parity, self.subject.reference),
+            extra_rows=parity_rows(onnx.record.parity, self.subject.reference),
             device=str(device_from(session.run.recipe.train.device)),
             trust=session.trust,
             reading=images.reading,

@@ -1,0 +1,1 @@
+"""Precisions: one pass from ONNX to ONNX per file."""
