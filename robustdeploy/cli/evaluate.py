@@ -97,9 +97,8 @@ def evaluate(
         if run is not None and is_stored_net(run):
             other += ["data.skip_unreadable=true"] if skip_unreadable else []
             recipe_to_import(run, recipe, [*other, *([] if data is None else [f"data.path={data}"])])
-            opened = api.import_net(
-                run, recipe, data=data, overrides=other, runs=runs, force=force, trust=trust, callback=callback
-            )
+            how: dict[str, Any] = {"data": data, "overrides": other, "runs": runs, "force": force, "trust": trust}
+            opened = api.import_net(run, recipe, **how, callback=callback)
             word = trust or [opened.recipe.net]  # the import has found the user's word for it
             api.export(opened, goal, precisions=precision or (), force=force, trust=word, callback=callback)
         elif recipe is not None:
@@ -114,21 +113,12 @@ def evaluate(
         # A recipe that is named again for a net that has its run by now says how, and does not become that run's own.
         base = opened.root / "recipe.yaml" if recipe is None else recipe
         settings = load_recipe(base, used).evaluate if used or recipe is not None else None
-        its: dict[str, Any] = {
-            "precisions": precision or (),
-            "settings": settings,
-            "data": data,
-            "skip_unreadable": skip_unreadable,
-        }
-        folder = api.evaluate(opened, goal, **its, force=force, trust=word, callback=callback).path.parent
+        its: dict[str, Any] = {"settings": settings, "data": data, "force": force, "trust": word}
+        its |= {"precisions": precision or (), "skip_unreadable": skip_unreadable}
+        first = api.evaluate(opened, goal, **its, callback=callback).path.parent
     computed = [each.name for each in precisions_on(goal, asked_precisions(opened.recipe, precision or ()))]
-    _show(
-        opened,
-        target,
-        [folder.with_name(f"{each}@{folder.name.partition('@')[2]}") for each in computed],
-        settings,
-        as_json,
-    )
+    name = first.name.partition("@")[2]
+    _show(opened, target, [first.with_name(f"{each}@{name}") for each in computed], settings, as_json)
 
 
 def _split(given: Sequence[str], attacks: str | None, limit: int | None) -> tuple[list[str], list[str]]:

@@ -17,7 +17,7 @@ from robustdeploy.devices.build import Built, check_fits
 from robustdeploy.devices.toolchain import installed_on
 from robustdeploy.devices.transfer import Moved, silent
 from robustdeploy.errors import BoardError
-from robustdeploy.export.precision.protocol import Limits
+from robustdeploy.export.precision.protocol import IN_FLOAT32, Limits
 from robustdeploy.onboard.engine import Files, engine_id
 
 _LEAST_GAP = 1e-3
@@ -49,7 +49,7 @@ def open_on(
     built: Built,
     folder: Path,
     golden: Mapping[str, np.ndarray[Any, Any]],
-    limits: Limits,
+    limits: Limits = IN_FLOAT32,
     moved: Moved = silent,
 ) -> Opened:
     """Send the engine that was ``built`` into ``folder``, load it, and let it score the golden images.
@@ -95,7 +95,7 @@ def open_on(
     return Opened(facts, built.files, classes, gap, span, stands_in)
 
 
-def golden_diagnostic(opened: Opened, limits: Limits) -> Diagnostic:
+def golden_diagnostic(opened: Opened, limits: Limits = IN_FLOAT32) -> Diagnostic:
     """Compare the board's scores of the golden images with those of the host's runtime."""
     most = max(_LEAST_GAP, limits.golden * opened.golden_span)
     if opened.stands_in:

@@ -39,12 +39,13 @@ def kind_of_gradients(subject: Subject, reference: Subject) -> str:
 
 
 def accuracy_rows(
-    outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], subject: Subject, reference: Subject
+    outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], subject: Subject, reference: Subject | None = None
 ) -> Iterator[Measurement]:
     """Return clean and robust accuracy of ``subject`` and of its ``reference``, per attack and in the worst case.
 
-    ``settings`` says per attack label how it was run.
+    ``settings`` says per attack label how it was run. Without a ``reference`` it is the same precision in torch.
     """
+    reference = reference or subject.reference
     kinds = {attack.kind for attack in outcomes.attacks}
     for where, clean in (("host", outcomes.host_clean), ("board", outcomes.board_clean)):
         its = subject if where == "board" else reference

@@ -49,3 +49,9 @@ def write_metadata(model: onnx.ModelProto, metadata: OnnxMetadata, channels: int
     # ONNX's metadata is text alone, and other tools write there too, hence the prefix.
     ours = {f"{PREFIX}{name}": str(value) for name, value in metadata.model_dump(by_alias=True).items()}
     onnx.helper.set_model_props(model, {**image_properties(channels), **ours})
+
+
+def write_precision(model: onnx.ModelProto, precision: str) -> None:
+    """Note in ``model`` what it computes in; a file that says nothing computes in float32."""
+    held = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**held, f"{PREFIX}precision": precision})

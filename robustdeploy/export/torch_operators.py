@@ -7,8 +7,8 @@ the default domain are here, in the versions that opsets 18 to 23 hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial, reduce
+from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,21 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import Tensor
 
-Inputs = Sequence[Tensor]
-Attributes = Mapping[str, Any]
+from robustdeploy.export.torch_windows import (
+    Attributes,
+    Inputs,
+    at,
+    average_pool,
+    conv,
+    conv_transpose,
+    depth_to_space,
+    ints,
+    max_pool,
+    pad,
+    resize,
+    space_to_depth,
+)
+
 Operator = Callable[[Inputs, Attributes], Any]
 
 
@@ -39,99 +52,11 @@ def torch_type(elem_type: int) -> torch.dtype:
     return torch.from_numpy(np.zeros(1, helper.tensor_dtype_to_np_dtype(elem_type))).dtype
 
 
-def _pads(pads: Sequence[int]) -> list[int]:
-    """Turn ONNX's (all begins, all ends) into torch's (last axis first, begin and end)."""
-    half = len(pads) // 2
-    return [pad for axis in reversed(range(half)) for pad in (pads[axis], pads[axis + half])]
-
-
-def _window(x: Tensor, kernel: Sequence[int], a: Attributes) -> tuple[list[int], list[int], list[int]]:
-    """Return strides, dilations and pads of a convolution or a pooling; ``auto_pad`` is worked out."""
-    axes = len(kernel)
-    strides, dilations = list(a.get("strides", [1] * axes)), list(a.get("dilations", [1] * axes))
-    auto = a.get("auto_pad", b"NOTSET").decode()
-    if auto in ("NOTSET", "VALID"):
-        return strides, dilations, list(a.get("pads", [0] * 2 * axes)) if auto == "NOTSET" else [0] * 2 * axes
-    needed = [
-        max(0, (math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n)
-        for n, k, s, d in zip(x.shape[2:], kernel, strides, dilations, strict=True)
-    ]
-    small, large = [n // 2 for n in needed], [n - n // 2 for n in needed]
-    return strides, dilations, [*small, *large] if auto == "SAME_UPPER" else [*large, *small]
-
-
-_CONV: Mapping[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_DECONV: Mapping[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-_MAX_POOL: Mapping[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_AVG_POOL: Mapping[int, Callable[..., Any]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-
-
-def _conv(i: Inputs, a: Attributes) -> Tensor:
-    x, weight = i[0], i[1]
-    strides, dilations, pads = _window(x, weight.shape[2:], a)
-    return _CONV[len(strides)](F.pad(x, _pads(pads)), weight, _at(i, 2), strides, 0, dilations, a.get("group", 1))
-
-
-def _conv_transpose(i: Inputs, a: Attributes) -> Tensor:
-    x, weight, axes = i[0], i[1], i[1].dim() - 2
-    if "output_shape" in a or a.get("auto_pad", b"NOTSET") != b"NOTSET":
-        raise NotImplementedError("ConvTranspose with output_shape or auto_pad")
-    pads, extra = list(a.get("pads", [0] * 2 * axes)), list(a.get("output_padding", [0] * axes))
-    strides, dilations = list(a.get("strides", [1] * axes)), list(a.get("dilations", [1] * axes))
-    whole = _DECONV[axes](x, weight, _at(i, 2), strides, 0, extra, a.get("group", 1), dilations)
-    for axis in range(axes):
-        size = whole.shape[2 + axis] - pads[axis] - pads[axes + axis]
-        whole = whole.narrow(2 + axis, pads[axis], size)
-    return whole
-
-
-def _ceil_rest(
-    x: Tensor, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int], a: Attributes
-) -> list[int]:
-    """Return what is missing at each end for a last window, where ``ceil_mode`` asks for one."""
-    axes, rest = len(kernel), []
-    dilations = a.get("dilations", [1] * axes)
-    for axis, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
-        padded, reach = x.shape[2 + axis] + pads[axis] + pads[axes + axis], (k - 1) * d + 1
-        windows = math.ceil((padded - reach) / s) if a.get("ceil_mode", 0) else (padded - reach) // s
-        # A window must begin inside the image or its first padding.
-        if a.get("ceil_mode", 0) and windows * s >= x.shape[2 + axis] + pads[axis]:
-            windows -= 1
-        rest.append(max(0, windows * s + reach - padded))
-    return rest
-
-
-def _max_pool(i: Inputs, a: Attributes) -> Tensor:
-    x, kernel = i[0], list(a["kernel_shape"])
-    strides, dilations, pads = _window(x, kernel, a)
-    rest = _ceil_rest(x, kernel, strides, pads, a)
-    ends = [pads[len(kernel) + axis] + rest[axis] for axis in range(len(kernel))]
-    padded = F.pad(x, _pads([*pads[: len(kernel)], *ends]), value=-torch.inf)
-    pooled: Tensor = _MAX_POOL[len(kernel)](padded, kernel, strides, 0, dilations)
-    return pooled
-
-
-def _average_pool(i: Inputs, a: Attributes) -> Tensor:
-    x, kernel = i[0], list(a["kernel_shape"])
-    strides, dilations, pads = _window(x, kernel, a)
-    if any(d != 1 for d in dilations):
-        raise NotImplementedError("AveragePool with dilations")
-    rest = _ceil_rest(x, kernel, strides, pads, a)
-    counted = torch.ones_like(x[:1, :1])
-    # What counts towards a window's size: the image, its padding too where the graph says so, never the rest.
-    inner = F.pad(counted, _pads(pads), value=float(a.get("count_include_pad", 0)))
-    beyond = _pads([0] * len(kernel) + rest)
-    pool = partial(_AVG_POOL[len(kernel)], kernel_size=kernel, stride=strides)
-    sums, counts = pool(F.pad(F.pad(x, _pads(pads)), beyond)), pool(F.pad(inner, beyond))
-    pooled: Tensor = sums / counts
-    return pooled
-
-
 def _gemm(i: Inputs, a: Attributes) -> Tensor:
     left = i[0].t() if a.get("transA", 0) else i[0]
     right = i[1].t() if a.get("transB", 0) else i[1]
     product: Tensor = a.get("alpha", 1.0) * (left @ right)
-    return product if _at(i, 2) is None else product + a.get("beta", 1.0) * i[2]
+    return product if at(i, 2) is None else product + a.get("beta", 1.0) * i[2]
 
 
 def _batch_norm(i: Inputs, a: Attributes) -> Tensor:
@@ -139,7 +64,7 @@ def _batch_norm(i: Inputs, a: Attributes) -> Tensor:
 
 
 def _layer_norm(i: Inputs, a: Attributes) -> Tensor:
-    return F.layer_norm(i[0], i[0].shape[a.get("axis", -1) :], i[1], _at(i, 2), a.get("epsilon", 1e-5))
+    return F.layer_norm(i[0], i[0].shape[a.get("axis", -1) :], i[1], at(i, 2), a.get("epsilon", 1e-5))
 
 
 def _instance_norm(i: Inputs, a: Attributes) -> Tensor:
@@ -152,7 +77,7 @@ def _group_norm(i: Inputs, a: Attributes) -> Tensor:
 
 def _axes(i: Inputs, a: Attributes, x: Tensor) -> list[int] | None:
     """Return the axes of a reduction, from its second input or its attribute; None for a node that does nothing."""
-    given = _ints(i[1]) if _at(i, 1) is not None else list(a.get("axes", []))
+    given = ints(i[1]) if at(i, 1) is not None else list(a.get("axes", []))
     if not given and a.get("noop_with_empty_axes", 0):
         return None
     return given or list(range(x.dim()))
@@ -173,9 +98,9 @@ def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _slice(i: Inputs, a: Attributes) -> Tensor:
-    x, starts, ends = i[0], _ints(i[1]), _ints(i[2])
-    axes = _ints(i[3]) if _at(i, 3) is not None else list(range(len(starts)))
-    steps = _ints(i[4]) if _at(i, 4) is not None else [1] * len(starts)
+    x, starts, ends = i[0], ints(i[1]), ints(i[2])
+    axes = ints(i[3]) if at(i, 3) is not None else list(range(len(starts)))
+    steps = ints(i[4]) if at(i, 4) is not None else [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         indices = range(x.shape[axis])[slice(start, end if step > 0 or end >= -x.shape[axis] else None, step)]
         if step == 1:
@@ -187,8 +112,8 @@ def _slice(i: Inputs, a: Attributes) -> Tensor:
 
 def _split(i: Inputs, a: Attributes) -> tuple[Tensor, ...]:
     x, axis = i[0], a.get("axis", 0)
-    if _at(i, 1) is not None:
-        return torch.split(x, _ints(i[1]), axis)
+    if at(i, 1) is not None:
+        return torch.split(x, ints(i[1]), axis)
     return torch.split(x, math.ceil(x.shape[axis] / a["num_outputs"]), axis)
 
 
@@ -212,8 +137,14 @@ def _gather_nd(i: Inputs, a: Attributes) -> Tensor:
     return gathered
 
 
+def _scatter_nd(i: Inputs, a: Attributes) -> Tensor:
+    if a.get("reduction", b"none") != b"none":
+        raise NotImplementedError("ScatterND with a reduction")
+    return i[0].index_put(tuple(i[1].unbind(-1)), i[2])
+
+
 def _reshape(i: Inputs, a: Attributes) -> Tensor:
-    sizes = _ints(i[1])
+    sizes = ints(i[1])
     if not a.get("allowzero", 0):
         sizes = [i[0].shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
     reshaped: Tensor = i[0].reshape(sizes)
@@ -227,12 +158,12 @@ def _flatten(i: Inputs, a: Attributes) -> Tensor:
 
 
 def _squeeze(i: Inputs, a: Attributes) -> Tensor:
-    squeezed: Tensor = i[0].squeeze(_ints(i[1])) if _at(i, 1) is not None else i[0].squeeze()
+    squeezed: Tensor = i[0].squeeze(ints(i[1])) if at(i, 1) is not None else i[0].squeeze()
     return squeezed
 
 
 def _unsqueeze(i: Inputs, a: Attributes) -> Tensor:
-    axes = _ints(i[1])
+    axes = ints(i[1])
     x, rank = i[0], i[0].dim() + len(axes)
     for axis in sorted(axis % rank for axis in axes):
         x = x.unsqueeze(axis)
@@ -240,62 +171,12 @@ def _unsqueeze(i: Inputs, a: Attributes) -> Tensor:
 
 
 def _expand(i: Inputs, a: Attributes) -> Tensor:
-    expanded: Tensor = i[0].expand(np.broadcast_shapes(tuple(i[0].shape), tuple(_ints(i[1]))))
+    expanded: Tensor = i[0].expand(np.broadcast_shapes(tuple(i[0].shape), tuple(ints(i[1]))))
     return expanded
 
 
-def _pad(i: Inputs, a: Attributes) -> Tensor:
-    x, given = i[0], _ints(i[1])
-    axes = [axis % x.dim() for axis in _ints(i[3])] if _at(i, 3) is not None else list(range(x.dim()))
-    pads = [0] * 2 * x.dim()
-    for place, axis in enumerate(axes):
-        pads[axis], pads[x.dim() + axis] = given[place], given[place + len(axes)]
-    mode = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate", b"wrap": "circular"}[
-        a.get("mode", b"constant")
-    ]
-    if mode == "constant":
-        return F.pad(x, _pads(pads), value=0.0 if _at(i, 2) is None else i[2].item())
-    if any(pads[axis] or pads[x.dim() + axis] for axis in (0, 1)):
-        raise NotImplementedError(f"Pad of images or channels by {mode}")
-    return F.pad(x, _pads(pads)[:-4], mode=mode)
-
-
-def _resize(i: Inputs, a: Attributes) -> Tensor:
-    x, mode = i[0], a.get("mode", b"nearest").decode()
-    where = a.get("coordinate_transformation_mode", b"half_pixel").decode()
-    if a.get("axes") or a.get("antialias", 0) or a.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
-        raise NotImplementedError("Resize with axes, antialias or another aspect ratio")
-    if _at(i, 3) is not None and i[3].numel():
-        size = _ints(i[3])
-    else:
-        size = [int(n * s) for n, s in zip(x.shape, i[2].tolist(), strict=True)]
-    if mode == "nearest" and (where, a.get("nearest_mode", b"round_prefer_floor")) == ("asymmetric", b"floor"):
-        return F.interpolate(x, size[2:], mode="nearest")
-    smooth = {"linear": {3: "linear", 4: "bilinear", 5: "trilinear"}.get(x.dim()), "cubic": "bicubic"}.get(mode)
-    if smooth is None or where not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
-        raise NotImplementedError(f"Resize by {mode}, {where}")
-    if mode == "cubic" and a.get("cubic_coeff_a", -0.75) != -0.75:
-        raise NotImplementedError("Resize by another cubic")
-    return F.interpolate(x, size[2:], mode=smooth, align_corners=where == "align_corners")
-
-
-def _depth_to_space(i: Inputs, a: Attributes) -> Tensor:
-    x, block = i[0], a["blocksize"]
-    n, c, h, w = x.shape
-    if a.get("mode", b"DCR") == b"CRD":
-        return F.pixel_shuffle(x, block)
-    apart = x.reshape(n, block, block, c // block**2, h, w).permute(0, 3, 4, 1, 5, 2)
-    return apart.reshape(n, c // block**2, h * block, w * block)
-
-
-def _space_to_depth(i: Inputs, a: Attributes) -> Tensor:
-    (n, c, h, w), block = i[0].shape, a["blocksize"]
-    apart: Tensor = i[0].reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
-    return apart.reshape(n, c * block**2, h // block, w // block)
-
-
 def _clip(i: Inputs, a: Attributes) -> Tensor:
-    low, high = _at(i, 1), _at(i, 2)
+    low, high = at(i, 1), at(i, 2)
     clipped = i[0] if low is None else torch.maximum(i[0], low)
     return clipped if high is None else torch.minimum(clipped, high)
 
@@ -312,7 +193,7 @@ def _cast(i: Inputs, a: Attributes) -> Tensor:
 def _constant_of_shape(i: Inputs, a: Attributes) -> Tensor:
     value = a.get("value")
     fill = torch.zeros(1) if value is None else torch.from_numpy(np.array(value))
-    return torch.full(_ints(i[0]), fill.item(), dtype=fill.dtype, device=i[0].device)
+    return torch.full(ints(i[0]), fill.item(), dtype=fill.dtype, device=i[0].device)
 
 
 def _range(i: Inputs, a: Attributes) -> Tensor:
@@ -358,7 +239,7 @@ def _lrn(i: Inputs, a: Attributes) -> Tensor:
 
 
 def _dropout(i: Inputs, a: Attributes) -> Any:
-    if _at(i, 2) is not None and bool(i[2]):
+    if at(i, 2) is not None and bool(i[2]):
         raise NotImplementedError("Dropout while training")
     return i[0]
 
@@ -378,7 +259,7 @@ def _along(x: Tensor, values: Tensor, axis: int) -> Tensor:
 def _quantize(i: Inputs, a: Attributes) -> Tensor:
     if a.get("block_size", 0):
         raise NotImplementedError("QuantizeLinear in blocks")
-    x, zero = i[0], _at(i, 2)
+    x, zero = i[0], at(i, 2)
     kind = torch.uint8 if zero is None else zero.dtype
     if kind not in _Q_RANGE:
         raise NotImplementedError(f"QuantizeLinear to {kind}")
@@ -394,7 +275,7 @@ def _quantize(i: Inputs, a: Attributes) -> Tensor:
 def _dequantize(i: Inputs, a: Attributes) -> Tensor:
     if a.get("block_size", 0):
         raise NotImplementedError("DequantizeLinear in blocks")
-    x, scale, zero, axis = i[0], i[1], _at(i, 2), a.get("axis", 1)
+    x, scale, zero, axis = i[0], i[1], at(i, 2), a.get("axis", 1)
     steps = x.to(scale.dtype)
     if zero is not None:
         steps = steps - _along(x, zero, axis).to(scale.dtype)
@@ -407,9 +288,9 @@ def _recurrent(kind: str) -> Operator:
     order = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}[kind]
 
     def operator(i: Inputs, a: Attributes) -> tuple[Tensor, ...]:
-        x, weight, again, bias, hidden = i[0], i[1], i[2], _at(i, 3), a["hidden_size"]
+        x, weight, again, bias, hidden = i[0], i[1], i[2], at(i, 3), a["hidden_size"]
         usual = not a.get("layout", 0) and "activations" not in a and "clip" not in a and not a.get("input_forget", 0)
-        if not usual or any(_at(i, place) is not None for place in (4, 7)) or a.get("direction") == b"reverse":
+        if not usual or any(at(i, place) is not None for place in (4, 7)) or a.get("direction") == b"reverse":
             raise NotImplementedError(f"{kind} with unusual attributes")
         if kind == "GRU" and not a.get("linear_before_reset", 0):
             raise NotImplementedError("GRU that resets before the product")
@@ -424,10 +305,10 @@ def _recurrent(kind: str) -> Operator:
             both = torch.zeros(2 * len(order) * hidden, dtype=x.dtype, device=x.device) if bias is None else bias[way]
             flat += [gates(half) for half in both.chunk(2)]
         first = x.new_zeros(ways, x.shape[1], hidden)
-        state = _at(i, 5) if _at(i, 5) is not None else first
+        state = at(i, 5) if at(i, 5) is not None else first
         arguments = (flat, True, 1, 0.0, False, ways == 2, False)
         if kind == "LSTM":
-            cell = _at(i, 6) if _at(i, 6) is not None else first
+            cell = at(i, 6) if at(i, 6) is not None else first
             out, last, last_cell = torch.lstm(x, (state, cell), *arguments)
             told: tuple[Tensor, ...] = (out, last, last_cell)
         else:
@@ -437,14 +318,6 @@ def _recurrent(kind: str) -> Operator:
         return (told[0].reshape(*x.shape[:2], ways, hidden).transpose(1, 2), *told[1:])
 
     return operator
-
-
-def _at(inputs: Inputs, place: int) -> Any:
-    return inputs[place] if place < len(inputs) else None
-
-
-def _ints(x: Tensor) -> list[int]:
-    return [int(each) for each in x.flatten().tolist()]
 
 
 def _one(compute: Callable[[Tensor], Tensor]) -> Operator:
@@ -464,7 +337,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Add": _two(torch.add),
     "And": _two(torch.logical_and),
     "ArgMax": _argmax,
-    "AveragePool": _average_pool,
+    "AveragePool": average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Ceil": _one(torch.ceil),
@@ -472,11 +345,11 @@ OPERATORS: Mapping[str, Operator] = {
     "Clip": _clip,
     "Concat": lambda i, a: torch.cat(list(i), a["axis"]),
     "ConstantOfShape": _constant_of_shape,
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
     "Cos": _one(torch.cos),
     "CumSum": lambda i, a: torch.cumsum(i[0], int(i[1])),
-    "DepthToSpace": _depth_to_space,
+    "DepthToSpace": depth_to_space,
     "DequantizeLinear": _dequantize,
     "Div": _divide,
     "Dropout": _dropout,
@@ -513,7 +386,7 @@ OPERATORS: Mapping[str, Operator] = {
     "LSTM": _recurrent("LSTM"),
     "MatMul": _two(torch.matmul),
     "Max": _many(torch.maximum),
-    "MaxPool": _max_pool,
+    "MaxPool": max_pool,
     "Mean": lambda i, a: reduce(torch.add, i) / len(i),
     "Min": _many(torch.minimum),
     "Mish": _one(F.mish),
@@ -522,7 +395,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Neg": _one(torch.neg),
     "Not": _one(torch.logical_not),
     "Or": _two(torch.logical_or),
-    "Pad": _pad,
+    "Pad": pad,
     "Pow": _two(torch.pow),
     "PRelu": _prelu,
     "QuantizeLinear": _quantize,
@@ -539,9 +412,10 @@ OPERATORS: Mapping[str, Operator] = {
     "ReduceSumSquare": _reduction(lambda x, axes, keep: x.square().sum(axes, keepdim=keep)),
     "Relu": _one(torch.relu),
     "Reshape": _reshape,
-    "Resize": _resize,
+    "Resize": resize,
     "RNN": _recurrent("RNN"),
     "Round": _one(torch.round),
+    "ScatterND": _scatter_nd,
     "Selu": _one(F.selu),
     "Shape": _shape,
     "Sigmoid": _one(torch.sigmoid),
@@ -552,7 +426,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Softmax": lambda i, a: torch.softmax(i[0], a.get("axis", -1)),
     "Softplus": _one(F.softplus),
     "Softsign": _one(F.softsign),
-    "SpaceToDepth": _space_to_depth,
+    "SpaceToDepth": space_to_depth,
     "Split": _split,
     "Sqrt": _one(torch.sqrt),
     "Squeeze": _squeeze,
@@ -561,11 +435,9 @@ OPERATORS: Mapping[str, Operator] = {
     "Swish": lambda i, a: i[0] * torch.sigmoid(a.get("alpha", 1.0) * i[0]),
     "Tanh": _one(torch.tanh),
     "ThresholdedRelu": _thresholded,
-    "Tile": lambda i, a: i[0].repeat(_ints(i[1])),
+    "Tile": lambda i, a: i[0].repeat(ints(i[1])),
     "Transpose": lambda i, a: i[0].permute(a.get("perm", list(reversed(range(i[0].dim()))))),
-    "Trilu": lambda i, a: (torch.triu if a.get("upper", 1) else torch.tril)(
-        i[0], 0 if _at(i, 1) is None else int(i[1])
-    ),
+    "Trilu": lambda i, a: (torch.triu if a.get("upper", 1) else torch.tril)(i[0], 0 if at(i, 1) is None else int(i[1])),
     "Unsqueeze": _unsqueeze,
     "Where": lambda i, a: torch.where(i[0], i[1], i[2]),
     "Xor": _two(torch.logical_xor),

@@ -48,6 +48,7 @@ KINDS = {
     "tasks": ["fastat", "pgd_at"],
     "schedules": ["one_cycle"],
     "links": ["local", "ssh"],
+    "precisions": ["fp32", "int8"],
     "formats": ["html", "plain_text"],
     "trackers": ["silent", "my_board"],
 }

@@ -160,7 +160,7 @@ class Spy:
 def stopwatch(**plan):
     spy, pauses = Spy(), []
     target = TARGET.model_copy(update={"latency": LatencyPlan(**plan)})
-    opened = Opened({}, (EngineFile("e", "0" * 64, 1),), 5, 0.0, False)
+    opened = Opened({}, (EngineFile("e", "0" * 64, 1),), 5, 0.0, 1.0, False)
     yield Stopwatch(spy, target, opened, None, lambda *_: None, pauses.append), spy, pauses
 
 

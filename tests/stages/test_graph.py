@@ -3,6 +3,7 @@
 import pytest
 
 from robustdeploy.core.load import load_recipe, load_target
+from robustdeploy.core.recipe import Choice
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.stage import in_order
 from robustdeploy.stages.graph import Graph
@@ -52,14 +53,30 @@ def test_targets_of_another_opset_get_a_file_of_their_own(places):
     assert [place for place in found if place.startswith("onnx/")] == ["onnx/pruned/fp32", "onnx/pruned/fp32.opset18"]
 
 
-def test_what_runs_on_a_target_is_named_by_the_targets_precision(tmp_path):
-    recipe, target = load_recipe("digits-resnet8"), load_target("null").model_copy(update={"precision": "other"})
+def test_what_runs_on_a_target_is_named_by_its_precision(tmp_path):
+    recipe, target = load_recipe("digits-resnet8"), load_target("null")
+    target = target.model_copy(update={"precisions": (Choice(name="int8"),)})
     graph = Graph(Session(Run(tmp_path, recipe), recipe), "pruned")
     (measure,) = graph.measures(target)
-    assert measure.place == "boards/pruned/other@null"
-    assert measure.engine.place == "engines/pruned/other@null"
-    # The net is attacked and exported as it was trained.
-    assert (measure.found.place, measure.bundle.export.place) == ("attacks/pruned/fp32", "onnx/pruned/fp32")
+    assert measure.place == "boards/pruned/int8@null"
+    assert measure.engine.place == "engines/pruned/int8@null"
+    # Its own twin is attacked, and its file is made of the exported one.
+    assert (measure.found.place, measure.bundle.export.place) == ("attacks/pruned/int8", "onnx/pruned/int8")
+    assert measure.bundle.export.export.place == "onnx/pruned/fp32"
+
+
+def test_targets_that_ask_for_another_form_of_a_precision_get_a_file_of_their_own(places):
+    found = places("precisions=[int8]", targets=("host-cpu", "jetson-orin"))
+    files = [place for place in found if place.startswith(("onnx/", "attacks/"))]
+    assert files == [
+        "onnx/pruned/fp32",
+        "onnx/pruned/int8",
+        "attacks/pruned/int8",
+        "attacks/dense/fp32",
+        "onnx/pruned/fp32.opset18",
+        "onnx/pruned/int8.s8s8.opset18",
+        "attacks/pruned/int8.s8s8.opset18",
+    ]
 
 
 def test_a_dense_net_that_was_measured_on_a_target_stays_deployed(tmp_path):

@@ -18,6 +18,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.errors import ArtifactError
+from robustdeploy.export.metadata import write_precision
 from robustdeploy.export.precision.protocol import Calibration, Limits
 from robustdeploy.onboard.types import Pixels
 
@@ -47,6 +48,7 @@ class Fp16:
             )
         # The converter puts its casts at the end, and not every runtime sorts nodes.
         OnnxModel(half).topological_sort()
+        write_precision(half, "fp16")
         onnx.checker.check_model(half)
         atomic_write_bytes(lowered, half.SerializeToString(deterministic=True))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from robustdeploy.export.precision.protocol import Calibration, Limits
+from robustdeploy.export.precision.protocol import IN_FLOAT32, Calibration, Limits
 from robustdeploy.onboard.types import Pixels
 
 
@@ -15,7 +15,7 @@ from robustdeploy.onboard.types import Pixels
 class Fp32:
     """What every net is exported in."""
 
-    LIMITS: ClassVar[Limits] = Limits()
+    LIMITS: ClassVar[Limits] = IN_FLOAT32
 
     @property
     def calibration(self) -> Calibration | None:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.errors import ArtifactError
+from robustdeploy.export.metadata import write_precision
 from robustdeploy.export.precision.protocol import Calibration, Limits
 from robustdeploy.onboard.types import Pixels
 
@@ -26,7 +27,6 @@ _METHODS = {
     "entropy": ort.CalibrationMethod.Entropy,
     "percentile": ort.CalibrationMethod.Percentile,
 }
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -87,18 +87,19 @@ class Int8:
         del model.metadata_props[:]
         model.metadata_props.extend(source.metadata_props)
         model.doc_string, model.producer_name = source.doc_string, source.producer_name
+        write_precision(model, "int8")
         onnx.checker.check_model(model)
         atomic_write_bytes(lowered, model.SerializeToString(deterministic=True))
 
 
 class _Images(ort.CalibrationDataReader):  # type: ignore[misc]
-    """Feeds images in small batches, since all intermediate results of one are kept at once."""
+    """Feeds images one at a time: histograms are taken of batches of one size alone."""
 
     def __init__(self, images: Pixels) -> None:
-        self._parts = iter([images[at : at + _BATCH] for at in range(0, len(images), _BATCH)])
+        self._parts = iter([images[at : at + 1] for at in range(len(images))])
 
     def get_next(self) -> dict[str, Any] | None:
-        """Return the next batch, None after the last."""
+        """Return the next image, None after the last."""
         part = next(self._parts, None)
         return None if part is None else {"images": np.ascontiguousarray(part)}
 

@@ -27,6 +27,10 @@ class Limits:
     """Share of that span from which on another net answers."""
 
 
+IN_FLOAT32 = Limits()
+"""Of a net that is deployed as it was exported."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Which images the ranges of activations are measured on; never test images."""
