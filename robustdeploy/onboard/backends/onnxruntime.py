@@ -24,6 +24,9 @@ _FILE = "model.onnx"
 _FIX = "python3 -m pip install onnxruntime"
 _NEWER = ("max supported IR version", "only *guarantees* support for models stamped", "opset")
 _ERRORS_ONLY = 3
+_ABOUT_BYTES = 16 * 1024
+_HALF = b"robustdeploy.precision\x12\x04fp16"
+"""The entry of a file in 16-bit floats: its key, and its value behind protobuf's tag and length."""
 _SUFFIX = "ExecutionProvider"
 _CPU = "cpu"
 _LEVELS = {
@@ -133,7 +136,9 @@ class OnnxRuntime:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
         try:
             # Else it would go on with fewer providers where one fails, and say so on standard output alone.
-            return runtime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+            return runtime.InferenceSession(
+                str(path), options, providers=providers, enable_fallback=0, disabled_optimizers=_left_out(path)
+            )
         except Exception as error:  # the runtime's own exceptions share no base class but Exception
             words = " ".join(str(error).replace(str(path), path.name).split())
         said = f"ONNX Runtime {runtime.__version__} cannot load {path.name}: {words[-300:]}"  # the reason ends it
@@ -231,6 +236,19 @@ def _fix(provider: str) -> str:
 def _text(value: bool | int | str) -> str:
     # Every provider reads 1 and 0; not all read Python's True and False.
     return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _left_out(path: Path) -> list[str]:
+    """Return the optimisers that must not see this file."""
+    try:
+        with path.open("rb") as file:
+            # What a file says of itself stands at its end; its graph, which may be large, is not looked at.
+            file.seek(max(0, path.stat().st_size - _ABOUT_BYTES))
+            half = _HALF in file.read()
+    except OSError:
+        return []  # told when it is loaded
+    # Through 1.31 it joins a transposition and a product in 16 bits into one that has no kernel, and the process dies.
+    return ["MatmulTransposeFusion"] if half else []
 
 
 def _runtime() -> Any:
