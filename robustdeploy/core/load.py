@@ -37,7 +37,7 @@ _CHOICE: TypeAdapter[Choice] = TypeAdapter(PlugIn)
 
 def _source(kind: ShippedKind, wanted: str | Path) -> Source:
     path = Path(wanted)
-    if isinstance(wanted, Path) or path.suffix in (".yaml", ".yml") or len(path.parts) != 1 or path.is_file():
+    if _is_path(wanted):
         if not path.is_file():
             raise RecipeError(_no_file(kind, path))
         source = source_from_file(path, str(path))
@@ -45,6 +45,17 @@ def _source(kind: ShippedKind, wanted: str | Path) -> Source:
     if wanted not in shipped_names(kind):
         raise RecipeError(_no_name(kind, str(wanted)))
     return source_from_file(shipped_folder(kind) / f"{wanted}.yaml", f"{kind}/{wanted}.yaml")
+
+
+def _is_path(wanted: str | Path) -> bool:
+    """Say whether ``wanted`` is a path and not the name of something shipped."""
+    path = Path(wanted)
+    return isinstance(wanted, Path) or path.suffix in (".yaml", ".yml") or len(path.parts) != 1 or path.is_file()
+
+
+def _file(kind: ShippedKind, wanted: str | Path) -> Path:
+    """Return the file of a path or of a shipped name, the same for all ways to say it."""
+    return (Path(wanted) if _is_path(wanted) else shipped_folder(kind) / f"{wanted}.yaml").resolve()
 
 
 def _no_file(kind: ShippedKind, path: Path) -> str:
@@ -122,26 +133,29 @@ def load_recipe(
 
 
 def load_target(name_or_path: str | Path, registries: Registries | None = REGISTRIES) -> Target:
-    """Load a target; ``extends: other`` gives it the fields of one other target as defaults."""
+    """Load a target; ``extends: other`` gives it the fields of another target as defaults, which may extend one too."""
     source = _source("targets", name_or_path)
-    if "extends" in source.data:
-        source = _extended(source)
-    return _validated(Target, source, registries)
+    return _validated(Target, _extended(source, (_file("targets", name_or_path),)), registries)
 
 
-def _extended(source: Source) -> Source:
+def _extended(source: Source, line: tuple[Path, ...]) -> Source:
+    """Lay ``source`` over the targets that it extends; ``line`` are the files that led here, its own the last."""
+    if "extends" not in source.data:
+        return source
     parent = source.data.pop("extends")
     if not isinstance(parent, str):
         raise RecipeError(str(Problem(source.mark(("extends",)), ("extends",), "must be a target's name")))
     beside = Path(source.label).parent / parent
+    wanted = beside if beside.suffix in (".yaml", ".yml") else parent
     try:
-        base = _source("targets", beside if beside.suffix in (".yaml", ".yml") else parent)
+        base = _source("targets", wanted)
     except RecipeError as error:
         text = "; ".join(error.args)
         raise RecipeError(str(Problem(source.mark(("extends",)), ("extends",), text))) from error
-    if "extends" in base.data:
-        text = f"{base.label} extends another target itself; one level is the limit"
+    if (file := _file("targets", wanted)) in line:
+        text = f"{base.label} extends itself, by way of {source.label}; one of them must stand alone"
         raise RecipeError(str(Problem(source.mark(("extends",)), ("extends",), text)))
+    base = _extended(base, (*line, file))
     # Two targets of one name would share their folders in a run.
     for own in ("name", "description"):
         base.data.pop(own, None)

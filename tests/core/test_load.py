@@ -161,6 +161,31 @@ def test_a_target_extends_another_by_name_or_file(write, registries):
     assert steps.link.options == {"alpha": 1, "steps": 2}
 
 
+def test_a_target_extends_to_any_depth(write, registries):
+    write("name: t0\nopset: 18\nlatency: {min_s: 1, max_s: 9}\nchannel_multiple: 2", "t0.yaml")
+    for depth in range(1, 30):
+        write(f"name: t{depth}\nextends: t{depth - 1}.yaml\nlatency: {{min_samples: {100 + depth}}}", f"t{depth}.yaml")
+    target = load_target(write("name: last\nextends: t29.yaml\nchannel_multiple: 4"), registries)
+    assert (target.name, target.opset, target.channel_multiple) == ("last", 18, 4)
+    assert (target.latency.min_s, target.latency.max_s, target.latency.min_samples) == (1, 9, 129)
+
+
+def test_a_target_extends_the_shipped_one_of_its_own_name(tmp_path, monkeypatch):
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets" / "host-cpu.yaml").write_text("name: host-cpu\nextends: host-cpu\nopset: 19\n")
+    monkeypatch.chdir(tmp_path)
+    target = load_target("targets/host-cpu.yaml")
+    assert (target.opset, target.backend.version) == (19, ">=1.23,<2")
+
+
+def test_the_nearest_of_two_wins_and_another_plug_in_drops_all_options_of_those_below(write, registries):
+    write("name: a\nlink: {name: ssh, alpha: 1, steps: 3}", "a.yaml")
+    write("name: b\nextends: a.yaml\nlink: {name: ssh, steps: 5}", "b.yaml")
+    write("name: c\nextends: b.yaml\nlink: local", "c.yaml")
+    assert load_target(write("name: d\nextends: b.yaml"), registries).link.options == {"alpha": 1, "steps": 5}
+    assert load_target(write("name: d\nextends: c.yaml\nlink: {name: ssh}"), registries).link.options == {}
+
+
 def test_a_mistake_in_the_extended_target_is_told_in_that_file(write, registries):
     base = write("name: base\nopset: 99", "base.yaml")
     with pytest.raises(RecipeError) as caught:
@@ -173,16 +198,20 @@ def test_a_mistake_in_the_extended_target_is_told_in_that_file(write, registries
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("name: m\nextends: middle.yaml", r"x.yaml:2:1: extends: .*middle.yaml extends another target itself"),
+        ("name: m\nextends: x.yaml", r"x.yaml:2:1: extends: .*x.yaml extends itself, by way of .*x.yaml"),
+        ("name: m\nextends: round.yaml", r"trip.yaml:2:1: extends: .*round.yaml extends itself, by way of .*trip.yaml"),
+        ("name: m\nextends: lost.yaml", r"lost.yaml:2:1: extends: unknown target 'nowhere'"),
         ("name: m\nextends: nowhere.yaml", r"x.yaml:2:1: extends: .*nowhere.yaml: no such file"),
         ("name: m\nextends: nowhere", r"x.yaml:2:1: extends: unknown target 'nowhere'"),
         ("name: m\nextends: [a]", r"x.yaml:2:1: extends: must be a target's name"),
         ("extends: base.yaml", r"name: is required and missing"),
     ],
 )
-def test_extends_is_one_level_and_must_lead_somewhere(write, registries, text, sentence):
+def test_extends_must_lead_somewhere_and_not_back(write, registries, text, sentence):
     write("name: base", "base.yaml")
-    write("name: middle\nextends: base.yaml", "middle.yaml")
+    write("name: round\nextends: trip.yaml", "round.yaml")
+    write("name: trip\nextends: round.yaml", "trip.yaml")
+    write("name: lost\nextends: nowhere", "lost.yaml")
     with pytest.raises(RecipeError, match=sentence):
         load_target(write(text), registries)
 
