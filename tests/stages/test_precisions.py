@@ -1,0 +1,209 @@
+"""Precisions through the whole chain: what stands in the report, and where a fault is found."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from robustdeploy.evaluate.bisect import Step, changes, least_drop
+from robustdeploy.export import exporting, parity
+from robustdeploy.export.precision import fp16, int8
+
+pytestmark = pytest.mark.slow
+ATTACKS = ("--attacks", "fgsm", "--limit", "300")
+
+
+def written(folder, precisions="[fp32, int8, fp16]", name="low"):
+    (folder / f"{name}.yaml").write_text(
+        f"extends: host-cpu\nname: {name}\nprecisions: {precisions}\n"
+        "latency: {warmup_s: 0.01, min_s: 0.05, max_s: 1, min_samples: 100}\n"
+    )
+    return f"{name}.yaml"
+
+
+def measured(command, folder, target, *precisions):
+    """Export to a target and measure there under settings of its own, which the run's label marks."""
+    words = [word for each in precisions for word in ("--precision", each)]
+    done = command(folder, "export", "runs/tiny", "--target", target, *words, "--force", "--quiet")
+    assert done.code == 0, done.err
+    done = command(folder, "evaluate", "runs/tiny", "--target", target, *words, *ATTACKS, "--json")
+    assert done.code == 0, done.err
+    return done.document
+
+
+def bisected(command, folder, document, precision):
+    name = document["folder"].partition("@")[2]
+    done = command(folder, "bisect", "runs/tiny", "--target", name, "--precision", precision, "--json")
+    assert done.code == 0, done.err
+    return done.document
+
+
+def blamed(document):
+    """The steps that lose accuracy, without what pruning cost."""
+    return [change["after"] for change in document["drops"] if change["before"] != "dense net in torch"]
+
+
+def test_a_run_in_three_precisions_tells_them_side_by_side(desk, command):
+    words = [word for each in ("fp32", "int8", "fp16") for word in ("--precision", each)]
+    done = command(desk, "run", "tiny.yaml", "--name", "tiny", "--target", written(desk), *words, "--json")
+    assert done.code == 0, done.err
+    report, run = done.document, desk / "runs/tiny"
+    rows = {(row["subject"], row["metric"], row["attack"]): row for row in report["measurements"]}
+    for precision in ("fp32", "int8", "fp16"):
+        board = rows[f"pruned/{precision}@low", "robust_accuracy", "pgd-5"]
+        twin = rows[f"pruned/{precision}@torch", "robust_accuracy", "pgd-5"]
+        assert board["kind"] == twin["kind"] == ("transfer" if precision == "fp32" else "twin")
+        assert abs(board["value"] - twin["value"]) < 0.1
+        assert f"pruned/{precision}@low" in {each["subject"] for each in report["subjects"]}
+    checks = {(check["subject"], check["id"]): check for check in report["diagnostics"]}
+    assert checks["pruned/int8@low", "twin-fidelity"]["level"] == "ok"
+    assert checks["pruned/int8@low", "precision-agreement"]["level"] == "ok"
+    assert ("pruned/fp32@low", "twin-fidelity") not in checks
+    facts = json.loads((run / "onnx/pruned/int8/manifest.json").read_text())["facts"]["lowered"]
+    assert facts["calibration"]["n"] == 256
+    assert facts["calibration"]["images"] == "mixed"
+    assert facts["agreement_clean"] > 0.9
+    # What is done is not done again, and another way to calibrate makes this precision anew.
+    again = command(desk, "plan", "tiny.yaml", "--name", "tiny", "--target", "low.yaml", *words, "--json").document
+    assert {step["action"] for step in again["steps"]} == {"skip"}
+    changed = ["--set", "precisions=[fp32, {name: int8, method: percentile}, fp16]"]
+    again = command(desk, "plan", "tiny.yaml", "--name", "tiny", "--target", "low.yaml", *changed, "--json").document
+    redone = [step["place"] for step in again["steps"] if step["action"] != "skip"]
+    assert "onnx/pruned/int8" in redone
+    assert not [place for place in redone if "int8" not in place]
+    assert command(desk, "verify", "runs/tiny").code == 0
+
+
+def test_a_precision_that_a_target_does_not_have_is_refused_before_anything_is_done(desk, command):
+    words = ("--name", "new", "--target", written(desk, "[fp32]"), "--precision", "int8")
+    done = command(desk, "run", "tiny.yaml", *words)
+    assert done.code == 2
+    assert "target low has no precision 'int8' (it has: fp32)" in done.err
+    assert not (desk / "runs/new").exists()
+    done = command(desk, "evaluate", "runs/tiny", "--target", written(desk), "--precision", "int8")
+    assert done.code == 2
+    assert "robustdeploy export runs/tiny --target low --precision int8" in done.err
+
+
+@pytest.fixture
+def wrong_scale(monkeypatch):
+    """Calibration that measured an activation's range as a small part of what it is."""
+    lower = int8.Int8.lower
+
+    def wrong(self, onnx_file, lowered, images):
+        lower(self, onnx_file, lowered, images)
+        model = onnx.load(lowered)
+        scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+        used = sorted(scales)[len(scales) // 2]
+        tensor = next(each for each in model.graph.initializer if each.name == used)
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / 12, used))
+        onnx.save(model, lowered)
+
+    monkeypatch.setattr(int8.Int8, "lower", wrong)
+
+
+@pytest.fixture
+def noisy_halves(monkeypatch):
+    """A conversion to 16 bits that loses most of the weights."""
+    lower = fp16.Fp16.lower
+
+    def wrong(self, onnx_file, lowered, images):
+        lower(self, onnx_file, lowered, images)
+        _disturb(lowered, np.float16)
+
+    monkeypatch.setattr(fp16.Fp16, "lower", wrong)
+
+
+@pytest.fixture
+def wrong_export(monkeypatch):
+    """An exporter that writes other weights, and a parity that does not look."""
+    export = exporting.export_onnx
+
+    def wrong(net, image_shape, path, *rest):
+        export(net, image_shape, path, *rest)
+        _disturb(path, np.float32)
+
+    monkeypatch.setattr(exporting, "export_onnx", wrong)
+    monkeypatch.setattr(parity, "DISAGREEMENT_LIMIT", 1.0)
+
+
+def _disturb(path, kind):
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == kind and values.ndim == 4:
+            noise = np.random.default_rng(0).normal(0, values.std(), values.shape)
+            tensor.CopyFrom(numpy_helper.from_array((values + noise).astype(kind), tensor.name))
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "precision", "step"),
+    [
+        ("wrong_scale", "int8", "ONNX file in int8"),
+        ("noisy_halves", "fp16", "ONNX file in fp16"),
+        ("wrong_export", "fp32", "ONNX file in fp32"),
+    ],
+)
+def test_a_fault_in_a_file_is_named_by_its_step(fault, precision, step, desk, command, request):
+    request.getfixturevalue(fault)
+    document = measured(command, desk, written(desk), *dict.fromkeys(("fp32", precision)))
+    found = bisected(command, desk, document, precision)
+    assert blamed(found)[0] == step
+    if precision != "fp32":
+        (check,) = [each for each in document["beside"][0]["diagnostics"] if each["id"] == "precision-agreement"]
+        assert check["level"] == "warn"
+
+
+def test_a_fault_of_the_engine_is_named_by_its_step_and_a_sound_one_by_none(desk, command):
+    sound = bisected(command, desk, measured(command, desk, written(desk), "fp32", "int8"), "int8")
+    assert [step["name"] for step in sound["steps"]] == [
+        "dense net in torch",
+        "pruned net in torch",
+        "ONNX file in fp32",
+        "ONNX file in int8",
+        sound["steps"][-1]["name"],
+    ]
+    assert blamed(sound) == []
+    wrong = bisected(command, desk, measured(command, desk, "null", "fp32"), "fp32")
+    assert blamed(wrong)[0].startswith("engine on null@")
+
+
+def test_what_pruning_costs_is_named_too(desk, command):
+    found = bisected(command, desk, measured(command, desk, written(desk), "fp32"), "fp32")
+    assert found["first"]["before"] == "dense net in torch"
+    assert found["first"]["after"] == "pruned net in torch"
+    told = command(desk, "bisect", "runs/tiny", "--target", "quick")
+    assert told.code == 0
+    assert "McNemar" in told.out or "cannot be seen" in told.out
+
+
+def bits(right, n=200):
+    return np.arange(n) < right
+
+
+def test_a_step_is_blamed_only_where_chance_does_not_explain_the_loss():
+    sound, worse = Step("a", bits(180), bits(100)), Step("b", bits(180), bits(80))
+    (clean, robust) = changes([sound, worse])
+    assert (clean.significant, clean.p) == (False, 1.0)
+    assert (robust.significant, robust.lost, robust.gained) == (True, 20, 0)
+    # As many are gained as lost, and a rise is no loss.
+    other = Step("b", bits(180), np.roll(bits(100), 20))
+    assert not any(change.significant for change in changes([sound, other]))
+    assert not any(change.significant for change in changes([worse, sound]))
+
+
+def test_the_smallest_loss_that_could_be_seen_is_just_significant():
+    n = 200
+    for steps in (2, 3, 5):
+        comparisons = 2 * (steps - 1)
+        lost = round(least_drop(comparisons, n) * n)
+
+        def seen(lost, steps=steps):
+            walk = [Step(str(i), bits(100), bits(100 - (lost if i else 0))) for i in range(steps)]
+            return changes(walk)[1].significant
+
+        assert seen(lost)
+        assert not seen(lost - 1)
