@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -32,12 +32,16 @@ class Tvm:
     """The processor by LLVM's name, such as `cortex-a72`; empty is the one that builds, or any of `triple`."""
     cc: str = ""
     """The C compiler that links; empty is `cc`, or `MACHINE-linux-gnu-gcc` for another architecture."""
+    pad: Literal["auto"] | bool = "auto"
+    """Add channels so that they fill whole vectors: where that saves vectors (`auto`), wherever it can be, or never."""
     runtime: str = ""
     """Where `libtvm_runtime.so` lies on the board; empty looks into `tvm/lib` wherever Python imports from."""
 
     def __post_init__(self) -> None:
         if self.triple and "-" not in self.triple:
             raise ValueError(f"triple is {self.triple!r}; it must be like aarch64-linux-gnu")
+        if self.pad not in ("auto", True, False):
+            raise ValueError(f"pad is {self.pad!r}; it must be auto, true or false")
 
     def probe(self) -> Probe:
         """Say which TVM is here and what its engines are for, or what is missing and how to mend it."""
@@ -57,7 +61,7 @@ class Tvm:
     def compile(self, onnx: Path, engine: Path) -> None:
         """Compile ``onnx`` into a library; where it can run here, its scores for plain images must be finite."""
         tvm, found = compiler(), runtime(self.runtime)
-        about = compile_engine(tvm, found.version, onnx, engine, self._processor())
+        about = compile_engine(tvm, found.version, onnx, engine, self._processor(), self.pad)
         write_about(engine, about)
         if about.machine != here():
             return

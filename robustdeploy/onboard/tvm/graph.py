@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ...errors import ArtifactError
 from .installed import onnx_package
+from .padding import with_full_vectors
 from .recurrent import RECURRENT, unrolled
+from .vectors import Vectors
 
 _LARGE = 1024
 """Weights with more values than this say nothing about shapes."""
@@ -18,8 +20,14 @@ _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLi
 _ROUNDS = 4
 
 
-def prepared(model: Any) -> Any:
-    """Return ``model`` for one image and with ``scores`` alone; the same numbers, in operators that TVM knows."""
+Pad = Literal["auto"] | bool
+
+
+def prepared(model: Any, vectors: Vectors, pad: Pad) -> Any:
+    """Return ``model`` for one image and with ``scores`` alone; the same numbers, in operators that TVM knows.
+
+    ``pad`` says where channels are added: nowhere, wherever they fill a vector, or (``auto``) where that saves some.
+    """
     onnx = onnx_package()
     ready = copy.deepcopy(model)
     graph = ready.graph
@@ -38,6 +46,8 @@ def prepared(model: Any) -> Any:
         if not _fold(onnx, ready, _shapes(onnx, ready)):
             break
     _rewrite(onnx, ready)
+    if pad is not False:
+        with_full_vectors(onnx, ready, _shapes(onnx, ready), vectors, always=pad is True)
     _drop_unread(graph)
     return ready
 

@@ -16,11 +16,13 @@ from .folding import constant_of, folded, sizes_of
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _AXIS = {0: 0, 1: 3, 2: 1, 3: 2}
 """Where an axis of N×C×H×W is in N×H×W×C."""
-_SINGLE = ("nn.relu sigmoid tanh clip exp log sqrt rsqrt abs negative erf nn.gelu nn.gelu_tanh nn.silu nn.leakyrelu "
-           "astype floor ceil round nn.softplus nn.selu square").split()  # fmt: skip
-_PAIRS = "add subtract multiply divide maximum minimum power".split()
-_POOLS = "nn.max_pool2d nn.avg_pool2d nn.adaptive_avg_pool2d image.resize2d".split()
-_OVER_AXES = "mean sum max min variance".split()
+_SINGLE = (
+    *("abs", "astype", "ceil", "clip", "erf", "exp", "floor", "log", "negative", "round", "rsqrt", "sigmoid", "sqrt"),
+    *("nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.selu", "nn.silu", "nn.softplus", "square", "tanh"),
+)
+_PAIRS = ("add", "subtract", "multiply", "divide", "maximum", "minimum", "power")
+_POOLS = ("nn.max_pool2d", "nn.avg_pool2d")
+_OVER_AXES = ("mean", "sum", "max", "min", "variance")
 
 
 def channels_last(tvm: Any, module: Any) -> Any:
@@ -137,13 +139,10 @@ class _Turn:
         return self._constant(array.reshape((1,) * (4 - array.ndim) + array.shape).transpose(_LAST))
 
     def pool(self, call: Any) -> Any:
-        """Pool or resize: these know both layouts."""
+        """Pool, which knows both layouts."""
         if (twin := self._twin(call.args[0])) is None or call.attrs.layout != "NCHW":
             return None
-        names = [name for name in _ATTRIBUTES if hasattr(call.attrs, name)]
-        if str(call.op.name) in ("relax.image.resize2d", "relax.nn.adaptive_avg_pool2d"):
-            return None
-        options = {name: getattr(call.attrs, name) for name in names}
+        options = {name: getattr(call.attrs, name) for name in _ATTRIBUTES if hasattr(call.attrs, name)}
         plain = {name: [int(size) for size in value] if name in _LISTS else value for name, value in options.items()}
         operator = getattr(self._relax.op.nn, str(call.op.name).rpartition(".")[2])
         return self._first(operator(twin, **plain, layout="NHWC"))

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import ArtifactError, ToolchainError
 from ..store import sha256_of
 from .folding import sizes_of
-from .graph import prepared
+from .graph import Pad, prepared
 from .installed import onnx_package
 from .layout import channels_last
 from .operators import legalizations
@@ -44,15 +44,16 @@ class Processor:
         return self.machine == here()
 
 
-def compile_engine(tvm: Any, version: str, onnx: Path, engine: Path, processor: Processor) -> About:
+def compile_engine(tvm: Any, version: str, onnx: Path, engine: Path, processor: Processor, pad: Pad) -> About:
     """Compile ``onnx`` into the folder ``engine``; whatever the graph is to blame for is an ArtifactError."""
     cc = linker(processor)
     target = target_for(tvm, processor)
     model = _read(onnx)
     image = image_shape(model, onnx.name)
     try:
-        module = imported(tvm, prepared(model), image)
-        executable = built(tvm, module, target)
+        vectors = vectors_of(tvm, target, processor.machine)
+        module = imported(tvm, prepared(model, vectors, pad), image)
+        executable = built(tvm, module, target, vectors)
         classes = _classes(module, onnx.name)
     except (ArtifactError, MemoryError):
         raise
@@ -114,11 +115,9 @@ def imported(tvm: Any, model: Any, image: tuple[int, int, int]) -> Any:
     return transform.FoldConstant()(channels_last(tvm, transform.Normalize()(module)))
 
 
-def built(tvm: Any, module: Any, target: Any) -> Any:
+def built(tvm: Any, module: Any, target: Any, vectors: Vectors) -> Any:
     """Lower, schedule and compile ``module`` for ``target``."""
     transform = tvm.relax.transform
-    machine = machine_of(str(target.attrs["mtriple"]))
-    vectors = vectors_of(tvm, target, machine)
     with target:
         module = transform.LegalizeOps(legalizations(tvm, vectors))(module)
         module = transform.AnnotateTIROpPattern()(module)

@@ -54,11 +54,19 @@ def _convolution(tvm: Any, vectors: Vectors, builder: Any, call: Any) -> Any:
         return _emit(tvm, builder, _depthwise(tvm, place, tile), call.args[0], packed, "depthwise")
     if lanes_for(out[3] // groups, vectors) < min(4, vectors.lanes):
         return None
+    if groups == 1:
+        weights = _trimmed(weights)
     # A tile lies inside of one group, so that all of it reads the same channels.
-    tile = tile_for(out[1], out[2], out[3] // groups, vectors)
-    blocks = out[3] // tile.channels
-    packed = np.ascontiguousarray(np.moveaxis(weights.reshape(*weights.shape[:3], blocks, tile.channels), 3, 0))
+    tile = tile_for(out[1], out[2], out[3] // groups, int(np.prod(weights.shape[:3])), vectors)
+    blocks = out[3] // tile.lanes
+    packed = np.ascontiguousarray(np.moveaxis(weights.reshape(*weights.shape[:3], blocks, tile.lanes), 3, 0))
     return _emit(tvm, builder, _tiled(tvm, place, groups, tile), call.args[0], packed, "conv2d")
+
+
+def _trimmed(weights: Array) -> Array:
+    """Leave out the last inputs where they count for nothing: channels that `padding` added before."""
+    used = np.flatnonzero(weights.any(axis=(0, 1, 3)))
+    return weights[:, :, : used[-1] + 1] if len(used) else weights[:, :, :1]
 
 
 class _Place:
@@ -133,8 +141,8 @@ def _product(tvm: Any, vectors: Vectors, builder: Any, call: Any) -> Any:
     if call.ty.dtype != "float32" or len(shape) < 2 or lanes_for(out[-1], vectors) < min(4, vectors.lanes):
         return None
     te = tvm.te
-    tile = tile_for(1, out[-2], out[-1], vectors)
-    packed = np.ascontiguousarray(np.moveaxis(weights.reshape(shape[-1], -1, tile.channels), 1, 0))
+    tile = tile_for(1, out[-2], out[-1], shape[-1], vectors)
+    packed = np.ascontiguousarray(np.moveaxis(weights.reshape(shape[-1], -1, tile.lanes), 1, 0))
 
     def written(data: Any, matrix: Any) -> Any:
         depth, width = (int(size) for size in matrix.shape[1:])

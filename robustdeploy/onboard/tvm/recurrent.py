@@ -91,10 +91,10 @@ class _Cell:
         for step in reversed(range(steps)) if backwards else range(steps):
             given = self._add("Gather", products, self._constant(np.int64(step)), axis=0)
             state, memory = getattr(self, f"_{self._kind.lower()}")(given, state, memory)
-            states[step] = self._add("Unsqueeze", state, self._constant(np.int64([0, 1])))
+            states[step] = self._add("Unsqueeze", state, self._constant(np.array([0, 1], np.int64)))
         self.all_states = self._add("Concat", *states, axis=0)
-        self.last_state = self._add("Unsqueeze", state, self._constant(np.int64([0])))
-        self.last_memory = self._add("Unsqueeze", memory, self._constant(np.int64([0])))
+        self.last_state = self._add("Unsqueeze", state, self._constant(np.array([0], np.int64)))
+        self.last_memory = self._add("Unsqueeze", memory, self._constant(np.array([0], np.int64)))
 
     def _lstm(self, given: str, state: str, memory: str) -> tuple[str, str]:
         gates = self._add("Add", given, self._carried(state))
@@ -137,7 +137,7 @@ class _Cell:
         return self._columns(gates, at * self._hidden, (at + 1) * self._hidden)
 
     def _columns(self, name: str, start: int, stop: int) -> str:
-        ends = [self._constant(np.int64([number])) for number in (start, stop, -1)]
+        ends = [self._constant(np.array([number], np.int64)) for number in (start, stop, -1)]
         return self._add("Slice", name, *ends)
 
     def _ends(self, start: int, stop: int) -> str:

@@ -224,11 +224,14 @@ def told(engine):
     return json.loads((engine / "engine.json").read_text())
 
 
+PADDED = [(name, "auto") for name in NETS] + [(name, pad) for name in ("odd", "grouped") for pad in (True, False)]
+
+
 @compiles
-@pytest.mark.parametrize("name", NETS)
-def test_an_engine_scores_as_onnx_runtime_does(tmp_path, name):
+@pytest.mark.parametrize(("name", "pad"), PADDED)
+def test_an_engine_scores_as_onnx_runtime_does(tmp_path, name, pad):
     path = NETS[name](tmp_path / "net.onnx")
-    engine = compiled(path)
+    engine = compiled(path, pad=pad)
     images = np.random.default_rng(1).random((3, *told(engine)["image"]), dtype=np.float32)
     expected = OnnxRuntime().load(path)(images)
     scores = scores_of(Tvm(), engine, images)
@@ -368,6 +371,11 @@ def test_an_option_that_cannot_be_is_told_with_the_fix(small, tmp_path, options,
         Tvm(**options).compile(small[0], tmp_path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_padding_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="auto, true or false"):
+        Tvm(pad="some")
 
 
 def test_a_triple_that_is_none_is_refused():
