@@ -152,6 +152,8 @@ class Lowered(Record):
     span: float
     calibration: dict[str, Any] = {}
     """Which images the ranges of activations were measured on; empty where none were."""
+    tuned_epochs: Count = 0
+    """Epochs of fine-tuning in this precision; its weights are then others than those of the file in float32."""
     twin_problem: str = ""
     """Why what gradients find on the torch twin says nothing about the file; empty where it does."""
 

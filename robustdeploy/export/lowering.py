@@ -27,7 +27,8 @@ from robustdeploy.engine.stage import Finished, Work
 from robustdeploy.errors import ArtifactError
 from robustdeploy.export.bundle import GOLDEN, golden_images
 from robustdeploy.export.exporting import attacked, held_out_images
-from robustdeploy.export.precision.protocol import Calibration, Limits, Precision
+from robustdeploy.export.fine_tuning import Progress, fine_tune, forget
+from robustdeploy.export.precision.protocol import Calibration, Limits, Precision, Tunable
 from robustdeploy.export.twin import load_twin
 from robustdeploy.nets.store import load_info, load_net
 from robustdeploy.onboard.criterion import CLASSIFICATION
@@ -54,6 +55,7 @@ def lower(
     made: tuple[Finished[NetRecord], Finished[OnnxRecord]],
     data: Loaded | None,
     work: Work,
+    progress: Progress,
     trust: Trust = False,
 ) -> OnnxRecord:
     """Write an exported net in another precision, and measure what that changed and how true its twin is.
@@ -63,9 +65,15 @@ def lower(
     """
     trained, exported = made
     path, onnx = work.folder / "model.onnx", exported.folder / "model.onnx"
+    precision = asked.precision
     net, info = load_net(trained.folder, trust=trust), load_info(trained.folder)
-    chosen = _calibration_images(net, asked.precision.calibration, data, recipe)
-    asked.precision.lower(onnx, path, None if chosen is None else pixels_from_bytes(chosen))
+    chosen = _calibration_images(net, precision.calibration, data, recipe)
+    seen = None if chosen is None else pixels_from_bytes(chosen)
+    source, tuning = onnx, precision.tuning if isinstance(precision, Tunable) else None
+    if isinstance(precision, Tunable) and tuning is not None and data is not None:
+        source = fine_tune(recipe, precision.simulated(onnx, seen), onnx, tuning, data, work, progress)
+    precision.lower(source, path, seen)
+    forget(work)
     stop_if_interrupted()
     clean, labels = held_out_images(trained.folder, info)
     sets = {"clean": clean, "adversarial": attacked(net, clean, labels, recipe.threat)}
@@ -77,7 +85,7 @@ def lower(
             f"in {asked.name} this net gives scores that are not finite (NaN or infinity): its activations leave the "
             "range of that precision; deploy it in fp32"
         )
-    limits: Limits = asked.precision.LIMITS
+    limits: Limits = precision.LIMITS
     parity, why = _twin_parity(path, sets, {name: pair[1] for name, pair in told.items()}, backend.probe().version)
     kept = {name: _agreement(*pair) for name, pair in told.items()}
     lowered = Lowered(
@@ -88,7 +96,8 @@ def lower(
         max_abs_clean=float(np.abs(np.subtract(*told["clean"])).max()),
         span=float(np.ptp(told["clean"][0])),
         n=len(clean),
-        calibration=_calibration_facts(asked.precision.calibration, chosen, recipe.seed),
+        tuned_epochs=tuning.epochs if tuning else 0,
+        calibration=_calibration_facts(precision.calibration, chosen, recipe.seed),
         twin_problem=why or _void(parity, limits),
     )
     atomic_write_bytes(work.folder / GOLDEN, golden_images(clean, labels, told["clean"][1]))
@@ -185,7 +194,7 @@ def _calibration_facts(wanted: Calibration | None, chosen: Bytes | None, seed: i
 def _notes(lowered: Lowered, limits: Limits) -> list[str]:
     notes = []
     least = min(lowered.agreement_clean, lowered.agreement_adversarial)
-    if least < limits.lowering:
+    if least < limits.lowering and not lowered.tuned_epochs:
         notes.append(
             f"in {lowered.precision} the net labels {least:.1%} of {lowered.n} held-out images, clean or attacked, as "
             "in fp32; calibrate on more images or by another method"

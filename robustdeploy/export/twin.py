@@ -40,15 +40,17 @@ class Twin(nn.Module):
     def __init__(self, model: onnx.ModelProto, trainable: bool = False) -> None:
         """Read ``model``; ArtifactError where it has an operator without a torch form.
 
-        With ``trainable`` its weights are parameters; otherwise all that hangs on weights alone is computed once.
+        With ``trainable`` the weights and biases of its products are parameters; otherwise all that hangs on weights
+        alone is computed once.
         """
         super().__init__()
         graph = model.graph
         self._input, self._output = graph.input[0].name, graph.output[0].name
         self._places: dict[str, str] = {}
         self._held = 0
+        learning = _weights(graph) if trainable else frozenset[str]()
         for tensor in graph.initializer:
-            self._hold(tensor.name, _tensor(tensor), trainable)
+            self._hold(tensor.name, _tensor(tensor), tensor.name in learning)
         for node in graph.node:
             if node.op_type == "Constant":
                 self._hold(node.output[0], _constant(node))
@@ -74,7 +76,7 @@ class Twin(nn.Module):
         # Names in a graph may hold dots, which torch takes for modules.
         self._places[name] = place = f"value_{self._held}"
         self._held += 1
-        if trainable and tensor.is_floating_point():
+        if trainable:
             self.register_parameter(place, nn.Parameter(tensor))
         else:
             self.register_buffer(place, tensor)
@@ -95,6 +97,22 @@ class Twin(nn.Module):
         for name in needed - {"", *self._places}:
             if name in known:
                 self._hold(name, known[name])
+
+
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+
+
+def _weights(graph: onnx.GraphProto) -> frozenset[str]:
+    """Return the initializers that products are computed with, behind any rounding of them."""
+    made = {name: node for node in graph.node for name in node.output}
+    known, found = {tensor.name for tensor in graph.initializer}, set()
+    for node in graph.node:
+        for name in node.input if node.op_type in _PRODUCTS else ():
+            while name in made and made[name].op_type in _ROUNDING:
+                name = made[name].input[0]
+            found.add(name)
+    return frozenset(found & known)
 
 
 def load_twin(path: Path) -> Twin:

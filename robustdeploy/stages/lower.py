@@ -72,7 +72,11 @@ class Lower:
         session.callback.progress(f"lowering to {asked.name}", 0, 1)
         made = work.of(self.net), work.of(self.export)
         data = session.training_data if asked.precision.calibration else None
-        record = lower(session.run.recipe, asked, made, data, work, session.trust)
+
+        def progress(step: int, steps: int, numbers: Any) -> None:
+            session.callback.progress(f"fine-tuning {self.net_name} in {asked.name}", step, steps, **numbers)
+
+        record = lower(session.run.recipe, asked, made, data, work, progress, session.trust)
         session.callback.progress(f"lowering to {asked.name}", 1, 1)
         lowered = record.lowered
         assert lowered is not None
@@ -102,4 +106,6 @@ def twin_file(done: Finished[OnnxRecord]) -> Path | None:
 def form_of(choice: Choice, asked: Choice) -> str:
     """Return what a target changes of a precision that was asked for, as part of a folder's name; usually nothing."""
     usual, own = (vars(PRECISIONS.build(each.name, each.options)) for each in (asked, choice))
-    return "-".join(str(own[name]) for name in own if own[name] != usual[name])
+    other = {name: value for name, value in own.items() if value != usual[name]}
+    # A word says by itself what it is of; a number does not.
+    return "-".join(value if isinstance(value, str) else f"{name}{value:g}" for name, value in other.items())

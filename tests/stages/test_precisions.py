@@ -180,6 +180,34 @@ def test_what_pruning_costs_is_named_too(desk, command):
     assert "McNemar" in told.out or "cannot be seen" in told.out
 
 
+def test_fine_tuning_trains_the_weights_as_if_rounded_and_the_files_say_so(desk, command):
+    target = written(desk, "[{name: int8, epochs: 2, lr: 0.02}]", "tuned")
+    document = measured(command, desk, target, "int8")
+    place = desk / "runs/tiny/onnx/pruned/int8.epochs2-lr0.02"
+    facts = json.loads((place / "manifest.json").read_text())["facts"]["lowered"]
+    assert facts["tuned_epochs"] == 2
+    # What could be resumed from is gone, and the training's own log of this stage with it.
+    assert {path.name for path in place.iterdir()} == {"model.onnx", "golden.npz", "manifest.json"}
+    (check,) = [each for each in document["diagnostics"] if each["id"] == "precision-agreement"]
+    assert check["level"] == "ok"
+    assert "fine-tuned for 2 epochs" in check["text"]
+    before = onnx.load(desk / "runs/tiny/onnx/pruned/fp32/model.onnx").graph.initializer
+    floats = {each.name: numpy_helper.to_array(each) for each in before}
+    after = {each.name: numpy_helper.to_array(each) for each in onnx.load(place / "model.onnx").graph.initializer}
+    moved = []
+    for name, weights in floats.items():
+        if f"{name}_quantized" in after and weights.ndim == 4:
+            scale = after[f"{name}_scale"].reshape(-1, 1, 1, 1)
+            moved.append(np.abs(after[f"{name}_quantized"] * scale - weights).max() > 2 * scale.max())
+    assert moved
+    assert all(moved)
+    # The pixels' normalisation is no weight of a product and stays as it was.
+    constants = [
+        name for name, values in floats.items() if values.ndim == 4 and values.shape[-1] == 1 and name in after
+    ]
+    assert all(np.array_equal(after[name], floats[name]) for name in constants)
+
+
 def bits(right, n=200):
     return np.arange(n) < right
 

@@ -19,7 +19,7 @@ from pydantic import Field
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.errors import ArtifactError
 from robustdeploy.export.metadata import write_precision
-from robustdeploy.export.precision.protocol import Calibration, Limits
+from robustdeploy.export.precision.protocol import Calibration, Limits, Tuning
 from robustdeploy.onboard.types import Pixels
 
 _METHODS = {
@@ -47,13 +47,38 @@ class Int8:
     count: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Images for that, held out or of the training set, never of the test set."""
 
+    epochs: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Epochs of fine-tuning as if quantised, under the recipe's own objective; 0 trains nothing."""
+    lr: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Peak learning rate of that."""
+
     @property
     def calibration(self) -> Calibration | None:
         """The images that ranges are measured on."""
         return Calibration(self.images, self.count)
 
+    @property
+    def tuning(self) -> Tuning | None:
+        """How the weights are fine-tuned, where they are."""
+        return Tuning(self.epochs, self.lr) if self.epochs else None
+
     def lower(self, onnx_file: Path, lowered: Path, images: Pixels | None) -> None:
         """Quantise; a net that the quantiser cannot follow is an ArtifactError."""
+        model = self._quantised(onnx_file, images, {"QuantizeBias": self.form != "s8s8"})
+        source = onnx.load(onnx_file, load_external_data=False)
+        _float_scores(model)
+        del model.metadata_props[:]
+        model.metadata_props.extend(source.metadata_props)
+        model.doc_string, model.producer_name = source.doc_string, source.producer_name
+        write_precision(model, "int8")
+        onnx.checker.check_model(model)
+        atomic_write_bytes(lowered, model.SerializeToString(deterministic=True))
+
+    def simulated(self, onnx_file: Path, images: Pixels | None) -> onnx.ModelProto:
+        """Return the graph that rounds as the lowered one does and keeps its weights in float, to be trained."""
+        return self._quantised(onnx_file, images, {"QuantizeBias": False, "AddQDQPairToWeight": True})
+
+    def _quantised(self, onnx_file: Path, images: Pixels | None, options: dict[str, Any]) -> onnx.ModelProto:
         if images is None:
             raise ValueError("int8 needs images to calibrate on")
         symmetric = self.form == "s8s8"
@@ -74,22 +99,14 @@ class Int8:
                     extra_options={
                         "WeightSymmetric": True,
                         "ActivationSymmetric": symmetric,
-                        "QuantizeBias": not symmetric,
                         "CalibPercentile": self.percentile,
+                        **options,
                     },
                 )
-                model = onnx.load(quantised)
+                return onnx.load(quantised)
             except Exception as error:  # the quantiser raises whatever its parts do
                 told = " ".join(str(error).split())[:300]
                 raise ArtifactError(f"onnxruntime cannot quantise this net: {type(error).__name__}: {told}") from error
-        source = onnx.load(onnx_file, load_external_data=False)
-        _float_scores(model)
-        del model.metadata_props[:]
-        model.metadata_props.extend(source.metadata_props)
-        model.doc_string, model.producer_name = source.doc_string, source.producer_name
-        write_precision(model, "int8")
-        onnx.checker.check_model(model)
-        atomic_write_bytes(lowered, model.SerializeToString(deterministic=True))
 
 
 class _Images(ort.CalibrationDataReader):  # type: ignore[misc]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+from onnx import ModelProto
 
 from robustdeploy.onboard.types import Pixels
 
@@ -37,6 +39,28 @@ class Calibration:
 
     images: Literal["clean", "adversarial", "mixed"]
     count: int
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How weights are fine-tuned for a precision, under the recipe's own objective."""
+
+    epochs: int
+    lr: float
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A precision whose rounding can be trained through."""
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """How weights are fine-tuned; None where they are not."""
+        ...
+
+    def simulated(self, onnx: Path, images: Pixels | None) -> ModelProto:
+        """Return the graph that rounds as the lowered one does and keeps its weights in float."""
+        ...
 
 
 class Precision(Protocol):
