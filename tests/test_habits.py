@@ -160,6 +160,7 @@ IMPORT_BY_NAME = {
     "robustdeploy/core/registry.py": "plug-ins",
     "robustdeploy/nets/build.py": "a user's own factory",
     "robustdeploy/onboard/find.py": "plug-ins on the board",
+    "robustdeploy/onboard/backends/ncnn.py": "the toolchain",
     "robustdeploy/onboard/backends/onnxruntime.py": "the toolchain",
     "robustdeploy/onboard/backends/openvino.py": "the toolchain",
     "robustdeploy/onboard/backends/tensorrt.py": "the toolchain",

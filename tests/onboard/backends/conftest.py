@@ -9,8 +9,11 @@ ZOO_SHAPE = (4, 8, 8)
 ACTIVATIONS = ("Relu", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus", "Exp", "Erf")
 
 
-def _zoo():
-    """Branches of ``images``, one for each operator that image classifiers use; each ends in 4 means."""
+def _zoo(attention):
+    """Branches of ``images``, one for each operator that image classifiers use; each ends in 4 means.
+
+    Those of transformers stand alone, since not every toolchain has them.
+    """
     rng = np.random.default_rng(0)
     held, nodes, ends = {}, [], []
 
@@ -33,7 +36,7 @@ def _zoo():
     def floats(value):
         return constant(value, np.float32)
 
-    x = "images"
+    x = node("Conv", "images", weight(4, 4, 3, 3), weight(4), pads=[1, 1, 1, 1])
     for kind in ACTIVATIONS:
         end(node(kind, x))
     end(node("Clip", x, floats(0.2), floats(0.6)))
@@ -56,16 +59,21 @@ def _zoo():
     end(node("Concat", right, left, axis=1))
     grouped = node("Reshape", x, constant([0, 2, 2, 8, 8], np.int64))
     end(node("Reshape", node("Transpose", grouped, perm=[0, 2, 1, 3, 4]), constant([0, 4, 8, 8], np.int64)))
-    end(node("Slice", x, *(constant([number], np.int64) for number in (1, 7, 2, 2))))
+    every_second = ([0, 0], [2**63 - 1] * 2, [2, 3], [2, 2])
+    end(node("Slice", x, *(constant(numbers, np.int64) for numbers in every_second)))
     end(node("Resize", x, "", floats([1, 1, 2, 2]), mode="nearest"))
     flat = node("Flatten", x)
     ends.append(node("Gemm", flat, weight(4, 256), weight(4), transB=1))
     ends.append(node("Softmax", node("MatMul", flat, weight(256, 4)), axis=1))
-    tokens = node("Transpose", node("Reshape", x, constant([0, 4, 64], np.int64)), perm=[0, 2, 1])
-    normal = node("LayerNormalization", tokens, weight(4), weight(4))
-    heat = node("Softmax", node("MatMul", normal, node("Transpose", normal, perm=[0, 2, 1])), axis=-1)
-    ends.append(node("ReduceMean", node("Gelu", node("MatMul", heat, normal)), constant([1], np.int64), keepdims=0))
-    nodes.append(helper.make_node("Gemm", [node("Concat", *ends, axis=1), weight(4 * len(ends), 6)], ["scores"]))
+    if attention:
+        nodes[1:], ends[:] = [], []
+        tokens = node("Transpose", node("Reshape", x, constant([0, 4, 64], np.int64)), perm=[0, 2, 1])
+        normal = node("LayerNormalization", tokens, weight(4), weight(4))
+        heat = node("Softmax", node("MatMul", normal, node("Transpose", normal, perm=[0, 2, 1])), axis=-1)
+        ends.append(node("ReduceMean", node("Gelu", node("MatMul", heat, normal)), constant([1], np.int64), keepdims=0))
+    nodes.append(
+        helper.make_node("Gemm", [node("Concat", *ends, axis=1), weight(4 * len(ends), 6), weight(6)], ["scores"])
+    )
     return nodes, held
 
 
@@ -81,8 +89,17 @@ def save(path, nodes, held, shape=ZOO_SHAPE, batch="N", scores=("N", 6), names=(
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
-    """A net with every operator that image classifiers use."""
-    path = save(tmp_path_factory.mktemp("zoo") / "zoo.onnx", *_zoo())
+    """A net with every operator that convolutional classifiers use."""
+    return _checked(save(tmp_path_factory.mktemp("zoo") / "zoo.onnx", *_zoo(attention=False)))
+
+
+@pytest.fixture(scope="session")
+def attention(tmp_path_factory):
+    """A net with the operators of a transformer."""
+    return _checked(save(tmp_path_factory.mktemp("zoo") / "attention.onnx", *_zoo(attention=True)))
+
+
+def _checked(path):
     onnx.checker.check_model(onnx.load(path), full_check=True)
     return path
 

@@ -78,6 +78,17 @@ def test_it_computes_every_usual_operator_as_onnx_runtime_does(computes, zoo, zo
     assert np.abs(scores - expected).max() <= share * np.abs(expected).max()
 
 
+def test_it_computes_attention_or_says_that_it_cannot(computes, attention, zoo_pixels, engine):
+    expected = OnnxRuntime().load(attention)(zoo_pixels)
+    if name_of(computes) == "ncnn":
+        with pytest.raises(ArtifactError, match=r"^ncnn cannot run what pnnx makes of attention\.onnx: [^\n]+$"):
+            computes.compile(attention, engine)
+        return
+    computes.compile(attention, engine)
+    with computes.open(engine) as model:
+        assert np.abs(model(zoo_pixels) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
 def test_scores_of_an_image_do_not_depend_on_its_batch(usable, zoo, zoo_pixels, engine):
     usable.compile(zoo, engine)
     with usable.open(engine) as model:
