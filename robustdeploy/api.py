@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, DEFAULT_TARGET, check_targets, recipe_for
+from robustdeploy.core.builds import with_builds
 from robustdeploy.core.callback import SILENT, Callback, Event
 from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.interrupts import catch_signals
@@ -73,6 +74,7 @@ def run(
     *,
     ops: float | None = None,
     precisions: Sequence[str] = (),
+    builds: int = 1,
     runs: Path = DEFAULT_RUNS,
     name: str | None = None,
     force: bool = False,
@@ -81,11 +83,13 @@ def run(
     """Go all the way on every target, in every precision, and report on all of them together.
 
     ``precisions`` are names, with the options that the recipe has for them; none: as the recipe or the target says.
+    With more than one of ``builds`` the engine is built so often, and each build is measured and judged.
 
     With several targets, one that is lost does not stop the others: what was to be measured there is INCONCLUSIVE. With
     one, or where all are lost, the error is raised.
     """
     loaded, goals = _asked(recipe, ops, targets, precisions)
+    goals = with_builds(goals, builds)
     made = prune(loaded, targets=goals, runs=runs, name=name, force=force, callback=callback)
     # One report tells one set of settings: rows under several would stand beside each other as if comparable.
     if len(goals) > 1 and label_of(made.recipe.evaluate, loaded.evaluate):
@@ -104,6 +108,7 @@ def plan(
     *,
     ops: float | None = None,
     precisions: Sequence[str] = (),
+    builds: int = 1,
     runs: Path = DEFAULT_RUNS,
     name: str | None = None,
     force: bool = False,
@@ -111,7 +116,7 @@ def plan(
 ) -> tuple[Run, list[Step]]:
     """Return the run that ``run`` would make or go on with, and what it would do of each stage; nothing is written."""
     loaded, goals = _asked(recipe, ops, targets, precisions)
-    loaded = pinned(loaded)
+    loaded, goals = pinned(loaded), with_builds(goals, builds)
     root, net = Run.folder_for(runs, loaded, name), own_net_of(loaded)
     kept = check_same_training(root, loaded)
     trained = kept is not None and not force and (root / net_place(net) / FILE_NAME).exists()

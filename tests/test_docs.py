@@ -51,7 +51,7 @@ def ticked(text):
 def diagnostics_in_the_code():
     """Each id that the evaluation or the report can give, with the thresholds that stand in its code as numbers."""
     found = {}
-    for path in sorted([*(ROOT / "robustdeploy/evaluate").glob("*.py"), ROOT / "robustdeploy/report/collapse.py"]):
+    for path in sorted([*(ROOT / "robustdeploy/evaluate").glob("*.py"), *(ROOT / "robustdeploy/report").glob("*.py")]):
         for function in ast.walk(ast.parse(path.read_text())):
             if not isinstance(function, ast.FunctionDef):
                 continue

@@ -18,6 +18,7 @@ from robustdeploy.cli.completion import (
     complete_target,
     complete_tracker,
 )
+from robustdeploy.core.builds import MOST
 from robustdeploy.errors import UsageError
 
 RecipeArgument = Annotated[
@@ -65,6 +66,10 @@ PrecisionsOption = Annotated[
         help="What the net is computed in there; may be repeated.",
         autocompletion=complete_precision,
     ),
+]
+BuildsOption = Annotated[
+    int,
+    typer.Option("--builds", min=1, max=MOST, help="Engines to build for each target; the worst decides."),
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.", autocompletion=complete_folder)]
 SetOption = Annotated[

@@ -9,6 +9,7 @@ from robustdeploy.cli.heavy import api
 from robustdeploy.cli.options import (
     HOST,
     RUNS,
+    BuildsOption,
     DataOption,
     ForceOption,
     JsonOption,
@@ -39,6 +40,7 @@ def plan(
     recipe: RecipeArgument = "digits-resnet8",
     target: TargetsOption = None,
     precision: PrecisionsOption = None,
+    builds: BuildsOption = 1,
     ops_target: OpsOption = None,
     params_target: ParamsOption = None,
     memory_target: MemoryOption = None,
@@ -63,7 +65,14 @@ def plan(
         more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
         loaded = recipe_for(recipe, targets=goals, overrides=more)
         run, steps = api.plan(
-            loaded, goals, precisions=precision or (), runs=runs, name=name, force=force, callback=callback
+            loaded,
+            goals,
+            precisions=precision or (),
+            builds=builds,
+            runs=runs,
+            name=name,
+            force=force,
+            callback=callback,
         )
     show(_lines(str(run.root), steps), {"run": str(run.root), "steps": [asdict(step) for step in steps]}, as_json)
 

@@ -12,6 +12,7 @@ from robustdeploy.cli.heavy import api
 from robustdeploy.cli.options import (
     HOST,
     RUNS,
+    BuildsOption,
     DataOption,
     ForceOption,
     JsonOption,
@@ -50,6 +51,7 @@ def run(
     recipe: RecipeArgument = "digits-resnet8",
     target: TargetsOption = None,
     precision: PrecisionsOption = None,
+    builds: BuildsOption = 1,
     ops_target: OpsOption = None,
     params_target: ParamsOption = None,
     memory_target: MemoryOption = None,
@@ -88,7 +90,14 @@ def run(
             callback.say(f"note: {remark}")
         callback.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
         written = api.run(
-            loaded, goals, precisions=precision or (), runs=runs, name=name, force=force, callback=callback
+            loaded,
+            goals,
+            precisions=precision or (),
+            builds=builds,
+            runs=runs,
+            name=name,
+            force=force,
+            callback=callback,
         )
         report = written.report
         if plain(loaded.gate) != plain(report.rules):

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from robustdeploy.core.builds import build_in, build_of
 from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.override import apply_override
@@ -134,6 +135,10 @@ def load_recipe(
 
 def load_target(name_or_path: str | Path, registries: Registries | None = REGISTRIES) -> Target:
     """Load a target; ``extends: other`` gives it the fields of another target as defaults, which may extend one too."""
+    if isinstance(name_or_path, str):
+        base, number = build_in(name_or_path)
+        if number > 1:
+            return build_of(load_target(base, registries), number)
     source = _source("targets", name_or_path)
     return _validated(Target, _extended(source, (_file("targets", name_or_path),)), registries)
 

@@ -25,6 +25,7 @@ from robustdeploy.engine.places import board_place, evaluation_of
 from robustdeploy.engine.stage import Finished
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.evaluate.evidence import EvaluationRows, read_rows
+from robustdeploy.report.builds import build_diagnostics
 from robustdeploy.report.collapse import collapse_diagnostics
 from robustdeploy.report.judge import judge
 from robustdeploy.report.nonzero import nonzero_rows
@@ -70,8 +71,9 @@ def assemble(
         *(diagnostic for part in parts for diagnostic in part.found.diagnostics),
         *collapse_diagnostics(own.record.events),
     )
-    omissions = (*(omission for part in parts for omission in part.omissions), *untold_targets(untold))
     subjects = _subjects(parts, lost, measurements)
+    diagnostics += tuple(build_diagnostics(subjects, measurements))
+    omissions = (*(omission for part in parts for omission in part.omissions), *untold_targets(untold))
     last = mine[-1].board
     return Report(
         name=name,

@@ -208,6 +208,20 @@ def test_fine_tuning_trains_the_weights_as_if_rounded_and_the_files_say_so(desk,
     assert all(np.array_equal(after[name], floats[name]) for name in constants)
 
 
+def test_each_build_is_measured_and_every_rule_is_asked_of_each(desk, command):
+    words = ("--name", "tiny", "--target", written(desk, "[fp32]", "often"), "--builds", "3", "--precision", "fp32")
+    done = command(desk, "run", "tiny.yaml", *words, "--json")
+    assert done.code == 0, done.err
+    report, subjects = done.document, [f"pruned/fp32@often{end}" for end in ("", ".build2", ".build3")]
+    assert [each["subject"] for each in report["verdict"]["subjects"]] == subjects
+    assert {line["subject"] for line in report["verdict"]["rules"]} == set(subjects)
+    (told,) = [each for each in report["diagnostics"] if each["id"] == "builds-vary"]
+    assert told["text"].startswith("3 builds of pruned/fp32@often are bit for bit the same: median latency 0.")
+    # Gradients were followed once for all of them.
+    assert len(list((desk / "runs/tiny/attacks/pruned").iterdir())) == 1
+    assert command(desk, "run", "tiny.yaml", *words[:4], "--builds", "0").code == 2
+
+
 def bits(right, n=200):
     return np.arange(n) < right
 
