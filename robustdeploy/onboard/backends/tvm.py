@@ -12,9 +12,9 @@ import numpy as np
 
 from ...errors import ArtifactError, ToolchainError
 from ..sensors import read_sensors
-from ..tvm.installed import compiler, compiles, runtime
+from ..tvm.installed import Runtime, compiler, compiles, runtime
 from ..tvm.lowering import Processor, compile_engine
-from ..tvm.running import here, machine_of, opened, write_about
+from ..tvm.running import About, here, machine_of, opened, write_about
 from ..types import Model, Probe
 
 
@@ -63,18 +63,22 @@ class Tvm:
         tvm, found = compiler(), runtime(self.runtime)
         about = compile_engine(tvm, found.version, onnx, engine, self._processor(), self.pad)
         write_about(engine, about)
-        if about.machine != here():
-            return
-        plain = np.stack([np.full(about.image, level, np.float32) for level in (0.0, 0.5, 1.0)])
-        with opened(engine, found) as model:
-            if not np.isfinite(model(plain)).all():
-                raise ArtifactError(f"{onnx.name} gives scores that are not finite for plain images")
+        if about.machine == here() and not self._finite(engine, about, found):
+            for path in engine.iterdir():
+                path.unlink()
+            raise ArtifactError(f"{onnx.name} gives scores that are not finite for plain images")
 
     @contextmanager
     def open(self, engine: Path) -> Iterator[Model]:
         """Load what `compile` wrote with the runtime library alone."""
         with opened(engine, runtime(self.runtime)) as model:
             yield model
+
+    def _finite(self, engine: Path, about: About, found: Runtime) -> bool:
+        """Say whether the engine gives finite scores for plain images."""
+        plain = np.stack([np.full(about.image, level, np.float32) for level in (0.0, 0.5, 1.0)])
+        with opened(engine, found) as model:
+            return bool(np.isfinite(model(plain)).all())
 
     def _processor(self) -> Processor:
         return Processor(self.triple, self.cpu, self.cc)

@@ -89,14 +89,20 @@ def opened(engine: Path, runtime: Runtime) -> Iterator[Model]:
     if sha256_of(library) != about.sha256:
         raise ArtifactError(f"{LIBRARY} of the engine is not the file that was built; compile it again")
     try:
-        machine = runtime.ffi.load_module(str(library))["vm_load_executable"]()
+        # Not kept alive: its file may be exchanged once the engine is closed.
+        machine = runtime.ffi.load_module(str(library), keep_module_alive=False)["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED)
         main = machine["main"]
     except Exception as error:  # the library's own words come as any exception
         raise ArtifactError(
             f"TVM {runtime.version} cannot load the engine: {words_of(error)}; compile it again"
         ) from None
-    yield _Scorer(runtime, main, about)
+    scorer = _Scorer(runtime, main, about)
+    del machine, main
+    try:
+        yield scorer
+    finally:
+        scorer.close()
 
 
 class _Scorer:
@@ -109,6 +115,8 @@ class _Scorer:
 
     def __call__(self, images: Pixels) -> Scores:
         """Return one row of scores per image."""
+        if self._main is None:
+            raise UsageError("this engine is closed; open it again before scoring")
         if images.ndim != 4 or images.shape[1:] != self._about.image:
             shape = "×".join(map(str, self._about.image))
             raise UsageError(f"the engine reads N×{shape} images, not {images.shape}")
@@ -117,6 +125,10 @@ class _Scorer:
             self._image[0] = image
             row[:] = np.from_dlpack(self._main(self._given))[0]
         return scores
+
+    def close(self) -> None:
+        """Let go of the library."""
+        self._main = self._given = None
 
 
 def _aligned(shape: tuple[int, ...]) -> Pixels:
