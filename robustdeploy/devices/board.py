@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,8 @@ from robustdeploy.core.target import Target
 from robustdeploy.devices import answers, transfer
 from robustdeploy.devices.answers import answer_of, array_of, files_of, impossible, no_other
 from robustdeploy.devices.architecture import architecture_of, check_architecture
-from robustdeploy.devices.conversation import Conversation, Facts, Progress
+from robustdeploy.devices.connection import LOSSES, AnotherBoard, Connection, Say
+from robustdeploy.devices.conversation import Conversation, Facts, Progress, Said
 from robustdeploy.devices.link import Link, Pipe
 from robustdeploy.devices.transfer import Moved, silent
 from robustdeploy.devices.window import Window, window_from
@@ -32,6 +35,9 @@ _START_S = 60.0
 _LATENCY_MARGIN_S = 60.0
 _MOST_QUERIES = 1_000_000
 """Queries per image of an attack that states no budget, at most."""
+_SAME = ("machine", "cpu_model", "board_model", "python", "numpy")
+"""What a board says of itself that does not change where it is the same one, restarted or not."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,15 @@ class Board:
     # A message is held in memory on both ends, and a board may have little of it.
     batch_bytes: int = 16 << 20
     clock: Callable[[], float] = time.monotonic
+    connection: Connection | None = None
+    """Makes a pipe anew where this one is lost; nothing does where it is None."""
     facts: Facts = field(default_factory=dict, init=False)
     """What `hello` answered last."""
     _agent: Conversation = field(init=False, repr=False)
     _classes: int | None = field(default=None, init=False, repr=False)
+    _sent: tuple[Path, Files] | None = field(default=None, init=False, repr=False)
+    _opened: Callable[[], object] | None = field(default=None, init=False, repr=False)
+    _inside: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._agent = Conversation(self.pipe, self.deadline_s, self.clock)
@@ -81,6 +92,46 @@ class Board:
     def is_lost(self) -> bool:
         """Whether nothing more can be asked of it: the pipe failed, or an answer was impossible."""
         return self._agent.is_broken
+
+    def lasting(self, do: Callable[[], T]) -> T:
+        """Do what asks the board for something; where the connection is lost meanwhile, connect and do all of it again.
+
+        What is asked must give the same however often it is asked; the answer that counts is a whole one. A board that
+        comes back has to be the same one, and gets the engine that was open.
+        """
+        connection = self.connection
+        if connection is None or not connection.lasts or self._inside:
+            return do()
+        self._inside, losses = True, 0
+        try:
+            while True:
+                try:
+                    return do()
+                except BoardError as lost:
+                    losses += 1
+                    # An answer that cannot be true is no lost connection: asking such a board again proves nothing.
+                    if not self._agent.is_cut:
+                        raise
+                    if losses == LOSSES:
+                        raise BoardError(f"{lost}; so it went {LOSSES} times at the same request") from lost
+                    connection.anew(lost, self._resume)
+        finally:
+            self._inside = False
+
+    def _resume(self, pipe: Pipe) -> None:
+        """Talk over ``pipe`` from now on, with the board in the state that it was in."""
+        before, opened = self.facts, self._opened
+        self.pipe, self._agent = pipe, Conversation(pipe, self.deadline_s, self.clock)
+        after = self.hello()
+        if before and (other := next((name for name in _SAME if before[name] != after[name]), None)):
+            told = f"its {other} is '{after[other]}' and was '{before[other]}'"
+            self.facts = before
+            raise AnotherBoard(f"{pipe.where}: another board answers now: {told}; connect the one that was there")
+        # A board may have lost its files with the link, or with the power.
+        if self._sent is not None:
+            self.send(*self._sent)
+        if opened is not None:
+            opened()
 
     def hello(self) -> Facts:
         """Return what the board says of itself; BoardError where its agent is of another version."""
@@ -100,7 +151,8 @@ class Board:
 
     def probe(self, backend: str, options: Facts | None = None) -> Probe:
         """Ask whether the toolchain ``backend`` works on the board, and in which version."""
-        head = self._agent.ask(answers.Probed, "probe", {"backend": backend, "options": dict(options or {})}).head
+        request = {"backend": backend, "options": dict(options or {})}
+        head = self.lasting(lambda: self._agent.ask(answers.Probed, "probe", request)).head
         return Probe(head.usable, head.version, head.fix, head.details)
 
     def identity(self) -> dict[str, str]:
@@ -111,14 +163,15 @@ class Board:
 
     def put(self, path: Path, moved: Moved = silent) -> str:
         """Send a file unless the board has it already, and return its hash; ``moved`` hears of bytes."""
-        return transfer.put(self._agent, path, moved)
+        return self.lasting(lambda: transfer.put(self._agent, path, moved))
 
     def send(self, folder: Path, files: Files, moved: Moved = silent) -> None:
         """Send the engine in ``folder`` as far as the board does not have it; ``moved`` hears of bytes.
 
         ArtifactError where a file in ``folder`` is not the one that ``files`` names.
         """
-        transfer.send(self._agent, folder, files, moved)
+        self.lasting(lambda: transfer.send(self._agent, folder, files, moved))
+        self._sent = folder, files
 
     def fetch(self, files: Files, folder: Path, moved: Moved = silent) -> None:
         """Write the files of an engine on the board into ``folder``; ``moved`` hears of bytes.
@@ -126,12 +179,12 @@ class Board:
         A file is there as a whole, with its hash, or not at all. What is there already stays. BoardError where the
         board has another file than it said, StorageError where the disk takes no more.
         """
-        transfer.fetch(self._agent, files, folder, moved)
+        self.lasting(lambda: transfer.fetch(self._agent, files, folder, moved))
 
     def compile(self, backend: str, onnx: str, options: Facts | None = None, deadline_s: float = 3600.0) -> Compiled:
         """Compile the ONNX file with hash ``onnx``; the toolchain says nothing meanwhile, hence the longer deadline."""
         request = {"backend": backend, "onnx": onnx, "options": dict(options or {})}
-        said = self._agent.ask(answers.Compiled, "compile", request, deadline_s=deadline_s)
+        said = self.lasting(lambda: self._agent.ask(answers.Compiled, "compile", request, deadline_s=deadline_s))
         # What was done within the call cannot have lasted longer than the call. The share allows for clocks of other
         # rates.
         if said.head.seconds > said.took_s * 1.01:
@@ -155,12 +208,15 @@ class Board:
         """
         listed = [asdict(file) for file in files]
         request = {"backend": backend, "files": listed, "options": dict(options or {})}
-        said = self._agent.ask(answers.Open, "open", request, deadline_s=deadline_s).head
+        # From now on nothing is open: one that fails to open must not be what a lost connection gets back.
+        self._opened = None
+        said = self.lasting(lambda: self._agent.ask(answers.Open, "open", request, deadline_s=deadline_s)).head
         # All that is measured from here on is told as this engine's, so the board must mean the same one.
         if said.open != (asked := engine_id(files)):
             told = f"is the engine {said.open[:16]}…, and {asked[:16]}… was to be opened"
             raise self._agent.impossible("open", "open", told)
         self._classes = classes
+        self._opened = lambda: self.open_engine(backend, files, options, deadline_s, classes)
         return said.runs
 
     def score(self, images: Bytes, batch: int | None = None) -> Scores:
@@ -171,17 +227,20 @@ class Board:
         """
         head, parts = {} if batch is None else {"batch": batch}, []
         for part in self._batches(images):
-            count = len(images[part])
-            said = self._agent.ask(answers.Queried, "score", head, {"images": images[part]}, ("scores",), queries=count)
-            with self._agent.doubting():
-                scores = array_of(said.arrays, "scores", "float32", (count, self._classes), "score")
-            # From the first answer on the width is fixed: an engine cannot change its number of classes.
-            self._classes = scores.shape[1]
-            self._agent.count("score", said.head, count, count)
-            # Scoring is the only call whose work is known in advance, so it tells the board's pace for attacks.
-            self._agent.paced(said.took_s, count)
-            parts.append(scores)
+            parts.append(self.lasting(partial(self._scored, images[part], head)))
         return np.concatenate(parts)
+
+    def _scored(self, images: Bytes, head: Facts) -> Scores:
+        count = len(images)
+        said = self._agent.ask(answers.Queried, "score", head, {"images": images}, ("scores",), queries=count)
+        with self._agent.doubting():
+            scores = array_of(said.arrays, "scores", "float32", (count, self._classes), "score")
+        # From the first answer on the width is fixed: an engine cannot change its number of classes.
+        self._classes = scores.shape[1]
+        self._agent.count("score", said.head, count, count)
+        # Scoring is the only call whose work is known in advance, so it tells the board's pace for attacks.
+        self._agent.paced(said.took_s, count)
+        return scores
 
     def attack(
         self,
@@ -207,10 +266,8 @@ class Board:
             sent = images[part]
             arrays: dict[str, Array] = {"images": sent}
             arrays |= {"labels": labels[part].astype(np.int64), "ids": ids[part].astype(np.int64)}
-            wanted, all_queries = ("images", "queries"), len(sent) * most
-            said = self._agent.ask(
-                answers.Queried, "attack", head, arrays, wanted, queries=all_queries, progress=progress
-            )
+            all_queries = len(sent) * most
+            said = self.lasting(partial(self._attacked, head, arrays, all_queries, progress))
             with self._agent.doubting():
                 found.append(array_of(said.arrays, "images", "uint8", sent.shape, "attack"))
                 spent.append(array_of(said.arrays, "queries", "int64", (len(sent),), "attack"))
@@ -222,6 +279,12 @@ class Board:
             self._agent.count("attack", said.head, least, least if known else all_queries)
         return np.concatenate(found), np.concatenate(spent)
 
+    def _attacked(
+        self, head: Facts, arrays: dict[str, Array], queries: int, progress: Progress | None
+    ) -> Said[answers.Queried]:
+        wanted = ("images", "queries")
+        return self._agent.ask(answers.Queried, "attack", head, arrays, wanted, queries=queries, progress=progress)
+
     def time(self, plan: Facts, images: Bytes) -> Window:
         """Time the open engine in one window by ``plan``, see `Plan`, on ``images``, used in turn."""
         asked = _plan_from(plan)
@@ -231,7 +294,8 @@ class Board:
         part = next(self._batches(images))
         wanted = ("samples_ns", "starts_ns", "empty_ns", "scores_before", "scores_after")
         sent = {"images": images[part]}
-        said = self._agent.ask(answers.Window, "time", {"plan": asdict(asked)}, sent, wanted, deadline_s=longest)
+        head = {"plan": asdict(asked)}
+        said = self.lasting(lambda: self._agent.ask(answers.Window, "time", head, sent, wanted, deadline_s=longest))
         # The agent scores these before and after the window: faults by heat or another engine show as other scores.
         checked = min(CHECKED, len(images[part]) // asked.batch) * asked.batch
         with self._agent.doubting():
@@ -243,7 +307,7 @@ class Board:
 
     def sensors(self) -> Facts:
         """Return the board's clocks, temperatures and throttle counters as they are now."""
-        return self._agent.ask(answers.Sensors, "sensors", {}).head.model_dump()
+        return self.lasting(lambda: self._agent.ask(answers.Sensors, "sensors", {})).head.model_dump()
 
     def close(self) -> None:
         """Let the agent end; nothing is said where it is gone already."""
@@ -265,19 +329,27 @@ class Board:
 
 
 @contextmanager
-def board_from(link: Link, agent: Path, deadline_s: float = 60.0, arch: str = "any") -> Iterator[Board]:
-    """Start ``agent`` over ``link`` and give a board that has said hello in the same version, on the architecture."""
-    with link.open(agent) as pipe, Board(pipe, deadline_s) as board:
+def board_from(
+    link: Link, agent: Path, deadline_s: float = 60.0, arch: str = "any", say: Say | None = None
+) -> Iterator[Board]:
+    """Start ``agent`` over ``link`` and give a board that has said hello in the same version, on the architecture.
+
+    With ``say``, which hears of it, a connection that is lost later is made anew.
+    """
+    with (
+        Connection(link, agent, say) as connection,
+        Board(connection.open(), deadline_s, connection=connection) as board,
+    ):
         board.hello()
-        check_architecture(board.facts["machine"], arch, pipe.where)
+        check_architecture(board.facts["machine"], arch, board.pipe.where)
         yield board
 
 
 @contextmanager
-def board_of(target: Target, agent: Path, deadline_s: float = 60.0) -> Iterator[Board]:
+def board_of(target: Target, agent: Path, deadline_s: float = 60.0, say: Say | None = None) -> Iterator[Board]:
     """Start ``agent`` on the target's board, over its link; a board of another architecture is a BoardError."""
     link: Link = LINKS.build(target.link.name, target.link.options)
-    with board_from(link, agent, deadline_s, target.arch) as board:
+    with board_from(link, agent, deadline_s, target.arch, say) as board:
         yield board
 
 

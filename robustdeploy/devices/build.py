@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from robustdeploy.core.records import Record
 from robustdeploy.core.target import Target
 from robustdeploy.cost.onnx_graph import read_model
-from robustdeploy.devices.board import Board
+from robustdeploy.devices.board import Board, Compiled
 from robustdeploy.devices.builder import builder_for, differing
 from robustdeploy.devices.toolchain import Installed, installed_on
 from robustdeploy.devices.transfer import Moved
@@ -57,13 +57,9 @@ def build_engine(board: Board, target: Target, onnx: Path, agent: Path, folder: 
     there = installed_on(board, target)
     # An ONNX file may take values from any file of the machine that loads it. Such a one is refused before it travels.
     read_model(onnx)
-    toolchain = target.backend
     with builder_for(board, there, target, agent) as builder:
-        sent = builder.put(onnx, _told(progress, f"sending {onnx.name} (KiB)", onnx.stat().st_size))
-        progress("compiling", 0, 1)
-        compiled = builder.compile(toolchain.name, sent, toolchain.options)
-        progress("compiling", 1, 1)
-        builder.fetch(compiled.files, folder, _told(progress, "fetching the engine (KiB)", compiled.bytes))
+        # As a whole: a board that was lost in between may have lost what it was sent or has built.
+        compiled = builder.lasting(lambda: _compiled(builder, target, onnx, folder, progress))
     return Built(
         files=compiled.files,
         seconds=compiled.seconds,
@@ -72,6 +68,15 @@ def build_engine(board: Board, target: Target, onnx: Path, agent: Path, folder: 
         identity=dict(there.identity),
         where=target.build_on,
     )
+
+
+def _compiled(builder: Board, target: Target, onnx: Path, folder: Path, progress: Progress) -> Compiled:
+    sent = builder.put(onnx, _told(progress, f"sending {onnx.name} (KiB)", onnx.stat().st_size))
+    progress("compiling", 0, 1)
+    compiled = builder.compile(target.backend.name, sent, target.backend.options)
+    progress("compiling", 1, 1)
+    builder.fetch(compiled.files, folder, _told(progress, "fetching the engine (KiB)", compiled.bytes))
+    return compiled
 
 
 def check_fits(built: Built, there: Installed) -> None:

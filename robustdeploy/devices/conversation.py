@@ -58,11 +58,17 @@ class Conversation:
     """What files are called here, by their hashes, for the agent's messages."""
     _channel: Channel = field(init=False, repr=False)
     _broken: str = field(default="", init=False, repr=False)
+    _cut: bool = field(default=False, init=False, repr=False)
     _query_s: float = field(default=0.0, init=False, repr=False)
     _asked: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._channel = Channel(self.pipe, self.clock)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the pipe failed, as it does where the link or the agent is gone; no answer was impossible."""
+        return self._cut
 
     @property
     def is_broken(self) -> bool:
@@ -119,7 +125,7 @@ class Conversation:
         except BoardError as error:
             if self._broken:  # what the agent said was impossible; the pipe is sound
                 raise
-            self._broken = "the pipe to the agent failed before"
+            self._broken, self._cut = "the pipe to the agent failed before", True
             raise self._explained(op, error) from None
         # An interrupted call leaves half a message in the pipe, and the next one would be read from its middle.
         except BaseException:

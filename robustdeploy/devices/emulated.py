@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from robustdeploy.devices.emulator.folder import DEFAULT, HOST, folder_at
@@ -37,7 +38,14 @@ class Emulated:
             raise BoardError(
                 f"the emulated board in {self.folder} is not running; `robustdeploy board start {self.folder}`"
             )
-        link = Ssh(
+        with self._link.open(agent) as pipe:
+            yield pipe
+
+    @cached_property
+    def _link(self) -> Ssh:
+        """One for all connections, so that the board knows a later one for the same run's."""
+        folder = folder_at(Path(self.folder))
+        return Ssh(
             host=HOST,
             python=str(folder.python),
             folder=str(folder.store),
@@ -45,8 +53,6 @@ class Emulated:
             grace_s=self.grace_s,
             config=str(folder.config),
         )
-        with link.open(agent) as pipe:
-            yield pipe
 
 
 plugin = Emulated

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import select
 import shlex
 import subprocess
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -91,13 +93,18 @@ class Ssh:
             _land(self, line, payload)
             yield Pipe(line.reader, line.writer, self.host, line.failure)
 
+    @cached_property
+    def _token(self) -> str:
+        """What the board knows this link by: a lost connection of it may still hold the board, and then makes way."""
+        return secrets.token_hex(8)
+
     def arguments(self, payload: bytes) -> list[str]:
         """Return the client's argument list; the board's shell sees one quoted command."""
         options = [*_STRICT, *_PLAIN, *_ALIVE, f"ConnectTimeout={self.connect_s}"]
         folder = self.folder.removeprefix("~/") or "."
         # The program goes along as text of the command, since before it runs the board has nothing of ours.
         bootstrap = resources.files("robustdeploy.onboard").joinpath("bootstrap.py").read_text("ascii")
-        numbers = [str(len(payload)), str(self.timeout_s), str(self.grace_s)]
+        numbers = [str(len(payload)), str(self.timeout_s), str(self.grace_s), self._token]
         program = [
             self.python.removeprefix("~/"),
             "-c",

@@ -59,19 +59,62 @@ def digest_of(path: Path) -> str:
         return ""
 
 
-def lock(folder: Path, patience_s: float) -> int:
-    """Take the board, since two runs at once spoil each other's timing; BlockingIOError where it is taken already."""
+def lock(folder: Path, patience_s: float, token: str) -> int:
+    """Take the board, since two runs at once spoil each other's timing; BlockingIOError where it is taken already.
+
+    A holder with our own ``token`` is what a lost connection of the same run left behind, and is ended.
+    """
     handle = os.open(str(folder / "lock"), os.O_CREAT | os.O_RDWR, 0o600)
     deadline = time.monotonic() + patience_s
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(handle, token)
             return handle
         except BlockingIOError:
+            holder = read_holder(handle)
+            if token and holder.get("token") == token:
+                end_holder(holder)
             if time.monotonic() > deadline:
                 os.close(handle)
-                raise
+                raise BlockingIOError(told_of(holder)) from None
             time.sleep(0.2)
+
+
+def hold(handle: int, token: str, agent: int = 0) -> None:
+    """Write who holds the board, for whoever finds it taken."""
+    host = os.environ.get("SSH_CLIENT", "").split(" ")[0]
+    holder = {"pid": os.getpid(), "agent": agent, "token": token, "host": host, "since": time.strftime("%H:%M:%S")}
+    with contextlib.suppress(OSError):  # a full disk; who is locked out then hears less
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(holder).encode("ascii"), 0)
+
+
+def read_holder(handle: int) -> dict[str, object]:
+    """Return what `hold` wrote; nothing where that cannot be read."""
+    try:
+        holder = json.loads(os.pread(handle, 4096, 0).decode("ascii"))
+    except (OSError, ValueError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def end_holder(holder: dict[str, object]) -> None:
+    """Kill the holder and its agent. Both hold the lock, so while it is held their numbers are theirs."""
+    for name in ("pid", "agent"):
+        number = holder.get(name)
+        if type(number) is int and number > 1:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(number, signal.SIGKILL)
+
+
+def told_of(holder: dict[str, object]) -> str:
+    """Say who holds the board, and how it is ended."""
+    if not holder:
+        return "wait for it or end it"
+    place = " from " + str(holder["host"]) if holder.get("host") else ""
+    when = "since %s%s" % (holder.get("since"), place)
+    return "%s; wait for it, or end it there with `kill %s`" % (when, holder.get("pid"))
 
 
 def take(count: int) -> bytes:
@@ -126,13 +169,23 @@ def end_overdue(child: subprocess.Popen[bytes], lifetime_s: float) -> None:
     end(child)
 
 
-def stay(path: Path, lifetime_s: float, grace_s: float) -> int:
-    """Run the agent on our own pipe and return its exit status, 128 and more for one that a signal ended."""
+def stay(path: Path, lifetime_s: float, grace_s: float, handle: int = -1, token: str = "") -> int:
+    """Run the agent on our own pipe and return its exit status, 128 and more for one that a signal ended.
+
+    The agent inherits the lock ``handle``: should this process be killed, the board stays taken while the agent lives.
+    """
     command = [sys.executable, str(path), "--work", str(path.parent / "work")]
     early: list[int] = []
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: early.append(number))
-    child = subprocess.Popen(command, start_new_session=True)
+    # The kernel ends the agent after its time even where this process is gone; exec keeps the alarm.
+    late = int(lifetime_s + grace_s) + 1
+    held = () if handle < 0 else (handle,)
+    child = subprocess.Popen(
+        command, start_new_session=True, pass_fds=held, preexec_fn=lambda: signal.alarm(late) and None
+    )
+    if handle >= 0:
+        hold(handle, token, child.pid)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: end(child))
     if early:  # it came while there was no child to end yet
@@ -144,26 +197,29 @@ def stay(path: Path, lifetime_s: float, grace_s: float) -> int:
     return code if code >= 0 else 128 - code
 
 
-def greet(folder: Path, digest: str) -> bool:
-    """Take the board and tell the host what it has, or why it cannot be had. The lock lasts as long as this process."""
-    problem = ""
+def greet(folder: Path, digest: str, token: str) -> int:
+    """Take the board and tell the host what it has, or why it cannot be had. Returns the lock, negative without one."""
+    problem, handle = "", -1
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock(folder, LOCK_S)
+        handle = lock(folder, LOCK_S, token)
         told = facts(folder, digest)
-    except BlockingIOError:
-        problem = "another run holds this board (%s); wait for it or end it" % (folder / "lock")
+    except BlockingIOError as error:
+        problem = "another run holds this board (%s) %s" % (folder / "lock", error)
     except OSError as error:
         problem = str(error)
     say("robustdeploy-board " + json.dumps({"problem": problem} if problem else told))
-    return not problem
+    return -1 if problem else handle
 
 
 def main(arguments: list[str]) -> int:
-    """Run with folder, SHA-256, size, lifetime and grace; return the exit status."""
-    name, digest, size, lifetime_s, grace_s = arguments
-    folder = Path(name)
-    if not greet(folder, digest):
+    """Run with folder, SHA-256, size, lifetime, grace and token; return the exit status."""
+    name, digest, size, lifetime_s, grace_s, *tokens = arguments
+    folder, token = Path(name), "".join(tokens)
+    # Nothing here may outlive its time, not even where a disk or an import hangs.
+    signal.alarm(int(float(lifetime_s) + float(grace_s)) + 60)
+    handle = greet(folder, digest, token)
+    if handle < 0:
         return 1
     try:
         if take(6) == b"bytes\n":
@@ -173,7 +229,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("the agent could not be stored: %s%s\n" % (error, fix))
         return 1
     say("robustdeploy-ready")
-    return stay(agent_path(folder, digest), float(lifetime_s), float(grace_s))
+    return stay(agent_path(folder, digest), float(lifetime_s), float(grace_s), handle, token)
 
 
 if __name__ == "__main__":

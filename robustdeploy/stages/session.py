@@ -75,7 +75,7 @@ class Session:
             self.leave_board(target)
         if place not in self._boards:
             stack = self._stack.enter_context(ExitStack())
-            self._boards[place] = stack.enter_context(board_of(target, self.agent)), stack
+            self._boards[place] = stack.enter_context(board_of(target, self.agent, say=self.callback.say)), stack
         board = self._boards[place][0]
         check_architecture(board.facts["machine"], target.arch, board.pipe.where)
         return board

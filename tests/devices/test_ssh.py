@@ -1,6 +1,7 @@
 """The SSH link against a real sshd on loopback, with keys, known hosts and configuration of its own."""
 
 import getpass
+import json
 import os
 import platform
 import shutil
@@ -292,11 +293,37 @@ def test_an_agent_whose_time_is_over_is_ended(link, tmp_path):
 def test_two_runs_do_not_share_a_board(link, tmp_path, monkeypatch):
     with link.open(agent(tmp_path, ECHO)) as pipe:
         read_line(pipe)
-        patient = link.arguments(b"x")
-        impatient = [part.replace("LOCK_S = 15.0", "LOCK_S = 0.1") for part in patient]
-        assert impatient != patient
-        monkeypatch.setattr(Ssh, "arguments", lambda self, payload: impatient)
+        patient = Ssh.arguments
+        impatient = lambda *given: [part.replace("LOCK_S = 15.0", "LOCK_S = 0.1") for part in patient(*given)]  # noqa: E731
+        monkeypatch.setattr(Ssh, "arguments", impatient)
+        told = r"another run holds this board \(.*/lock\) since \d\d:\d\d:\d\d from 127.0.0.1; wait for it, or end it"
+        refused_with(replace(link), tmp_path / "agent.pyz", told + r" there with `kill \d+`")
+        pipe.writer.write(b"still here\n")
+        assert read_line(pipe) == b"STILL HERE"
+
+
+@needs_sshd
+def test_what_a_lost_connection_of_the_same_run_left_makes_way(link, tmp_path):
+    with link.open(agent(tmp_path, DEAF)) as lost:
+        pid = int(read_line(lost))
+        # As after a cable was pulled: the board knows nothing of it, and its agent still waits for the host.
+        with link.open(tmp_path / "agent.pyz") as pipe:
+            assert int(read_line(pipe)) != pid
+            assert gone(pid, 0.5)
+
+
+@needs_sshd
+def test_an_agent_whose_guard_is_killed_still_holds_the_board_and_ends_in_time(link, tmp_path, monkeypatch):
+    patient = Ssh.arguments
+    impatient = lambda *given: [part.replace("LOCK_S = 15.0", "LOCK_S = 0.1") for part in patient(*given)]  # noqa: E731
+    monkeypatch.setattr(Ssh, "arguments", impatient)
+    with replace(link, timeout_s=3, grace_s=0).open(agent(tmp_path, DEAF)) as pipe:
+        pid = int(read_line(pipe))
+        holder = json.loads((tmp_path / "cache" / "lock").read_text())
+        assert holder["agent"] == pid
+        os.kill(holder["pid"], signal.SIGKILL)
         refused_with(link, tmp_path / "agent.pyz", "another run holds this board")
+        assert gone(pid, 8)
 
 
 def refused_with(link, file, words):
