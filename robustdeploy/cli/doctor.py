@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import typer
 
@@ -15,12 +16,17 @@ from robustdeploy.cli.result import show
 from robustdeploy.core.files import temporary_folder
 from robustdeploy.core.load import load_target
 from robustdeploy.core.registry import LINKS
+from robustdeploy.core.target import Target
 from robustdeploy.devices.architecture import check_architecture
-from robustdeploy.devices.board import board_from
+from robustdeploy.devices.board import Board, board_from
 from robustdeploy.devices.builder import check_builder
+from robustdeploy.devices.releases import check_opset, jetpack_advice, jetpack_of, newest_opset
 from robustdeploy.devices.toolchain import check_version
 from robustdeploy.errors import EnvironmentFailure, ToolchainError
 from robustdeploy.export.agent import build_agent, foreign_plugins
+
+LEAST_BYTES = 64 << 20
+"""Room for the agent, a net and its engine, as the link asks for it."""
 
 
 @dataclass(frozen=True)
@@ -84,47 +90,76 @@ def _target(name: str) -> Iterator[Finding]:
         build_agent(agent, foreign_plugins())
         try:
             with board_from(link, agent) as board:
-                facts = board.facts
-                yield Finding(
-                    "board",
-                    True,
-                    f"{board.pipe.where}: {facts['machine']}, {facts['cpu_model'] or facts['board_model']}",
-                )
-                yield _checked(
-                    "architecture",
-                    lambda: check_architecture(facts["machine"], target.arch, board.pipe.where),
-                    "any will do" if target.arch == "any" else f"{target.arch}, as the target says",
-                )
-                yield Finding("Python there", True, f"{facts['python']} with numpy {facts['numpy']}")
-                probe = board.probe(target.backend.name, target.backend.options)
-                yield Finding(target.backend.name, probe.usable, probe.version or "not usable", probe.fix)
-                if probe.usable:
-                    yield _checked(
-                        "version",
-                        lambda: check_version(target.backend.name, probe.version, target.backend.version, "board"),
-                        "within the target's bounds",
-                    )
-                if probe.usable and target.build_on == "host":
-                    yield _checked(
-                        "built on",
-                        lambda: check_builder(board, target, agent),
-                        f"this machine, whose {target.backend.name} builds for the board",
-                    )
-                sensors = board.sensors()
-                readable = ("clocks_khz", "governors", "thermal", "load_1m")
-                shown = {key: sensors[key] for key in readable if sensors.get(key)}
-                yield Finding(
-                    "sensors", True, ", ".join(f"{key} {value}" for key, value in shown.items()) or "none readable"
-                )
+                yield from _machine(board, target)
+                yield from _toolchain(board, target, agent)
+                yield _sensors(board)
         except ToolchainError as error:
             yield Finding(target.backend.name, False, str(error), "see above")
         except EnvironmentFailure as error:
             yield Finding("board", False, str(error))
 
 
-def _checked(what: str, check: Callable[[], object], found: str) -> Finding:
+def _machine(board: Board, target: Target) -> Iterator[Finding]:
+    facts, where = board.facts, board.pipe.where
+    yield Finding("board", True, f"{where}: {facts['machine']}, {facts['cpu_model'] or facts['board_model']}")
+    yield _checked(
+        "architecture",
+        lambda: check_architecture(facts["machine"], target.arch, where),
+        "any will do" if target.arch == "any" else f"{target.arch}, as the target says",
+    )
+    pack = jetpack_of(facts["l4t"])
+    jetson = f", Jetson Linux {facts['l4t']}" + (f" ({pack.name})" if pack else "") if facts["l4t"] else ""
+    yield Finding("system", True, f"{facts['os'] or facts['system']}{jetson}")
+    yield Finding("Python there", True, f"{facts['python']} with numpy {facts['numpy']}")
+    free, total = facts["free_memory_bytes"], facts["memory_bytes"]
+    yield Finding("memory", True, f"{_mib(free)} of {_mib(total)} free" if total else "not readable")
+    room = facts["free_disk_bytes"]
+    fix = "make room there, or set the link's folder"
+    yield Finding("disk there", room >= LEAST_BYTES, f"{_mib(room)} free where the agent keeps its files", fix)
+
+
+def _toolchain(board: Board, target: Target, agent: Path) -> Iterator[Finding]:
+    name, where = target.backend.name, board.pipe.where
+    probe = board.probe(name, target.backend.options)
+    advice = jetpack_advice(name, target.backend.version, board.facts["l4t"])
+    fix = "; ".join(part for part in (probe.fix, advice) if part)
+    yield Finding(name, probe.usable, probe.version or "not usable", fix)
+    if not probe.usable:
+        return
+    yield _checked(
+        "version",
+        lambda: check_version(name, probe.version, target.backend.version, "board"),
+        "within the target's bounds",
+        advice,
+    )
+    newest = newest_opset(name, probe.version)
+    yield _checked(
+        "opset",
+        lambda: check_opset(name, probe.version, target.opset, where),
+        f"{target.opset}, and {'any' if newest is None else f'up to {newest}'} can be read there",
+    )
+    if target.build_on == "host":
+        yield _checked(
+            "built on",
+            lambda: check_builder(board, target, agent),
+            f"this machine, whose {name} builds for the board",
+        )
+
+
+def _sensors(board: Board) -> Finding:
+    sensors = board.sensors()
+    readable = ("clocks_khz", "governors", "gpu_clocks_hz", "thermal", "load_1m")
+    shown = {key: sensors[key] for key in readable if sensors.get(key)}
+    return Finding("sensors", True, ", ".join(f"{key} {value}" for key, value in shown.items()) or "none readable")
+
+
+def _mib(size: int) -> str:
+    return f"{size >> 20:,} MiB"
+
+
+def _checked(what: str, check: Callable[[], object], found: str, fix: str = "") -> Finding:
     try:
         check()
     except EnvironmentFailure as error:
-        return Finding(what, False, str(error))
+        return Finding(what, False, str(error), fix)
     return Finding(what, True, found)

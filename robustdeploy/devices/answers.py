@@ -63,6 +63,11 @@ class Hello(Answer):
     boot_id: Name
     cpu_model: Name
     board_model: Name
+    os: Name
+    l4t: Name
+    memory_bytes: Count
+    free_memory_bytes: Count
+    free_disk_bytes: Count
 
 
 class Probed(Answer):

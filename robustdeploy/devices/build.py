@@ -15,7 +15,7 @@ from robustdeploy.devices.board import Board, Compiled
 from robustdeploy.devices.builder import builder_for, differing
 from robustdeploy.devices.toolchain import Installed, installed_on
 from robustdeploy.devices.transfer import Moved
-from robustdeploy.errors import ToolchainError
+from robustdeploy.errors import BoardError, ToolchainError
 from robustdeploy.onboard.engine import Files, checked_files, engine_id, size_of
 
 Progress = Callable[[str, int, int], object]
@@ -57,6 +57,7 @@ def build_engine(board: Board, target: Target, onnx: Path, agent: Path, folder: 
     there = installed_on(board, target)
     # An ONNX file may take values from any file of the machine that loads it. Such a one is refused before it travels.
     read_model(onnx)
+    check_room(board, onnx.stat().st_size)
     with builder_for(board, there, target, agent) as builder:
         # As a whole: a board that was lost in between may have lost what it was sent or has built.
         compiled = builder.lasting(lambda: _compiled(builder, target, onnx, folder, progress))
@@ -77,6 +78,17 @@ def _compiled(builder: Board, target: Target, onnx: Path, folder: Path, progress
     progress("compiling", 1, 1)
     builder.fetch(compiled.files, folder, _told(progress, "fetching the engine (KiB)", compiled.bytes))
     return compiled
+
+
+def check_room(board: Board, net_bytes: int) -> None:
+    """Raise BoardError where the board's disk takes no net of this size and its engine; nothing is sent."""
+    # An engine is rarely larger than its net, and lies there twice while it is put in place.
+    free, needed = board.facts["free_disk_bytes"], 3 * net_bytes + (1 << 20)
+    if free < needed:
+        raise BoardError(
+            f"{board.pipe.where} has {free >> 20:,} MiB free and {-(-needed >> 20):,} MiB are needed for the net and "
+            "its engine; make room there or set the link's folder"
+        )
 
 
 def check_fits(built: Built, there: Installed) -> None:

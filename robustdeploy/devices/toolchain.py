@@ -15,6 +15,7 @@ from robustdeploy.core.target import Target
 from robustdeploy.core.traits import Traits, traits_of
 from robustdeploy.devices.answers import impossible
 from robustdeploy.devices.board import Board
+from robustdeploy.devices.releases import check_opset, jetpack_advice
 from robustdeploy.errors import BoardError, ToolchainError
 
 
@@ -40,10 +41,21 @@ def installed_on(board: Board, target: Target) -> Installed:
     name, where = target.backend.name, board.pipe.where
     probe = board.probe(name, target.backend.options)
     if not probe.usable:
-        raise ToolchainError(f"{where}: {name} is not usable: {probe.fix}")
-    check_version(name, probe.version, target.backend.version, where)
+        raise ToolchainError(f"{where}: {name} is not usable: {probe.fix}{_jetpack(board, target)}")
+    try:
+        check_version(name, probe.version, target.backend.version, where)
+    except ToolchainError as error:
+        raise ToolchainError(f"{error}{_jetpack(board, target)}") from None
+    # Asked before anything is sent or built: some toolchains read a newer file in part, and fail in its middle.
+    check_opset(name, probe.version, target.opset, where)
     traits = traits_of(BACKENDS.get(name))
     return Installed(name, probe.version, probe.details, _identity(board, traits, probe.details), traits, where)
+
+
+def _jetpack(board: Board, target: Target) -> str:
+    """Return what mends it on a Jetson, as the end of a sentence; its toolchain comes with the system alone."""
+    advice = jetpack_advice(target.backend.name, target.backend.version, str(board.facts.get("l4t", "")))
+    return f"; {advice}" if advice else ""
 
 
 def _identity(board: Board, traits: Traits, details: Mapping[str, Any]) -> dict[str, str]:

@@ -6,6 +6,8 @@ Every reader is total: a file that is missing, unreadable or garbage gives no en
 from __future__ import annotations
 
 import math
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -36,6 +38,37 @@ def read_sensors(root: Path = Path("/")) -> Facts:
         "overcurrent_counts": _numbers(root / "sys/class/hwmon", "*/oc*_event_cnt", 2)
         | _numbers(root / "sys/bus/platform/drivers", "soctherm*/*/hwmon/*/oc*_event_cnt", 5),
     }
+
+
+def read_equipment(root: Path, store: Path) -> Facts:
+    """Return what this machine has: its system, NVIDIA's release where it is a Jetson, memory and room in ``store``.
+
+    What cannot be read is empty or 0.
+    """
+    release = dict(line.partition("=")[::2] for line in _text(root / "etc/os-release").splitlines())
+    try:
+        free = shutil.disk_usage(store).free
+    except OSError:
+        free = 0
+    return {
+        "os": release.get("PRETTY_NAME", "").strip('"')[:200],
+        # Such as "# R36 (release), REVISION: 4.3, GCID: …"; JetPack is told by it.
+        "l4t": l4t_release(_text(root / "etc/nv_tegra_release")),
+        "memory_bytes": _memory(_text(root / "proc/meminfo"), "MemTotal"),
+        "free_memory_bytes": _memory(_text(root / "proc/meminfo"), "MemAvailable"),
+        "free_disk_bytes": free,
+    }
+
+
+def l4t_release(text: str) -> str:
+    """Return the version of Jetson Linux, such as ``36.4.3``, from the text of /etc/nv_tegra_release; empty without."""
+    found = re.match(r"# R(\d{1,4}) \(release\), REVISION: (\d{1,4}(?:\.\d{1,4})*)", text)
+    return f"{found[1]}.{found[2]}" if found else ""
+
+
+def _memory(text: str, name: str) -> int:
+    found = re.search(rf"^{name}: +(\d{{1,15}}) kB$", text, re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
 
 
 def throttled(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

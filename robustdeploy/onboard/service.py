@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from .draws import Draws
 from .engine import EngineFile, Files, checked_files, engine_id, files_in
 from .find import build_plugin, plugin_names
 from .queries import Counted
-from .sensors import read_sensors
+from .sensors import read_equipment, read_sensors
 from .store import Store, is_full
 from .timing import CHECKED, Plan, measure
 from .types import Backend, Bytes, Model, Pixels, Scores, Threat, pixels_from_bytes
@@ -90,6 +91,7 @@ class Service:
                 "backends": list(plugin_names("backends")),
                 "attacks": list(plugin_names("attacks")),
                 **{name: facts[name] for name in ("boot_id", "cpu_model", "board_model")},
+                **read_equipment(Path("/"), self._store.folder),
             },
             {},
         )

@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from robustdeploy.devices import releases
+
 
 def test_a_target_is_looked_at_down_to_its_sensors(command, tmp_path):
     done = command(tmp_path, "doctor", "--target", "host-cpu", "--json")
@@ -48,3 +50,38 @@ def test_a_host_that_cannot_build_for_the_board_is_told(command, tmp_path, elsew
     done = command(tmp_path, "doctor", "--target", elsewhere("build_on: host\nbackend: {name: 'null'}"))
     assert done.code == 0, done.out
     assert "ok  built on: this machine, whose null builds for the board" in done.out
+
+
+def test_memory_disk_system_and_opset_are_told(command, tmp_path):
+    found = {each["what"]: each["found"] for each in command(tmp_path, "doctor", "-t", "host-cpu", "--json").document}
+    assert found["memory"].endswith(" MiB free")
+    assert "MiB free where the agent keeps its files" in found["disk there"]
+    assert found["system"]
+    assert found["opset"].startswith("20, and up to ")
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A target whose board lacks its toolchain, as Python there sees it."""
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "onnxruntime.py").write_text("raise ImportError('no module of that name')\n")
+    python = tmp_path / "bare"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}/away" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "bare.yaml").write_text(f"name: bare\nlink: {{name: local, python: {python}}}\n")
+    return "bare.yaml"
+
+
+def test_a_board_without_its_toolchain_is_told_with_the_command(command, tmp_path, bare):
+    done = command(tmp_path, "doctor", "--target", bare)
+    assert done.code == 4
+    assert "NO  onnxruntime: not usable" in done.out
+    assert "fix: ONNX Runtime cannot be used: no module of that name; python3 -m pip install onnxruntime" in done.out
+
+
+def test_a_toolchain_that_reads_no_such_opset_is_told(command, tmp_path, monkeypatch):
+    monkeypatch.setitem(releases.OPSETS, "onnxruntime", (("1.0", 19),))
+    done = command(tmp_path, "doctor", "--target", "host-cpu")
+    assert done.code == 4
+    assert "NO  opset: this machine: onnxruntime" in done.out
+    assert "reads ONNX up to opset 19, and the net is exported with opset 20; set the target's opset to 19" in done.out

@@ -64,7 +64,8 @@ def _drop_array(field):
 # Every field of every answer, and a value of another kind for it.
 FIELDS = {
     "hello": dict.fromkeys(("python", "numpy", "machine", "system", "boot_id", "cpu_model", "board_model"), 7)
-    | {"backends": "null", "attacks": [1]},
+    | {"backends": "null", "attacks": [1], "os": 7, "l4t": 36, "memory_bytes": "8G"}
+    | {"free_memory_bytes": 0.5, "free_disk_bytes": None},
     "probe": {"usable": 1, "version": None, "fix": 3, "details": []},
     "have": {"have": "no"},
     "put": {"held": 1.5},

@@ -9,6 +9,7 @@ import pytest
 
 from robustdeploy.core.load import load_target
 from robustdeploy.core.target import Target, Toolchain
+from robustdeploy.devices import releases
 from robustdeploy.devices.board import board_from, board_of
 from robustdeploy.devices.build import Built, build_engine, check_fits
 from robustdeploy.devices.builder import check_builder
@@ -208,3 +209,23 @@ def test_a_board_of_another_architecture_is_refused_right_after_hello(agent, ano
         assert board.identity()["machine"] == "i686"
     with board_of(load_target("host-cpu").model_copy(update={"arch": HERE}), agent) as board:
         assert board.identity()["machine"] == HERE
+
+
+def test_a_board_of_an_older_opset_is_refused_before_anything_is_sent(agent, net, tmp_path, monkeypatch):
+    monkeypatch.setitem(releases.OPSETS, "onnxruntime", (("1.0", 19),))
+    kept = tmp_path / "kept"
+    told = r"up to opset 19, .* with opset 20; set the target's opset to 19"
+    with board_from(Local(workdir=str(kept)), agent, 20) as board, pytest.raises(ToolchainError, match=told):
+        build_engine(board, load_target("host-cpu"), net, agent, tmp_path / "engine", silence)
+    assert list(kept.iterdir()) == []
+
+
+def test_a_board_without_room_is_refused_before_anything_is_sent(agent, net, tmp_path):
+    kept = tmp_path / "kept"
+    with board_from(Local(workdir=str(kept)), agent, 20) as board:
+        board.facts = {**board.facts, "free_disk_bytes": 1000}
+        with pytest.raises(
+            BoardError, match="has 0 MiB free and 2 MiB are needed for the net and its engine; make room"
+        ):
+            build_engine(board, load_target("host-cpu"), net, agent, tmp_path / "engine", silence)
+    assert list(kept.iterdir()) == []

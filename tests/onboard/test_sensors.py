@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustdeploy.onboard.sensors import cpu_model, load_average, number, read_sensors, throttled
+from robustdeploy.onboard.sensors import (
+    cpu_model,
+    l4t_release,
+    load_average,
+    number,
+    read_equipment,
+    read_sensors,
+    throttled,
+)
 
 JETSON = {
     "proc/sys/kernel/random/boot_id": "11111111-2222-3333-4444-555555555555\n",
@@ -107,3 +115,29 @@ FACTS = st.dictionaries(st.sampled_from(sorted(read_sensors())), ANY, max_size=6
 @given(FACTS, FACTS)
 def test_readings_of_any_form_are_judged_without_error(before, after):
     assert all(isinstance(reason, str) for reason in throttled(before, after))
+
+
+def test_the_equipment_of_a_jetson_is_read(tmp_path):
+    files = {
+        "etc/os-release": 'NAME="Ubuntu"\nPRETTY_NAME="Ubuntu 22.04.5 LTS"\n',
+        "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n",
+        "proc/meminfo": "MemTotal:       31365480 kB\nMemFree:  1 kB\nMemAvailable:   29000000 kB\n",
+    }
+    facts = read_equipment(tree(tmp_path, files), tmp_path)
+    assert facts.pop("free_disk_bytes") > 0
+    assert facts == {
+        "os": "Ubuntu 22.04.5 LTS",
+        "l4t": "36.4.3",
+        "memory_bytes": 31365480 * 1024,
+        "free_memory_bytes": 29000000 * 1024,
+    }
+
+
+@pytest.mark.parametrize("text", ["", "# R (release), REVISION: x", "\0\xff", "Jetson"])
+def test_what_is_no_release_of_jetson_linux_is_none(text):
+    assert l4t_release(text) == ""
+
+
+def test_a_machine_that_tells_nothing_has_nothing(tmp_path):
+    facts = read_equipment(tmp_path, tmp_path / "nowhere")
+    assert facts == {"os": "", "l4t": "", "memory_bytes": 0, "free_memory_bytes": 0, "free_disk_bytes": 0}

@@ -54,8 +54,14 @@ def test_a_board_that_was_lost_is_connected_to_anew(session):
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
     agent = next(int(pid) for pid in children if b"agent.pyz" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(agent, signal.SIGKILL)
-    with pytest.raises(BoardError, match="killed by SIGKILL"):
-        first.sensors()
+    assert first.sensors()["boot_id"]
+    assert session.board(target("a")) is first
+
+
+def test_a_board_that_answered_what_cannot_be_is_left_for_a_fresh_one(session):
+    first = session.board(target("a"))
+    first._agent.impossible("sensors", "load_1m", "is a lie")
+    assert first.is_lost
     again = session.board(target("a"))
     assert again is not first
     assert again.sensors()["boot_id"]

@@ -54,7 +54,8 @@ def start(folder: Folder, port: int | None = None) -> Running:
 
     Raises ToolchainError where a program is missing, BoardError where the port is taken or the login fails.
     """
-    tool("qemu-aarch64-static"), tool("sshd"), tool("ssh"), tool("ssh-keygen")
+    for name in ("qemu-aarch64-static", "sshd", "ssh", "ssh-keygen"):
+        tool(name)
     if port is not None and not _is_free(port):
         raise BoardError(f"port {port} of this machine is taken; leave --port out, and a free one is found")
     with storage_errors(folder.ssh):
@@ -192,8 +193,9 @@ def _log_in(folder: Folder) -> None:
     done, said = ran([*words, f"exec '{folder.python}' -c 'import platform; print(platform.machine())'"], _LOGIN_S)
     if not done:
         raise BoardError(f"the board's server runs, but a login fails: {said}; its log: {_last_words(folder)}")
-    if said.split()[-1:] != ["aarch64"]:
-        raise BoardError(f"the board says that it is {said.strip()[-100:]!r}, not aarch64; create it again")
+    wanted = (folder.facts or {}).get("machine")
+    if said.split()[-1:] != [wanted]:
+        raise BoardError(f"the board says that it is {said.strip()[-100:]!r}, not {wanted}; create it again")
 
 
 def _last_words(folder: Folder) -> str:
