@@ -24,14 +24,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import ArtifactError, ToolchainError
+from ..draws import Draws, key
 from ..engine import file_of
 from ..onnx_ends import image_shape
 from ..types import Model, Pixels, Probe, Scores
+from .onnxruntime import OnnxRuntime
 
 _GRAPH, _WEIGHTS = "net.param", "net.bin"
 _FIX = "python3 -m pip install ncnn"
 _CONVERTER_FIX = "python3 -m pip install pnnx here, or set build_on to host and install it there"
-_TRIAL = "trial.npy"
+_IMAGES, _SCORES = "images.npy", "scores.npy"
+_ANOTHER = 1e-2
+"""Share of the largest score: Winograd's way to convolve stays far below it, and another net does not."""
 _MAGIC = "7767517"
 _SHAPE = re.compile(r"^Input .* 0=(\d+) 1=(\d+) 2=(\d+)$", re.MULTILINE)
 _EVERY = re.compile(
@@ -39,6 +43,10 @@ _EVERY = re.compile(
     r"starts=\(0,0\) steps=\((\d+),\2\)"
 )
 """A cut that takes every n-th row and column of a feature map, from the first to the last."""
+_REASONS = ("failed", "not supported", "not exists", "rror")
+"""Words of the lines in which pnnx and ncnn say what is wrong."""
+_LIST = re.compile(r" dim=1 index=\(([\d,]+)\)")
+"""A choice of several channels."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _PDEATHSIG = 1
 
@@ -78,7 +86,7 @@ class Ncnn:
             graph, weights = self._converted(onnx, shape, Path(folder))
             (Path(folder) / _GRAPH).write_text(graph)
             (Path(folder) / _WEIGHTS).write_bytes(weights)
-            self._try(onnx.name, Path(folder))
+            self._try(onnx, shape, Path(folder))
         (engine / _GRAPH).write_text(graph)
         (engine / _WEIGHTS).write_bytes(weights)
 
@@ -105,16 +113,29 @@ class Ncnn:
             raise ArtifactError(f"ncnn has no layer for {', '.join(unknown)[:200]}, which pnnx makes of {onnx.name}")
         return graph, files[1].read_bytes()
 
-    def _try(self, name: str, folder: Path) -> None:
-        """Score plain images in a process of its own: ncnn checks little, and some graphs end who runs them."""
+    def _try(self, onnx: Path, shape: tuple[int, int, int], folder: Path) -> None:
+        """Score some images in a process of its own: ncnn checks little, and some graphs end who runs them.
+
+        pnnx says nothing of what it takes for something else. So where ONNX Runtime is here, it must agree.
+        """
+        plain = np.stack([np.full(shape, level, np.float32) for level in (0.0, 0.5, 1.0)])
+        noise = Draws(key("ncnn"), np.arange(5)).uniform(0, int(np.prod(shape)))
+        images = np.concatenate([plain, noise.reshape(5, *shape).astype(np.float32)])
+        np.save(folder / _IMAGES, images)
         environment = {**os.environ, "HOME": str(folder), "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-        said = _run(
-            [sys.executable, "-c", f"from {__name__} import trial; trial()"], folder, environment, self.convert_s
-        )
-        if not (folder / _TRIAL).is_file():
-            raise ArtifactError(f"ncnn cannot run what pnnx makes of {name}: {said}")
-        if not np.isfinite(np.load(folder / _TRIAL, allow_pickle=False)).all():
-            raise ArtifactError(f"{name} gives scores that are not finite for 3 plain images")
+        words = [sys.executable, "-c", f"from {__name__} import trial; trial()"]
+        said = _run(words, folder, environment, self.convert_s)
+        if not (folder / _SCORES).is_file():
+            raise ArtifactError(f"ncnn cannot run what pnnx makes of {onnx.name}: {said}")
+        scores = np.load(folder / _SCORES, allow_pickle=False)
+        if not np.isfinite(scores).all():
+            raise ArtifactError(f"{onnx.name} gives scores that are not finite for some images")
+        reference = OnnxRuntime()
+        if not reference.probe().usable:
+            return
+        expected = reference.load(onnx)(images)
+        if expected.shape != scores.shape or np.abs(expected - scores).max() > _ANOTHER * np.abs(expected).max():
+            raise ArtifactError(f"pnnx makes another net of {onnx.name}: its scores are not those of ONNX Runtime")
 
     def _loaded(self, folder: Path, name: str) -> _Net:
         toolchain = _toolchain()
@@ -164,31 +185,54 @@ class _Net:
 
 
 def trial() -> None:
-    """Score three plain images with the engine in this folder and keep the scores there."""
+    """Score the images in this folder with the engine there and keep the scores."""
     try:
-        model = Ncnn()._loaded(Path(), "the graph")
-        np.save(_TRIAL, model(np.stack([np.full(model.shape, level, np.float32) for level in (0.0, 0.5, 1.0)])))
+        np.save(_SCORES, Ncnn()._loaded(Path(), "the graph")(np.load(_IMAGES, allow_pickle=False)))
     except ArtifactError as error:
         sys.exit(f"failed: {error}")
 
 
 def lowered(graph: str, source: str, shape: tuple[int, int, int]) -> str:
-    """Return ncnn's graph with the size of its image, and with what ncnn has no layer for in other words.
+    """Return ncnn's graph with the size of its image, and with two mistakes of pnnx's mended.
 
-    Every n-th place of a feature map, which ncnn cannot cut out, is a pooling of single places. ``source`` is the graph
-    before pnnx turned it into ncnn's; it alone tells the steps.
+    Every n-th place of a feature map, which ncnn cannot cut out, is a pooling of single places. Channels that are
+    chosen by a list, which pnnx takes for the first of them, are cut out run by run and joined. ``source`` is the graph
+    before pnnx turned it into ncnn's; it alone tells the steps and the lists.
     """
     steps = {found[1]: found[2] for found in map(_EVERY.match, source.splitlines()) if found}
-    lines = []
-    for line in graph.splitlines():
-        kind, _, rest = line.partition(" ")
-        name = rest.split()[0] if rest.split() else ""
+    # ncnn's names count the choices of one channel too.
+    choices = [line for line in source.splitlines() if line.startswith("Tensor.select ")]
+    lists = {f"select_{index}": found[1] for index, line in enumerate(choices) if (found := _LIST.search(line))}
+    lines: list[str] = []
+    for line in graph.splitlines()[2:]:
+        kind, name, *rest = line.split()
+        ends = " ".join(rest[:4])
         if kind == "Tensor.slice" and name in steps:
-            line = f"{'Pooling':<24} {rest.strip()} 0=0 1=1 2={steps[name]} 5=1"
-        if kind == "Input":
-            line = f"{line} 0={shape[2]} 1={shape[1]} 2={shape[0]}"
-        lines.append(line)
-    return "\n".join(lines) + "\n"
+            lines.append(f"Pooling {name} {ends} 0=0 1=1 2={steps[name]} 5=1")
+        elif kind == "Crop" and name in lists:
+            lines += _chosen(name, rest[2], rest[3], [int(text) for text in lists[name].split(",")])
+        elif kind == "Input":
+            lines.append(f"{line} 0={shape[2]} 1={shape[1]} 2={shape[0]}")
+        else:
+            lines.append(line)
+    blobs = sum(int(line.split()[3]) for line in lines)
+    return "\n".join([_MAGIC, f"{len(lines)} {blobs}", *lines]) + "\n"
+
+
+def _chosen(name: str, taken: str, given: str, channels: list[int]) -> list[str]:
+    """Write layers that give the ``channels`` of a feature map in this order."""
+    # Channels that follow one another are one cut.
+    starts = [at for at, channel in enumerate(channels) if at == 0 or channel != channels[at - 1] + 1]
+    runs = [(channels[a], channels[b - 1] + 1) for a, b in zip(starts, [*starts[1:], len(channels)])]  # noqa: B905
+    copies, cuts = ([f"{name}_{what}{index}" for index in range(len(runs))] for what in ("copy", "cut"))
+    return [
+        f"Split {name}_split 1 {len(runs)} {taken} {' '.join(copies)}",
+        *(
+            f"Crop {cut} 1 1 {copy} {cut} -23309=1,{first} -23310=1,{last} -23311=1,0"
+            for copy, cut, (first, last) in zip(copies, cuts, runs)  # noqa: B905
+        ),
+        f"Concat {name} {len(runs)} 1 {' '.join(cuts)} {given} 0=0",
+    ]
 
 
 def _kinds(graph: str) -> list[str]:
@@ -223,7 +267,7 @@ def _run(words: list[str], folder: Path, environment: Mapping[str, str], seconds
                 os.killpg(started.pid, signal.SIGKILL)
             started.wait()
     text = _COLOURS.sub("", (folder / "log").read_bytes().decode("utf-8", "replace"))
-    reasons = [line for line in text.splitlines() if "failed" in line or "not supported" in line or "rror" in line]
+    reasons = [line for line in text.splitlines() if any(word in line for word in _REASONS)]
     said = " ".join(" ".join(reasons or text.splitlines()[-2:]).replace(str(folder), "").split())[-300:]
     ended = f"it was ended by signal {-started.returncode}" if started.returncode < 0 else ""
     return "; ".join(part for part in (said, ended) if part) or "it gave no reason"
