@@ -194,7 +194,11 @@ def _wheels(site: Path, interpreter: str, glibc: str, work: Path, say: Say) -> s
         return ""
     (site / "tvm/lib").mkdir(parents=True)
     shutil.copyfile(work / "tvm/lib/libtvm_runtime.so", site / "tvm/lib/libtvm_runtime.so")
-    name = next(work.glob("apache_tvm-*.dist-info")).name
+    # The library does not tell its version; only what lies beside it in its wheel does.
+    told = next(work.glob("apache_tvm-*.dist-info"))
+    name = told.name
+    (site / name).mkdir()
+    shutil.copyfile(told / "METADATA", site / name / "METADATA")
     shutil.rmtree(work)
     return name.removeprefix("apache_tvm-").removesuffix(".dist-info")
 

@@ -16,7 +16,7 @@ from .installed import onnx_package
 from .layout import channels_last
 from .operators import legalizations
 from .running import LIBRARY, About, here, machine_of, words_of
-from .schedule import scheduled
+from .schedule import is_scheduled, scheduled
 from .vectors import Vectors
 
 _FLOAT = 1  # ONNX's number for float32
@@ -53,8 +53,10 @@ def compile_engine(tvm: Any, version: str, onnx: Path, engine: Path, processor: 
     try:
         vectors = vectors_of(tvm, target, processor.machine)
         module = imported(tvm, prepared(model, vectors, pad), image)
-        executable = built(tvm, module, target, vectors)
         classes = _classes(module, onnx.name)
+        module = lowered(tvm, module, target, vectors)
+        scheduled_here, left = counted(tvm, module)
+        executable = tvm.compile(module, target=target)
     except (ArtifactError, MemoryError):
         raise
     except Exception as error:  # TVM raises whatever Python has
@@ -62,7 +64,8 @@ def compile_engine(tvm: Any, version: str, onnx: Path, engine: Path, processor: 
     library = engine / LIBRARY
     _link(executable, library, cc)
     notes = (_FLOATING_NOTE,) if any(node.op_type == "QuantizeLinear" for node in model.graph.node) else ()
-    return About(version, processor.machine, image, classes, sha256_of(library), notes)
+    told = f"{target.attrs['mtriple']} {target.attrs['mcpu']}"
+    return About(version, processor.machine, image, classes, sha256_of(library), told, scheduled_here, left, notes)
 
 
 def linker(processor: Processor) -> str:
@@ -115,16 +118,26 @@ def imported(tvm: Any, model: Any, image: tuple[int, int, int]) -> Any:
     return transform.FoldConstant()(channels_last(tvm, transform.Normalize()(module)))
 
 
-def built(tvm: Any, module: Any, target: Any, vectors: Vectors) -> Any:
-    """Lower, schedule and compile ``module`` for ``target``."""
+def lowered(tvm: Any, module: Any, target: Any, vectors: Vectors) -> Any:
+    """Write ``module`` as functions of loops, and schedule them."""
+    return scheduled(tvm, fused(tvm, module, target, vectors), vectors)
+
+
+def fused(tvm: Any, module: Any, target: Any, vectors: Vectors) -> Any:
+    """Write ``module`` as functions of loops that nobody has scheduled."""
     transform = tvm.relax.transform
     with target:
         module = transform.LegalizeOps(legalizations(tvm, vectors))(module)
         module = transform.AnnotateTIROpPattern()(module)
         module = transform.FoldConstant()(module)
-        module = transform.FuseTIR()(transform.FuseOps()(module))
-        module = scheduled(tvm, module, vectors)
-    return tvm.compile(module, target=target)
+        return transform.FuseTIR()(transform.FuseOps()(module))
+
+
+def counted(tvm: Any, module: Any) -> tuple[int, int]:
+    """Return how many functions of loops are scheduled and how many are not."""
+    functions = [function for function in module.functions.values() if isinstance(function, tvm.tirx.PrimFunc)]
+    done = sum(is_scheduled(function) for function in functions)
+    return done, len(functions) - done
 
 
 def image_shape(model: Any, name: str) -> tuple[int, int, int]:

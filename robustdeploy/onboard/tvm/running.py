@@ -38,6 +38,12 @@ class About:
     classes: int
     sha256: str
     """Of its library."""
+    processor: str = ""
+    """What its code is for, in LLVM's words."""
+    scheduled: int = 0
+    """How many of its functions run by a schedule of ours, or by one that was tuned."""
+    unscheduled: int = 0
+    """How many run as TVM writes them."""
     notes: tuple[str, ...] = ()
     """What was decided while it was built, in sentences."""
 
@@ -110,6 +116,12 @@ class _Scorer:
 
     def __init__(self, runtime: Runtime, main: Any, about: About) -> None:
         self._main, self._about = main, about
+        self.runs: dict[str, Any] = {
+            "code": about.processor,
+            "functions scheduled": about.scheduled,
+            "functions as TVM writes them": about.unscheduled,
+            **{f"note {number}": note for number, note in enumerate(about.notes, 1)},
+        }
         self._image = _aligned((1, *about.image))
         self._given = runtime.ffi.from_dlpack(self._image)
 

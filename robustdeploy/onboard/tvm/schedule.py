@@ -16,7 +16,7 @@ class Unfit(Exception):
 def scheduled(tvm: Any, module: Any, vectors: Vectors) -> Any:
     """Return ``module`` with each of its functions scheduled; one that no rule fits stays as it is."""
     for variable, function in list(module.functions.items()):
-        if not isinstance(function, tvm.tirx.PrimFunc):
+        if not isinstance(function, tvm.tirx.PrimFunc) or is_scheduled(function):
             continue
         for rule in (_tiled, _depthwise):
             loops = tvm.s_tir.Schedule(tvm.IRModule({"main": function}))
@@ -28,6 +28,11 @@ def scheduled(tvm: Any, module: Any, vectors: Vectors) -> Any:
             module.update_func(variable, loops.mod["main"].with_attr("tirx.is_scheduled", True))
             break
     return module
+
+
+def is_scheduled(function: Any) -> bool:
+    """Say whether somebody has scheduled a function: we, or a tuning before."""
+    return bool(function.attrs) and "tirx.is_scheduled" in function.attrs
 
 
 def _tiled(loops: Any, vectors: Vectors) -> None:

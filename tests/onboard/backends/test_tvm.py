@@ -13,10 +13,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from robustdeploy.core.load import load_target
+from robustdeploy.core.registry import LINKS
+from robustdeploy.devices.board import board_from
+from robustdeploy.devices.build import build_engine
 from robustdeploy.errors import ArtifactError, ToolchainError, UsageError
 from robustdeploy.onboard.backends.onnxruntime import OnnxRuntime
 from robustdeploy.onboard.backends.tvm import Tvm
 from robustdeploy.onboard.tvm.running import LIBRARY
+from robustdeploy.onboard.types import pixels_from_bytes
 
 PROBE = Tvm().probe()
 COMPILES = PROBE.usable and PROBE.details["compiles"]
@@ -310,6 +315,23 @@ def test_a_cross_compiled_engine_is_for_its_machine_alone(tmp_path, cpu):
     if os.uname().machine != "aarch64":
         with pytest.raises(ArtifactError, match="is for aarch64 and this machine is"):
             scores_of(Tvm(), engine, np.zeros((1, 3, 8, 8), np.float32))
+
+
+@arm
+@compiles
+@pytest.mark.slow
+def test_an_engine_that_is_compiled_here_runs_on_an_arm_board(tmp_path, emulated_board, agent):
+    path = residual(tmp_path / "net.onnx")
+    ours = load_target("aarch64-emulated-tvm")
+    there = load_target(str(emulated_board / "target.yaml")).link
+    with board_from(LINKS.build(there.name, there.options), agent, 60) as board:
+        built = build_engine(board, ours, path, agent, tmp_path / "engine", lambda *told: None)
+        board.send(tmp_path / "engine", built.files)
+        board.open_engine("tvm", built.files, ours.backend.options)
+        images = np.random.default_rng(1).integers(0, 256, (3, 3, 8, 8)).astype(np.uint8)
+        scores = board.score(images)
+    assert (built.where, built.identity["machine"]) == ("host", "aarch64")
+    np.testing.assert_allclose(scores, OnnxRuntime().load(path)(pixels_from_bytes(images)), atol=1e-5)
 
 
 @compiles
