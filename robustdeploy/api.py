@@ -12,6 +12,7 @@ from pathlib import Path
 from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, DEFAULT_TARGET, check_targets, recipe_for
 from robustdeploy.core.builds import with_builds
 from robustdeploy.core.callback import SILENT, Callback, Event
+from robustdeploy.core.files import canonical_json
 from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.load import load_target
@@ -222,7 +223,10 @@ def prune(
             callback.say(note)
         # Each opset has exporters of its own, and one of them may refuse what another takes.
         for opset in sorted({target.opset for target in targets} or {OPSET}):
-            rehearse(loaded, data, opset)
+            taken = [precisions_on(target, loaded.precisions) for target in targets if target.opset == opset]
+            asked = {canonical_json(plain(each)): each for choices in taken for each in choices}
+            for note in rehearse(loaded, data, opset, list(asked.values())):
+                callback.say(f"note: {note}")
     remember(loaded.net)  # who trains with a factory need not vouch for it again
     run = Run.for_recipe(runs, loaded, name, anew=force, net=net)
     for note in kept_settings(run, loaded):

@@ -5,7 +5,7 @@ Each check takes what is rehearsed and raises the error that a user would otherw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +17,17 @@ from torch import Tensor
 
 from robustdeploy.core.files import canonical_json, temporary_folder
 from robustdeploy.core.plain import plain
-from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.registry import BACKENDS
+from robustdeploy.core.recipe import Choice, Recipe
+from robustdeploy.core.registry import BACKENDS, PRECISIONS
+from robustdeploy.core.subject import FP32
 from robustdeploy.core.target import OPSET
 from robustdeploy.cost.module import macs
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
 from robustdeploy.data.load import Loaded
-from robustdeploy.errors import RobustdeployError, UsageError
+from robustdeploy.errors import ArtifactError, RobustdeployError, UsageError
 from robustdeploy.export.metadata import OnnxMetadata
 from robustdeploy.export.onnx_file import export_onnx
+from robustdeploy.export.twin import load_twin
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.onboard.types import Bytes, Scores, pixels_from_bytes
 from robustdeploy.train.start import starting_net
@@ -63,16 +65,17 @@ class Rehearsed:
         return path
 
 
-def rehearse(recipe: Recipe, data: Loaded, opset: int = OPSET) -> None:
-    """Run every check on the recipe's net; the first that fails raises its error. Nothing is kept.
+def rehearse(recipe: Recipe, data: Loaded, opset: int = OPSET, precisions: Sequence[Choice] = ()) -> tuple[str, ...]:
+    """Run every check on the recipe's net, and lower it to ``precisions``; the first that fails raises its error.
 
-    A net of this package or of torchvision that has passed in this process is not rehearsed again.
+    Nothing is kept. What a user must know of a precision is returned, one sentence each. A net of this package or of
+    torchvision that has passed in this process is not rehearsed again.
     """
     told = {"net": plain(recipe.net), "shape": data.image_shape, "classes": len(data.classes), "opset": opset}
-    mark = canonical_json(told)
+    mark = canonical_json({**told, "precisions": plain(list(precisions))})
     # Sweeps call this in one process again and again, and an export takes seconds.
     if mark in _PASSED:
-        return
+        return _PASSED[mark]
     net = starting_net(recipe, data, torch.device("cpu")).eval()
     with temporary_folder() as folder:
         images = data.train.images[:LOOKED_AT].cpu().numpy()
@@ -81,8 +84,28 @@ def rehearse(recipe: Recipe, data: Loaded, opset: int = OPSET) -> None:
             check(rehearsed)
         if recipe.train.start is None:
             check_complete(rehearsed, recipe, data)
+        notes = tuple(note for each in precisions for note in lowering_notes(rehearsed, each))
     if ":" not in recipe.net.name and recipe.train.start is None:  # what lies in a file may be another net next time
-        _PASSED.add(mark)
+        _PASSED[mark] = notes
+    return notes
+
+
+def lowering_notes(rehearsed: Rehearsed, choice: Choice) -> Iterator[str]:
+    """Lower the file to a precision, and say what of that will not be known of its robustness.
+
+    Raises UsageError where the net cannot be computed so.
+    """
+    if choice.name == FP32:
+        return
+    path = rehearsed.folder / f"{choice.name}.onnx"
+    try:
+        PRECISIONS.build(choice.name, choice.options).lower(rehearsed.file, path, pixels_from_bytes(rehearsed.images))
+    except ArtifactError as problem:
+        raise UsageError(f"{rehearsed.name} cannot be computed in {choice.name}: {problem}") from problem
+    try:
+        load_twin(path)
+    except ArtifactError as problem:
+        yield f"in {choice.name} the net can be deployed, and rules on its robustness will be INCONCLUSIVE: {problem}"
 
 
 def check_complete(rehearsed: Rehearsed, recipe: Recipe, data: Loaded) -> None:
@@ -153,7 +176,7 @@ def check_parity(rehearsed: Rehearsed) -> None:
             )
 
 
-_PASSED: set[str] = set()
+_PASSED: dict[str, tuple[str, ...]] = {}
 CHECKS: tuple[Callable[[Rehearsed], None], ...] = (check_scores, check_parity, check_counts)
 
 _NO_METADATA = OnnxMetadata(

@@ -150,3 +150,24 @@ def test_a_weight_that_float16_cannot_hold_is_refused_by_its_name(exported, tmp_
 def test_wrong_options_are_refused(options):
     with pytest.raises(RecipeError):
         PRECISIONS.build("int8", options)
+
+
+class ByShapes(nn.Module):
+    """Computes with shapes: an expansion and a concatenation to sizes that are worked out."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Parameter(torch.randn(8, 5))
+
+    def forward(self, images):
+        x = self.conv(images).flatten(2).amax(-1)
+        scale = x.norm(dim=1, keepdim=True).expand(x.shape)
+        return (x / scale) @ self.head
+
+
+def test_a_net_that_computes_with_shapes_is_quantised(tmp_path, runtime):
+    torch.manual_seed(0)
+    export_onnx(ByShapes().eval(), SHAPE, tmp_path / "net.onnx", 20, metadata())
+    PRECISIONS.build("int8", {}).lower(tmp_path / "net.onnx", tmp_path / "int8.onnx", PIXELS)
+    before, after = runtime.load(tmp_path / "net.onnx")(PIXELS), runtime.load(tmp_path / "int8.onnx")(PIXELS)
+    assert (before.argmax(1) == after.argmax(1)).mean() > 0.9

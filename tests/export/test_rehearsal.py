@@ -8,8 +8,11 @@ import textwrap
 import pytest
 
 from robustdeploy.core.load import load_recipe
+from robustdeploy.core.recipe import Choice
 from robustdeploy.data.load import load_data
-from robustdeploy.errors import RobustdeployError
+from robustdeploy.errors import RobustdeployError, UsageError
+from robustdeploy.export import twin
+from robustdeploy.export.precision import fp16
 from robustdeploy.export.rehearsal import rehearse
 
 NETS = """
@@ -194,3 +197,22 @@ def test_the_command_ends_at_once_and_leaves_no_run(net, command, tmp_path):
     assert REFUSED[net].split(" cannot")[-1] in done.err
     assert "Traceback" not in done.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_net_that_a_precision_cannot_hold_is_refused_before_the_training(digits, monkeypatch):
+    recipe, choice = load_recipe("digits-resnet8"), Choice(name="fp16")
+    assert rehearse(recipe, digits, precisions=[choice, Choice(name="int8"), Choice(name="fp32")]) == ()
+    # Weights beyond what 16 bits hold: of another precision's limits, since no fresh net has such weights.
+    monkeypatch.setattr(fp16, "_LARGEST", 1e-3)
+    with pytest.raises(UsageError, match=r"net 'resnet8' cannot be computed in fp16: the weights .* reach .*"):
+        rehearse(recipe, digits, precisions=[choice])
+
+
+def test_a_net_whose_twin_cannot_be_attacked_is_told_before_the_training(digits, monkeypatch):
+    recipe, without = (
+        load_recipe("digits-resnet8"),
+        {name: each for name, each in twin.OPERATORS.items() if name != "Gemm"},
+    )
+    monkeypatch.setattr(twin, "OPERATORS", without)
+    (note,) = rehearse(recipe, digits, precisions=[Choice(name="int8", options={"count": 2})])
+    assert "rules on its robustness will be INCONCLUSIVE: there is no torch form of the ONNX operator Gemm" in note

@@ -85,8 +85,11 @@ class Int8:
         with tempfile.TemporaryDirectory(prefix="robustdeploy-") as folder, _quiet():
             prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
             try:
-                # Shapes must be known; the graph stays as it was exported, since the budget was counted on that.
-                ort.shape_inference.quant_pre_process(onnx_file, prepared, skip_optimization=True)
+                # The graph stays as it was exported, since the budget was counted on that. It has its shapes already;
+                # working them out as symbols fails on graphs that compute with shapes.
+                ort.shape_inference.quant_pre_process(
+                    onnx_file, prepared, skip_optimization=True, skip_symbolic_shape=True
+                )
                 ort.quantize_static(
                     prepared,
                     quantised,
