@@ -5,9 +5,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from robustdeploy.errors import ArtifactError, UsageError
+from robustdeploy.export.precision.fp16 import Fp16
+from robustdeploy.export.precision.int8 import Int8
 from robustdeploy.onboard.backends.onnxruntime import OnnxRuntime
 from robustdeploy.onboard.backends.openvino import OpenVino
 from robustdeploy.onboard.find import build_plugin
@@ -58,30 +59,18 @@ def in_precision(runs, *precisions):
     return sum(n for (_, precision), n in counts.items() if precision in precisions), sum(counts.values())
 
 
-@pytest.mark.parametrize("signed", [True, False])
-def test_a_graph_with_explicit_scales_runs_in_int8(convolutions, pixels, tmp_path, signed):
-    class Some(CalibrationDataReader):
-        parts = iter([{"images": pixels}])
-
-        def get_next(self):
-            return next(self.parts, None)
-
-    int8 = tmp_path / "int8.onnx"
-    kind = QuantType.QInt8 if signed else QuantType.QUInt8
-    settings = {"QuantizeBias": False, "ActivationSymmetric": True, "WeightSymmetric": True} if signed else {}
-    options = {"quant_format": QuantFormat.QDQ, "per_channel": True, "extra_options": settings}
-    quantize_static(str(convolutions), str(int8), Some(), activation_type=kind, weight_type=QuantType.QInt8, **options)
-    found, runs = scores_of(OpenVino(), int8, tmp_path / "engine", pixels)
+@pytest.mark.parametrize("form", ["u8s8", "s8s8"])
+def test_a_graph_with_explicit_scales_runs_in_int8(convolutions, pixels, tmp_path, form):
+    Int8(form=form).lower(convolutions, tmp_path / "int8.onnx", pixels)
+    found, runs = scores_of(OpenVino(), tmp_path / "int8.onnx", tmp_path / "engine", pixels)
     assert in_precision(runs, "i8", "u8") == (2, 2)
     exact = OnnxRuntime().load(convolutions)(pixels)
     assert np.abs(found - exact).max() < 0.05 * np.ptp(exact)
-    assert np.abs(found - OnnxRuntime().load(int8)(pixels)).max() < 0.03 * np.ptp(exact)
+    assert np.abs(found - OnnxRuntime().load(tmp_path / "int8.onnx")(pixels)).max() < 0.03 * np.ptp(exact)
 
 
 def test_a_graph_typed_in_float16_gives_float_scores(convolutions, pixels, tmp_path):
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    onnx.save(convert_float_to_float16(onnx.load(convolutions), keep_io_types=True), tmp_path / "half.onnx")
+    Fp16().lower(convolutions, tmp_path / "half.onnx", None)
     found, runs = scores_of(OpenVino(), tmp_path / "half.onnx", tmp_path / "engine", pixels)
     exact = OnnxRuntime().load(tmp_path / "half.onnx")(pixels)
     assert 0 < np.abs(found - OnnxRuntime().load(convolutions)(pixels)).max() < 1e-2  # the weights are rounded

@@ -12,13 +12,13 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from robustdeploy.core.recipe import Choice
 from robustdeploy.errors import ArtifactError, ToolchainError, UsageError
 from robustdeploy.export.metadata import OnnxMetadata
 from robustdeploy.export.onnx_file import export_onnx
+from robustdeploy.export.precision.fp16 import Fp16
+from robustdeploy.export.precision.int8 import Int8
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.store import load_net
 from robustdeploy.onboard import cuda
@@ -225,27 +225,6 @@ def test_what_the_layers_became_is_read_from_the_inspectors_text():
         layers_from(b"[not json")
 
 
-class Some(CalibrationDataReader):
-    def __init__(self, shape):
-        self.parts = iter([{"images": np.random.default_rng(0).random((8, *shape), dtype=np.float32)}])
-
-    def get_next(self):
-        return next(self.parts, None)
-
-
-def int8_form(path, shape):
-    """Signed and symmetric, per channel, the bias in float: the one form that TensorRT reads."""
-    form = {"QuantizeBias": False, "ActivationSymmetric": True, "WeightSymmetric": True}
-    kinds = {"activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8}
-    made = path.with_name("int8.onnx")
-    quantize_static(str(path), str(made), Some(shape), QuantFormat.QDQ, per_channel=True, extra_options=form, **kinds)
-    return made.read_bytes()
-
-
-def fp16_form(path, shape):
-    return convert_float_to_float16(onnx.load(path), keep_io_types=True).SerializeToString()
-
-
 @needs_rtx
 @pytest.mark.slow
 @pytest.mark.parametrize("net", ["dense", "pruned"])
@@ -258,12 +237,15 @@ def test_every_exported_graph_is_built_in_every_precision(net, tmp_path):
     )
     widths = {layer.out_channels for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)}
     assert any(width % 2 for width in widths) == (net == "pruned")
-    path = tmp_path / "fp32.onnx"
+    path, images = tmp_path / "fp32.onnx", np.random.default_rng(0).random((8, 3, 32, 32), dtype=np.float32)
     export_onnx(model, (3, 32, 32), path, 18, METADATA)
-    forms = {"fp32": path.read_bytes(), "fp16": fp16_form(path, (3, 32, 32)), "int8": int8_form(path, (3, 32, 32))}
+    for name, precision in {"fp16": Fp16(), "int8": Int8(form="s8s8")}.items():
+        precision.lower(path, tmp_path / f"{name}.onnx", images)
     sizes = {
-        name: len(build(toolchain_rtx(), content, Tensorrt(), for_some_gpu).engine) for name, content in forms.items()
+        file.stem: len(build(toolchain_rtx(), file.read_bytes(), Tensorrt(), for_some_gpu).engine)
+        for file in tmp_path.glob("*.onnx")
     }
+    assert sizes.keys() == {"fp32", "fp16", "int8"}
     assert min(sizes.values()) > 10_000
 
 
