@@ -217,11 +217,15 @@ def tried(kind: str, at_s: float, board: Folder, target: Target, run: Path, alon
     return Trial(kind, round(at_s, 2), killer.killed, ended, lost, same, len(left), words)
 
 
-def campaign(kills: int, board: Folder, root: Path, seed: int, limit: int) -> dict[str, Any]:
-    """Evaluate once alone, then with one kill each until ``kills`` have hit something; return the counts."""
+def trained(board: Folder, root: Path, limit: int) -> Path:
+    """Train a small net and return its run."""
     queries = 30 if "qemu" in (board.facts or {}) else 600
-    recipe = RECIPE.replace("LIMIT", str(limit)).replace("QUERIES", str(queries))
-    (root / "kills.yaml").write_text(recipe)
+    (root / "kills.yaml").write_text(RECIPE.replace("LIMIT", str(limit)).replace("QUERIES", str(queries)))
+    return api.prune(load_recipe(root / "kills.yaml"), runs=root / "made", name="kills").root
+
+
+def campaign(kills: int, board: Folder, root: Path, seed: int, limit: int, given: Path | None) -> dict[str, Any]:
+    """Evaluate once alone, then with one kill each until ``kills`` have hit something; return the counts."""
     (root / "target.yaml").write_text(TARGET.replace("FOLDER", json.dumps(str(board.path))))
     target = load_target(root / "target.yaml")
     if "qemu" in (board.facts or {}):
@@ -229,9 +233,8 @@ def campaign(kills: int, board: Folder, root: Path, seed: int, limit: int) -> di
     running = server.running(board) or server.start(board)
     # Small blocks, so that a small evaluation has several of them to seal and to resume.
     attack.BLOCK = measuring.BLOCK = 16
-    made = api.prune(load_recipe(root / "kills.yaml"), runs=root / "made", name="kills")
-    api.export(made, target)
-    run = made.root
+    run = trained(board, root, limit) if given is None else fresh(given, root / "given" / "kills")
+    api.export(Run.open(run, run.parent), target)
     alone = outcomes(evaluated(run, target, []))
     again = fresh(run, root / "again" / "kills")
     watcher = Watcher(board, running)
@@ -274,12 +277,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=48, help="test images; a sealed block has 16 here")
     parser.add_argument("--board", type=Path, help="an emulated board, instead of this machine's own Python")
+    parser.add_argument("--run", type=Path, help="a trained run, instead of one that is trained first")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         board = folder_at(options.board) if options.board else own_board(Path(root) / "board")
         ran = server.running(board) is not None
         try:
-            done = campaign(options.kills, board, Path(root), options.seed, options.limit)
+            done = campaign(options.kills, board, Path(root), options.seed, options.limit, options.run)
         finally:
             if not ran:
                 server.stop(board)

@@ -17,7 +17,7 @@ from robustdeploy.core.files import temporary_folder
 from robustdeploy.core.load import load_target
 from robustdeploy.core.registry import LINKS
 from robustdeploy.core.target import Target
-from robustdeploy.devices.architecture import check_architecture
+from robustdeploy.devices.architecture import EMULATED, check_architecture, check_emulated
 from robustdeploy.devices.board import Board, board_from
 from robustdeploy.devices.builder import check_builder
 from robustdeploy.devices.releases import check_opset, jetpack_advice, jetpack_of, newest_opset
@@ -107,6 +107,12 @@ def _machine(board: Board, target: Target) -> Iterator[Finding]:
         lambda: check_architecture(facts["machine"], target.arch, where),
         "any will do" if target.arch == "any" else f"{target.arch}, as the target says",
     )
+    if target.emulated or EMULATED in facts["board_model"]:
+        yield _checked(
+            "emulated",
+            lambda: check_emulated(facts["board_model"], target.emulated, where),
+            "as the target says; no latency is taken",
+        )
     pack = jetpack_of(facts["l4t"])
     jetson = f", Jetson Linux {facts['l4t']}" + (f" ({pack.name})" if pack else "") if facts["l4t"] else ""
     yield Finding("system", True, f"{facts['os'] or facts['system']}{jetson}")

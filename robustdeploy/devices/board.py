@@ -18,7 +18,7 @@ from robustdeploy.core.registry import LINKS
 from robustdeploy.core.target import Target
 from robustdeploy.devices import answers, transfer
 from robustdeploy.devices.answers import answer_of, array_of, files_of, impossible, no_other
-from robustdeploy.devices.architecture import architecture_of, check_architecture
+from robustdeploy.devices.architecture import architecture_of, check_architecture, check_emulated
 from robustdeploy.devices.connection import LOSSES, AnotherBoard, Connection, Say
 from robustdeploy.devices.conversation import Conversation, Facts, Progress, Said
 from robustdeploy.devices.link import Link, Pipe
@@ -350,6 +350,7 @@ def board_of(target: Target, agent: Path, deadline_s: float = 60.0, say: Say | N
     """Start ``agent`` on the target's board, over its link; a board of another architecture is a BoardError."""
     link: Link = LINKS.build(target.link.name, target.link.options)
     with board_from(link, agent, deadline_s, target.arch, say) as board:
+        check_emulated(board.facts["board_model"], target.emulated, board.pipe.where)
         yield board
 
 

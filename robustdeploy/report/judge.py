@@ -61,7 +61,11 @@ def judge(
     # Reports of the first schema carry no list of subjects.
     known = {each.subject: each.lost for each in subjects} or dict.fromkeys((row.subject for row in rows), "")
     blocking = [diagnostic for diagnostic in diagnostics if diagnostic.level == "block"]
-    lines = tuple(line for rule in rules for line in _lines(rule, rows, known, net, blocking))
+    lines = tuple(
+        _with_reason(line, rule, rows, diagnostics)
+        for rule in rules
+        for line in _lines(rule, rows, known, net, blocking)
+    )
     judged = [each for each in known if any(line.subject == each for line in lines)]
     outcomes = {each: _outcome_of(each, lines, blocking) for each in judged}
     every = [*outcomes.values(), *(line.outcome for line in lines if line.subject is None)]
@@ -149,6 +153,18 @@ def _doubted(rule: Rule, found: RuleVerdict, blocking: Sequence[Diagnostic]) -> 
         return found.model_copy(update={"text": f"{found.text}; if anything it is worse, because of this: {told}"})
     text = f"{found.text}; it cannot count, because of this: {told}"
     return found.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "text": text})
+
+
+def _with_reason(
+    line: RuleVerdict, rule: Rule, rows: Sequence[Measurement], diagnostics: Sequence[Diagnostic]
+) -> RuleVerdict:
+    """Say why there is no latency to judge, in place of what is there instead of it."""
+    told = {each.subject: each.text for each in diagnostics if each.id == "latency-valid"}
+    absent = not any(row.metric == rule.metric and row.subject == line.subject for row in rows)
+    if not (rule.metric.startswith("latency_ms.") and absent and line.subject in told):
+        return line
+    about = f"{_about(rule, subject=line.subject)} {_demand(rule)}"
+    return line.model_copy(update={"text": f"{about}: {told[line.subject]}"})
 
 
 def _rule_verdict(rule: Rule, subject: str, rows: Sequence[Measurement]) -> RuleVerdict:

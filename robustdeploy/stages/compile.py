@@ -80,8 +80,9 @@ class Compile:
         # Attacks in torch may come next and take hours, in which a silent connection is easily lost.
         session.leave_board(self.target)
         work.keep(*(f"{FOLDER}/{file.name}" for file in built.files))
+        told = "" if self.target.emulated and built.where == "board" else f"{built.seconds:.1f} s, "
         callback.say(
-            f"compile: {self.subject}, {built.backend} {built.version} on the {built.where}, {built.seconds:.1f} s, "
+            f"compile: {self.subject}, {built.backend} {built.version} on the {built.where}, {told}"
             f"{built.bytes / 1024:,.0f} KiB"
         )
         return built

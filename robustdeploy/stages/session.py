@@ -16,7 +16,7 @@ from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
 from robustdeploy.data.images import Images as StoredImages
 from robustdeploy.data.load import Loaded, load_data, load_test
-from robustdeploy.devices.architecture import check_architecture
+from robustdeploy.devices.architecture import check_architecture, check_emulated
 from robustdeploy.devices.board import Board, board_of
 from robustdeploy.engine.run import Run
 from robustdeploy.evaluate.attack import Images, chosen
@@ -78,6 +78,7 @@ class Session:
             self._boards[place] = stack.enter_context(board_of(target, self.agent, say=self.callback.say)), stack
         board = self._boards[place][0]
         check_architecture(board.facts["machine"], target.arch, board.pipe.where)
+        check_emulated(board.facts["board_model"], target.emulated, board.pipe.where)
         return board
 
     def leave_board(self, target: Target) -> None:

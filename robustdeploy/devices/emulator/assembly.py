@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from robustdeploy.core.files import storage_errors
+from robustdeploy.devices.architecture import EMULATED
 from robustdeploy.devices.emulator.folder import Folder
 from robustdeploy.devices.emulator.tools import check_host, installers, ran, tool
 from robustdeploy.errors import StorageError, ToolchainError
@@ -162,7 +163,7 @@ def _dress(root: Path, interpreter: str) -> None:
     texts = {
         # ONNX Runtime reads both; an Arm program that sees the host's processor crashes.
         "proc/cpuinfo": _CPUINFO,
-        "proc/device-tree/model": "emulated Arm board (QEMU)\0",
+        "proc/device-tree/model": f"{EMULATED}\0",
         "sys/devices/system/cpu/possible": "0\n",
         "sys/devices/system/cpu/present": "0\n",
     }
