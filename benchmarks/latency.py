@@ -1,7 +1,7 @@
-"""Latency: every usable backend's time for one image on one core, taking turns, as a ratio to ONNX Runtime's.
+"""Latency: every usable backend's time for one image on one core, taking turns, as a ratio to ONNX Runtime's in fp32.
 
     python benchmarks/latency.py
-    python benchmarks/latency.py resnet20 mobilenet_v2 --seconds 20 --json
+    python benchmarks/latency.py resnet20 mobilenet_v2 --precisions fp32 int8 --seconds 20 --json
 
 Nets have weights that nobody trained: neither time nor parity depends on them. The smaller ones keep, of each layer,
 the number of channels that the package's masks find for their share of operations before any training.
@@ -31,9 +31,10 @@ import torchvision
 from torch import nn
 
 from robustdeploy.core.recipe import Budget
-from robustdeploy.core.registry import BACKENDS
+from robustdeploy.core.registry import BACKENDS, PRECISIONS
 from robustdeploy.core.traits import traits_of
 from robustdeploy.cost.module import macs
+from robustdeploy.errors import RobustdeployError
 from robustdeploy.export.metadata import OnnxMetadata
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.nets.resnet18 import ResNet18
@@ -48,7 +49,6 @@ OPSET = 18
 TURN_S = 0.03
 """How long one backend runs before the next one does."""
 Make = Callable[[], nn.Module]
-Precision = Callable[[Path, Path], None]
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,15 @@ NETS: Mapping[str, Net] = {
     "mobilenet_v2": Net(lambda: torchvision.models.mobilenet_v2(num_classes=10), LARGE),
     "vgg11_bn": Net(lambda: torchvision.models.vgg11_bn(num_classes=10), LARGE),
 }
-PRECISIONS: Mapping[str, Precision | None] = {"fp32": None}
-"""What makes the file of a precision from that of fp32; None where that is it already."""
+CALIBRATED_ON = 32
+"""Random images: speed does not hang on ranges, and no accuracy is told."""
 
 
 @dataclass
 class Contender:
     """A backend with its engine of one net."""
 
+    precision: str
     name: str
     model: Model
     compile_s: float
@@ -99,6 +100,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("nets", nargs="*", metavar="NET", help=f"of {', '.join(NETS)}; all of them without any")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each net, of all backends together")
+    parser.add_argument("--precisions", nargs="*", default=["fp32", "int8"], help="fp32 first; by default fp32 int8")
     parser.add_argument("--backends", nargs="*", help="all that are usable here, if not given")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -106,7 +108,8 @@ def main() -> int:
         parser.error(f"no net {unknown[0]} (there are: {', '.join(NETS)})")
     torch.set_num_threads(1)
     backends = dict(_usable(options.backends))
-    rows = [row for name in options.nets or NETS for row in _rows(name, backends, options.seconds)]
+    precisions = ["fp32", *(each for each in options.precisions if each != "fp32")]  # the reference
+    rows = [row for name in options.nets or NETS for row in _rows(name, precisions, backends, options.seconds)]
     found = {"machine": machine.description(torch.device("cpu")), "load": machine.load_average(), "rows": rows}
     print(json.dumps(found, indent=2) if options.json else _table(found))
     return 0
@@ -125,17 +128,30 @@ def _usable(asked: list[str] | None) -> Iterator[tuple[str, Backend]]:
         yield name, backend
 
 
-def _rows(name: str, backends: Mapping[str, Backend], seconds: float) -> Iterator[dict[str, Any]]:
+def _rows(
+    name: str, precisions: list[str], backends: Mapping[str, Backend], seconds: float
+) -> Iterator[dict[str, Any]]:
     net, kept = _made(NETS[name])
-    with tempfile.TemporaryDirectory() as kept_in:
+    shape = NETS[name].shape
+    with tempfile.TemporaryDirectory() as kept_in, ExitStack() as opened:
         folder = Path(kept_in)
-        export_onnx(net, NETS[name].shape, folder / "fp32.onnx", OPSET, _METADATA)
-        for precision, write in PRECISIONS.items():
+        export_onnx(net, shape, folder / "fp32.onnx", OPSET, _METADATA)
+        images = np.random.default_rng(0).random((CALIBRATED_ON, *shape), dtype=np.float32)
+        field = []
+        for precision in precisions:
             onnx = folder / f"{precision}.onnx"
-            if write is not None:
-                write(folder / "fp32.onnx", onnx)
-            about = {"net": name, "precision": precision, "ops_kept": round(kept, 4)}
-            yield about | _measured(onnx, folder / precision, NETS[name].shape, backends, seconds)
+            if precision != "fp32":
+                PRECISIONS.build(precision, {}).lower(folder / "fp32.onnx", onnx, images)
+            for backend_name, backend in backends.items():
+                try:
+                    place = folder / precision / backend_name
+                    field.append(_opened(opened, precision, backend_name, backend, onnx, place))
+                except RobustdeployError as error:
+                    print(f"without {backend_name} for {name} in {precision}: {error}", file=sys.stderr)
+        told = _measured(field, images[:1], seconds)
+    for precision in precisions:
+        its = {each.name: told[precision, each.name] for each in field if each.precision == precision}
+        yield {"net": name, "precision": precision, "ops_kept": round(kept, 4), "backends": its}
 
 
 def _made(which: Net) -> tuple[nn.Module, float]:
@@ -160,40 +176,36 @@ def _settle(net: nn.Module, shape: tuple[int, int, int]) -> None:
     net.eval()
 
 
-def _measured(
-    onnx: Path, folder: Path, shape: tuple[int, int, int], backends: Mapping[str, Backend], seconds: float
-) -> dict[str, Any]:
-    image = np.random.default_rng(0).random((1, *shape), dtype=np.float32)
-    with ExitStack() as opened:
-        field = [_opened(opened, name, backend, onnx, folder / name) for name, backend in backends.items()]
-        scores = {contender.name: contender.model(image) for contender in field}
+def _measured(field: list[Contender], image: Any, seconds: float) -> dict[tuple[str, str], dict[str, Any]]:
+    scores = {(each.precision, each.name): each.model(image) for each in field}
+    for contender in field:
+        contender.turn(image)
+        contender.calls = max(1, int(TURN_S / contender.lowest_s))
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
         for contender in field:
             contender.turn(image)
-            contender.calls = max(1, int(TURN_S / contender.lowest_s))
-        ends = time.monotonic() + seconds
-        while time.monotonic() < ends:
-            for contender in field:
-                contender.turn(image)
     reference = field[0]
     return {
-        "backends": {
-            contender.name: {
-                "lowest_us": round(contender.lowest_s * 1e6, 1),
-                "ratio": round(contender.lowest_s / reference.lowest_s, 3),
-                "largest_difference": float(np.abs(scores[contender.name] - scores[reference.name]).max()),
-                "compile_s": round(contender.compile_s, 2),
-            }
-            for contender in field
+        (contender.precision, contender.name): {
+            "lowest_us": round(contender.lowest_s * 1e6, 1),
+            "ratio": round(contender.lowest_s / reference.lowest_s, 3),
+            # From the reference's scores of the very same file.
+            "largest_difference": float(
+                np.abs(scores[contender.precision, contender.name] - scores[contender.precision, reference.name]).max()
+            ),
+            "compile_s": round(contender.compile_s, 2),
         }
+        for contender in field
     }
 
 
-def _opened(opened: ExitStack, name: str, backend: Backend, onnx: Path, folder: Path) -> Contender:
+def _opened(opened: ExitStack, precision: str, name: str, backend: Backend, onnx: Path, folder: Path) -> Contender:
     folder.mkdir(parents=True)
     started = time.monotonic()
     backend.compile(onnx, folder)
     seconds = time.monotonic() - started
-    return Contender(name, opened.enter_context(backend.open(folder)), seconds)
+    return Contender(precision, name, opened.enter_context(backend.open(folder)), seconds)
 
 
 def _table(found: Mapping[str, Any]) -> str:
