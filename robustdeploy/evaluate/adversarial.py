@@ -41,6 +41,8 @@ class Attacked:
     """Whose factory may be called to load it."""
     twin: Path | None = None
     """An ONNX file in low precision whose torch twin is attacked instead."""
+    exported: Path | None = None
+    """What was found on the same net in float32, which is tried on the twin too."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,11 @@ def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress
     bench = Bench(test, recipe.threat, recipe.seed, parts, progress)
     # Query attacks ask what is deployed. Only a net that stays in torch, the dense one, is asked here.
     adversaries = [a for a in adversaries_from(recipe.evaluate.attacks) if not (net.deployed and a.kind == "query")]
-    found = {a.label: attack_host(a, bench, host) for a in adversaries}
+    before = None if net.exported is None else load_attacks(net.exported, recipe, test, net.deployed)
+    tried = {} if before is None else before.attacks
+    found = {a.label: attack_host(a, bench, host, tried.get(a.label)) for a in adversaries}
     # Only for what runs on a board: it is there that a gradient may mislead.
-    curve = curve_found(bench, host, recipe) if net.deployed else {}
+    curve = curve_found(bench, host, recipe, {} if before is None else before.curve) if net.deployed else {}
     # Labels by the net itself, not by its faster twin that gradients are followed through.
     arrays = {"predictions": CLASSIFICATION.predictions(host.score(test.images))}
     for name, each in {**found, **{_curve_name(multiple): one for multiple, one in curve.items()}}.items():

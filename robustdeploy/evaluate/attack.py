@@ -139,8 +139,12 @@ class Found:
         return Found(self.images[part], self.predictions[part])
 
 
-def attack_host(adversary: Adversary, bench: Bench, host: HostNet) -> Found:
-    """Attack a net in torch: by its gradient, or by queries where the attack asks for these."""
+def attack_host(adversary: Adversary, bench: Bench, host: HostNet, before: Found | None = None) -> Found:
+    """Attack a net in torch: by its gradient, or by queries where the attack asks for these.
+
+    ``before`` is what the same attack found on another precision of it: of each image the worse one is kept, since a
+    gradient that was passed through rounding may miss what the unrounded net's finds.
+    """
 
     def one(block: Images, number: int) -> Arrays:
         # Without the block's number: noise belongs to an image, so other block sizes find the same images.
@@ -153,9 +157,18 @@ def attack_host(adversary: Adversary, bench: Bench, host: HostNet) -> Found:
             found = adversary.query(host, block.images, block.labels, bench.threat, draws)
         # An attack is a plug-in and is not trusted to stay in the box.
         found = _made_valid(block.images, found, bench.threat)
+        if before is not None:
+            found = worse_of(host, found, before.of(number).images, block.labels)
         return {"images": found, "predictions": CLASSIFICATION.predictions(host.score(found))}
 
     return Found(**_gathered(bench, adversary.label, one))
+
+
+def worse_of(host: HostNet, found: Bytes, other: Bytes, labels: Labels) -> Bytes:
+    """Return of each two images that whose label leads by less, or loses by more, for the net on the host."""
+    margins = [CLASSIFICATION.margin(host.score(images), labels) for images in (found, other)]
+    worse: Bytes = np.where((margins[1] < margins[0])[:, None, None, None], other, found)
+    return worse
 
 
 def attack_board(

@@ -12,7 +12,7 @@ from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Measurement
 from robustdeploy.core.subject import Subject
 from robustdeploy.devices.board import Board
-from robustdeploy.evaluate.attack import Bench, Found, Images
+from robustdeploy.evaluate.attack import Bench, Found, Images, worse_of
 from robustdeploy.evaluate.box import project
 from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.rows import kind_of_gradients, share_row
@@ -39,8 +39,11 @@ def first_images(images: Images, recipe: Recipe) -> Images:
     return Images(images.ids[some], images.images[some], images.labels[some])
 
 
-def curve_found(bench: Bench, host: HostNet, recipe: Recipe) -> dict[float, Found]:
-    """Attack a net in torch by PGD-10 at each multiple of the threat's eps, on the first images."""
+def curve_found(bench: Bench, host: HostNet, recipe: Recipe, before: Mapping[float, Found] = {}) -> dict[float, Found]:
+    """Attack a net in torch by PGD-10 at each multiple of the threat's eps, on the first images.
+
+    ``before`` is what was found on another precision of it, as for ``attack_host``.
+    """
     few, found = first_images(bench.images, recipe), {}
     for multiple, eps in radii(recipe):
         stop_if_interrupted()
@@ -50,6 +53,8 @@ def curve_found(bench: Bench, host: HostNet, recipe: Recipe) -> dict[float, Foun
             # Other noise at each radius, or the same unlucky starts would repeat along the curve.
             threat, noise = Threat("linf", eps), key(bench.seed, "curve", str(multiple))
             images = project(few.images, host.attack(ATTACK, few.images, few.labels, threat, noise, few.ids), threat)
+            if multiple in before:
+                images = worse_of(host, images, before[multiple].images, few.labels)
             return {"images": images, "predictions": CLASSIFICATION.predictions(host.score(images))}
 
         found[multiple] = Found(**bench.parts.get(f"curve-{multiple:g}", make))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from robustdeploy.core.plain import plain
@@ -12,7 +11,7 @@ from robustdeploy.core.records import AttackRecord
 from robustdeploy.core.subject import FP32
 from robustdeploy.engine.places import attacks_place, onnx_place
 from robustdeploy.engine.stage import Need, Work
-from robustdeploy.evaluate.adversarial import Attacked, attack_net
+from robustdeploy.evaluate.adversarial import FILE, Attacked, attack_net
 from robustdeploy.nets.store import load_info
 from robustdeploy.stages.export import NetStage
 from robustdeploy.stages.lower import Lower, twin_file
@@ -45,9 +44,11 @@ class Attack:
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The net, and the file that its twin is read from."""
+        """The net; for a twin the file that it is read from, and what was found on the net in float32."""
         net = Need(self.net, ("model.safetensors", "net.json"))
-        return (net,) if self.lowered is None else (net, Need(self.lowered, ("model.onnx",)))
+        if self.lowered is None:
+            return (net,)
+        return (net, Need(self.lowered, ("model.onnx",)), Need(self._exported, (FILE,)))
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -65,7 +66,9 @@ class Attack:
         """Attack, block by block; sealed blocks of an interrupted call are used again."""
         session = self.session
         device = str(device_from(session.run.recipe.train.device))
-        net = Attacked(work.of(self.net).folder, self.deployed, device, session.trust, self._twin(work))
+        twin = None if self.lowered is None else twin_file(work.of(self.lowered))
+        exported = None if twin is None else work.of(self._exported).folder / FILE
+        net = Attacked(work.of(self.net).folder, self.deployed, device, session.trust, twin, exported)
         test = session.test_images(load_info(net.folder))
 
         def progress(what: str, done: int, total: int) -> None:
@@ -81,9 +84,10 @@ class Attack:
         precision = "" if self.lowered is None else f" in {self.lowered.choice.name}"
         return f"{self.net_name}{precision} in torch"
 
-    def _twin(self, work: Work) -> Path | None:
-        """Return the file whose twin is attacked; None where it has none, and the net itself is attacked instead."""
-        return None if self.lowered is None else twin_file(work.of(self.lowered))
+    @property
+    def _exported(self) -> Attack:
+        """What attacks the same net in float32."""
+        return replace(self, lowered=None)
 
     @property
     def _folder(self) -> Any:

@@ -71,6 +71,7 @@ def test_targets_that_ask_for_another_form_of_a_precision_get_a_file_of_their_ow
     assert files == [
         "onnx/pruned/fp32",
         "onnx/pruned/int8",
+        "attacks/pruned/fp32",
         "attacks/pruned/int8",
         "attacks/dense/fp32",
         "onnx/pruned/fp32.opset18",

@@ -8,8 +8,10 @@ import pytest
 from onnx import numpy_helper
 
 from robustdeploy.evaluate.bisect import Step, changes, least_drop
+from robustdeploy.evaluate.host import load_host_net
 from robustdeploy.export import exporting, parity
 from robustdeploy.export.precision import fp16, int8
+from robustdeploy.onboard.criterion import CLASSIFICATION
 
 pytestmark = pytest.mark.slow
 ATTACKS = ("--attacks", "fgsm", "--limit", "300")
@@ -65,6 +67,13 @@ def test_a_run_in_three_precisions_tells_them_side_by_side(desk, command):
     assert facts["calibration"]["n"] == 256
     assert facts["calibration"]["images"] == "mixed"
     assert facts["agreement_clean"] > 0.9
+    # What was found on the net in float32 is tried too, and of each two images the worse one stays.
+    own, before = (np.load(run / f"attacks/pruned/{each}/attacks.npz") for each in ("int8", "fp32"))
+    labels = np.load(run / "boards/pruned/int8@low/outcomes.npz")["labels"]
+    host = load_host_net(run / "nets/pruned", "cpu", twin=run / "onnx/pruned/int8/model.onnx")
+    for attack in ("fgsm", "pgd-5"):
+        margins = [CLASSIFICATION.margin(host.score(each[f"{attack}/images"]), labels) for each in (own, before)]
+        assert (margins[0] <= margins[1]).all()
     # What is done is not done again, and another way to calibrate makes this precision anew.
     again = command(desk, "plan", "tiny.yaml", "--name", "tiny", "--target", "low.yaml", *words, "--json").document
     assert {step["action"] for step in again["steps"]} == {"skip"}
