@@ -69,10 +69,24 @@ def test_an_engine_is_plain_files_that_work_in_any_folder(usable, net, images, t
     assert files_in(tmp_path / "second") == listed  # opening it changes nothing
 
 
-def test_it_computes_every_usual_operator_as_onnx_runtime_does(computes, zoo, zoo_pixels, engine):
-    computes.compile(zoo, engine)
+@pytest.fixture(scope="module")
+def zoo_engine(zoo, tmp_path_factory):
+    """The folder of the zoo's engine by a backend's name; built once each, as some toolchains take seconds."""
+    built = {}
+
+    def engine_of(backend):
+        name = name_of(backend)
+        if name not in built:
+            built[name] = tmp_path_factory.mktemp("engine")
+            backend.compile(zoo, built[name])
+        return built[name]
+
+    return engine_of
+
+
+def test_it_computes_every_usual_operator_as_onnx_runtime_does(computes, zoo, zoo_pixels, zoo_engine):
     expected = OnnxRuntime().load(zoo)(zoo_pixels)
-    with computes.open(engine) as model:
+    with computes.open(zoo_engine(computes)) as model:
         scores = model(zoo_pixels)
     share = SHARE.get(name_of(computes), 1e-5)
     assert np.abs(scores - expected).max() <= share * np.abs(expected).max()
@@ -89,9 +103,8 @@ def test_it_computes_attention_or_says_that_it_cannot(computes, attention, zoo_p
         assert np.abs(model(zoo_pixels) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_scores_of_an_image_do_not_depend_on_its_batch(usable, zoo, zoo_pixels, engine):
-    usable.compile(zoo, engine)
-    with usable.open(engine) as model:
+def test_scores_of_an_image_do_not_depend_on_its_batch(usable, zoo_pixels, zoo_engine):
+    with usable.open(zoo_engine(usable)) as model:
         together = model(zoo_pixels)
         alone = np.concatenate([model(zoo_pixels[at : at + 1]) for at in range(len(zoo_pixels))])
         assert model(zoo_pixels[:0]).shape == (0, together.shape[1])
@@ -99,18 +112,13 @@ def test_scores_of_an_image_do_not_depend_on_its_batch(usable, zoo, zoo_pixels, 
     assert np.abs(together - alone).max() <= 1e-5 * np.abs(together).max()
 
 
-def test_the_same_net_gives_the_same_engine(usable, zoo, tmp_path):
-    found = []
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        usable.compile(zoo, tmp_path / name)
-        found.append(files_in(tmp_path / name))
-    assert found[0] == found[1]
-
-
-def test_what_really_runs_is_told_in_plain_words(usable, zoo, engine):
+def test_the_same_net_gives_the_same_engine(usable, zoo, zoo_engine, engine):
     usable.compile(zoo, engine)
-    with usable.open(engine) as model:
+    assert files_in(engine) == files_in(zoo_engine(usable))
+
+
+def test_what_really_runs_is_told_in_plain_words(usable, zoo_engine):
+    with usable.open(zoo_engine(usable)) as model:
         runs = dict(getattr(model, "runs", {}))
     assert json.loads(json.dumps(runs)) == runs
     assert all(len(name) <= 400 for name in runs)
