@@ -13,8 +13,9 @@ import numpy as np
 from ...errors import ArtifactError, ToolchainError
 from ..sensors import read_sensors
 from ..tvm.installed import Runtime, compiler, compiles, runtime
-from ..tvm.lowering import Processor, compile_engine
+from ..tvm.lowering import Processor, Wanted, compile_engine
 from ..tvm.running import About, here, machine_of, opened, write_about
+from ..tvm.tuning import Tuning
 from ..types import Model, Probe
 
 
@@ -34,6 +35,12 @@ class Tvm:
     """The C compiler that links; empty is `cc`, or `MACHINE-linux-gnu-gcc` for another architecture."""
     pad: Literal["auto"] | bool = "auto"
     """Add channels so that they fill whole vectors: where that saves vectors (`auto`), wherever it can be, or never."""
+    tune_trials: int = 0
+    """Schedules to try out for each function, on the machine that builds; 0 takes ours."""
+    tune_limit_s: float = 600.0
+    """The most that all trials may take; what was found by then is kept."""
+    tuned: str = ""
+    """The folder of an engine that was tuned: its schedules are taken, and none is tried out."""
     runtime: str = ""
     """Where `libtvm_runtime.so` lies on the board; empty looks into `tvm/lib` wherever Python imports from."""
 
@@ -42,6 +49,8 @@ class Tvm:
             raise ValueError(f"triple is {self.triple!r}; it must be like aarch64-linux-gnu")
         if self.pad not in ("auto", True, False):
             raise ValueError(f"pad is {self.pad!r}; it must be auto, true or false")
+        if not 0 <= self.tune_trials <= 10_000 or not 1 <= self.tune_limit_s <= 3000:
+            raise ValueError("tvm needs tune_trials from 0 to 10,000 and tune_limit_s from 1 to 3,000")
 
     def probe(self) -> Probe:
         """Say which TVM is here and what its engines are for, or what is missing and how to mend it."""
@@ -61,7 +70,7 @@ class Tvm:
     def compile(self, onnx: Path, engine: Path) -> None:
         """Compile ``onnx`` into a library; where it can run here, its scores for plain images must be finite."""
         tvm, found = compiler(), runtime(self.runtime)
-        about = compile_engine(tvm, found.version, onnx, engine, self._processor(), self.pad)
+        about = compile_engine(tvm, found.version, onnx, engine, self._wanted())
         write_about(engine, about)
         if about.machine == here() and not self._finite(engine, about, found):
             for path in engine.iterdir():
@@ -80,8 +89,10 @@ class Tvm:
         with opened(engine, found) as model:
             return bool(np.isfinite(model(plain)).all())
 
-    def _processor(self) -> Processor:
-        return Processor(self.triple, self.cpu, self.cc)
+    def _wanted(self) -> Wanted:
+        processor = Processor(self.triple, self.cpu, self.cc)
+        tuning = Tuning(self.tune_trials, self.tune_limit_s, self.tuned)
+        return Wanted(processor, self.pad, tuning, self.runtime)
 
     def _code_for(self) -> str:
         """Name the processor that engines are for; on a board and on a host that builds for it this is the same."""

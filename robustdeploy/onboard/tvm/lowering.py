@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .layout import channels_last
 from .operators import legalizations
 from .running import LIBRARY, About, here, machine_of, words_of
 from .schedule import is_scheduled, scheduled
+from .tuning import DATABASE, Tuning, search, with_known
 from .vectors import Vectors
 
 _FLOAT = 1  # ONNX's number for float32
@@ -44,28 +46,47 @@ class Processor:
         return self.machine == here()
 
 
-def compile_engine(tvm: Any, version: str, onnx: Path, engine: Path, processor: Processor, pad: Pad) -> About:
+@dataclass(frozen=True)
+class Wanted:
+    """What an engine is to be."""
+
+    processor: Processor
+    pad: Pad
+    tuning: Tuning
+    runtime: str
+    """Where the runtime library lies, if not where it is looked for."""
+
+
+def compile_engine(tvm: Any, version: str, onnx: Path, engine: Path, wanted: Wanted) -> About:
     """Compile ``onnx`` into the folder ``engine``; whatever the graph is to blame for is an ArtifactError."""
+    processor = wanted.processor
     cc = linker(processor)
     target = target_for(tvm, processor)
-    model = _read(onnx)
+    model = read_graph(onnx)
     image = image_shape(model, onnx.name)
     try:
         vectors = vectors_of(tvm, target, processor.machine)
-        module = imported(tvm, prepared(model, vectors, pad), image)
+        module = imported(tvm, prepared(model, vectors, wanted.pad), image)
         classes = _classes(module, onnx.name)
-        module = lowered(tvm, module, target, vectors)
+        module = fused(tvm, module, target, vectors)
+        notes = [*_tuned(wanted, onnx, engine)]
+        if (engine / DATABASE[1]).is_file():
+            module = with_known(tvm, module, target, engine)
+        module = scheduled(tvm, module, vectors)
         scheduled_here, left = counted(tvm, module)
         executable = tvm.compile(module, target=target)
-    except (ArtifactError, MemoryError):
+    except (ArtifactError, ToolchainError, MemoryError):
         raise
     except Exception as error:  # TVM raises whatever Python has
         raise ArtifactError(f"TVM {version} cannot compile {onnx.name}: {words_of(error)}") from None
     library = engine / LIBRARY
     _link(executable, library, cc)
-    notes = (_FLOATING_NOTE,) if any(node.op_type == "QuantizeLinear" for node in model.graph.node) else ()
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        notes.append(_FLOATING_NOTE)
     told = f"{target.attrs['mtriple']} {target.attrs['mcpu']}"
-    return About(version, processor.machine, image, classes, sha256_of(library), told, scheduled_here, left, notes)
+    return About(
+        version, processor.machine, image, classes, sha256_of(library), told, scheduled_here, left, tuple(notes)
+    )
 
 
 def linker(processor: Processor) -> str:
@@ -118,9 +139,23 @@ def imported(tvm: Any, model: Any, image: tuple[int, int, int]) -> Any:
     return transform.FoldConstant()(channels_last(tvm, transform.Normalize()(module)))
 
 
-def lowered(tvm: Any, module: Any, target: Any, vectors: Vectors) -> Any:
-    """Write ``module`` as functions of loops, and schedule them."""
-    return scheduled(tvm, fused(tvm, module, target, vectors), vectors)
+def _tuned(wanted: Wanted, onnx: Path, engine: Path) -> Iterator[str]:
+    """Leave a database of schedules in ``engine`` where one is wanted; say how it came there."""
+    processor, tuning = wanted.processor, wanted.tuning
+    if tuning.known:
+        known = Path(tuning.known)
+        if missing := [name for name in DATABASE if not (known / name).is_file()]:
+            raise ArtifactError(f"{tuning.known} has no {missing[0]}; name the folder of an engine that was tuned")
+        for name in DATABASE:
+            shutil.copyfile(known / name, engine / name)
+        yield "schedules were taken from an earlier tuning"
+    elif tuning.trials:
+        if not processor.native:
+            raise ToolchainError(
+                f"tuning runs code for {processor.machine}, which cannot run here; set build_on: board"
+            )
+        spec = {**asdict(processor), "pad": wanted.pad, "runtime": wanted.runtime, "onnx": str(onnx)}
+        yield search(tuning, spec, engine)
 
 
 def fused(tvm: Any, module: Any, target: Any, vectors: Vectors) -> Any:
@@ -156,7 +191,8 @@ def image_shape(model: Any, name: str) -> tuple[int, int, int]:
     return sizes[1], sizes[2], sizes[3]
 
 
-def _read(path: Path) -> Any:
+def read_graph(path: Path) -> Any:
+    """Read an ONNX file; ArtifactError where it is none."""
     onnx = onnx_package()
     try:
         return onnx.load_model_from_string(path.read_bytes())
