@@ -32,4 +32,4 @@ def precisions_on(target: Target, asked: Sequence[Choice]) -> tuple[Choice, ...]
 def asked_precisions(recipe: Recipe, names: Sequence[str]) -> tuple[Choice, ...]:
     """Return the precisions called ``names``, with the recipe's options for them; all of its own for none."""
     own = {each.name: each for each in recipe.precisions}
-    return tuple(own.get(name, Choice(name=name)) for name in names) or recipe.precisions
+    return tuple(own.get(name, Choice(name=name)) for name in dict.fromkeys(names)) or recipe.precisions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -28,6 +29,13 @@ class Choice(Noun):
 
     name: str
     options: dict[str, Any] = {}
+
+
+def check_names(choices: Iterable[Choice], field: str) -> None:
+    """Refuse two plug-ins of one name, where results would stand in one place."""
+    names = [choice.name for choice in choices]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{field} holds '{twice[0]}' twice; keep one")
 
 
 def _choice(value: Any) -> Any:
@@ -187,6 +195,7 @@ class Recipe(Noun):
     gate: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")
-    def _rule_ids_differ(self) -> Recipe:
+    def _names_differ(self) -> Recipe:
         check_ids(self.gate)
+        check_names(self.precisions, "precisions")
         return self

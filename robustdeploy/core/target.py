@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from robustdeploy.core.kinds import Of
 from robustdeploy.core.model import Noun, Number
-from robustdeploy.core.recipe import Choice, PlugIn
+from robustdeploy.core.recipe import Choice, PlugIn, check_names
 from robustdeploy.core.subject import FP32, TORCH
 
 OPSET = 20
@@ -79,7 +79,8 @@ class Target(Noun):
     latency: LatencyPlan = LatencyPlan()
 
     @model_validator(mode="after")
-    def _no_reference(self) -> Target:
+    def _names_differ(self) -> Target:
+        check_names(self.precisions, "precisions")
         # Its rows would be taken for those of the reference.
         if self.name == TORCH:
             raise ValueError(f"name is '{TORCH}', which is the place of the host's reference; give the target another")
