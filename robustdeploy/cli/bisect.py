@@ -56,6 +56,7 @@ def _lines(found: Bisected) -> list[str]:
             cells += [_share(step, metric), fell]
         rows.append(cells)
     lines = [*table(rows, right=range(1, 5)), *(f"note: {each}" for each in found.missing)]
+    lines += [found.masked] if found.masked else []
     if not found.drops:
         least = bisecting.least_drop(len(found.changes), n)
         lines.append(f"no step loses accuracy beyond chance; on {n} images a loss below {least:.1%} cannot be seen")
@@ -88,4 +89,11 @@ def _document(found: Bisected) -> dict[str, Any]:
     ]
     told = {name: [asdict(change) for change in getattr(found, name)] for name in ("changes", "drops")}
     first = told["drops"][0] if told["drops"] else None
-    return {"subject": found.subject, "steps": steps, **told, "first": first, "missing": list(found.missing)}
+    return {
+        "subject": found.subject,
+        "steps": steps,
+        **told,
+        "first": first,
+        "missing": list(found.missing),
+        "masked": found.masked,
+    }

@@ -16,7 +16,7 @@ import numpy as np
 
 from robustdeploy.core.archive import Arrays, arrays_from
 from robustdeploy.core.reading import read_bounded
-from robustdeploy.core.records import AttackRecord, BoardRecord, OnnxRecord
+from robustdeploy.core.records import AttackRecord, BoardRecord, NetRecord, OnnxRecord
 from robustdeploy.core.registry import BACKENDS
 from robustdeploy.core.settings import label_in, target_of
 from robustdeploy.core.subject import DENSE, FP32, Subject
@@ -88,6 +88,8 @@ class Bisected:
     changes: tuple[Change, ...]
     missing: tuple[str, ...]
     """Why steps are left out, one sentence each."""
+    masked: str = ""
+    """That the masked net is the pruned one, as the training proved; empty for a net that was not pruned."""
 
     @property
     def drops(self) -> tuple[Change, ...]:
@@ -149,7 +151,18 @@ def bisect(run: Run, evaluation: str, precision: str = "") -> Bisected:
         lowered = _exported(place, made, subject.precision)
         steps.append(walk.in_runtime(f"ONNX file in {subject.precision}", lowered, own))
     steps.append(walk.on_board(f"engine on {evaluation}", own))
-    return Bisected(str(subject), tuple(steps), changes(steps), tuple(walk.missing))
+    return Bisected(str(subject), tuple(steps), changes(steps), tuple(walk.missing), _masked(run))
+
+
+def _masked(run: Run) -> str:
+    proof = held(run, run.net_place, NetRecord).record.proof
+    if proof is None:
+        return ""
+    gap = max(proof.clean, proof.adversarial)
+    return (
+        f"the masked net is the pruned one: scores within {gap:.1e} in {proof.precision} on {proof.n} clean and "
+        f"{proof.n} attacked images, proved in training"
+    )
 
 
 def _subject(run: Run, evaluation: str, precision: str) -> tuple[Subject, str]:

@@ -1,6 +1,7 @@
 """Precisions through the whole chain: what stands in the report, and where a fault is found."""
 
 import json
+import re
 
 import numpy as np
 import onnx
@@ -187,6 +188,7 @@ def test_what_pruning_costs_is_named_too(desk, command):
     told = command(desk, "bisect", "runs/tiny", "--target", "quick")
     assert told.code == 0
     assert "McNemar" in told.out or "cannot be seen" in told.out
+    assert re.search(r"the masked net is the pruned one: scores within \d\.\de-\d+ in float64 on \d+ clean", told.out)
 
 
 def test_fine_tuning_trains_the_weights_as_if_rounded_and_the_files_say_so(desk, command):
