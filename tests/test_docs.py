@@ -17,6 +17,7 @@ from robustdeploy.core.load import load_target
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.report import SCHEMA_VERSION, BudgetLine, Diagnostic, Measurement, Report
 from robustdeploy.core.shipped import shipped_names
+from robustdeploy.devices import releases
 from robustdeploy.engine.manifest import Manifest
 from robustdeploy.onboard.types import Threat
 
@@ -214,6 +215,13 @@ def test_the_shipped_targets_are_on_the_page_with_their_status():
         assert backend.lower().replace(" ", "").startswith(target.backend.name)
         assert status.startswith(target.status)
         assert ("not run on hardware" in status) == (target.status == "contract-tested")
+
+
+def test_the_tables_of_releases_are_those_that_decide():
+    rows = [(ticked(name)[0], first, int(opset)) for name, first, opset in table(page("targets"), "toolchain")]
+    assert rows == [(name, *row) for name, listed in releases.OPSETS.items() for row in listed]
+    rows = [tuple(row) for row in table(page("targets"), "JetPack")]
+    assert rows == [(each.name, each.l4t, each.tensorrt, each.cuda, each.python) for each in releases.JETPACKS]
 
 
 def test_the_example_of_a_target_is_one(tmp_path):
