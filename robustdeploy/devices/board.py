@@ -340,7 +340,7 @@ def board_from(
         Connection(link, agent, say) as connection,
         Board(connection.open(), deadline_s, connection=connection) as board,
     ):
-        board.hello()
+        board.lasting(board.hello)
         check_architecture(board.facts["machine"], arch, board.pipe.where)
         yield board
 

@@ -304,6 +304,10 @@ def explain(link: Ssh, status: int | None, stderr: str) -> str:
         return f"{link.python} cannot be run on {link.host}; install it there or set the link's python{said}"
     if status < 0:
         return f"the SSH client to {link.host} was killed by signal {-status}; repeat the command{said}"
+    # As shells and our own guard tell a signal.
+    if status > 128:
+        killed = f"the agent on {link.host} was killed by signal {status - 128}"
+        return f"{killed}; see whether the board ran out of memory, then repeat the command{said}"
     return f"the agent on {link.host} ended with exit status {status}{said}"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from robustdeploy.devices import connection
-from robustdeploy.devices.board import board_from
+from robustdeploy.devices.board import Board, board_from
 from robustdeploy.devices.build import build_engine
 from robustdeploy.devices.link import Pipe
 from robustdeploy.devices.local import Local
@@ -158,6 +158,21 @@ def test_an_answer_that_cannot_be_true_is_no_lost_connection(board, images, link
     with pytest.raises(BoardError, match="cannot be right"):
         board.score(images)
     assert (link.opened, said) == (1, [])
+
+
+def test_an_agent_that_is_lost_before_it_says_hello_is_started_again(link, agent, said, monkeypatch):
+    hello, killed = Board.hello, []
+
+    def cut(board):
+        if not killed:
+            killed.append(1)
+            kill_agent()
+        return hello(board)
+
+    monkeypatch.setattr(Board, "hello", cut)
+    with board_from(link, agent, 20, say=said.append) as board:
+        assert board.facts["machine"]
+    assert (link.opened, len(said)) == (2, 1)
 
 
 def test_without_a_word_for_it_nothing_is_made_anew(link, agent, images, net):

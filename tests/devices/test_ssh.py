@@ -491,3 +491,7 @@ def test_long_and_odd_words_are_folded_and_cut():
 
 def test_a_killed_client_is_named():
     assert "killed by signal 9" in explain(Ssh("orin"), -9, "")
+    killed = (
+        "the agent on orin was killed by signal 9; see whether the board ran out of memory, then repeat the command"
+    )
+    assert explain(Ssh("orin"), 137, "") == killed
