@@ -109,7 +109,7 @@ def test_a_gradient_of_another_net_does_not_pass_whatever_the_attacks(evaluated,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "seed"), [("fastat", 0), ("fastat", 1), ("fastat", 2), ("standard", 0)])
+@pytest.mark.parametrize(("task", "seed"), [("fastat", 0), ("fastat", 1), ("standard", 0)])
 def test_an_honest_net_is_not_blamed(evaluated, task, seed):
     # As in the shipped recipes, several restarts: what a weak attack leaves standing is no sign of hidden gradients.
     report = evaluated(f"seed={seed}", f"train.task={task}", STRONG)
