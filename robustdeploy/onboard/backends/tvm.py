@@ -12,9 +12,10 @@ import numpy as np
 
 from ...errors import ArtifactError, ToolchainError
 from ..sensors import read_sensors
-from ..tvm.installed import Runtime, compiler, compiles, runtime
+from ..tvm.gpu import opened_on_gpu
+from ..tvm.installed import FIX, Runtime, compiler, compiles, runtime
 from ..tvm.lowering import Processor, Wanted, compile_engine
-from ..tvm.running import About, here, machine_of, opened, write_about
+from ..tvm.running import About, checked, here, machine_of, opened, write_about
 from ..tvm.tuning import Tuning
 from ..types import Model, Probe
 
@@ -33,6 +34,8 @@ class Tvm:
     """The processor by LLVM's name, such as `cortex-a72`; empty is the one that builds, or any of `triple`."""
     cc: str = ""
     """The C compiler that links; empty is `cc`, or `MACHINE-linux-gnu-gcc` for another architecture."""
+    gpu: str = ""
+    """Experimental: a board by TVM's name, such as `nvidia/jetson-agx-orin-64gb`, whose GPU the engine runs on."""
     pad: Literal["auto"] | bool = "auto"
     """Add channels so that they fill whole vectors: where that saves vectors (`auto`), wherever it can be, or never."""
     tune_trials: int = 0
@@ -58,6 +61,8 @@ class Tvm:
             found = runtime(self.runtime)
         except ToolchainError as error:
             return Probe(usable=False, fix=str(error))
+        if self.gpu and not compiles():
+            return Probe(usable=False, version=found.version, fix=f"an engine for a GPU needs all of TVM; {FIX} onnx")
         details = {
             "ffi": found.ffi_version,
             "compiles": compiles(),
@@ -72,7 +77,7 @@ class Tvm:
         tvm, found = compiler(), runtime(self.runtime)
         about = compile_engine(tvm, found.version, onnx, engine, self._wanted())
         write_about(engine, about)
-        if about.machine == here() and not self._finite(engine, about, found):
+        if about.machine == here() and not about.gpu and not self._finite(engine, about, found):
             for path in engine.iterdir():
                 path.unlink()
             raise ArtifactError(f"{onnx.name} gives scores that are not finite for plain images")
@@ -80,22 +85,26 @@ class Tvm:
     @contextmanager
     def open(self, engine: Path) -> Iterator[Model]:
         """Load what `compile` wrote with the runtime library alone."""
-        with opened(engine, runtime(self.runtime)) as model:
+        found = runtime(self.runtime)
+        about = checked(engine, found)
+        with opened_on_gpu(engine, about) if about.gpu else opened(engine, about, found) as model:
             yield model
 
     def _finite(self, engine: Path, about: About, found: Runtime) -> bool:
         """Say whether the engine gives finite scores for plain images."""
         plain = np.stack([np.full(about.image, level, np.float32) for level in (0.0, 0.5, 1.0)])
-        with opened(engine, found) as model:
+        with opened(engine, about, found) as model:
             return bool(np.isfinite(model(plain)).all())
 
     def _wanted(self) -> Wanted:
         processor = Processor(self.triple, self.cpu, self.cc)
         tuning = Tuning(self.tune_trials, self.tune_limit_s, self.tuned)
-        return Wanted(processor, self.pad, tuning, self.runtime)
+        return Wanted(processor, self.pad, tuning, self.runtime, self.gpu)
 
     def _code_for(self) -> str:
         """Name the processor that engines are for; on a board and on a host that builds for it this is the same."""
+        if self.gpu:
+            return self.gpu
         if self.triple:
             return f"{machine_of(self.triple)} {self.cpu or 'any'}"
         return f"{here()} {self.cpu or read_sensors()['cpu_model'] or 'any'}"

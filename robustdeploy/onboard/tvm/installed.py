@@ -69,6 +69,17 @@ def onnx_package() -> Any:
     return onnx
 
 
+def nvcc() -> Any:
+    """Import what compiles CUDA source for TVM."""
+    return _imported("tvm.support.nvcc")
+
+
+def package_folder(name: str) -> Path:
+    """Return the folder of a package, or where it would be beside the others."""
+    places = [Path(entry or ".") / name for entry in sys.path]
+    return next((place for place in places if place.is_dir()), Path(name))
+
+
 def compiles() -> bool:
     """Say whether the compiler is installed here; it is not loaded for that."""
     return any((folder / _COMPILER).is_file() for folder in _folders()) and bool(importlib.util.find_spec("onnx"))

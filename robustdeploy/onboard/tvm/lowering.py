@@ -12,6 +12,7 @@ from typing import Any
 from ...errors import ArtifactError, ToolchainError
 from ..store import sha256_of
 from .folding import sizes_of
+from .gpu import gpu_target, note_on
 from .graph import Pad, prepared
 from .installed import onnx_package
 from .layout import channels_last
@@ -55,10 +56,14 @@ class Wanted:
     tuning: Tuning
     runtime: str
     """Where the runtime library lies, if not where it is looked for."""
+    gpu: str = ""
+    """TVM's name of a board whose GPU it is for."""
 
 
 def compile_engine(tvm: Any, version: str, onnx: Path, engine: Path, wanted: Wanted) -> About:
     """Compile ``onnx`` into the folder ``engine``; whatever the graph is to blame for is an ArtifactError."""
+    if wanted.gpu:
+        return _compile_for_gpu(tvm, version, onnx, engine, wanted)
     processor = wanted.processor
     cc = linker(processor)
     target = target_for(tvm, processor)
@@ -85,8 +90,30 @@ def compile_engine(tvm: Any, version: str, onnx: Path, engine: Path, wanted: Wan
         notes.append(_FLOATING_NOTE)
     told = f"{target.attrs['mtriple']} {target.attrs['mcpu']}"
     return About(
-        version, processor.machine, image, classes, sha256_of(library), told, scheduled_here, left, tuple(notes)
+        version, processor.machine, image, classes, sha256_of(library), told, scheduled_here, left, "", tuple(notes)
     )
+
+
+def _compile_for_gpu(tvm: Any, version: str, onnx: Path, engine: Path, wanted: Wanted) -> About:
+    """Compile for the GPU of a board by TVM's own schedules; nothing of it can run here."""
+    target = gpu_target(tvm, wanted.gpu)
+    triple = str(target.host.attrs["mtriple"])
+    cc = linker(Processor(triple, cc=wanted.processor.cc))
+    model = read_graph(onnx)
+    image = image_shape(model, onnx.name)
+    try:
+        ready = prepared(model, Vectors(1, 1), False)
+        module = tvm.relax.frontend.onnx.from_onnx(ready, shape_dict={"images": [1, *image]})
+        classes = _classes(module, onnx.name)
+        executable = tvm.compile(module, target=target)
+    except (ArtifactError, MemoryError):
+        raise
+    except Exception as error:
+        raise ArtifactError(f"TVM {version} cannot compile {onnx.name} for {wanted.gpu}: {words_of(error)}") from None
+    _link(executable, engine / LIBRARY, cc)
+    sha256, notes = sha256_of(engine / LIBRARY), (note_on(executable, target),)
+    told = f"{triple} and {target.attrs['arch']}"
+    return About(version, machine_of(triple), image, classes, sha256, told, 0, 0, wanted.gpu, notes)
 
 
 def linker(processor: Processor) -> str:

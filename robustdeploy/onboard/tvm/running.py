@@ -44,6 +44,8 @@ class About:
     """How many of its functions run by a schedule of ours, or by one that was tuned."""
     unscheduled: int = 0
     """How many run as TVM writes them."""
+    gpu: str = ""
+    """TVM's name of the board whose GPU it runs on; empty for a CPU."""
     notes: tuple[str, ...] = ()
     """What was decided while it was built, in sentences."""
 
@@ -80,9 +82,8 @@ def read_about(engine: Path) -> About:
         raise ArtifactError(f"{ABOUT} of the engine is damaged ({error}); compile it again") from None
 
 
-@contextmanager
-def opened(engine: Path, runtime: Runtime) -> Iterator[Model]:
-    """Load the engine in the folder ``engine``; refuse it where it is not whole, or for another machine or version."""
+def checked(engine: Path, runtime: Runtime) -> About:
+    """Refuse the engine in the folder ``engine`` where it is not whole, or for another machine or version."""
     about, library = read_about(engine), file_of(engine, LIBRARY)
     if about.machine != here():
         raise ArtifactError(f"the engine is for {about.machine} and this machine is {here()}; compile it for this one")
@@ -94,6 +95,13 @@ def opened(engine: Path, runtime: Runtime) -> Iterator[Model]:
     # What is loaded runs at once, and a damaged library may do anything.
     if sha256_of(library) != about.sha256:
         raise ArtifactError(f"{LIBRARY} of the engine is not the file that was built; compile it again")
+    return about
+
+
+@contextmanager
+def opened(engine: Path, about: About, runtime: Runtime) -> Iterator[Model]:
+    """Load the engine in the folder ``engine``, which was checked, for the CPU."""
+    library = engine / LIBRARY
     try:
         # Not kept alive: its file may be exchanged once the engine is closed.
         machine = runtime.ffi.load_module(str(library), keep_module_alive=False)["vm_load_executable"]()
