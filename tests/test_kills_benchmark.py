@@ -12,6 +12,7 @@ import pytest
 KILLS = Path(__file__).parent.parent / "benchmarks" / "kills.py"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_it_counts_its_kills_and_finds_nothing_lost():
     done = subprocess.run(

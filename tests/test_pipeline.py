@@ -123,6 +123,7 @@ def test_a_kill_while_torch_is_attacked_keeps_every_sealed_part(unevaluated, cha
     assert verify_run(unevaluated / "runs/tiny") == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_kills_during_training_cost_nothing(chain, tmp_path, spawn, command):
     for name in ("tiny.yaml", "quick.yaml"):

@@ -300,6 +300,7 @@ def outcomes(net, images, threat):
     return [bits.numpy() for bits in found]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_figures_are_those_of_the_attacks_and_survive_an_interruption(shop, tmp_path):
     row, places, _ = shop

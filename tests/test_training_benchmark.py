@@ -308,6 +308,7 @@ def test_fewer_pictures_of_a_folder_keep_its_proportions(tmp_path):
     assert torch.equal(some.train.images, whole.train.images[:90])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_whole_benchmark_runs_and_says_what_it_did(capfd):
     words = "--net resnet8 --images 64 --batch-size 8 --steps 2 --rounds 3 --workers 1 --threads 1 --device cpu"

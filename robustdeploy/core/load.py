@@ -140,7 +140,8 @@ def load_target(name_or_path: str | Path, registries: Registries | None = REGIST
         if number > 1:
             return build_of(load_target(base, registries), number)
     source = _source("targets", name_or_path)
-    return _validated(Target, _extended(source, (_file("targets", name_or_path),)), registries)
+    # The passes of precisions load ONNX Runtime, which a mistake in the next word need not wait for.
+    return _validated(Target, _extended(source, (_file("targets", name_or_path),)), registries, quick=True)
 
 
 def _extended(source: Source, line: tuple[Path, ...]) -> Source:

@@ -36,8 +36,11 @@ def no_file(mode: int) -> str:
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "a device")
 
 
-def read_bounded(path: Path, most: int = MOST_JSON) -> bytes:
-    """Return a file's content; what is missing, no regular file, or above ``most`` bytes is an ArtifactError."""
+def read_bounded(path: Path, most: int = MOST_JSON, *, growing: bool = False) -> bytes:
+    """Return a file's content; what is missing, no regular file, or above ``most`` bytes is an ArtifactError.
+
+    So is one that changes meanwhile; of one that is only ever ``growing``, what was there at first is returned.
+    """
     try:
         # A pipe that nobody writes to would block for ever; what is open cannot be swapped for one any more.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -57,7 +60,7 @@ def read_bounded(path: Path, most: int = MOST_JSON) -> bytes:
                 "and was not read"
             )
         # One byte more than there should be: a file that grows while it is read is noticed.
-        content = stream.read(about.st_size + 1)
+        content = stream.read(about.st_size + (not growing))
     if len(content) != about.st_size:
         raise ArtifactError(f"{path} changed while it was read")
     return content

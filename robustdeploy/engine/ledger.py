@@ -127,7 +127,7 @@ class Ledger:
             raise ArtifactError(f"{self.path} is no file, so the ledger of this run cannot be read; put it back")
         try:
             # What stands behind the last newline is nothing, or a torn line, whose event was never relied on.
-            return read_bounded(self.path).split(b"\n")[:-1]
+            return read_bounded(self.path, growing=True).split(b"\n")[:-1]
         except ArtifactError as error:
             raise ArtifactError(f"{error}; make it readable") from error
 

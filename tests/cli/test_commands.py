@@ -19,6 +19,7 @@ COMMANDS = [
     "evaluate",
     "report",
     "gate",
+    "bisect",
     "compare",
     "verify",
     "doctor",

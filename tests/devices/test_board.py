@@ -122,7 +122,7 @@ def test_a_large_file_comes_in_pieces(board, tmp_path):
     [
         (lambda b, x: b.score(x), UsageError, "no engine is open"),
         (lambda b, x: b.score(x.astype(np.float32)), UsageError, "takes uint8 images"),
-        (lambda b, x: b.probe("cuda-magic"), UsageError, "it has: null, onnxruntime"),
+        (lambda b, x: b.probe("cuda-magic"), UsageError, "it has: ncnn, null, onnxruntime"),
         (lambda b, x: b.probe("../wire"), UsageError, "no backend"),
         (lambda b, x: b.probe("onnxruntime", {"thread": 1}), UsageError, "no option 'thread'"),
         (lambda b, x: b.probe("onnxruntime", {"threads": -1}), UsageError, "refused: onnxruntime needs threads"),

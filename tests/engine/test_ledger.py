@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -99,3 +100,23 @@ def test_a_kill_while_appending_loses_no_finished_line(tmp_path):
         done = 5 + len(process.stdout.readlines())
     assert done <= len(Ledger(path).records()) <= done + 1
     Ledger(path).append("after")
+
+
+def test_a_ledger_is_read_while_another_process_adds_to_it(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append("recipe", number=0)
+    ended = threading.Event()
+
+    def add():
+        for number in range(1, 300):
+            ledger.append("recipe", number=number)
+        ended.set()
+
+    writer = threading.Thread(target=add)
+    writer.start()
+    seen = []
+    while not ended.is_set():
+        seen.append(len(ledger.records()))
+    writer.join()
+    assert seen == sorted(seen)
+    assert len(ledger.records()) == 300

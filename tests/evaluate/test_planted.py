@@ -59,6 +59,7 @@ def blocks(report):
 
 
 # Logits ten thousand times too large need steps that much smaller.
+EXHAUSTIVE = pytest.mark.exhaustive
 SLOW = ("train.lr=0.00002", "train.weight_decay=0")
 
 
@@ -67,9 +68,9 @@ SLOW = ("train.lr=0.00002", "train.weight_decay=0")
     ("cheat", "overrides", "named"),
     [
         ("rounded", (), "zero-gradient"),
-        ("rounded_at_inference", (), "zero-gradient"),
+        pytest.param("rounded_at_inference", (), "zero-gradient", marks=EXHAUSTIVE),
         ("saturated", SLOW, "lost-gradient"),
-        ("saturated_at_inference", (), "lost-gradient"),
+        pytest.param("saturated_at_inference", (), "lost-gradient", marks=EXHAUSTIVE),
         ("detached", (), "zero-gradient"),
     ],
 )
@@ -97,7 +98,9 @@ ROBUST = "gate=[{id: T-ROB-01, metric: robust_accuracy, attack: worst, at_least:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("cheat", "named"), [("decoy", "faithful-gradient"), ("hard_decoy", "scores-respond")])
+@pytest.mark.parametrize(
+    ("cheat", "named"), [pytest.param("decoy", "faithful-gradient", marks=EXHAUSTIVE), ("hard_decoy", "scores-respond")]
+)
 def test_a_gradient_of_another_net_does_not_pass_whatever_the_attacks(evaluated, cheat, named):
     report = evaluated(f"net=cheats:{cheat}", STRONG, ROBUST, "evaluate.eps_curve=[1.0, 8.0]")
     assert accuracy(report) > 0.8
@@ -109,7 +112,9 @@ def test_a_gradient_of_another_net_does_not_pass_whatever_the_attacks(evaluated,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "seed"), [("fastat", 0), ("fastat", 1), ("standard", 0)])
+@pytest.mark.parametrize(
+    ("task", "seed"), [("fastat", 0), pytest.param("fastat", 1, marks=EXHAUSTIVE), ("standard", 0)]
+)
 def test_an_honest_net_is_not_blamed(evaluated, task, seed):
     # As in the shipped recipes, several restarts: what a weak attack leaves standing is no sign of hidden gradients.
     report = evaluated(f"seed={seed}", f"train.task={task}", STRONG)

@@ -153,7 +153,7 @@ def _disturb(path, kind):
     ("fault", "precision", "step"),
     [
         ("wrong_scale", "int8", "ONNX file in int8"),
-        ("noisy_halves", "fp16", "ONNX file in fp16"),
+        pytest.param("noisy_halves", "fp16", "ONNX file in fp16", marks=pytest.mark.exhaustive),
         ("wrong_export", "fp32", "ONNX file in fp32"),
     ],
 )

@@ -23,7 +23,7 @@ from robustdeploy.train.trainings import train_pruned
 SHAPE = (3, 32, 32)
 OPS = 0.6
 KINDS = (
-    "shufflenet_v2_x0_5",  # shuffled channels
+    pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.exhaustive),  # shuffled channels
     "mobilenet_v3_small",  # depthwise layers, squeeze and excitation
 )
 

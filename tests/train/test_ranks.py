@@ -98,6 +98,7 @@ BORDERS = (3, 4, 5, 8, 9)
 """Steps of a training in three phases of four steps, to stop after; what is saved is the step before."""
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_two_processes_go_on_exactly_from_every_phase(tmp_path):
     cut = [(tmp_path / f"cut{stop}", "phases", at) for stop in BORDERS for at in (stop, 0)]
@@ -130,6 +131,7 @@ def test_all_processes_go_back_together_when_the_training_has_collapsed(pair):
     assert 0.97 * 0.4 < one["costs"]["ops"] / one["dense"]["ops"] <= 0.4
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_parameter_that_never_has_a_gradient_is_not_waited_for(pair, tmp_path):
     ((one, other),) = train(2, (tmp_path / "spare", "spare head", 0))
@@ -183,6 +185,7 @@ def test_torchrun_prunes_and_one_process_talks(recipe, tmp_path):
     assert files == ["events.out.tfevents.0000000001"] * (2 if track else 0)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(recipe, tmp_path):
     more = ("--set", "train.epochs=20", "--set", "baseline=false")

@@ -206,7 +206,7 @@ def wait_for_another(checkpoints, known, child):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_a_signal_saves_ends_with_its_code_and_the_command_goes_on(number, recipe, tmp_path, spawn):
     child = spawn(tmp_path, "prune", recipe, "--name", "run", "--set", "train.epochs=40")
     checkpoints = tmp_path / "runs" / "run" / "nets" / "dense" / "checkpoints"
