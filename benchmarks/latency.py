@@ -35,7 +35,7 @@ from robustdeploy.core.registry import BACKENDS, PRECISIONS
 from robustdeploy.core.traits import traits_of
 from robustdeploy.cost.module import macs
 from robustdeploy.errors import RobustdeployError
-from robustdeploy.export.metadata import OnnxMetadata
+from robustdeploy.export.metadata import NO_METADATA
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.nets.resnet18 import ResNet18
 from robustdeploy.nets.resnet20 import ResNet20
@@ -135,7 +135,7 @@ def _rows(
     shape = NETS[name].shape
     with tempfile.TemporaryDirectory() as kept_in, ExitStack() as opened:
         folder = Path(kept_in)
-        export_onnx(net, shape, folder / "fp32.onnx", OPSET, _METADATA)
+        export_onnx(net, shape, folder / "fp32.onnx", OPSET, NO_METADATA)
         images = np.random.default_rng(0).random((CALIBRATED_ON, *shape), dtype=np.float32)
         field = []
         for precision in precisions:
@@ -220,11 +220,6 @@ def _table(found: Mapping[str, Any]) -> str:
             )
     return "\n".join(lines)
 
-
-_METADATA = OnnxMetadata(
-    recipe_sha256="0" * 64, threat="none", norm="linf", eps=0.0, ops_ratio=1.0, macs=0, classes="", input_mean="",
-    input_std="",
-)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -123,7 +123,7 @@ def plan(
     trained = kept is not None and not force and (root / net_place(net) / FILE_NAME).exists()
     # A trained run keeps its own recipe, so the plan must be of that one, as the work would be.
     run = Run(root, kept if kept is not None and trained else loaded)
-    asked = _measured_as(run, loaded)
+    asked = _with_asked(run, loaded)
     # Whoever runs a recipe vouches for the factory in it. One that only a file names is not called.
     with Session(run, asked, trust=[loaded.net], callback=callback) as session:
         return run, planned(run, list(Graph(session, net).goals(goals)), force=force)
@@ -141,7 +141,7 @@ def _asked(
     return loaded, goals
 
 
-def _measured_as(run: Run, asked: Recipe) -> Recipe:
+def _with_asked(run: Run, asked: Recipe) -> Recipe:
     """Return the run's recipe with what may be asked for of its nets, once they are trained, at any time."""
     return run.recipe.model_copy(
         update={"evaluate": asked.evaluate, "baseline": asked.baseline, "precisions": asked.precisions}
@@ -158,7 +158,7 @@ def _measured_on(
     names: list[str] = []
     lost: dict[str, str] = {}
     errors: list[RobustdeployError] = []
-    with Session(run, _measured_as(run, asked), trust=[asked.net], callback=callback) as session, working(run):
+    with Session(run, _with_asked(run, asked), trust=[asked.net], callback=callback) as session, working(run):
         graph = Graph(session, run.net)
         runner = Runner(run, (*_EXPORTING, *_MEASURING), force, callback)
         for goal in goals:
@@ -300,6 +300,7 @@ def export(
     target: str | Target = DEFAULT_TARGET,
     *,
     precisions: Sequence[str] = (),
+    data: Path | None = None,
     force: bool = False,
     trust: Trust = False,
     callback: Callback = SILENT,
@@ -307,12 +308,13 @@ def export(
     """Export the run's net for ``target``; return the bundle, sealed with its past. ``trust``: as for ``load_net``.
 
     Where the recipe has the dense net deployed too, that is exported beside, and so are all ``precisions`` after the
-    first; none: as the recipe or the target says.
+    first; none: as the recipe or the target says. ``data`` is the folder of the images that a precision is calibrated
+    on, where that has moved.
     """
     goal = load_target(target) if isinstance(target, str) else target
     check_finished(run.root, run.net_place)
     asked = run.recipe.model_copy(update={"precisions": asked_precisions(run.recipe, precisions)})
-    with Session(run, asked, trust=trust, callback=callback) as session, working(run):
+    with Session(run, asked, data, trust=trust, callback=callback) as session, working(run):
         callback.begin(run.root, run.recipe)
         if not force:
             check_same_target(run, goal)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from robustdeploy.cli.heavy import api
 from robustdeploy.cli.options import (
     RUNS,
+    DataOption,
     ForceOption,
     JsonOption,
     PrecisionsOption,
@@ -28,6 +31,7 @@ def export(
     run: RunArgument = None,
     target: TargetOption = "host-cpu",
     precision: PrecisionsOption = None,
+    data: DataOption = None,
     runs: RunsOption = RUNS,
     force: ForceOption = False,
     trust: TrustOption = False,
@@ -44,7 +48,8 @@ def export(
         goal = load_target(target)
         callback.say(f"run {opened.root}, target {goal.name}")
         check_finished(opened.root, opened.net_place)
-        bundle = api.export(opened, goal, precisions=precision or (), force=force, trust=trust, callback=callback)
+        asked: dict[str, Any] = {"precisions": precision or (), "data": data}
+        bundle = api.export(opened, goal, **asked, force=force, trust=trust, callback=callback)
     # Beside the bundle, what was found of the file that is in it: parity, counts and zeros.
     packed = read_manifest(bundle.path.parent)
     manifest = read_manifest(opened.root / source(packed, ONNX))

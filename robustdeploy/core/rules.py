@@ -12,9 +12,10 @@ from robustdeploy.core.complaint import Place, did_you_mean
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.metrics import METRICS, Metric
 from robustdeploy.core.percentiles import samples_needed
+from robustdeploy.core.precisions import precisions_on
 from robustdeploy.core.recipe import DEPLOY, Recipe
 from robustdeploy.core.registry import PRECISIONS
-from robustdeploy.core.subject import DENSE, IMPORTED, PRUNED, TORCH, overlap, parts_of
+from robustdeploy.core.subject import DENSE, FP32, IMPORTED, PRUNED, TORCH, overlap, parts_of
 from robustdeploy.core.target import Target
 
 Problem = tuple[Place, str]
@@ -196,7 +197,7 @@ def _missing_subjects(rule: Rule, prospect: Prospect) -> Iterator[Problem]:
     own = PRUNED if prospect.pruned else DENSE
     baseline = prospect.recipe.baseline if prospect.pruned else False
     nets = [own, *([DENSE] if baseline and own != DENSE else [])]
-    net, _, where = parts_of(rule.subject)
+    net, precision, where = parts_of(rule.subject)
     selected = [each for each in nets if fnmatchcase(each, net)]
     if not selected:
         why = "`baseline` is false" if prospect.pruned else "no budget asks for pruning"
@@ -211,6 +212,24 @@ def _missing_subjects(rule: Rule, prospect: Prospect) -> Iterator[Problem]:
         names = [target.name for target in prospect.targets]
         if not any(fnmatchcase(name, where) for name in names):
             yield place, f"{rule.subject} is on no target of this run ({', '.join(names)})"
+            return
+    yield from _missing_precision(rule, precision, where, prospect)
+
+
+def _missing_precision(rule: Rule, precision: str, where: str, prospect: Prospect) -> Iterator[Problem]:
+    """Say that nothing is computed in the precision that a rule selects."""
+    asked = prospect.recipe.precisions
+    among = [target for target in prospect.targets if where == TORCH or fnmatchcase(target.name, where)]
+    # Without a target nobody knows yet what will be its first.
+    names = {each.name for each in asked} | {each.name for target in among for each in precisions_on(target, asked)}
+    if where == TORCH:
+        names.add(FP32)  # the net itself is always told of
+    if (asked or among) and not any(fnmatchcase(name, precision) for name in names):
+        told = ", ".join(sorted(names))
+        yield (
+            ("subject",),
+            f"{rule.subject} is never measured: this run computes in {told}; add --precision {precision}",
+        )
 
 
 def _too_few(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Problem]:

@@ -39,6 +39,7 @@ from robustdeploy.evaluate.classes import class_rows, one_class_diagnostic
 from robustdeploy.evaluate.curve import curve_rows
 from robustdeploy.evaluate.diagnostics import HostFindings, diagnose, scores_respond
 from robustdeploy.evaluate.evidence import EvaluationRows, figures_from
+from robustdeploy.evaluate.fidelity import precision_diagnostics
 from robustdeploy.evaluate.host import HostNet, load_host_net
 from robustdeploy.evaluate.judge import Judged, joined, judge
 from robustdeploy.evaluate.latency import Stopwatch, latency_diagnostic, measured_latency, timings_record
@@ -46,7 +47,6 @@ from robustdeploy.evaluate.opening import golden_diagnostic, open_on
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.overlap import overlap_diagnostic
 from robustdeploy.evaluate.parts import Parts
-from robustdeploy.evaluate.precision import precision_diagnostics
 from robustdeploy.evaluate.rows import accuracy_rows
 from robustdeploy.evaluate.strength import strength_diagnostic
 from robustdeploy.evaluate.tables import table_diagnostic

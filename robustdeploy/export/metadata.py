@@ -33,6 +33,12 @@ class OnnxMetadata(Noun):
     input_std: str
 
 
+NO_METADATA = OnnxMetadata(
+    recipe_sha256="", threat="", norm="", eps=0, ops_ratio=1, macs=0, classes="", input_mean="", input_std=""
+)
+"""Of a file that is tried out and not kept."""
+
+
 def image_properties(channels: int) -> dict[str, str]:
     """ONNX's own image metadata: values in [0, 1], channels as stored."""
     return {

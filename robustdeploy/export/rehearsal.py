@@ -25,7 +25,7 @@ from robustdeploy.cost.module import macs
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import ArtifactError, RobustdeployError, UsageError
-from robustdeploy.export.metadata import OnnxMetadata
+from robustdeploy.export.metadata import NO_METADATA
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.export.twin import load_twin
 from robustdeploy.nets.normalised import Normalised
@@ -61,7 +61,7 @@ class Rehearsed:
     def file(self) -> Path:
         """The exported net; raises ArtifactError where torch cannot export it."""
         path = self.folder / "rehearsed.onnx"
-        export_onnx(self.net, self.images.shape[1:], path, self.opset, _NO_METADATA)
+        export_onnx(self.net, self.images.shape[1:], path, self.opset, NO_METADATA)
         return path
 
 
@@ -103,8 +103,9 @@ def lowering_notes(rehearsed: Rehearsed, choice: Choice) -> Iterator[str]:
     except ArtifactError as problem:
         raise UsageError(f"{rehearsed.name} cannot be computed in {choice.name}: {problem}") from problem
     try:
-        load_twin(path)
-    except ArtifactError as problem:
+        with torch.no_grad():
+            load_twin(path)(torch.from_numpy(pixels_from_bytes(rehearsed.images)))
+    except (ArtifactError, RuntimeError) as problem:
         yield f"in {choice.name} the net can be deployed, and rules on its robustness will be INCONCLUSIVE: {problem}"
 
 
@@ -178,7 +179,3 @@ def check_parity(rehearsed: Rehearsed) -> None:
 
 _PASSED: dict[str, tuple[str, ...]] = {}
 CHECKS: tuple[Callable[[Rehearsed], None], ...] = (check_scores, check_parity, check_counts)
-
-_NO_METADATA = OnnxMetadata(
-    recipe_sha256="", threat="", norm="", eps=0, ops_ratio=1, macs=0, classes="", input_mean="", input_std=""
-)

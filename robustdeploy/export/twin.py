@@ -125,6 +125,10 @@ def _outcome(step: _Step, values: dict[str, Any]) -> dict[str, Any]:
         found = OPERATORS[step.operator]([values[name] for name in step.inputs], step.attributes)
     except NotImplementedError as error:
         raise ArtifactError(f"there is no torch form of {error}") from None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"the ONNX operator {step.operator} is used in a way that torch has no form of: {error}"
+        ) from error
     several = found if isinstance(found, tuple | list) else (found,)
     told = {name: value for name, value in zip(step.outputs, several, strict=False) if name}
     return {name: half_through(value) if name in step.halves else value for name, value in told.items()}

@@ -287,3 +287,26 @@ def test_the_dense_cost_is_the_limit_of_a_net_that_is_not_pruned():
     dense = changed(budget=Budget())
     assert not list(unmet_problems(rule, Prospect(dense, {}, pruned=False)))
     assert list(unmet_problems(rule, Prospect(changed(budget=Budget(params=0.5)), {}, pruned=True)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "targets", "subject", "told"),
+    [
+        ((), ("host-cpu",), "pruned/int8@*", "this run computes in fp32; add --precision int8"),
+        (("fp32", "int8"), ("host-cpu",), "pruned/int8@*", None),
+        (("int8",), ("host-cpu",), "pruned/fp32@host-cpu", "this run computes in int8; add --precision fp32"),
+        (("int8",), ("host-cpu",), "pruned/fp32@torch", None),
+        ((), ("host-cpu",), "pruned/int8@torch", "this run computes in fp32"),
+        ((), ("host-cpu", "host-cpu-int8"), "pruned/int8@host-cpu-int8", None),
+        ((), ("host-cpu", "host-cpu-int8"), "pruned/int8@host-cpu", "this run computes in fp32"),
+        # Without a target nobody knows what its first precision will be.
+        ((), (), "pruned/int8@*", None),
+        (("fp16",), (), "pruned/int8@*", "this run computes in fp16"),
+    ],
+)
+def test_a_rule_on_a_precision_that_nothing_is_computed_in_is_refused(asked, targets, subject, told):
+    recipe = changed(precisions=tuple(Choice(name=each) for each in asked))
+    prospect = Prospect(recipe, {}, targets=tuple(load_target(name) for name in targets))
+    found = [text for _, text in unmet_problems(rule(metric="clean_accuracy", at_least=0.5, subject=subject), prospect)]
+    assert len(found) == (told is not None)
+    assert not found or told in found[0]

@@ -9,7 +9,7 @@ from torch import nn
 
 from robustdeploy.core.registry import BACKENDS, PRECISIONS
 from robustdeploy.errors import ArtifactError, RecipeError
-from robustdeploy.export.metadata import OnnxMetadata
+from robustdeploy.export.metadata import NO_METADATA
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.export.twin import load_twin
 from robustdeploy.onboard.types import pixels_from_bytes
@@ -54,19 +54,12 @@ class Attention(nn.Module):
         return self.head((x + self.attention(x, x, x, need_weights=False)[0]).mean(1))
 
 
-def metadata():
-    return OnnxMetadata(
-        recipe_sha256="0" * 64, threat="linf 8/255", norm="linf", eps=8 / 255, ops_ratio=1.0, macs=1, macs_of="x",
-        classes="a", input_mean="0", input_std="1",
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module", params=[Plain, Attention], ids=["plain", "attention"])
 def exported(request, tmp_path_factory):
     torch.manual_seed(0)
     net = request.param().eval()
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    export_onnx(net, SHAPE, path, 20, metadata())
+    export_onnx(net, SHAPE, path, 20, NO_METADATA)
     return path
 
 
@@ -167,7 +160,7 @@ class ByShapes(nn.Module):
 
 def test_a_net_that_computes_with_shapes_is_quantised(tmp_path, runtime):
     torch.manual_seed(0)
-    export_onnx(ByShapes().eval(), SHAPE, tmp_path / "net.onnx", 20, metadata())
+    export_onnx(ByShapes().eval(), SHAPE, tmp_path / "net.onnx", 20, NO_METADATA)
     PRECISIONS.build("int8", {}).lower(tmp_path / "net.onnx", tmp_path / "int8.onnx", PIXELS)
     before, after = runtime.load(tmp_path / "net.onnx")(PIXELS), runtime.load(tmp_path / "int8.onnx")(PIXELS)
     assert (before.argmax(1) == after.argmax(1)).mean() > 0.9

@@ -224,3 +224,29 @@ def test_weights_are_parameters_where_they_are_trained_and_folded_where_not():
     assert sorted(trained.weights) == ["in1", "in2"]
     assert len(list(trained.parameters())) == 2
     assert not list(Twin(model).parameters())
+
+
+def test_a_node_that_torch_cannot_follow_is_told_and_no_error_of_its_own():
+    # Three channels and the statistics of four: nothing that an exporter writes, and a file may hold anything.
+    model = graph("GatherElements", [PLAIN, np.array([[0, 1]])], axis=7)
+    with pytest.raises(ArtifactError, match="the ONNX operator GatherElements is used in a way"):
+        Twin(model)(torch.from_numpy(PLAIN))
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "attributes"),
+    [
+        ("GatherND", [floats(2, 3, 4), np.array([[1], [0]])], {"batch_dims": 1}),
+        ("ScatterND", [floats(3, 4), np.array([[0], [2]]), floats(2, 4)], {"reduction": "add"}),
+        ("ArgMax", [PLAIN], {"axis": 1, "select_last_index": 1}),
+        ("Dropout", [PLAIN, np.float32(0.5), np.array(True)], {}),
+        ("AveragePool", [PLAIN], {"kernel_shape": [2, 2], "dilations": [2, 2]}),
+        ("GRU", [floats(5, 2, 3), floats(1, 12, 3), floats(1, 12, 4)], FOUR),
+        ("LSTM", [floats(5, 2, 3), floats(1, 16, 3), floats(1, 16, 4)], {**FOUR, "direction": "reverse"}),
+        ("Resize", [PLAIN, None, None, ints(2, 4, 9, 5)], {"mode": "cubic", "cubic_coeff_a": -0.5}),
+    ],
+)
+def test_a_form_of_an_operator_that_is_not_there_is_named(operator, inputs, attributes):
+    """What is left out computes nothing wrong: the net has no twin, and rules on its robustness are INCONCLUSIVE."""
+    with pytest.raises(ArtifactError, match="there is no torch form of "):
+        Twin(graph(operator, inputs, **attributes))(torch.from_numpy(np.asarray(inputs[0])))

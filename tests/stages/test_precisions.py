@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import numpy as np
 import onnx
@@ -217,6 +218,25 @@ def test_fine_tuning_trains_the_weights_as_if_rounded_and_the_files_say_so(desk,
         name for name, values in floats.items() if values.ndim == 4 and values.shape[-1] == 1 and name in after
     ]
     assert all(np.array_equal(after[name], floats[name]) for name in constants)
+
+
+def test_fine_tuning_that_was_killed_goes_on(desk, command, spawn):
+    target = written(desk, "[{name: int8, epochs: 40}]", "tuned")
+    words = ("export", "runs/tiny", "--target", target, "--precision", "int8")
+    process, checkpoints = spawn(desk, *words), desk / "runs/tiny/onnx/pruned/int8.epochs40/tuning/checkpoints"
+    ends = time.monotonic() + 60
+    while not list(checkpoints.glob("step-*.safetensors")) and time.monotonic() < ends and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    left = sorted(int(path.stem.split("-")[1]) for path in checkpoints.glob("step-*.safetensors"))
+    assert left
+    assert not (checkpoints.parents[1] / "manifest.json").exists()
+    done = command(desk, *words)
+    assert done.code == 0, done.err
+    # The first step that is told of lies behind what was saved; begun anew it would be step 1.
+    first = int(re.search(r"fine-tuning pruned in int8: (\d+) of", done.err)[1])
+    assert first > left[0]
 
 
 def test_each_build_is_measured_and_every_rule_is_asked_of_each(desk, command):

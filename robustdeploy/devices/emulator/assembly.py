@@ -19,7 +19,7 @@ from typing import Any
 from robustdeploy.core.files import storage_errors
 from robustdeploy.devices.architecture import EMULATED
 from robustdeploy.devices.emulator.folder import Folder
-from robustdeploy.devices.emulator.tools import check_host, installers, ran, tool
+from robustdeploy.devices.emulator.programs import check_host, installers, ran, tool
 from robustdeploy.errors import StorageError, ToolchainError
 
 Say = Callable[[str], object]

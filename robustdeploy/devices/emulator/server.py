@@ -15,7 +15,7 @@ from pathlib import Path
 from robustdeploy.core.files import atomic_write_json, atomic_write_text, storage_errors
 from robustdeploy.devices.emulator.folder import HOST, Folder
 from robustdeploy.devices.emulator.processes import MARK, kill, processes_of, started_at
-from robustdeploy.devices.emulator.tools import ran, tool
+from robustdeploy.devices.emulator.programs import ran, tool
 from robustdeploy.errors import BoardError, ToolchainError
 
 _LISTENS_S, _LOGIN_S, _ENDS_S = 10.0, 120.0, 5.0

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +16,7 @@ from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.errors import ArtifactError
 from robustdeploy.export.metadata import write_precision
 from robustdeploy.export.precision.protocol import Calibration, Limits
+from robustdeploy.export.precision.quiet import quiet
 from robustdeploy.onboard.types import Pixels
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -41,7 +38,7 @@ class Fp16:
         """Write the graph in 16-bit floats; weights that these cannot hold are an ArtifactError."""
         model = onnx.load(onnx_file)
         _check_range(model)
-        with _quiet():
+        with quiet():
             # Its own limits would clip weights above 10,000 without a word.
             half = convert_float_to_float16(
                 model, keep_io_types=True, min_positive_val=5.96e-8, max_finite_val=_LARGEST, op_block_list=None
@@ -63,18 +60,6 @@ def _check_range(model: onnx.ModelProto) -> None:
                 f"the weights {tensor.name} reach {most:.3g}, and float16 ends at {_LARGEST:,.0f}; deploy this net in "
                 "fp32, or train it with more train.weight_decay"
             )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the converter's own words off the terminal."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 plugin = Fp16

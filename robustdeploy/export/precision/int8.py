@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,6 +16,7 @@ from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.errors import ArtifactError
 from robustdeploy.export.metadata import write_precision
 from robustdeploy.export.precision.protocol import Calibration, Limits, Tuning
+from robustdeploy.export.precision.quiet import quiet
 from robustdeploy.onboard.types import Pixels
 
 _METHODS = {
@@ -82,7 +79,7 @@ class Int8:
         if images is None:
             raise ValueError("int8 needs images to calibrate on")
         symmetric = self.form == "s8s8"
-        with tempfile.TemporaryDirectory(prefix="robustdeploy-") as folder, _quiet():
+        with tempfile.TemporaryDirectory(prefix="robustdeploy-") as folder, quiet():
             prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
             try:
                 # The graph stays as it was exported, since the budget was counted on that. It has its shapes already;
@@ -146,18 +143,6 @@ def _float_scores(model: onnx.ModelProto) -> None:
     source.output[list(source.output).index(before.input[0])] = scores
     for node in (last, before):
         graph.node.remove(node)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantiser's advice off the terminal; its errors still arrive as exceptions."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 plugin = Int8

@@ -12,9 +12,9 @@ import numpy as np
 
 from ...errors import ArtifactError, ToolchainError
 from ..sensors import read_sensors
+from ..tvm.compiling import Processor, Wanted, compile_engine
 from ..tvm.gpu import opened_on_gpu
 from ..tvm.installed import FIX, Runtime, compiler, compiles, runtime
-from ..tvm.lowering import Processor, Wanted, compile_engine
 from ..tvm.running import About, checked, here, machine_of, opened, write_about
 from ..tvm.tuning import Tuning
 from ..types import Model, Probe

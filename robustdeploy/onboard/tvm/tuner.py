@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
+from .compiling import Processor, fused, image_shape, imported, read_graph, target_for, vectors_of
 from .graph import prepared
 from .installed import compiler, runtime
-from .lowering import Processor, fused, image_shape, imported, read_graph, target_for, vectors_of
 from .tuning import tune, watch_parent
 
 

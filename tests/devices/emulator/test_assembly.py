@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from robustdeploy.devices.emulator import assembly, tools
+from robustdeploy.devices.emulator import assembly
+from robustdeploy.devices.emulator import programs as host
 from robustdeploy.devices.emulator.assembly import assemble
 from robustdeploy.devices.emulator.folder import folder_at, whole_board
 from robustdeploy.errors import StorageError, ToolchainError, UsageError
@@ -21,8 +22,8 @@ def programs(tmp_path, monkeypatch):
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr(tools, "_PATH", str(folder))
-    monkeypatch.setattr(tools, "find_spec", lambda name: None)
+    monkeypatch.setattr(host, "_PATH", str(folder))
+    monkeypatch.setattr(host, "find_spec", lambda name: None)
 
     def write(name, text="exit 0"):
         path = folder / name
@@ -65,13 +66,13 @@ def test_what_is_missing_is_named_with_its_command_before_anything_is_done(progr
 def test_the_newer_name_of_qemu_is_found(programs):
     programs.without("qemu-aarch64-static")
     programs("qemu-aarch64")
-    assert Path(tools.tool("qemu-aarch64-static")).name == "qemu-aarch64"
+    assert Path(host.tool("qemu-aarch64-static")).name == "qemu-aarch64"
 
 
 @pytest.mark.parametrize(("system", "machine"), [("darwin", "x86_64"), ("linux", "arm64"), ("linux", "aarch64")])
 def test_a_machine_that_emulates_nothing_says_why(programs, place, monkeypatch, system, machine):
     monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(tools.platform, "machine", lambda: machine)
+    monkeypatch.setattr(host.platform, "machine", lambda: machine)
     with pytest.raises(ToolchainError, match="Linux alone" if system == "darwin" else "--target host-cpu"):
         assemble(place, silent)
 
@@ -158,7 +159,7 @@ def test_the_board_that_was_made_is_whole_and_has_what_it_says(made_board):
 
 @pytest.mark.slow
 def test_compiled_modules_stay_in_the_board(made_board):
-    done, said = tools.ran([str(made_board.python), "-c", "import json; print(json.__cached__)"], 60)
+    done, said = host.ran([str(made_board.python), "-c", "import json; print(json.__cached__)"], 60)
     assert done, said
     assert said.startswith(str(made_board.path / "pycache"))
     assert (made_board.path / "pycache").is_dir()

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from robustdeploy.core.recipe import Choice
 from robustdeploy.errors import ArtifactError, ToolchainError, UsageError
-from robustdeploy.export.metadata import OnnxMetadata
+from robustdeploy.export.metadata import NO_METADATA
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.export.precision.fp16 import Fp16
 from robustdeploy.export.precision.int8 import Int8
@@ -56,17 +56,6 @@ CLASSES = {
     "tensor": "ITensor",
     "inspector": "EngineInspector",
 }
-METADATA = OnnxMetadata(
-    recipe_sha256="ab" * 32,
-    threat="linf 8/255",
-    norm="linf",
-    eps=8 / 255,
-    ops_ratio=1.0,
-    macs=1,
-    classes="\n".join("abcdefghij"),
-    input_mean="0.5",
-    input_std="0.5",
-)
 
 
 def graph(batch="N", op="Conv", bias=0.0):
@@ -239,7 +228,7 @@ def test_every_exported_graph_is_built_in_every_precision(tmp_path):
         assert any(width % 2 for width in widths) == (name == "pruned")
         shape = (3, 8, 8) if name == "dense" else (3, 32, 32)
         exported = tmp_path / f"{name}-fp32.onnx"
-        export_onnx(net, shape, exported, 18, METADATA)
+        export_onnx(net, shape, exported, 18, NO_METADATA)
         images = np.random.default_rng(0).random((4, *shape), dtype=np.float32)
         Fp16().lower(exported, tmp_path / f"{name}-fp16.onnx", None)
         Int8(form="s8s8").lower(exported, tmp_path / f"{name}-int8.onnx", images)

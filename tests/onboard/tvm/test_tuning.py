@@ -11,9 +11,7 @@ from robustdeploy.errors import ArtifactError, ToolchainError
 from robustdeploy.onboard.backends.onnxruntime import OnnxRuntime
 from robustdeploy.onboard.backends.tvm import Tvm
 from robustdeploy.onboard.tvm import tuning
-from robustdeploy.onboard.tvm.graph import prepared
-from robustdeploy.onboard.tvm.installed import compiler
-from robustdeploy.onboard.tvm.lowering import (
+from robustdeploy.onboard.tvm.compiling import (
     Processor,
     fused,
     image_shape,
@@ -22,6 +20,8 @@ from robustdeploy.onboard.tvm.lowering import (
     target_for,
     vectors_of,
 )
+from robustdeploy.onboard.tvm.graph import prepared
+from robustdeploy.onboard.tvm.installed import compiler
 
 PROBE = Tvm().probe()
 pytestmark = pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""Lowering: from an ONNX file to a library for one processor."""
+"""Compiling: from an ONNX file to a library for one processor."""
 
 from __future__ import annotations
 
