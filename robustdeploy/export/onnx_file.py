@@ -55,6 +55,7 @@ def export_onnx(
     model = program.model_proto
     write_metadata(model, metadata, image_shape[0], doc)
     _name_batch(model)
+    _forget_sources(model)
     # protobuf gives no order to maps otherwise, and equal nets could have different hashes.
     content = model.SerializeToString(deterministic=True)
     onnx.checker.check_model(content)
@@ -119,6 +120,22 @@ def _name_batch(model: onnx.ModelProto) -> None:
     for value in (*model.graph.input, *model.graph.output):
         # The exporter may name the free batch by a symbol of its own; what is promised to readers of the file is N.
         value.type.tensor_type.shape.dim[0].dim_param = "N"
+
+
+def _forget_sources(model: onnx.ModelProto) -> None:
+    """Take out where in which source file each node comes from.
+
+    The file goes to boards and to other people, and these are paths and lines of the machine that exported it. With
+    them, the same net would also have another hash in each folder that this package is installed in.
+    """
+    held = [model.graph, *model.functions]
+    nodes = [node for each in held for node in each.node]
+    for part in (*nodes, *held, *(value for each in held for value in each.value_info)):
+        kept = [entry for entry in part.metadata_props if not entry.key.endswith("stack_trace")]
+        if len(kept) < len(part.metadata_props):
+            kept = [onnx.StringStringEntryProto(key=entry.key, value=entry.value) for entry in kept]
+            del part.metadata_props[:]
+            part.metadata_props.extend(kept)
 
 
 @contextmanager

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -101,3 +104,11 @@ def test_another_net_is_found_out_by_parity(exported, resnet, grey):
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(ArtifactError, match="the export is broken"):
         measure_parity(other, exported, grey, grey)
+
+
+def test_nothing_in_the_file_tells_of_the_machine_that_wrote_it(exported):
+    content = exported.read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in content
+    assert b"stack_trace" not in content
+    assert b".py" not in content
+    assert sys.prefix.encode() not in content
