@@ -1,4 +1,4 @@
-"""Padding: graphs with more channels give the scores that they gave before, exactly."""
+"""Padding: graphs with more channels give the scores that they gave before."""
 
 import numpy as np
 import onnx
@@ -60,7 +60,9 @@ def test_more_channels_change_no_score(tmp_path, body, lanes):
     widths = [numpy_helper.to_array(w).shape[0] for w in wider.graph.initializer if len(w.dims) == 4]
     assert any(width % lanes == 0 for width in widths), "nothing was padded"
     expected = scores(model, tmp_path / "net.onnx", images)
-    np.testing.assert_allclose(scores(wider, tmp_path / "wider.onnx", images), expected, rtol=1e-5, atol=1e-6)
+    # A wider sum is added in another order, so it may differ by roundings of the largest score.
+    roundings = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(scores(wider, tmp_path / "wider.onnx", images), expected, rtol=0, atol=roundings)
 
 
 @pytest.mark.parametrize(
