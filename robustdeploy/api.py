@@ -1,4 +1,4 @@
-"""The verbs of the command line, for Python: run, plan, prune, export, evaluate, report, gate.
+"""The verbs of the command line, for Python: run, plan, prune, export, evaluate, report, gate, sweep.
 
 All but the last two ask one graph of stages for different parts of it.
 """
@@ -44,6 +44,7 @@ from robustdeploy.stages.import_net import Import
 from robustdeploy.stages.preparation import check_images, check_same_target, dense_costs, kept_settings
 from robustdeploy.stages.report import Written, report
 from robustdeploy.stages.session import Session
+from robustdeploy.sweep.going import sweep
 from robustdeploy.train import ranks
 from robustdeploy.train.import_net import check_fits
 from robustdeploy.train.setup import device_from, own_net_of
@@ -63,6 +64,7 @@ __all__ = [
     "read_report",
     "report",
     "run",
+    "sweep",
 ]
 
 _EXPORTING = ("export", "lower", "bundle")

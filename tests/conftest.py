@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,22 @@ QUICK = """
     latency: {warmup_s: 0.01, min_s: 0.05, max_s: 1, min_samples: 100}
 """
 MAIN = "from robustdeploy.cli import main; main()"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test that is marked ``alike(n)``, leave n cases spread over all of them, and make the others exhaustive."""
+    cases = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("alike"):
+            cases[item.path, item.originalname].append(item)
+    for its in cases.values():
+        (wanted,) = its[0].get_closest_marker("alike").args
+        last = max(1, wanted - 1)
+        kept = {round(index * (len(its) - 1) / last) for index in range(wanted)}
+        for number, item in enumerate(its):
+            if number not in kept:
+                item.add_marker(pytest.mark.exhaustive)
 
 
 @pytest.fixture(scope="session", autouse=True)

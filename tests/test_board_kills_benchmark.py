@@ -17,6 +17,7 @@ SERVER = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (SERVER and shutil.which("ssh")), reason="OpenSSH's server or client is not installed")
+@pytest.mark.exhaustive
 def test_evaluations_that_were_killed_end_alike_and_leave_nothing(chain):
     words = [sys.executable, str(KILLS), "--kills", "3", "--run", str(chain / "runs" / "tiny")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

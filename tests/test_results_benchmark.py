@@ -254,6 +254,7 @@ def test_evaluate_measures_a_row_without_training_it(shop, tmp_path, command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["dense", "fine-tuning"])
+@pytest.mark.alike(1)
 def test_one_shot_goes_on_where_it_was_interrupted(shop, tmp_path, phase):
     row, places, _ = shop
     once = Row(row.recipe, row.ops, "one-shot")

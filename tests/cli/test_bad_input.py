@@ -216,6 +216,7 @@ def edit(path):
 
 @pytest.mark.parametrize("damage", [truncate, edit], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("file", DAMAGED)
+@pytest.mark.alike(16)
 def test_a_damaged_file_is_refused_by_everything_that_reads_it(desk, refused, file, damage):
     damage(desk / "runs" / "tiny" / file)
     # A ledger that was cut is a shorter sound one: those notice whose seals it has lost.
@@ -233,6 +234,7 @@ def test_a_run_without_its_recipe_is_told_to_lack_it(desk, refused, verb):
 
 
 @pytest.mark.parametrize("file", DAMAGED)
+@pytest.mark.alike(10)
 def test_verify_names_the_file_with_a_flipped_byte(desk, command, file):
     assert command(desk, "verify").code == 0
     path = desk / "runs" / "tiny" / file

@@ -82,6 +82,7 @@ def offered(folder, line):
         ("robustdeploy prune --set train.select=b", ["train.select=best"]),
     ],
 )
+@pytest.mark.alike(12)
 def test_the_shell_completes(folder, line, expected):
     assert offered(folder, line) == expected
 

@@ -120,6 +120,7 @@ DAMAGE = [
     [(place, name, words, change) for place, name, words, _, change in DAMAGE],
     ids=[f"{name}: {what}, {words[0]}" for _, name, words, what, _ in DAMAGE],
 )
+@pytest.mark.alike(20)
 def test_a_damaged_file_that_was_sealed_again_is_one_sentence_with_the_fix(
     desk, command, reseal, place, name, words, change
 ):

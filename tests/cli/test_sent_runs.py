@@ -130,6 +130,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("how", CHANGED)
+@pytest.mark.alike(2)
 def test_an_agent_that_was_changed_is_not_started_and_verify_says_so(desk, refused, command, reseal, how):
     run, mark = desk / "runs/tiny", desk / "mark"
     changed = repacked(run / "bundles/pruned/fp32@quick/agent.pyz", lambda files: CHANGED[how](files, loud(mark)))
@@ -144,6 +145,7 @@ def test_an_agent_that_was_changed_is_not_started_and_verify_says_so(desk, refus
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"#!/bin/sh\ntouch mark\n", b"\0" * 5000, None])
+@pytest.mark.alike(2)
 def test_an_agent_that_is_no_archive_is_not_started(desk, refused, reseal, content):
     run = desk / "runs/tiny"
     content = (run / "bundles/pruned/fp32@quick/agent.pyz").read_bytes()[:-30] if content is None else content

@@ -48,6 +48,7 @@ def closed_pipe():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORDS)
+@pytest.mark.alike(4)
 def test_a_reader_that_has_gone_changes_no_verdict_and_gives_no_traceback(chain, name):
     pipe = closed_pipe()
     try:
@@ -74,6 +75,7 @@ def test_a_verdict_keeps_its_code_when_nobody_reads_it(chain, tmp_path, rule):
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gate", "ls", "compare", "report", "schema", "help"])
+@pytest.mark.alike(2)
 def test_a_full_disk_behind_stdout_is_the_environments_fault(chain, name):
     with FULL.open("wb") as full:
         code, said = ended(chain, WORDS[name], full)
@@ -101,6 +103,7 @@ ENCODINGS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("name", ["ls", "report"])
+@pytest.mark.alike(2)
 def test_an_encoding_that_lacks_a_character_spells_it(chain, encoding, name):
     for more in ([], ["--json"]):
         done = subprocess.run(
@@ -161,6 +164,7 @@ def test_a_stream_that_the_caller_closed_is_no_error(tmp_path, closed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after_s", [0.3, 1.0, 2.0])
+@pytest.mark.alike(1)
 def test_an_interrupt_while_packages_load_is_no_traceback(tmp_path, after_s):
     child = subprocess.Popen(
         [*COMMAND, "doctor"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -185,6 +185,7 @@ def test_a_bomb_is_one_short_sentence_at_once(name):
 
 @pytest.mark.parametrize("name", BOMBS)
 @pytest.mark.parametrize("load", [load_recipe, load_target, load_rules])
+@pytest.mark.alike(20)
 def test_every_reader_of_yaml_refuses_bombs(tmp_path, load, name):
     (tmp_path / "x.yaml").write_text("a9: b\n" + BOMBS[name][0] if name != "deep keys" else BOMBS[name][0])
     with pytest.raises(RecipeError) as caught:

@@ -187,6 +187,7 @@ BY_HAND = {
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("case", BY_HAND, ids=lambda case: case.replace(" ", "-"))
+@pytest.mark.alike(6)
 def test_every_count_is_the_one_by_hand(case, tmp_path):
     make, expected = BY_HAND[case]
     net = make().eval()

@@ -295,6 +295,7 @@ TRAINED = [(Weights(), Budget(ops=0.3)), (Weights(), Budget(params=0.3)), (NM(),
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("pruner", "budget"), TRAINED, ids=["ops", "params", "2:4", "2:4-ops"])
+@pytest.mark.alike(2)
 def test_a_training_on_digits_learns_under_the_masks(pruner, budget, tmp_path):
     data, net = load_data(Data()), digits_net()
     shape = data.image_shape

@@ -81,6 +81,7 @@ def parts(run):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_was_sealed_on_one_build_is_not_done_again_after_a_kill(desk, words):
     run = desk / "runs/tiny"
     words("export", "runs/tiny")

@@ -141,6 +141,7 @@ def test_a_parameter_that_never_has_a_gradient_is_not_waited_for(pair, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_another_number_of_processes_goes_on(alone):
     root, _, fewer = alone
     more = train(2, *[(root / f"half-{task}{at}", task, 0) for task, at in MOVES])

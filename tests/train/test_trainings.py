@@ -152,6 +152,7 @@ def test_a_device_that_is_not_there_is_a_mistake_of_the_user(name):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_at_any_moment_it_ends_with_the_same_bits(recipe, tmp_path):
     """SIGKILL, again and again, of a real process that trains the dense and the pruned net."""
     context = multiprocessing.get_context("forkserver")
