@@ -60,7 +60,7 @@ TARGET = """\
 name: kills
 backend: {name: onnxruntime}
 link: {name: emulated, folder: FOLDER, grace_s: 1}
-latency: {windows: 6, warmup_s: 0.01, min_s: 0.3, max_s: 5, min_samples: 100}
+latency: {warmup_s: 0.01, min_s: 0.3, max_s: 5, min_samples: 100}
 """
 
 

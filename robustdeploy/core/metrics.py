@@ -68,8 +68,12 @@ def _cost_share(name: str, meaning: str, limited_by: Literal["ops", "params", "m
     return Metric(name, _SHARE, meaning, higher_is_better=False, high=1, limited_by=limited_by, support="count")
 
 
-def _latency(percentile: str, meaning: str) -> Metric:
-    return Metric(f"latency_ms.{percentile}", "ms", meaning, higher_is_better=False, support="samples")
+def _timed(name: str, meaning: str, unit: str = "ms") -> Metric:
+    return Metric(name, unit, meaning, higher_is_better=False, support="samples")
+
+
+def _late(name: str, meaning: str) -> Metric:
+    return Metric(name, _SHARE, meaning, higher_is_better=False, high=1, support="samples")
 
 
 # A closed list: a rule on a misspelt metric would find no row, and only after the training.
@@ -135,11 +139,11 @@ _ALL = (
         "parameters beside the zeros among the layers' weights, over the dense net's",
         "params",
     ),
-    _latency("p50", "median latency"),
-    _latency("p90", "90th percentile, where the samples support it"),
-    _latency("p99", "99th percentile, where the samples support it"),
-    _latency("p99.9", "99.9th percentile, where the samples support it"),
-    _latency("mean", "mean of the samples of all windows"),
+    _timed("latency_ms.p50", "median latency, each batch following the one before at once"),
+    _timed("latency_ms.p90", "90th percentile, where the samples support it"),
+    _timed("latency_ms.p99", "99th percentile, where the samples support it"),
+    _timed("latency_ms.p99.9", "99.9th percentile, where the samples support it"),
+    _timed("latency_ms.mean", "mean of the samples of all runs"),
     Metric(
         "latency_ms.cv",
         _SHARE,
@@ -148,6 +152,29 @@ _ALL = (
         support="samples",
         bounded=False,
     ),
+    _timed("response_ms.p50", "paced: median time from the moment a batch is due to its scores"),
+    _timed("response_ms.p90", "paced: its 90th percentile, where the samples support it"),
+    _timed("response_ms.p99", "paced: its 99th percentile, where the samples support it"),
+    _timed("response_ms.p99.9", "paced: its 99.9th percentile, where the samples support it"),
+    _timed("response_ms.mean", "paced: its mean"),
+    _late(
+        "deadline_miss_fraction", "paced: share of batches that were done later than `deadline_ms` after they were due"
+    ),
+    _late("overrun_fraction", "paced: share of batches that were due while the engine was busy with one before"),
+    Metric(
+        "throughput_images_s",
+        "images/s",
+        "offline: images per second in batches of `latency.batch`",
+        higher_is_better=True,
+        support="samples",
+    ),
+    _timed("load_ms", "loading toolchain and engine in a fresh process"),
+    _timed("first_inference_ms", "first call of a freshly loaded engine"),
+    _timed("host_to_device_ms", "median copy of a batch to the device, where the backend tells it apart"),
+    _timed("compute_ms", "median computation of a batch, where the backend tells it apart"),
+    _timed("device_to_host_ms", "median copy of the scores back, where the backend tells it apart"),
+    _timed("peak_memory_mib", "most memory that the engine's process held, Python and toolchain included", "MiB"),
+    _timed("energy_mj", "energy of an image, where a rail of the board can be read", "mJ"),
     Metric(
         "checks_skipped", "checks", "checks of the evaluation that were switched off; counted", False, support="count"
     ),

@@ -16,7 +16,7 @@ from robustdeploy.core.precisions import precisions_on
 from robustdeploy.core.recipe import DEPLOY, Recipe
 from robustdeploy.core.registry import PRECISIONS
 from robustdeploy.core.subject import DENSE, FP32, IMPORTED, PRUNED, TORCH, overlap, parts_of
-from robustdeploy.core.target import Target
+from robustdeploy.core.target import Scenario, Target
 
 Problem = tuple[Place, str]
 """The place inside a rule, and one sentence."""
@@ -27,6 +27,12 @@ CURVE_ATTACK = "pgd-10"
 _ROW = ("metric", "attack")
 _NETS = (PRUNED, DENSE, IMPORTED)
 USUAL_LATENCY = "latency_ms.p99"
+_SCENARIO_OF: Mapping[str, Scenario] = {
+    "latency_ms": "single-stream",
+    **dict.fromkeys(("response_ms", "deadline_miss_fraction", "overrun_fraction"), "paced"),
+    "throughput_images_s": "offline",
+}
+"""Which scenario gives the rows of a metric; what is not here comes with any."""
 _TAIL = 0.025
 _MOST_SAMPLES = 1_000_000
 
@@ -299,12 +305,21 @@ def _against_target(rule: Rule, metric: Metric, target: Target) -> Iterator[Prob
     if target.emulated:
         yield ("metric",), f"{target.name} is emulated, so its latency is never taken; remove the rule or its target"
         return
-    percent = metric.name.rpartition(".p")[2]
-    if not metric.name.startswith("latency_ms.p"):
-        return
-    needed, taken = samples_needed(float(percent)), target.latency.min_samples
-    if taken < needed:
+    plan, (kind, _, percent) = target.latency, metric.name.partition(".p")
+    scenario = _SCENARIO_OF.get(kind.partition(".")[0])
+    if scenario is not None and scenario not in plan.scenarios:
+        taken = ", ".join(plan.scenarios)
         yield (
             ("metric",),
-            f"p{percent} needs {needed:,} samples, and {target.name} may stop at latency.min_samples, {taken:,}",
+            f"{metric.name} is of the scenario '{scenario}', and {target.name} takes {taken}; add it to "
+            "latency.scenarios",
+        )
+        return
+    if not percent:
+        return
+    needed, fewest = samples_needed(float(percent)), plan.min_samples
+    if fewest < needed:
+        yield (
+            ("metric",),
+            f"p{percent} needs {needed:,} samples, and {target.name} may stop at latency.min_samples, {fewest:,}",
         )

@@ -30,25 +30,48 @@ class Toolchain(Noun):
     options: dict[str, Any] = {}
 
 
+Scenario = Literal["single-stream", "paced", "offline"]
+
+
 class LatencyPlan(Noun):
-    """How long to measure, over all windows. A percentile is reported only where the sample count supports it."""
+    """How long to measure, over all runs. A percentile is reported only where the sample count supports it."""
 
     batch: int = Field(default=1, ge=1)
-    windows: int = Field(default=10, ge=6, le=1000)
-    """Separate windows, spread over the evaluation, each with the engine loaded anew. With 6 or more, the interval of a
-    figure holds what differs between windows at 95 % confidence."""
+    scenarios: Annotated[tuple[Scenario, ...], Field(min_length=1)] = ("single-stream",)
+    """``single-stream``: each batch follows the one before at once. ``paced``: one comes every ``period_ms``, as from a
+    sensor, and times count from the moment it is due. ``offline``: images per second."""
+    period_ms: Annotated[Number, Field(ge=0.1, le=3_600_000)] | None = None
+    """Of the sensor, for ``paced``."""
+    deadline_ms: Annotated[Number, Field(gt=0, le=3_600_000)] | None = None
+    """How long after it is due a batch may be done, for ``paced``; the period, if not given."""
+    runs: int = Field(default=10, ge=10, le=1000)
+    """Separate runs of each scenario, spread over the evaluation, each in a fresh process on the board. The interval of
+    a figure holds what differs between runs at 95 % confidence."""
     warmup_s: Number = Field(default=0.2, ge=0, le=3600)
-    """Warm-up before each window."""
+    """Warm-up before each run's samples, at least; it goes on, to five times that, while calls still get quicker."""
     min_s: Number = Field(default=3.0, gt=0)
     max_s: Number = Field(default=60.0, gt=0, le=3600)
     min_samples: int = Field(default=7000, ge=1)
     """6,636 samples support p99.9, 662 support p99 and 64 support p90 at 99 % confidence."""
 
     @model_validator(mode="after")
-    def _longest_last(self) -> LatencyPlan:
+    def _makes_sense(self) -> LatencyPlan:
         if self.min_s > self.max_s:
             raise ValueError(f"min_s is {self.min_s:g} and max_s is {self.max_s:g}; min_s must not be above max_s")
+        if twice := next((name for name in self.scenarios if self.scenarios.count(name) > 1), None):
+            raise ValueError(f"scenarios holds '{twice}' twice; each is taken once")
+        paced = "paced" in self.scenarios
+        if paced and self.period_ms is None:
+            raise ValueError("scenarios holds 'paced', and no period is given; set period_ms, e.g. 33.3")
+        for name in ("period_ms", "deadline_ms"):
+            if not paced and getattr(self, name) is not None:
+                raise ValueError(f"{name} is for the scenario 'paced'; add that to scenarios, or leave {name} out")
         return self
+
+    @property
+    def due_ms(self) -> float | None:
+        """How long after it is due a batch may be done; None where nothing is due."""
+        return self.deadline_ms or self.period_ms
 
 
 class Target(Noun):
@@ -72,8 +95,10 @@ class Target(Noun):
     channel_multiple: int = Field(default=1, ge=1)
     """Channels per layer are kept in multiples of this; the pruner respects it during training."""
     opset: int = Field(default=OPSET, ge=18, le=23)
-    clocks: Literal["observe"] = "observe"
-    """The clocks are read before and after timing and never changed."""
+    clocks: Literal["observe", "locked"] = "observe"
+    """Clocks are read while the engine is timed, never set. ``locked``: no latency counts where they are not fixed."""
+    memory_limit_mib: Annotated[int, Field(ge=1)] | None = None
+    """The most that the engine's process may hold at its peak. An engine that is larger by itself is not even sent."""
     emulated: bool = False
     """An emulated board's latency says nothing; it is refused, not reported."""
     latency: LatencyPlan = LatencyPlan()

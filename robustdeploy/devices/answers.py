@@ -16,6 +16,8 @@ from robustdeploy.core.model import Noun
 from robustdeploy.errors import BoardError
 from robustdeploy.onboard.engine import MOST_FILES, EngineFile, Files, checked_files
 from robustdeploy.onboard.store import MOST_BYTES
+from robustdeploy.onboard.telemetry import CLOCKS, MOST_CHANNELS
+from robustdeploy.onboard.types import PARTS
 from robustdeploy.onboard.wire import Array
 
 # Bounded, since all of this is stored and printed: a board could otherwise fill the host's memory and its reports.
@@ -43,6 +45,7 @@ class Sensors(Answer):
     clocks_khz: dict[Name, dict[Name, int]]
     governors: dict[Name, Name]
     gpu_clocks_hz: dict[Name, int]
+    gpu_ranges_hz: dict[Name, dict[Name, int]]
     thermal: dict[Name, dict[Name, float]]
     cooling: dict[Name, int]
     throttle_counts: dict[Name, Count]
@@ -132,10 +135,31 @@ class Window(Answer):
     """One window of timing; the samples and scores are in its arrays."""
 
     warmup_runs: Annotated[int, Field(ge=1, lt=1 << 63)]
+    warm: bool
+    began_ns: Count
     duration_ns: Annotated[int, Field(ge=1, lt=1 << 63)]
+    first_ns: Count | None
+    """Of the engine's first call of all; None where it was asked before."""
+    peak_memory_bytes: Count
+    """Of the process that ran the engine; 0 where its system does not tell."""
+    parts: Annotated[list[Name], Field(max_length=len(PARTS))]
+    """What the columns of the array ``parts_ns`` are."""
     before: Sensors
     after: Sensors
     queries_total: Count
+
+
+class Run(Window):
+    """A window in a fresh process, and what the board's sensors said meanwhile."""
+
+    open: Sha256
+    """The engine that answered there."""
+    start_ns: Count
+    """From the start of the process to its first answer."""
+    load_ns: Count
+    """Loading the toolchain and the engine."""
+    channels: Annotated[list[Name], Field(min_length=len(CLOCKS), max_length=MOST_CHANNELS)]
+    words: Annotated[list[Name], Field(max_length=1000)]
 
 
 A = TypeVar("A", bound=Answer)

@@ -22,17 +22,20 @@ from robustdeploy.devices.architecture import architecture_of, check_architectur
 from robustdeploy.devices.connection import LOSSES, AnotherBoard, Connection, Say
 from robustdeploy.devices.conversation import Conversation, Facts, Progress, Said
 from robustdeploy.devices.link import Link, Pipe
+from robustdeploy.devices.run import Run, run_from
 from robustdeploy.devices.transfer import Moved, silent
-from robustdeploy.devices.window import Window, window_from
+from robustdeploy.devices.window import WINDOW, Window, window_from
 from robustdeploy.errors import BoardError, UsageError
 from robustdeploy.onboard.engine import Files, engine_id, size_of
-from robustdeploy.onboard.timing import CHECKED, Plan
+from robustdeploy.onboard.timing import CHECKED, MOST_WARM_UP, SPLITS, Plan
 from robustdeploy.onboard.types import Bytes, Labels, Probe, Scores, Threat
 from robustdeploy.onboard.wire import VERSION, Array
 
 # The first answer waits for numpy to load, which takes seconds on a small board with a cold SD card.
 _START_S = 60.0
 _LATENCY_MARGIN_S = 60.0
+_LOAD_S = 600.0
+"""And for a fresh process that loads its toolchain and the engine, as `open_engine` allows."""
 _MOST_QUERIES = 1_000_000
 """Queries per image of an attack that states no budget, at most."""
 _SAME = ("machine", "cpu_model", "board_model", "python", "numpy")
@@ -287,23 +290,53 @@ class Board:
 
     def time(self, plan: Facts, images: Bytes) -> Window:
         """Time the open engine in one window by ``plan``, see `Plan`, on ``images``, used in turn."""
+        asked, part, longest = self._timing(plan, images)
+        head, sent = {"plan": asdict(asked)}, {"images": part}
+        said = self.lasting(lambda: self._agent.ask(answers.Window, "time", head, sent, WINDOW, deadline_s=longest))
+        window = self._window(said, asked, part)
+        self._count_window(said.head, window, asked)
+        return window
+
+    def run(self, backend: str, files: Files, options: Facts | None, plan: Facts, images: Bytes) -> Run:
+        """Time the engine of these ``files``, which the board has, in a fresh process there, as `time` does.
+
+        The engine that was open answers as before; the board opens it again when it is asked.
+        """
+        asked, part, longest = self._timing(plan, images)
+        listed = [asdict(file) for file in files]
+        head = {"backend": backend, "files": listed, "options": dict(options or {}), "plan": asdict(asked)}
+        wanted, sent, longest = (*WINDOW, "telemetry"), {"images": part}, longest + _LOAD_S
+        said = self.lasting(lambda: self._agent.ask(answers.Run, "run", head, sent, wanted, deadline_s=longest))
+        if said.head.open != engine_id(files):
+            raise self._agent.impossible(
+                "run", "open", f"is the engine {said.head.open[:16]}…, which was not asked for"
+            )
+        window = self._window(said, asked, part)
+        with self._agent.doubting():
+            run = run_from(window, said.head, said.arrays, said.took_s)
+        self._count_window(said.head, window, asked)
+        return run
+
+    def _timing(self, plan: Facts, images: Bytes) -> tuple[Plan, Bytes, float]:
+        """Return the plan, the images that are used and how long an answer may take."""
         asked = _plan_from(plan)
         # The agent sends nothing while it times, as a message would disturb the samples.
-        longest = asked.max_s + asked.warmup_s + max(self.deadline_s, _LATENCY_MARGIN_S)
+        longest = asked.max_s + MOST_WARM_UP * asked.warmup_s + max(self.deadline_s, _LATENCY_MARGIN_S)
         # The timed loop must not wait for the link, so only what travels in one message is used.
-        part = next(self._batches(images))
-        wanted = ("samples_ns", "starts_ns", "empty_ns", "scores_before", "scores_after")
-        sent = {"images": images[part]}
-        head = {"plan": asdict(asked)}
-        said = self.lasting(lambda: self._agent.ask(answers.Window, "time", head, sent, wanted, deadline_s=longest))
+        return asked, images[next(self._batches(images))], longest
+
+    def _window(self, said: Said[answers.Window] | Said[answers.Run], plan: Plan, images: Bytes) -> Window:
         # The agent scores these before and after the window: faults by heat or another engine show as other scores.
-        checked = min(CHECKED, len(images[part]) // asked.batch) * asked.batch
+        checked = min(CHECKED, len(images) // plan.batch) * plan.batch
         with self._agent.doubting():
-            window = window_from(said.head, said.arrays, asked, said.took_s, (checked, self._classes))
-        # Every run of the engine is accounted for, so none can be left out of the samples unseen.
-        queries = 2 * checked + (window.warmup_runs + len(window.samples_ns)) * asked.batch
-        self._agent.count("time", said.head, queries, queries)
-        return window
+            return window_from(said.head, said.arrays, plan, said.took_s, (checked, self._classes))
+
+    def _count_window(self, head: answers.Window, window: Window, plan: Plan) -> None:
+        """Account for every run of the engine, so that none can be left out of the samples unseen."""
+        split = SPLITS if window.parts_ns else 0
+        calls = window.warmup_runs + len(window.samples_ns) + split
+        queries = len(window.scores_before) + len(window.scores_after) + calls * plan.batch
+        self._agent.count("time", head, queries, queries)
 
     def sensors(self) -> Facts:
         """Return the board's clocks, temperatures and throttle counters as they are now."""

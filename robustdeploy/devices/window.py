@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from robustdeploy.devices import answers
 from robustdeploy.devices.answers import array_of, impossible
-from robustdeploy.onboard.timing import EMPTY_CALLS, MOST_SAMPLES, Nanoseconds, Plan
-from robustdeploy.onboard.types import Scores
+from robustdeploy.onboard.timing import EMPTY_CALLS, MOST_SAMPLES, SPLITS, Nanoseconds, Plan
+from robustdeploy.onboard.types import PARTS, Scores
 from robustdeploy.onboard.wire import Array
 
 _CLOCKS_APART = 1.01
@@ -23,10 +23,16 @@ _STALL_NS = 100_000_000
 _HARNESS_NS = 5_000
 _COLD = 0.1
 """And which share of a usual sample: a call that needs much memory leaves none of the harness in the caches."""
+_LONG = 2
+"""Times the usual sample, from which on one was interrupted."""
 _STALLED = 3, 0.01
 """At so many places, and at this share of all, something else may hold the harness up; most of that hits samples."""
 _EMPTY_NS = 10_000
 """The most that an empty call may usually take; the interpreter of a small board needs a tenth of it."""
+
+
+WINDOW = ("samples_ns", "starts_ns", "empty_ns", "scores_before", "scores_after", "parts_ns")
+"""Arrays of its answer."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,18 @@ class Window:
     after: Mapping[str, Any]
     scores_before: Scores
     scores_after: Scores
+    warm: bool = True
+    """Whether calls had stopped getting quicker when it began."""
+    began_ns: int = 0
+    """When it began, on the board's monotonic clock."""
+    first_ns: int | None = None
+    """Of the engine's first call of all; None where it was asked before."""
+    peak_memory_bytes: int = 0
+    """Of the process that ran the engine; 0 where its system does not tell."""
+    parts_ns: Mapping[str, Nanoseconds] = field(default_factory=dict)
+    """What the parts of some calls took, where the toolchain tells them apart."""
+    period_ns: int = 0
+    """Between the moments at which its batches were due; 0: each followed the one before at once."""
 
 
 def window_from(
@@ -63,11 +81,29 @@ def window_from(
         after=head.after.model_dump(),
         scores_before=array_of(arrays, "scores_before", "float32", scores, "time"),
         scores_after=array_of(arrays, "scores_after", "float32", scores, "time"),
+        warm=head.warm,
+        began_ns=head.began_ns,
+        first_ns=head.first_ns,
+        peak_memory_bytes=head.peak_memory_bytes,
+        parts_ns=_parts(head.parts, arrays, took_s),
+        period_ns=plan.period_ns,
     )
     _check_duration(window, plan, took_s)
     _check_samples(window, plan)
     _check_warmup(window, plan, took_s)
+    if (head.first_ns or 0) > took_s * 1e9 * _CLOCKS_APART:
+        raise impossible("time", "first_ns", f"is {head.first_ns:,}, but the whole call took {took_s:.4g} s here")
     return window
+
+
+def _parts(names: list[str], arrays: dict[str, Array], took_s: float) -> dict[str, Nanoseconds]:
+    """Read what the parts of a call took; no part is left out, and all together fit into the call that told them."""
+    found = array_of(arrays, "parts_ns", "int64", (SPLITS if names else 0, len(names)), "time")
+    if names and tuple(names) != PARTS:
+        raise impossible("time", "parts", f"must be {', '.join(PARTS)}, or none, not {', '.join(names)[:100]}")
+    if names and not 0 <= int(found.min()) <= int(found.max()) <= took_s * 1e9 * _CLOCKS_APART:
+        raise impossible("time", "parts_ns", f"must be 0 to {took_s * 1e9:.4g} ns")
+    return {name: found[:, column] for column, name in enumerate(names)}
 
 
 def _check_duration(window: Window, plan: Plan, took_s: float) -> None:
@@ -103,26 +139,45 @@ def _check_samples(window: Window, plan: Plan) -> None:
             raise impossible("time", "samples_ns", f"{word} {ours:,} ns, but an empty call took {empty:,} ns there")
     if longest > window.duration_ns:
         raise impossible("time", "samples_ns", f"holds {longest * 1e-9:.4g} s in a window of {lasted:.4g} s")
-    _check_gaps(window)
+    _check_order(window)
+    if window.period_ns:
+        _check_due(window)
+    else:
+        _check_gaps(window)
 
 
-def _check_gaps(window: Window) -> None:
-    """Samples lie one after another in their window, with no more between them than the harness itself needs."""
+def _check_order(window: Window) -> None:
+    """Samples lie one after another in their window."""
     starts, samples = window.starts_ns, window.samples_ns
     if int(starts.min()) < 0 or int(starts.max()) > window.duration_ns:
         raise impossible("time", "starts_ns", f"leaves a window of {window.duration_ns * 1e-9:.4g} s")
-    # Shortened samples leave holes in their window, which is why the starts are asked for as well.
     ends = starts + samples
     gaps = starts[1:] - ends[:-1]
     if int(ends.max()) > window.duration_ns or (len(gaps) and int(gaps.min()) < 0):
         raise impossible("time", "samples_ns", "overlap each other or the end of their window")
+
+
+def _check_due(window: Window) -> None:
+    """No batch begins before it is due. One that begins late makes its own response longer, which nobody gains by."""
+    due = window.period_ns * np.arange(len(window.starts_ns))
+    if int((window.starts_ns - due).min()) < 0:
+        raise impossible("time", "starts_ns", "begins before its image was due")
+
+
+def _check_gaps(window: Window) -> None:
+    """No more lies between samples than the harness itself needs."""
+    starts, samples = window.starts_ns, window.samples_ns
+    # Shortened samples leave holes in their window, which is why the starts are asked for as well.
+    gaps = starts[1:] - (starts + samples)[:-1]
     # Half of the gaps at least are free of stalls, however busy the board is.
     usual = _usual(gaps) if len(gaps) else 0
     allowed = int(_HARNESS_NS + _HARNESS * _usual(window.empty_ns) + _COLD * _usual(samples))
     if usual > allowed:
         told = f"usually leaves {usual:,} ns between two, where the harness takes {allowed:,} at most"
         raise impossible("time", "samples_ns", told)
-    if (stalled := int((gaps > allowed).sum())) > _STALLED[0] + _STALLED[1] * len(samples):
+    # Whoever took the processor in the middle of a call left none of the harness in the caches; such a call is long.
+    after_long = samples[:-1] > _LONG * _usual(samples)
+    if (stalled := int(((gaps > allowed) & ~after_long).sum())) > _STALLED[0] + _STALLED[1] * len(samples):
         told = f"leaves more than {allowed:,} ns, which the harness takes at most, at {stalled:,} places"
         raise impossible("time", "samples_ns", told)
     # A stall falls outside of the samples only by chance: in a window of some length most of the time is theirs.

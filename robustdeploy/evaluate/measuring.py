@@ -42,7 +42,8 @@ from robustdeploy.evaluate.evidence import EvaluationRows, figures_from
 from robustdeploy.evaluate.fidelity import precision_diagnostics
 from robustdeploy.evaluate.host import HostNet, load_host_net
 from robustdeploy.evaluate.judge import Judged, joined, judge
-from robustdeploy.evaluate.latency import Stopwatch, latency_diagnostic, measured_latency, timings_record
+from robustdeploy.evaluate.latency import Stopwatch, timings_record
+from robustdeploy.evaluate.latency_rows import latency_diagnostics, measured_latency
 from robustdeploy.evaluate.opening import golden_diagnostic, open_on
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.overlap import overlap_diagnostic
@@ -117,7 +118,7 @@ def evaluate(request: Request, board: Board, work: Work, progress: Progress) -> 
     bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress, target.latency.batch)
     stopwatch = Stopwatch(board, target, opened, request.golden["images"], progress)
     clean = _judged_clean(bench, board)
-    # Between the attacks and not in one row, so that windows meet the board in different states.
+    # Between the attacks and not in one row, so that runs meet the board in different states.
     stopwatch.take()
     outcomes = _attacked(bench, adversaries, (host, found), board, clean, request, stopwatch)
     # On the board and not in torch: an int8 head may round away what the host's scores still show.
@@ -138,7 +139,7 @@ def evaluate(request: Request, board: Board, work: Work, progress: Progress) -> 
         overlap_diagnostic(_prints(request.test), request.test.ids, request.net / PRINTS_FILE),
         table_diagnostic(request.onnx, request.test.images, request.available),
         golden_diagnostic(opened, limits),
-        latency_diagnostic(latency),
+        *latency_diagnostics(latency),
     )
     # Rows are made here, with the evidence at hand; the report only collects them and never computes a figure.
     rows = EvaluationRows(
@@ -148,7 +149,7 @@ def evaluate(request: Request, board: Board, work: Work, progress: Progress) -> 
             *class_rows(outcomes, request.classes, subject),
             *curve,
             *request.extra_rows,
-            *measured_latency(latency, target, subject),
+            *measured_latency(latency, subject),
         ),
         diagnostics=tuple(each.model_copy(update={"subject": str(subject)}) for each in checks),
         figures=figures_from(outcomes, recipe.threat, request.classes, latency, subject),

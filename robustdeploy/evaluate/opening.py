@@ -16,7 +16,7 @@ from robustdeploy.devices.board import Board
 from robustdeploy.devices.build import Built, check_fits
 from robustdeploy.devices.toolchain import installed_on
 from robustdeploy.devices.transfer import Moved, silent
-from robustdeploy.errors import BoardError
+from robustdeploy.errors import ArtifactError, BoardError
 from robustdeploy.export.precision.protocol import IN_FLOAT32, Limits
 from robustdeploy.onboard.engine import Files, engine_id
 
@@ -55,10 +55,14 @@ def open_on(
     """Send the engine that was ``built`` into ``folder``, load it, and let it score the golden images.
 
     Raises ToolchainError when the toolchain or the device there is another than the engine was built for,
-    ArtifactError when a file in ``folder`` is not the one that was built, and BoardError when what answers there is
-    another net.
+    ArtifactError when a file in ``folder`` is not the one that was built or all are larger than the target's memory,
+    and BoardError when what answers there is another net.
     """
     toolchain = target.backend
+    limit = target.memory_limit_mib
+    if limit is not None and built.bytes > limit << 20:
+        told = f"the engine has {built.bytes / (1 << 20):,.1f} MiB, and {target.name} allows its process {limit:,} MiB"
+        raise ArtifactError(f"{told} (memory_limit_mib); prune more, or choose a smaller net or precision")
     there = installed_on(board, target)
     # The engine may come from a run whose board was exchanged or updated since.
     check_fits(built, there)

@@ -1,14 +1,15 @@
-"""Timings: what the samples of several windows say of a latency, and no more than they support.
+"""Timings: what the samples of several runs say of a latency, and no more than they support.
 
 A high percentile of few samples is a guess. As in MLPerf's early stopping (99 % confidence, no tolerance), a percentile
 is stated only where the samples support it (64 for p90, 662 for p99, 6,636 for p99.9), and its estimate is the order
 statistic that the true percentile stays below with 99 % confidence: a small sample costs, it is never forgiven. The
 median is the plain one.
 
-Samples of one window share its noise, so a percentile's interval comes from the windows as well. It holds two order
-statistics of all samples together, and two of the windows' own percentiles, each pair around the true one with 95 %
-confidence. Neither asks for a distribution. In an unsteady measurement it reaches from the quietest window to the most
-disturbed one, since noise only adds time: what lies below it, quiet windows did; what lies above it, no window did.
+Samples of one run share its noise, so a percentile's interval comes from the runs as well. It holds two order
+statistics of all samples together, and two of the runs' own percentiles, each pair around the true one with 95 %
+confidence. Neither asks for a distribution. In an unsteady measurement it reaches from the quietest run to the most
+disturbed one, since noise only adds time: what lies below it, quiet runs did; what lies above it, no run did. Where
+every run was disturbed, nobody knows what a quiet one would have done, but that no call was quicker than the quickest.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ STEADY_CV = 0.03
 STEADY_DRIFT = 0.01
 # Half of the 5 % that a 95 % interval may miss, on either side.
 _TAIL = 0.025
-_PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 _MS = 1e-6
 
 
@@ -42,13 +43,13 @@ class Figure:
     low: float | None = None
     high: float | None = None
     reason: str = ""
-    windows: tuple[float, ...] = ()
-    """The same figure of each window by itself."""
+    runs: tuple[float, ...] = ()
+    """The same figure of each run by itself."""
 
 
 @dataclass(frozen=True)
 class Timings:
-    """What follows from all windows together, times in milliseconds."""
+    """What follows from all runs together, times in milliseconds."""
 
     n: int
     percentiles: tuple[Figure, ...]
@@ -59,29 +60,46 @@ class Timings:
     """Median of the last third of the samples over that of the first, less 1; None below 30 samples."""
     steady: bool
     """Whether scatter and drift kept within their limits."""
+    undisturbed: int
+    """Runs beside which the board did little else."""
 
     def percentile(self, name: str) -> Figure:
         """Return the percentile called ``name``, e.g. ``p99``."""
         return next(figure for figure in self.percentiles if figure.name == name)
 
 
-def timings_from(windows: Sequence[Nanoseconds]) -> Timings:
-    """Work out the statistics of ``windows``, each with at least one sample (ns, in the order they were taken)."""
-    every = np.concatenate(windows)
+def timings_from(runs: Sequence[Nanoseconds], quiet: Sequence[bool] | None = None) -> Timings:
+    """Work out the statistics of ``runs``, each with at least one sample (ns, in the order they were taken).
+
+    ``quiet`` says of each whether the board did little else meanwhile; all of them, if not given.
+    """
+    every = np.concatenate(runs)
     cv, drift = _cv(every), _drift(every)
     steady = cv <= STEADY_CV and abs(drift or 0.0) <= STEADY_DRIFT
+    undisturbed = [True] * len(runs) if quiet is None else list(quiet)
     ordered = np.sort(every)
+
+    def widened(pooled: Figure, figure_of: Callable[[Nanoseconds], float]) -> Figure:
+        wide = _widened(pooled, runs, figure_of, steady)
+        if steady or wide.low is None or all(undisturbed):
+            return wide
+        still = [own for own, is_quiet in zip(wide.runs, undisturbed, strict=True) if is_quiet]
+        return replace(wide, low=min(still) if still else min(wide.low, float(ordered[0]) * _MS))
+
     return Timings(
         n=len(every),
-        percentiles=tuple(
-            _widened(percentile_of(ordered, p), windows, partial(_own_percentile, percent=p), steady)
-            for p in _PERCENTILES
-        ),
-        mean=_widened(Figure("mean", float(every.mean()) * _MS), windows, _mean_ms, steady),
+        percentiles=tuple(widened(percentile_of(ordered, p), partial(_own_percentile, percent=p)) for p in PERCENTILES),
+        mean=widened(Figure("mean", float(every.mean()) * _MS), _mean_ms),
         cv=cv,
         drift=drift,
         steady=steady,
+        undisturbed=sum(undisturbed),
     )
+
+
+def over_runs(name: str, values: Sequence[float]) -> Figure:
+    """Return the median of one value per run, from the lowest to the highest of them."""
+    return Figure(name, float(np.median(values)), min(values), max(values), runs=tuple(values))
 
 
 def percentile_of(ordered: Nanoseconds, percent: float) -> Figure:
@@ -100,31 +118,31 @@ def percentile_of(ordered: Nanoseconds, percent: float) -> Figure:
 
 
 def _widened(
-    pooled: Figure, windows: Sequence[Nanoseconds], figure_of: Callable[[Nanoseconds], float], steady: bool
+    pooled: Figure, runs: Sequence[Nanoseconds], figure_of: Callable[[Nanoseconds], float], steady: bool
 ) -> Figure:
-    """Widen the interval of ``pooled`` by what the windows say each by itself."""
+    """Widen the interval of ``pooled`` by what the runs say each by itself."""
     if pooled.value is None:
         return pooled
-    own = tuple(map(figure_of, windows))
+    own = tuple(map(figure_of, runs))
     last = len(own) - 1
-    # Around the median of the windows: half of all windows would lie below the true one.
+    # Around the median of the runs: half of all runs would lie below the true one.
     low, high = _around(len(own), 0.5) if steady else (0, last)
     together = [bound for bound in (pooled.low, pooled.value, pooled.high) if bound is not None]
     ordered = sorted(own)
     # Both intervals count, and so does the estimate, which as a bound may lie above its own interval.
     lowest, highest = min(ordered[low], *together), max(ordered[min(high, last)], *together)
-    return replace(pooled, low=lowest, high=highest, windows=own)
+    return replace(pooled, low=lowest, high=highest, runs=own)
 
 
-def _own_percentile(window: Nanoseconds, percent: float) -> float:
-    """The plain percentile of one window; its own uncertainty is part of what differs between windows."""
+def _own_percentile(run: Nanoseconds, percent: float) -> float:
+    """The plain percentile of one run; its own uncertainty is part of what differs between runs."""
     # `higher`, since interpolation would state a time that no sample took.
-    found = np.median(window) if percent == 50 else np.quantile(window, percent / 100, method="higher")
+    found = np.median(run) if percent == 50 else np.quantile(run, percent / 100, method="higher")
     return float(found) * _MS
 
 
-def _mean_ms(window: Nanoseconds) -> float:
-    return float(window.mean()) * _MS
+def _mean_ms(run: Nanoseconds) -> float:
+    return float(run.mean()) * _MS
 
 
 def _cv(samples: Nanoseconds) -> float:

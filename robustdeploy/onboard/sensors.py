@@ -16,6 +16,8 @@ from typing import Any, TypeGuard
 _MOST_BYTES = 1 << 16
 _MOST_FILES = 512
 _TRIPS = ("passive", "hot", "critical")
+OFF_MILLI_C = -200_000
+"""A temperature of so little, in thousandths of a degree, is none."""
 
 Facts = dict[str, Any]
 
@@ -31,6 +33,7 @@ def read_sensors(root: Path = Path("/")) -> Facts:
         "clocks_khz": _clocks(root / "sys/devices/system/cpu"),
         "governors": _texts(root / "sys/devices/system/cpu", "cpu[0-9]*/cpufreq/scaling_governor", 3),
         "gpu_clocks_hz": _numbers(root / "sys/class/devfreq", "*/cur_freq", 2),
+        "gpu_ranges_hz": _ranges(root / "sys/class/devfreq"),
         "thermal": _zones(root / "sys/class/thermal"),
         "cooling": _cooling(root / "sys/class/thermal"),
         "throttle_counts": _numbers(root / "sys/devices/system/cpu", "cpu[0-9]*/thermal_throttle/*_throttle_count", 3),
@@ -66,8 +69,14 @@ def l4t_release(text: str) -> str:
     return f"{found[1]}.{found[2]}" if found else ""
 
 
+def peak_memory(root: Path = Path("/")) -> int:
+    """Return the most bytes that this process ever held in memory; 0 where the system does not tell."""
+    # Not getrusage's, which is never below what the process that started this one held.
+    return _memory(_text(root / "proc/self/status"), "VmHWM")
+
+
 def _memory(text: str, name: str) -> int:
-    found = re.search(rf"^{name}: +(\d{{1,15}}) kB$", text, re.MULTILINE)
+    found = re.search(rf"^{name}:\s+(\d{{1,15}}) kB$", text, re.MULTILINE)
     return 1024 * int(found[1]) if found else 0
 
 
@@ -134,8 +143,13 @@ def _numbers(base: Path, pattern: str, parts: int) -> dict[str, int]:
 
 
 def _clocks(base: Path) -> dict[str, dict[str, int]]:
-    """Per CPU: the current clock, the most that is allowed now and the most the silicon can do."""
-    files = {"current": "scaling_cur_freq", "allowed": "scaling_max_freq", "most": "cpuinfo_max_freq"}
+    """Per CPU: the current clock, the least and the most that are allowed now, and the most the silicon can do."""
+    files = {
+        "current": "scaling_cur_freq",
+        "least": "scaling_min_freq",
+        "allowed": "scaling_max_freq",
+        "most": "cpuinfo_max_freq",
+    }
     clocks = {}
     for folder in _files(base, "cpu[0-9]*/cpufreq"):
         read = {name: number(_text(folder / file)) for name, file in files.items()}
@@ -143,11 +157,22 @@ def _clocks(base: Path) -> dict[str, dict[str, int]]:
     return {name: values for name, values in clocks.items() if values}
 
 
+def _ranges(base: Path) -> dict[str, dict[str, int]]:
+    """Per GPU, or whatever else has a clock of its own: the least and the most that are allowed now."""
+    ranges = {}
+    for folder in _files(base, "*"):
+        read = {name: number(_text(folder / file)) for name, file in (("least", "min_freq"), ("allowed", "max_freq"))}
+        if found := {name: value for name, value in read.items() if value is not None}:
+            ranges[folder.name] = found
+    return ranges
+
+
 def _zones(base: Path) -> dict[str, dict[str, float]]:
     """Per thermal zone: its temperature and its trip points, in °C."""
     zones = {}
     for folder in _files(base, "thermal_zone*"):
-        if (temperature := number(_text(folder / "temp"))) is None:
+        # Tegra says −256 °C where what the zone measures is switched off.
+        if (temperature := number(_text(folder / "temp"))) is None or temperature <= OFF_MILLI_C:
             continue
         values = {"now_c": temperature / 1000}
         for trip in _files(folder, "trip_point_*_type"):

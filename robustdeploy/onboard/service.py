@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import __version__
 from ..errors import ArtifactError, BoardError, RobustdeployError, UsageError
 from .draws import Draws
 from .engine import EngineFile, Files, checked_files, engine_id, files_in
 from .find import build_plugin, plugin_names
+from .fresh import Fresh
 from .queries import Counted
-from .sensors import read_equipment, read_sensors
+from .sensors import peak_memory, read_equipment, read_sensors
 from .store import Store, is_full
-from .timing import CHECKED, Plan, measure
+from .telemetry import Watch
+from .timing import CHECKED, SPLITS, Plan, measure
 from .types import Backend, Bytes, Model, Pixels, Scores, Threat, pixels_from_bytes
 from .wire import VERSION, Array, Message
 
@@ -36,11 +39,14 @@ _CHUNK_BYTES = 64 << 20
 class Service:
     """The state of one agent: its files, the open engine and how often that was asked."""
 
-    def __init__(self, store: Store, progress: Progress) -> None:
+    def __init__(self, store: Store, progress: Progress, root: Path = Path("/")) -> None:
         self._store = store
         self._progress = progress
+        self._root = root
         self._opened = ExitStack()
         self._model: Model | None = None
+        self._is_new = False
+        self._reopen: Message | None = None
         self._asked = 0
         self._reported = time.monotonic()
         self._operations: Mapping[str, Callable[[Message], Message]] = {
@@ -54,6 +60,7 @@ class Service:
             "score": self._score,
             "attack": self._attack,
             "time": self._time,
+            "run": self._run,
             "sensors": self._sensors,
             "close": self._close,
         }
@@ -79,7 +86,7 @@ class Service:
             return _error("BoardError", f"{name} failed on the board: {type(error).__name__}: {error}")
 
     def _hello(self, request: Message) -> Message:
-        facts = read_sensors()
+        facts = read_sensors(self._root)
         return Message(
             {
                 "agent": __version__,
@@ -91,7 +98,7 @@ class Service:
                 "backends": list(plugin_names("backends")),
                 "attacks": list(plugin_names("attacks")),
                 **{name: facts[name] for name in ("boot_id", "cpu_model", "board_model")},
-                **read_equipment(Path("/"), self._store.folder),
+                **read_equipment(self._root, self._store.folder),
             },
             {},
         )
@@ -135,12 +142,14 @@ class Service:
     def _open(self, request: Message) -> Message:
         # The engine before goes first: two at once may not fit into a GPU's memory.
         self._shut()
+        self._reopen = None
         backend, files = _backend(request.head), _files(_need(request.head, "files"))
         folder = self._store.folder / "engine.open"
         # Before the files are put there, so that they are removed even if that fails halfway.
         self._opened.callback(shutil.rmtree, folder, ignore_errors=True)
         self._store.assemble(files, folder)
         self._model = self._opened.enter_context(backend.open(folder))
+        self._is_new, self._reopen = True, request
         return Message({"open": engine_id(files), "runs": dict(getattr(self._model, "runs", {}))}, {})
 
     def _score(self, request: Message) -> Message:
@@ -181,26 +190,74 @@ class Service:
             raise UsageError(f"timing a batch of {plan.batch} needs as many images; {len(images)} came")
         # Scored outside of the window: a comparison within it would be a part of the samples.
         checked = batches[:CHECKED]
-        scores_before = np.concatenate([self._ask(batch) for batch in checked])
+        is_first, began = self._is_new, time.perf_counter_ns()
+        first_scores = self._ask(checked[0])
+        first_ns = time.perf_counter_ns() - began
+        scores_before = np.concatenate([first_scores, *(self._ask(batch) for batch in checked[1:])])
         turn = _Turn(model, batches)
-        before = read_sensors()
+        before = read_sensors(self._root)
         taken = measure(turn, plan)
-        after = read_sensors()
+        after = read_sensors(self._root)
+        parts, parts_ns = _split(model, batches)
         # The timed calls bypass `_ask`, whose checks would be timed as well.
-        self._asked += turn.runs * plan.batch
+        self._asked += (turn.runs + len(parts_ns)) * plan.batch
         scores_after = np.concatenate([self._ask(batch) for batch in checked])
         head = {
             "warmup_runs": taken.warmup_runs,
+            "warm": taken.warm,
+            "began_ns": taken.began_ns,
             "duration_ns": taken.duration_ns,
+            # What the first call of all costs: memory, kernels, pages of a file that were not read yet.
+            "first_ns": first_ns if is_first else None,
+            "peak_memory_bytes": peak_memory(),
+            "parts": parts,
             "before": before,
             "after": after,
             "queries_total": self._asked,
         }
         arrays = {"samples_ns": taken.samples_ns, "starts_ns": taken.starts_ns, "empty_ns": taken.empty_ns}
-        return Message(head, {**arrays, "scores_before": scores_before, "scores_after": scores_after})
+        arrays |= {"scores_before": scores_before, "scores_after": scores_after, "parts_ns": parts_ns}
+        return Message(head, arrays)
+
+    def _run(self, request: Message) -> Message:
+        """Time an engine in a fresh process, and read the board's sensors meanwhile in this one."""
+        _plan(_need(request.head, "plan"))
+        # Here it makes room, since two at once may not fit into a GPU's memory; it is opened again when it is asked.
+        self._shut()
+        opening = {name: _need(request.head, name) for name in ("backend", "files")}
+        opening["options"] = request.head.get("options", {})
+        began = time.monotonic_ns()
+        with Fresh(self._store.folder) as fresh:
+            fresh.ask("sensors", {})
+            started = time.monotonic_ns()
+            opened = fresh.ask("open", opening)
+            loaded = time.monotonic_ns()
+            if "error" in opened.head:
+                return opened
+            watch = Watch(self._root, fresh.pid)
+            before = read_sensors(self._root)
+            watch.take()
+            answer = fresh.ask("time", {"plan": request.head["plan"]}, request.arrays, watch)
+            watch.take()
+            after = read_sensors(self._root)
+        if "error" in answer.head:
+            return answer
+        self._asked += answer.head["queries_total"]
+        head = {
+            **answer.head,
+            "open": opened.head["open"],
+            "start_ns": started - began,
+            "load_ns": loaded - started,
+            "before": before,
+            "after": after,
+            "channels": watch.channels,
+            "words": watch.words,
+            "queries_total": self._asked,
+        }
+        return Message(head, {**answer.arrays, "telemetry": np.array(watch.readings, np.int64)})
 
     def _sensors(self, request: Message) -> Message:
-        return Message(read_sensors(), {})
+        return Message(read_sensors(self._root), {})
 
     def _close(self, request: Message) -> Message:
         self._shut()
@@ -211,6 +268,8 @@ class Service:
         self._opened.close()
 
     def _engine(self) -> Model:
+        if self._model is None and self._reopen is not None:
+            self._open(self._reopen)
         if self._model is None:
             raise UsageError("no engine is open on the board; open one first")
         return self._model
@@ -218,6 +277,7 @@ class Service:
     def _ask(self, images: Pixels) -> Scores:
         """Score with the open engine, count, and hold the engine to what a model must answer."""
         scores = self._engine()(images)
+        self._is_new = False
         self._asked += len(images)
         if scores.dtype != np.float32 or scores.ndim != 2 or len(scores) != len(images):
             raise ArtifactError(f"the engine answered {scores.dtype} of shape {scores.shape} to {len(images)} images")
@@ -248,6 +308,16 @@ class _Turn:
         # A batch that follows itself finds its data in the caches, and a toolchain that caches answers would look fast.
         self._model(self._batches[self.runs % len(self._batches)])
         self.runs += 1
+
+
+def _split(model: Model, batches: list[Pixels]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Return the parts that the model tells apart, and what they took in a few calls; none where it tells none."""
+    split = getattr(model, "split", None)
+    if split is None:
+        return [], np.zeros((0, 0), np.int64)
+    found: list[Mapping[str, int]] = [split(batches[index % len(batches)]) for index in range(SPLITS)]
+    names = list(found[0])
+    return names, np.array([[int(parts[name]) for name in names] for parts in found], np.int64)
 
 
 def machine_of(machine: str, largest: int) -> str:

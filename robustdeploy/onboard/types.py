@@ -49,6 +49,10 @@ def pixels_from_bytes(images: Bytes) -> Pixels:
     return images.astype(np.float32) / np.float32(255)
 
 
+PARTS = ("host_to_device", "compute", "device_to_host")
+"""Parts of one call that a toolchain with a memory of its own may tell apart."""
+
+
 class Model(Protocol):
     """Anything that scores images: a torch net, an ONNX session, an engine, a board."""
 
@@ -95,7 +99,8 @@ class Backend(Protocol):
     def open(self, engine: Path) -> AbstractContextManager[Model]:
         """Load the engine in the folder ``engine``, which has the same files, for scoring. Nothing is written there.
 
-        The model may have an attribute ``runs``: by name, what really runs there, read back from the toolchain.
+        The model may have an attribute ``runs``: by name, what really runs there, read back from the toolchain. It may
+        also have a method ``split(images)`` that scores them once and returns the nanoseconds of `PARTS`, by name.
         """
         ...
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.report import Measurement, Report, SubjectEvidence
 from robustdeploy.core.subject import subject_from
 from robustdeploy.report.quantity import confidence, eps_text, number, quantity
@@ -16,6 +17,7 @@ _ACCURACY = ("clean_accuracy", "robust_accuracy")
 BALANCE = ("balanced_clean_accuracy", "balanced_robust_accuracy", "majority_baseline")
 """Rows that show what a large class hides."""
 _AGREEMENT = ("top1_agreement", "parity_max_abs")
+_TIMES = ("latency_ms", "response_ms")
 _PERCENTILES = ("p50", "p90", "p99", "p99.9")
 _UNITS = {"s": "s", "ms": "ms", "us": "µs", "ns": "ns", "mhz": "MHz", "khz": "kHz", "c": "°C", "w": "W", "mb": "MB"}
 _TIMING = ("clock", "governor", "mhz", "khz", "throttl", "temp", "thermal", "power", "boot", "load")
@@ -101,7 +103,7 @@ def evidence_from(report: Report) -> Evidence:
     left += [row for row in queries if row.attack not in told]
     curves, radii = _curves(left, subjects)
     by_class = _take(left, lambda row: row.metric in ("class_clean_accuracy", "class_robust_accuracy"))
-    percentiles = _take(left, lambda row: row.metric in [f"latency_ms.{p}" for p in _PERCENTILES])
+    percentiles = _take(left, lambda row: row.metric in [f"{kind}.{p}" for kind in _TIMES for p in _PERCENTILES])
     return Evidence(
         subjects=subjects,
         accuracy=accuracy,
@@ -109,8 +111,8 @@ def evidence_from(report: Report) -> Evidence:
         radii=radii,
         balance=_take(left, lambda row: row.metric in BALANCE),
         classes=_classes(by_class),
-        percentiles=tuple(sorted(percentiles, key=lambda row: (row.subject, _percentile(row)))),
-        latency=_take(left, lambda row: row.metric.startswith("latency_ms.")),
+        percentiles=tuple(sorted(percentiles, key=_percentile)),
+        latency=_take(left, lambda row: row.metric in METRICS and METRICS[row.metric].support == "samples"),
         agreement=_take(left, lambda row: row.metric in _AGREEMENT),
         other=tuple(left),
     )
@@ -146,8 +148,14 @@ def is_unbalanced(report: Report) -> bool:
     return largest.low > 1.5 / max(1, int(balanced.conditions.get("classes", 1)))
 
 
-def _percentile(row: Measurement) -> float:
-    return float(row.metric.removeprefix("latency_ms.p"))
+def _percentile(row: Measurement) -> tuple[str, str, float]:
+    kind, _, percent = row.metric.partition(".p")
+    return row.subject, kind, float(percent)
+
+
+def calls_of(subject: str, rows: Iterable[Measurement]) -> Rows:
+    """Return a subject's percentiles of calls that follow each other at once, which its histogram is of."""
+    return tuple(row for row in rows if row.subject == subject and row.metric.startswith("latency_ms."))
 
 
 def _take(left: list[Measurement], wanted: Callable[[Measurement], bool]) -> Rows:

@@ -24,10 +24,14 @@ _COUNTED = SHARES | {"count", "counts", "macs", "params", "bytes", "queries", "c
 _USUAL = {
     "robust accuracy": ("robust_accuracy", "balanced_robust_accuracy", "class_robust_accuracy"),
     "clean accuracy": ("clean_accuracy", "balanced_clean_accuracy", "class_clean_accuracy"),
-    "latency": tuple(name for name in METRICS if name.startswith("latency_ms.")),
+    "latency": tuple(name for name in METRICS if name.startswith(("latency_ms.", "response_ms."))),
 }
 _NOISE_DECIDES = (
-    "noise decides: the quietest window meets the limit and the most disturbed one does not; stop what else runs on "
+    "noise decides: the quietest run meets the limit and the most disturbed one does not; stop what else runs on "
+    "the board and evaluate again"
+)
+_DISTURBED = (
+    "noise decides: the most disturbed run does not meet the limit, and no run was undisturbed; stop what else runs on "
     "the board and evaluate again"
 )
 NO_RULES = "no rule was given, so there is nothing that could pass"
@@ -158,10 +162,13 @@ def _doubted(rule: Rule, found: RuleVerdict, blocking: Sequence[Diagnostic]) -> 
 def _with_reason(
     line: RuleVerdict, rule: Rule, rows: Sequence[Measurement], diagnostics: Sequence[Diagnostic]
 ) -> RuleVerdict:
-    """Say why there is no latency to judge, in place of what is there instead of it."""
-    told = {each.subject: each.text for each in diagnostics if each.id == "latency-valid"}
+    """Say why there is no timing to judge, in place of what is there instead of it."""
+    metric = METRICS.get(rule.metric)
+    about_energy = rule.metric == "energy_mj" and any(row.metric == "load_ms" for row in rows)
+    which = "energy" if about_energy else "latency-valid"
+    told = {each.subject: each.text for each in diagnostics if each.id == which}
     absent = not any(row.metric == rule.metric and row.subject == line.subject for row in rows)
-    if not (rule.metric.startswith("latency_ms.") and absent and line.subject in told):
+    if metric is None or metric.support != "samples" or not absent or line.subject not in told:
         return line
     about = f"{_about(rule, subject=line.subject)} {_demand(rule)}"
     return line.model_copy(update={"text": f"{about}: {told[line.subject]}"})
@@ -287,7 +294,8 @@ def _judge_row(rule: Rule, row: Measurement) -> tuple[Outcome, str]:
     elif far is not None and not _meets(far, limit, floor):
         outcome, why = Outcome.FAIL, _because(rule, by_value, "misses", far, limit, row.unit)
     elif noisy:
-        outcome, why = Outcome.INCONCLUSIVE, _NOISE_DECIDES
+        disturbed = row.conditions.get("undisturbed_runs") == 0
+        outcome, why = Outcome.INCONCLUSIVE, _DISTURBED if disturbed else _NOISE_DECIDES
     else:
         outcome, why = Outcome.INCONCLUSIVE, f"the limit lies inside the interval; {_more(row, limit)}"
     shown = apart(row.value, limit, row.unit)

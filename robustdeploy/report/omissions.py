@@ -45,7 +45,7 @@ def omissions_of(
         yield _of("limit", f"only {limit:,} test images were used (evaluate.limit)")
     if left_out := reading.get("test_unreadable_skipped"):
         yield _of("unreadable", f"{left_out:,} test images could not be read and were left out")
-    if not any(metric.startswith("latency_ms.") for metric in metrics):
+    if not any(metric.startswith(("latency_ms.", "response_ms.", "throughput_")) for metric in metrics):
         why = "the target is emulated" if target.get("emulated") else "see latency-valid"
         yield _of("latency", f"no latency is told: {why}")
     if target.get("emulated"):

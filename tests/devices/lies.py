@@ -75,8 +75,11 @@ FIELDS = {
     "open": {"open": True, "runs": [1]},
     "score": {"queries": None, "queries_total": "30"},
     "attack": {"queries": True, "queries_total": 1e3},
-    "time": {"warmup_runs": 2.5, "duration_ns": [1], "before": 5, "after": None, "queries_total": {}},
+    "time": {"warmup_runs": 2.5, "duration_ns": [1], "before": 5, "after": None, "queries_total": {}}
+    | {"warm": 1, "began_ns": "now", "first_ns": 0.5, "peak_memory_bytes": "1G", "parts": "all"},
+    "run": {"start_ns": "soon", "load_ns": 0.1, "channels": "all", "words": 3, "open": True},
     "sensors": {"load_1m": "low", "clocks_khz": {"cpu0": 3}, "governors": {"g": 1}, "gpu_clocks_hz": {"g": 0.5}}
+    | {"gpu_ranges_hz": {"g": 1}}
     | {"thermal": {"z": {"now_c": "hot"}}, "cooling": {"fan": None}, "throttle_counts": [], "overcurrent_counts": 0},
 }
 NUMBERS = {
@@ -85,7 +88,8 @@ NUMBERS = {
     "compile": ("files.0.bytes", "seconds"),
     "score": ("queries", "queries_total"),
     "attack": ("queries", "queries_total"),
-    "time": ("warmup_runs", "duration_ns", "queries_total"),
+    "time": ("warmup_runs", "duration_ns", "began_ns", "first_ns", "peak_memory_bytes", "queries_total"),
+    "run": ("start_ns", "load_ns"),
     "sensors": ("load_1m",),
 }
 ARRAYS = {
@@ -93,6 +97,7 @@ ARRAYS = {
     "score": ("scores",),
     "attack": ("images", "queries"),
     "time": ("samples_ns", "starts_ns", "empty_ns", "scores_before", "scores_after"),
+    "run": ("telemetry",),
 }
 
 
@@ -194,6 +199,20 @@ FACTS = (
     Lie("time: heat in words", "time", _set("before.thermal", {"z": {"now_c": "warm"}}), "number", "before.thermal"),
     Lie("time: a counter below 0", "time", _set("after.throttle_counts", {"c": -1}), "must be", "after.throttle"),
     Lie("time: one run more", "time", lambda h, a: _set("queries_total", h["queries_total"] + 1)(h, a), "must", "quer"),
+    Lie("time: parts of another name", "time", _set("parts", ["soup"]), "parts_ns", ""),
+    Lie("time: a first call of an hour", "time", _set("first_ns", 3600 * 10**9), "the whole call took", "first_ns"),
+    Lie("run: another engine", "run", _set("open", "ab" * 32), "which was not asked for", "open"),
+    Lie("run: an hour to load", "run", _set("load_ns", 3600 * 10**9), "the whole call took", "load_ns"),
+    Lie("run: an hour to start", "run", _set("start_ns", 3600 * 10**9), "the whole call took", "start_ns"),
+    Lie(
+        "run: a sensor twice", "run", lambda h, a: h["channels"].__setitem__(-1, h["channels"][-2]), "once", "channels"
+    ),
+    Lie("run: clocks unnamed", "run", lambda h, a: h["channels"].__setitem__(0, "time"), "must begin with", "channels"),
+    Lie("run: one reading", "run", _array("telemetry", lambda a: a[:1].copy()), "readings", "telemetry"),
+    Lie("run: backwards", "run", _array("telemetry", lambda a: a[::-1].copy()), "order of their times", "telemetry"),
+    Lie("run: not watched", "run", _array("telemetry", lambda a: a - 10**12), "does not span", "telemetry"),
+    Lie("run: one sensor fewer", "run", _array("telemetry", lambda a: a[:, 1:].copy()), "of shape", "telemetry"),
+    Lie("run: a sample short", "run", _cut(3), "holds 3 samples"),
     Lie("time: other scores", "time", _array("scores_after", lambda a: a[:, :2].copy()), "×10", "scores_after"),
 )
 

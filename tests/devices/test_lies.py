@@ -27,6 +27,7 @@ def session(board, net, images):
     options, ids = {"queries": 10}, np.arange(len(images))
     board.attack("square", options, Threat(), 1, images, labels, ids, budget=options["queries"])
     board.time(PLAN, images)
+    board.run("null", engine, {}, PLAN, images)
     return board.sensors()
 
 
@@ -59,6 +60,7 @@ def test_no_field_of_another_form_is_believed(liar, agent, net, images):
             "score": lambda b: b.score(images),
             "attack": lambda b: b.attack("square", {"queries": 2}, Threat(), 1, images, ids % 10, ids, budget=2),
             "time": lambda b: b.time(PLAN, images),
+            "run": lambda b: b.run("null", engine, {}, PLAN, images),
             "sensors": lambda b: b.sensors(),
         }
         for number, lie in enumerate(FORMS):

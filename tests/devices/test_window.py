@@ -18,6 +18,7 @@ SENSORS = {
             "clocks_khz",
             "governors",
             "gpu_clocks_hz",
+            "gpu_ranges_hz",
             "thermal",
             "cooling",
             "throttle_counts",
@@ -29,7 +30,7 @@ PLAN = Plan(batch=1, warmup_s=0, min_s=0, max_s=60, min_samples=50)
 US, MS = 1_000, 1_000_000
 
 
-def checked(samples, gaps, empty=60, tail=0):
+def checked(samples, gaps, empty=60, tail=0, plan=PLAN):
     """Hold a window of ``samples``, with ``gaps`` after each of them, against the clock of a host that saw it all."""
     samples, gaps = np.asarray(samples, np.int64), np.asarray(gaps, np.int64)
     steps = samples + gaps
@@ -41,10 +42,22 @@ def checked(samples, gaps, empty=60, tail=0):
         "empty_ns": np.broadcast_to(empty, (EMPTY_CALLS,)).astype(np.int64),
         "scores_before": scores,
         "scores_after": scores,
+        "parts_ns": np.zeros((0, 0), np.int64),
     }
     sensors = Sensors.model_validate(SENSORS)
-    head = Head(warmup_runs=1, duration_ns=duration, before=sensors, after=sensors, queries_total=0)
-    return window_from(head, arrays, PLAN, duration * 1e-9 + 1, (1, 2))
+    head = Head(
+        warmup_runs=1,
+        warm=True,
+        began_ns=0,
+        duration_ns=duration,
+        first_ns=None,
+        peak_memory_bytes=0,
+        parts=[],
+        before=sensors,
+        after=sensors,
+        queries_total=0,
+    )
+    return window_from(head, arrays, plan, duration * 1e-9 + 1, (1, 2))
 
 
 def even(value, count=700):
@@ -58,6 +71,11 @@ HONEST = {
     "next to nothing": (even(1500), even(900), 60),
     "a small board": (even(3 * MS), even(9 * US), 1500),
     "a stall of half a second in a gap": (even(1 * MS), np.where(np.arange(700) == 9, 500 * MS, 300), 60),
+    "a crowded board, where every long call leaves the harness cold": (
+        np.where(np.arange(700) % 5 == 0, 13 * MS, 800_000),
+        np.where(np.arange(700) % 5 == 0, 150 * US, 2600),
+        60,
+    ),
     "stalls in samples and, seldom, in gaps": (
         np.where(np.arange(700) % 9 == 0, 40 * MS, 1 * MS),
         np.where(np.arange(700) % 99 == 3, 40 * MS, 300),
@@ -111,3 +129,14 @@ def test_samples_packed_at_the_start_of_their_window_are_not_believed():
     with pytest.raises(BoardError, match="nothing else ran in it"):
         checked(real // 100, even(300, 300), tail=int(real.sum()) - int(real.sum()) // 100)
     checked(even(100 * US, 50), even(300, 50), tail=90 * MS)  # a stall at the end of a short window
+
+
+PACED = Plan(batch=1, warmup_s=0, min_s=0, max_s=60, min_samples=50, period_ns=10 * MS)
+
+
+def test_a_paced_window_waits_between_its_samples_and_is_believed():
+    window = checked(even(1 * MS), even(9 * MS), plan=PACED)
+    assert window.period_ns == 10 * MS
+    checked(even(25 * MS, 100), even(300, 100), plan=PACED)  # an engine that is too slow for its sensor
+    with pytest.raises(BoardError, match="begins before its image was due"):
+        checked(even(1 * MS), even(8 * MS), plan=PACED)

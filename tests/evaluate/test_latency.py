@@ -7,18 +7,14 @@ from robustdeploy.core.gate import Outcome, Rule
 from robustdeploy.core.load import load_target
 from robustdeploy.core.subject import subject_from
 from robustdeploy.core.target import LatencyPlan
+from robustdeploy.devices.run import Run, Telemetry
 from robustdeploy.devices.window import Window
 from robustdeploy.errors import RecipeError
-from robustdeploy.evaluate.latency import (
-    Latency,
-    Stopwatch,
-    latency_diagnostic,
-    measured_latency,
-    timings_record,
-    window_plan,
-)
+from robustdeploy.evaluate.latency import Latency, Stopwatch, run_plan, timings_record
+from robustdeploy.evaluate.latency_rows import latency_diagnostic, latency_diagnostics, measured_latency
 from robustdeploy.evaluate.opening import Opened
 from robustdeploy.onboard.engine import EngineFile
+from robustdeploy.onboard.telemetry import CLOCKS, LOAD, SILENT
 from robustdeploy.report.judge import judge
 
 TARGET = load_target("host-cpu")
@@ -26,7 +22,20 @@ SUBJECT = subject_from("pruned/fp32@host-cpu")
 SENSORS = {"boot_id": "b", "throttle_counts": {"core": 3}}
 
 
-def window(samples_ms, **changes):
+CHANNELS = (*CLOCKS, "own_stops")
+
+
+def watched(duration, channels=CHANNELS, rows=None):
+    """Readings of all clocks, from before a window that begins at 0 to after it; all other channels stay at 0."""
+    times = np.linspace(-1000, duration + 1000, 9).astype(np.int64)
+    values = np.zeros((len(times), len(channels)), np.int64)
+    values[:, : len(CLOCKS)] = times[:, None]
+    for name, column in (rows or {}).items():
+        values[:, channels.index(name)] = column
+    return Telemetry(channels, values)
+
+
+def window(samples_ms, telemetry=None, load_ms=200.0, **changes):
     samples = (np.asarray(samples_ms) * 1e6).astype(np.int64)
     scores = np.ones((3, 2), np.float32)
     fields = {
@@ -40,7 +49,8 @@ def window(samples_ms, **changes):
         "scores_before": scores,
         "scores_after": scores,
     }
-    return Window(**{**fields, **changes})
+    whole = {"peak_memory_bytes": 64 << 20, "first_ns": 5_000_000, **fields, **changes}
+    return Run(Window(**whole), telemetry or watched(whole["duration_ns"]), load_ns=int(load_ms * 1e6))
 
 
 def quiet(level=1.0, count=1000):
@@ -52,13 +62,17 @@ def disturbed(longest=9.0):
     return window(np.where(np.arange(1000) % 50 == 0, longest, 1.0))
 
 
-STEADY = Latency(tuple(quiet() for _ in range(10)))
-NOISY = Latency(tuple(disturbed() if number % 2 else quiet() for number in range(10)))
+def single(runs, **changes):
+    return Latency({"single-stream": tuple(runs)}, TARGET.model_copy(update=changes))
+
+
+STEADY = single(quiet() for _ in range(10))
+NOISY = single(disturbed() if number % 2 else quiet() for number in range(10))
 
 
 def judged(latency, limit, metric="latency_ms.p99", on="bound"):
     rule = Rule(id="RD-LAT-01", metric=metric, at_most=limit, on=on)
-    verdict = judge(measured_latency(latency, TARGET, SUBJECT), [latency_diagnostic(latency)], [rule])
+    verdict = judge(measured_latency(latency, SUBJECT), [latency_diagnostic(latency)], [rule])
     return verdict.outcome, verdict.rules[0].text
 
 
@@ -70,7 +84,7 @@ def test_noise_never_decides_a_rule(metric, on):
     assert judged(NOISY, 0.999, metric, on)[0] is Outcome.FAIL
     outcome, text = judged(NOISY, 1.1, metric, on)
     assert outcome is Outcome.INCONCLUSIVE
-    assert "noise decides: the quietest window meets the limit" in text
+    assert "noise decides: the quietest run meets the limit" in text
 
 
 @pytest.mark.parametrize("on", ["bound", "value"])
@@ -80,17 +94,19 @@ def test_a_steady_measurement_is_judged_as_any_other(on):
 
 
 def test_rows_say_how_their_interval_came_about():
-    rows = {row.metric: row for row in measured_latency(NOISY, TARGET, SUBJECT)}
-    assert set(rows) == {f"latency_ms.{name}" for name in ("p50", "p90", "p99", "p99.9", "mean", "cv")}
+    rows = {row.metric: row for row in measured_latency(NOISY, SUBJECT)}
+    costs = {"load_ms", "first_inference_ms", "peak_memory_mib"}
+    assert set(rows) == {f"latency_ms.{name}" for name in ("p50", "p90", "p99", "p99.9", "mean", "cv")} | costs
+    assert (rows["load_ms"].value, rows["first_inference_ms"].value, rows["peak_memory_mib"].value) == (200, 5, 64)
     p99 = rows["latency_ms.p99"]
     assert (p99.low, p99.high) == (pytest.approx(1, abs=0.002), 9.0)
     assert p99.n == 10_000
-    assert p99.conditions["windows"] == 10
+    assert p99.conditions["runs"] == 10
     assert p99.conditions["steady"] is False
-    assert "quietest window" in p99.conditions["interval"]
+    assert "quietest run" in p99.conditions["interval"]
     assert rows["latency_ms.cv"].low is None
     assert rows["latency_ms.cv"].value == pytest.approx(0.7368, abs=0.0001)
-    steady = measured_latency(STEADY, TARGET, SUBJECT)[0]
+    steady = measured_latency(STEADY, SUBJECT)[0]
     assert steady.conditions["steady"] is True
     assert "order statistics" in steady.conditions["interval"]
 
@@ -98,9 +114,9 @@ def test_rows_say_how_their_interval_came_about():
 def test_the_diagnostic_says_what_noise_means_for_the_reader():
     found = latency_diagnostic(NOISY)
     assert found.level == "warn"
-    assert "noise disturbed the latency: the samples of 10 windows varied by 73.7% and drifted by" in found.text
+    assert "noise disturbed the latency: the samples of 10 runs varied by 73.7% and drifted by" in found.text
     assert "(limits 3% and 1%)" in found.text
-    assert "met only where the most disturbed window meets it" in found.text
+    assert "met only where the most disturbed run meets it" in found.text
     assert "p99: 1 to 9 ms" in found.text
     assert latency_diagnostic(STEADY).level == "ok"
     assert latency_diagnostic(None).level == "warn"
@@ -115,31 +131,44 @@ def test_the_diagnostic_says_what_noise_means_for_the_reader():
         ({"scores_after": np.zeros((3, 2), np.float32)}, "scores changed"),
     ],
 )
-def test_one_window_that_cannot_be_trusted_discards_all(changes, words):
-    latency = Latency((*STEADY.windows[:9], window(np.ones(1000), **changes)))
-    assert measured_latency(latency, TARGET, SUBJECT) == ()
+def test_one_run_that_cannot_be_trusted_discards_all(changes, words):
+    latency = single((*STEADY.runs[:9], window(np.ones(1000), **changes)))
+    assert measured_latency(latency, SUBJECT) == ()
     found = latency_diagnostic(latency)
     assert found.level == "warn"
     assert words in found.text
     assert words in timings_record(latency)["flaws"][0]
 
 
-def test_scores_that_differ_between_windows_are_no_scores():
+def test_scores_that_differ_between_runs_are_no_scores():
     other = np.full((3, 2), 2, np.float32)
-    latency = Latency((*STEADY.windows[:9], window(np.ones(1000), scores_before=other, scores_after=other)))
-    assert measured_latency(latency, TARGET, SUBJECT) == ()
+    latency = single((*STEADY.runs[:9], window(np.ones(1000), scores_before=other, scores_after=other)))
+    assert measured_latency(latency, SUBJECT) == ()
 
 
-def test_the_record_holds_every_sample_of_every_window():
+def test_the_record_holds_every_sample_of_every_run():
     record = timings_record(NOISY)
-    assert [len(each["samples_ns"]) for each in record["windows"]] == [1000] * 10
-    assert record["windows"][1]["samples_ns"][0] == 9_000_000
+    runs = record["scenarios"]["single-stream"]
+    assert [len(each["samples_ns"]) for each in runs] == [1000] * 10
+    assert runs[1]["samples_ns"][0] == 9_000_000
+    assert runs[0]["telemetry"]["channels"]["own_stops"] == [0] * 9
     assert timings_record(None) == {"taken": False, "reason": "the board is emulated"}
 
 
-def test_windows_share_the_plan():
-    plan = window_plan(LatencyPlan(windows=10, min_s=3, max_s=60, min_samples=7001, warmup_s=0.1, batch=2))
-    assert plan == {"batch": 2, "warmup_s": 0.1, "min_s": 0.3, "max_s": 6, "min_samples": 701}
+def test_runs_share_the_plan():
+    asked = LatencyPlan(
+        runs=10,
+        min_s=3,
+        max_s=60,
+        min_samples=7001,
+        warmup_s=0.1,
+        batch=2,
+        scenarios=("single-stream", "paced"),
+        period_ms=33.3,
+    )
+    share = {"batch": 2, "warmup_s": 0.1, "min_s": 0.3, "max_s": 6, "min_samples": 701, "period_ns": 0}
+    assert run_plan(asked) == share
+    assert run_plan(asked, "paced") == {**share, "period_ns": 33_300_000}
 
 
 class Spy:
@@ -148,11 +177,8 @@ class Spy:
     def __init__(self):
         self.asked = []
 
-    def open_engine(self, backend, files, options, classes):
-        self.asked.append(f"open {files[0].name} for {classes}")
-
-    def time(self, plan, images):
-        self.asked.append("time")
+    def run(self, backend, files, options, plan, images):
+        self.asked.append(f"run {files[0].name}, period {plan['period_ns']}")
         return quiet()
 
 
@@ -164,14 +190,14 @@ def stopwatch(**plan):
     yield Stopwatch(spy, target, opened, None, lambda *_: None, pauses.append), spy, pauses
 
 
-def test_windows_are_spread_and_the_rest_is_taken_with_pauses():
-    with stopwatch(windows=6, min_s=3) as (watch, spy, pauses):
+def test_runs_are_spread_and_the_rest_is_taken_with_pauses():
+    with stopwatch(runs=12, min_s=3) as (watch, spy, pauses):
         for _ in range(2):
             watch.take()
         latency = watch.finish()
-        assert len(latency.windows) == 6
-        assert spy.asked == ["open e for 5", "time"] * 6
-        assert pauses == [1] * 4
+        assert len(latency.runs) == 12
+        assert spy.asked == ["run e, period 0"] * 12
+        assert pauses == [1] * 10
         watch.take()
         assert len(spy.asked) == 12
 
@@ -184,10 +210,164 @@ def test_an_emulated_board_is_not_timed():
         assert spy.asked == []
 
 
+def test_each_scenario_is_taken_in_turn():
+    with stopwatch(scenarios=("single-stream", "paced", "offline"), period_ms=5) as (watch, spy, _):
+        latency = watch.finish()
+        assert spy.asked == ["run e, period 0", "run e, period 5000000", "run e, period 0"] * 10
+        assert [len(runs) for runs in latency.scenarios.values()] == [10] * 3
+
+
 @pytest.mark.parametrize(
-    ("plan", "words"), [("{min_s: 9, max_s: 3}", "min_s must not be above max_s"), ("{windows: 5}", "at least 6")]
+    ("plan", "words"),
+    [
+        ("{min_s: 9, max_s: 3}", "min_s must not be above max_s"),
+        ("{runs: 9}", "at least 10"),
+        ("{scenarios: [paced]}", "no period is given; set period_ms"),
+        ("{period_ms: 33}", "period_ms is for the scenario 'paced'"),
+        ("{scenarios: [offline, offline]}", "'offline' twice"),
+        ("{scenarios: [multi]}", "single-stream"),
+        ("{scenarios: []}", "at least 1"),
+    ],
 )
 def test_a_plan_that_cannot_be_followed_is_refused_at_once(tmp_path, plan, words):
     (tmp_path / "t.yaml").write_text(f"extends: host-cpu\nname: t\ndescription: d\nlatency: {plan}\n")
     with pytest.raises(RecipeError, match=words):
         load_target(tmp_path / "t.yaml")
+
+
+def paced(costs_ms, period_ms=10.0, deadline_ms=None, count=200):
+    """Rows of runs whose calls take ``costs_ms`` in turn, each begun when it is due or the one before ends."""
+    plan = LatencyPlan(scenarios=("paced",), period_ms=period_ms, deadline_ms=deadline_ms)
+    costs = (np.resize(np.asarray(costs_ms, float), count) * 1e6).astype(np.int64)
+    period, starts, free = int(period_ms * 1e6), [], 0
+    for number, cost in enumerate(costs.tolist()):
+        starts.append(max(free, number * period))
+        free = starts[-1] + cost
+    fields = {"starts_ns": np.array(starts), "period_ns": period, "duration_ns": free}
+    runs = tuple(window(costs / 1e6, **fields) for _ in range(10))
+    return {
+        row.metric: row
+        for row in measured_latency(Latency({"paced": runs}, TARGET.model_copy(update={"latency": plan})), SUBJECT)
+    }
+
+
+def test_responses_count_from_the_moment_an_image_is_due():
+    rows = paced([4.0])
+    assert rows["response_ms.p50"].value == 4
+    assert rows["response_ms.p99"].n == 2000
+    assert rows["deadline_miss_fraction"].value == rows["overrun_fraction"].value == 0
+    assert rows["deadline_miss_fraction"].high == pytest.approx(0.0018, abs=0.0001)
+    assert "latency_ms.p50" not in rows
+    assert rows["response_ms.p99"].conditions["period_ms"] == 10
+
+
+def test_a_stall_makes_the_images_behind_it_late_as_well():
+    """One call in forty takes 35 ms of a period of 10: the three images behind it wait 25, 19 and 13 ms."""
+    rows = paced([35.0, *[4.0] * 39])
+    # Late against 10 ms: the call itself, and those that end 29, 23 and 17 ms and 11 ms after they were due.
+    assert rows["deadline_miss_fraction"].value == pytest.approx(5 / 40)
+    assert rows["overrun_fraction"].value == pytest.approx(5 / 40)
+    assert rows["response_ms.p99"].value == 35
+    assert paced([35.0, *[4.0] * 39], deadline_ms=30)["deadline_miss_fraction"].value == pytest.approx(1 / 40)
+
+
+def test_an_engine_that_is_slower_than_its_sensor_never_passes_a_limit():
+    rows = paced([25.0])
+    assert rows["deadline_miss_fraction"].value > 0.99
+    p50 = rows["response_ms.p50"]
+    assert p50.high is None
+    assert p50.conditions["unanswered"] == 10 * 299
+    rule = Rule(id="RD-LAT-01", metric="response_ms.p50", at_most=1e9)
+    assert judge([p50], [], [rule]).outcome is Outcome.INCONCLUSIVE
+    missed = rule.model_copy(update={"at_most": 20.0})
+    assert judge([p50], [], [missed]).outcome is Outcome.FAIL
+
+
+def test_throughput_is_images_by_the_second():
+    runs = tuple(quiet(2.0) for _ in range(10))
+    plan = LatencyPlan(scenarios=("offline",), batch=4)
+    rows = measured_latency(Latency({"offline": runs}, TARGET.model_copy(update={"latency": plan})), SUBJECT)
+    row = next(row for row in rows if row.metric == "throughput_images_s")
+    assert row.value == pytest.approx(4 / 0.0020005, rel=1e-3)
+    rule = Rule(id="RD-LAT-01", metric="throughput_images_s", at_least=1000)
+    assert judge(rows, [], [rule]).outcome is Outcome.PASS
+
+
+def powered(channel, per_reading, count=1000):
+    """A run of ``count`` calls of 1 ms whose rail or counter told these values."""
+    return window(np.ones(count), watched(count * 10**6, (*CHANNELS, channel), {channel: per_reading}))
+
+
+def energy(runs):
+    latency = single(runs)
+    rows = {row.metric: row for row in measured_latency(latency, SUBJECT)}
+    told = next(each for each in latency_diagnostics(latency) if each.id == "energy")
+    return rows.get("energy_mj"), told
+
+
+def test_energy_is_that_of_the_rail_while_the_engine_is_timed():
+    row, told = energy(powered("power_uw/hwmon3:VDD_IN", 5_000_000 + 1000 * np.arange(9)) for _ in range(10))
+    assert row.value == pytest.approx(5.004, rel=1e-3)  # 5 W for a millisecond
+    assert row.conditions["rails"] == "hwmon3:VDD_IN"
+    assert "energy was read from hwmon3:VDD_IN" in told.text
+    joules = np.linspace(0, 2_000_000, 9).astype(np.int64)  # 2 J in a second
+    row, _ = energy(powered("energy_uj/intel-rapl:0:package-0", joules) for _ in range(10))
+    assert row.value == pytest.approx(2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (lambda: quiet(), "no power rail of this board can be read"),
+        (lambda: powered("power_uw/hwmon3:VDD_IN", SILENT), "VDD_IN could not be read while the engine was timed"),
+        (lambda: powered("energy_uj/intel-rapl:0:package-0", SILENT), "its counter may be read by root alone"),
+        (lambda: powered("power_uw/hwmon3:VDD_IN", 0), "which is no energy"),
+    ],
+)
+def test_energy_that_cannot_be_read_is_unavailable_and_never_zero(run, words):
+    row, told = energy(run() for _ in range(10))
+    assert row is None
+    assert told.text.startswith("energy is unavailable: ")
+    assert words in told.text
+    rule = Rule(id="RD-EN-01", metric="energy_mj", at_most=1)
+    latency = single(run() for _ in range(10))
+    diagnostics = [each.model_copy(update={"subject": str(SUBJECT)}) for each in latency_diagnostics(latency)]
+    verdict = judge(measured_latency(latency, SUBJECT), diagnostics, [rule])
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert words in verdict.rules[0].text
+
+
+def test_a_process_that_holds_more_than_the_target_allows_never_passes():
+    told = {each.id: each for each in latency_diagnostics(single([quiet()] * 10, memory_limit_mib=63))}
+    assert told["memory-limit"].level == "block"
+    assert "held up to 64 MiB, and the target allows 63 MiB" in told["memory-limit"].text
+    told = {each.id: each for each in latency_diagnostics(single([quiet()] * 10, memory_limit_mib=64))}
+    assert told["memory-limit"].level == "ok"
+
+
+def busy(samples_ms, waited):
+    """A run whose process waited for a processor so much of its second."""
+    channels = (*CLOCKS, *LOAD)
+    rows = {
+        "own_cpu_ns": np.linspace(0, (1 - waited) * 1e9, 9).astype(np.int64),
+        "own_wait_ns": np.linspace(0, waited * 1e9, 9).astype(np.int64),
+        "all_ms": np.linspace(0, 2000, 9).astype(np.int64),
+    }
+    return window(samples_ms, watched(10**9, channels, rows), duration_ns=10**9)
+
+
+def test_a_busy_board_passes_what_even_disturbed_samples_meet_and_fails_what_no_call_meets():
+    slow = np.where(np.arange(500) % 2, 2.0, 1.5)
+    crowd = single(busy(slow, 0.4) for _ in range(10))
+    assert judged(crowd, 2.1)[0] is Outcome.PASS
+    outcome, text = judged(crowd, 1.9)
+    assert outcome is Outcome.INCONCLUSIVE
+    assert "no run was undisturbed" in text
+    assert judged(crowd, 1.4)[0] is Outcome.FAIL
+    told = latency_diagnostic(crowd).text
+    assert (
+        "In 10 runs others kept the board busy, e.g. the timed process waited for a processor 40% of its time" in told
+    )
+    # Where one run had the board for itself, it tells what is missed.
+    alone = single([busy(slow, 0.0), *(busy(slow, 0.4) for _ in range(9))])
+    assert judged(alone, 1.9)[0] is Outcome.FAIL

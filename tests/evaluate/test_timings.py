@@ -49,21 +49,21 @@ def test_order_statistics_are_those_of_the_summed_binomial(count, percent):
         assert found.high == pytest.approx(max(bound, min(high, count - 1)))
 
 
-def test_a_steady_measurement_keeps_the_interval_of_its_windows():
-    windows = [np.full(1000, 1_000_000 + 1000 * k) for k in range(10)]
-    timings = timings_from(windows)
+def test_a_steady_measurement_keeps_the_interval_of_its_runs():
+    runs = [np.full(1000, 1_000_000 + 1000 * k) for k in range(10)]
+    timings = timings_from(runs)
     assert timings.steady
     p50 = timings.percentile("p50")
-    # The 2nd and the 9th of ten windows' medians hold the typical one with 97.9 %.
+    # The 2nd and the 9th of ten runs' medians hold the typical one with 97.9 %.
     assert (p50.low, p50.high) == pytest.approx((1.001, 1.008))
-    assert p50.windows == pytest.approx([1 + k / 1000 for k in range(10)])
+    assert p50.runs == pytest.approx([1 + k / 1000 for k in range(10)])
     assert timings.mean.low == pytest.approx(1.001)
     assert timings.mean.value == pytest.approx(1.0045)
 
 
-def test_an_unsteady_measurement_reaches_from_the_quietest_window_to_the_most_disturbed():
-    windows = [np.full(1000, 1_000_000 * (1 + (k == 7))) for k in range(10)]
-    timings = timings_from(windows)
+def test_an_unsteady_measurement_reaches_from_the_quietest_run_to_the_most_disturbed():
+    runs = [np.full(1000, 1_000_000 * (1 + (k == 7))) for k in range(10)]
+    timings = timings_from(runs)
     assert not timings.steady
     p50 = timings.percentile("p50")
     assert (p50.low, p50.value, p50.high) == (1.0, 1.0, 2.0)
@@ -71,19 +71,30 @@ def test_an_unsteady_measurement_reaches_from_the_quietest_window_to_the_most_di
     assert (timings.mean.low, timings.mean.high) == (1.0, 2.0)
 
 
+def test_where_others_disturbed_runs_only_the_quiet_ones_tell_what_is_missed():
+    """Runs 5 to 9 took twice as long while others kept the board busy."""
+    runs = [np.full(1000, 2_000_000) for _ in range(5)] + [np.full(1000, 1_000_000) for _ in range(5)]
+    runs[7][0] = 900_000
+    reached = timings_from(runs, [True] * 5 + [False] * 5).percentile("p50")
+    assert (reached.low, reached.high) == (2.0, 2.0)
+    nobody = timings_from(runs, [False] * 10).percentile("p99")
+    assert (nobody.low, nobody.high) == pytest.approx((0.9, 2.0))
+    assert timings_from(runs).percentile("p50").low == 1.0
+
+
 def test_drift_compares_the_last_third_with_the_first():
     rising = [np.full(100, 1000), np.full(100, 1100), np.full(100, 1200)]
     assert timings_from(rising).drift == pytest.approx(0.2)
     assert not timings_from(rising).steady
-    assert timings_from([window[:5] for window in rising]).drift is None
+    assert timings_from([run[:5] for run in rising]).drift is None
 
 
 def disjoint(intervals):
     return np.mean([a[1] < b[0] or b[1] < a[0] for a, b in itertools.combinations(intervals, 2)])
 
 
-def noisy_windows(rng, apart, heavy):
-    """Ten windows of one engine: each has an offset of its own, and some hold a share of long disturbances."""
+def noisy_runs(rng, apart, heavy):
+    """Ten runs of one engine: each has an offset of its own, and some hold a share of long disturbances."""
     for _ in range(10):
         samples = rng.lognormal(0, 0.02, 1000) * rng.lognormal(0, apart)
         disturbed = rng.random(1000) < heavy * rng.random() ** 3
@@ -93,9 +104,9 @@ def noisy_windows(rng, apart, heavy):
 @pytest.mark.parametrize(("apart", "heavy"), [(0.001, 0.0), (0.03, 0.0), (0.03, 0.05)])
 @pytest.mark.parametrize("name", ["p50", "p99"])
 def test_two_measurements_of_one_engine_seldom_disagree(name, apart, heavy):
-    """Intervals from the samples alone are disjoint in more than half of these pairs where windows differ."""
+    """Intervals from the samples alone are disjoint in more than half of these pairs where runs differ."""
     rng = np.random.default_rng(3)
-    runs = [list(noisy_windows(rng, apart, heavy)) for _ in range(30)]
+    runs = [list(noisy_runs(rng, apart, heavy)) for _ in range(30)]
     found = [timings_from(run).percentile(name) for run in runs]
     assert disjoint([(p.low, p.high) for p in found]) <= 0.05
     if apart == 0.03 and name == "p50":
@@ -105,6 +116,6 @@ def test_two_measurements_of_one_engine_seldom_disagree(name, apart, heavy):
 
 def test_a_slower_engine_is_still_told_from_a_faster_one():
     rng = np.random.default_rng(4)
-    one, other = list(noisy_windows(rng, 0.003, 0)), [2 * w for w in noisy_windows(rng, 0.003, 0)]
+    one, other = list(noisy_runs(rng, 0.003, 0)), [2 * w for w in noisy_runs(rng, 0.003, 0)]
     for name in ("p50", "p99"):
         assert timings_from(one).percentile(name).high < timings_from(other).percentile(name).low

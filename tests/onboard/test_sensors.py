@@ -22,9 +22,14 @@ JETSON = {
     "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "2201600\n",
     "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq": "2201600\n",
     "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "2201600\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq": "729600\n",
     "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance\n",
     "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "4\n",
     "sys/class/devfreq/17000000.gpu/cur_freq": "1300500000\n",
+    "sys/class/devfreq/17000000.gpu/min_freq": "306000000\n",
+    "sys/class/devfreq/17000000.gpu/max_freq": "1300500000\n",
+    "sys/class/thermal/thermal_zone1/type": "CV0-therm\n",
+    "sys/class/thermal/thermal_zone1/temp": "-256000\n",
     "sys/class/thermal/thermal_zone0/type": "CPU-therm\n",
     "sys/class/thermal/thermal_zone0/temp": "48500\n",
     "sys/class/thermal/thermal_zone0/trip_point_0_type": "passive\n",
@@ -51,9 +56,10 @@ def test_a_jetson_is_read_whole(tmp_path):
     assert facts["board_model"] == "NVIDIA Jetson AGX Orin Developer Kit"
     assert facts["cpu_model"] == "ARMv8 Processor rev 1 (v8l)"
     assert facts["load_1m"] == 0.42
-    assert facts["clocks_khz"] == {"cpu0": {"current": 2201600, "allowed": 2201600, "most": 2201600}}
+    assert facts["clocks_khz"] == {"cpu0": {"current": 2201600, "least": 729600, "allowed": 2201600, "most": 2201600}}
     assert facts["governors"] == {"cpu0/cpufreq/scaling_governor": "performance"}
     assert facts["gpu_clocks_hz"] == {"17000000.gpu/cur_freq": 1300500000}
+    assert facts["gpu_ranges_hz"] == {"17000000.gpu": {"least": 306000000, "allowed": 1300500000}}
     assert facts["thermal"] == {"thermal_zone0:CPU-therm": {"now_c": 48.5, "passive_c": 99.0}}
     assert facts["cooling"] == {"cooling_device1:CPU-throttle": 0}
     assert facts["throttle_counts"] == {"cpu0/thermal_throttle/core_throttle_count": 4}

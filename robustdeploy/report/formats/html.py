@@ -31,7 +31,7 @@ class Html:
             boards=boards,
             styles=styles,
             latencies={
-                subject: Markup(charts.latency_chart(histogram, _of(subject, sorted_rows.percentiles)))
+                subject: Markup(charts.latency_chart(histogram, evidence.calls_of(subject, sorted_rows.percentiles)))
                 for subject, histogram in report.figures.latency.items()
             },
             data=evidence.flat(report.data),
@@ -43,10 +43,6 @@ class Html:
                 "budget": charts.budget_chart(report.budget),
             },
         )
-
-
-def _of(subject: str, rows: evidence.Rows) -> evidence.Rows:
-    return tuple(row for row in rows if row.subject == subject)
 
 
 plugin = Html
