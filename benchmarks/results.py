@@ -3,6 +3,7 @@
     python benchmarks/results.py list
     python benchmarks/results.py train cifar10-resnet20-ops0.3 --data data/cifar10
     python benchmarks/results.py measure cifar10-resnet20-ops0.3 --data data/cifar10
+    python benchmarks/results.py time
     python benchmarks/results.py table
 
 ``train`` and ``measure`` take hours without a GPU; after an interruption, even ``kill -9``, the same command goes on.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from making import Places, make
@@ -20,6 +22,7 @@ from measure import measure
 from rowfile import read_row
 from rows import METHODS, ROWS, row_named
 from table import write_table
+from timing import time_rows
 
 from robustdeploy.errors import RobustdeployError
 from robustdeploy.tracking.terminal import Terminal
@@ -54,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--data", type=Path, help="folder of the data set")
         command.add_argument("--device", default="auto")
         command.add_argument("--work", type=Path, default=Path("runs") / "results", help="for what is half done")
+    timed = commands.add_parser("time", help="time the nets of all rows on this machine's toolchains, in turns")
+    timed.add_argument("--rounds", type=int, default=60)
+    timed.set_defaults(do=_time)
     table = commands.add_parser("table", help="write all measured rows into the page")
     table.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
     table.set_defaults(do=_table)
@@ -80,6 +86,11 @@ def _measure(options: argparse.Namespace) -> None:
     with Terminal() as callback:
         path = measure(row, options.data, options.device, Places(options.results, options.work), callback)
     print(f"{path} is written; next: python benchmarks/results.py table")
+
+
+def _time(options: argparse.Namespace) -> None:
+    count = time_rows(options.results, options.rounds, partial(print, file=sys.stderr))
+    print(f"{count} rows are timed; next: python benchmarks/results.py table")
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -79,7 +79,9 @@ def rendered(records: Sequence[Record], link: str) -> str:
         _line(heads),
     ]
     lines += [_line(["---"] * len(heads)), *(_line(_cells(record, link)) for record in records)]
-    return "\n".join([*lines, *_against_dense(records), *_over_seeds(records), "", *_conditions(records), ""])
+    return "\n".join(
+        [*lines, *_against_dense(records), *_latencies(records), *_over_seeds(records), "", *_conditions(records), ""]
+    )
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -130,6 +132,36 @@ def _against_dense(records: Sequence[Record]) -> list[str]:
     if not lines:
         return []
     return ["", "Against the dense net, in points:", "", _line(heads), _line(["---"] * len(heads)), *lines]
+
+
+def _latencies(records: Sequence[Record]) -> list[str]:
+    """Return the latency of one image on each toolchain as a fraction of the dense net's, and how it was timed."""
+    timed = [record for record in records if "latency" in record]
+    if not timed:
+        return []
+    toolchains = list(dict.fromkeys(name for record in timed for name in record["latency"]["toolchains"]))
+    lines = ["", "Latency of one image over the dense net's, with 95 % intervals, and the time itself:", ""]
+    lines += [_line(["net", "of its operations", *toolchains]), _line(["---"] * (2 + len(toolchains)))]
+    for record in timed:
+        cells = [_latency(record["latency"]["toolchains"].get(name)) for name in toolchains]
+        lines.append(_line([record["row"], f"{record['ops_fraction']:.3f}", *cells]))
+    told = dict.fromkeys(_timed(record["latency"]) for record in timed)
+    return [*lines, "", *told]
+
+
+def _latency(found: Record | None) -> str:
+    if found is None:
+        return "not timed"
+    return f"{found['fraction']:.3f} [{found['low']:.3f}, {found['high']:.3f}], {found['median_us']:,.0f} µs"
+
+
+def _timed(found: Record) -> str:
+    versions = ", ".join(f"{name} {each['version']}" for name, each in found["toolchains"].items())
+    return (
+        f"In {found['precision']}, one thread, in one process, {found['rounds']} rounds in which the nets take turns; "
+        f"the median over the rounds. {versions}. On {machine.in_words(found['machine'])}; load average at the end "
+        f"{found['load']}."
+    )
 
 
 def _schedule(record: Record) -> tuple[Any, ...]:

@@ -33,6 +33,7 @@ from robustdeploy.prune.rehearsal import find_groups
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import results
+import timing
 from comparisons import renewed
 from machine import in_words
 from making import Places, make
@@ -441,7 +442,7 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_commands_make_measure_and_show_a_real_row(tmp_path, capsys):
+def test_the_commands_make_measure_time_and_show_a_real_row(tmp_path, capsys, monkeypatch):
     write_cifar(tmp_path / "cifar")
     name, page = "cifar10-resnet20-ops1", tmp_path / "docs" / "results.md"
     common = ["--results", str(tmp_path / "docs" / "results")]
@@ -456,6 +457,13 @@ def test_the_commands_make_measure_and_show_a_real_row(tmp_path, capsys):
     assert results.main([*common, "table", "--page", str(page)]) == 0
     assert f"[{name}](results/{name})" in page.read_text()
     assert read_row(tmp_path / "docs" / "results" / name)["ops_fraction"] == 1
+    monkeypatch.setattr(timing, "TOOLCHAINS", ("onnxruntime",))
+    assert results.main([*common, "time", "--rounds", "6"]) == 0
+    found = read_row(tmp_path / "docs" / "results" / name)["latency"]["toolchains"]["onnxruntime"]
+    assert (found["fraction"], found["low"], found["high"]) == (1, 1, 1)
+    assert found["median_us"] >= found["lowest_us"] > 0
+    results.main([*common, "table", "--page", str(page)])
+    assert f"| {name} | 1.000 | 1.000 [1.000, 1.000], " in page.read_text()
 
 
 def write_cifar(folder):
