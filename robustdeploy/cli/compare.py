@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,8 @@ from robustdeploy.core.given import is_run
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
 from robustdeploy.engine.run import Run
-from robustdeploy.report.compare import Row, compared
+from robustdeploy.evaluate.comparison import Change, changes, timed_runs
+from robustdeploy.report.compare import Row, compared, counterparts
 from robustdeploy.report.stored import believed, read_report
 
 FirstArgument = Annotated[
@@ -27,16 +29,24 @@ SecondArgument = Annotated[
 
 
 def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
-    """Show two reports side by side.
+    """Show two reports side by side, and whether a net became slower.
 
     What was made or measured differently is said first; a row that one side lacks is shown as such.
+    Timed runs are compared by a test at which equal nets do not alarm.
     """
-    (first, first_recipe), (second, second_recipe) = (_read(path, runs) for path in (before, after))
+    (first, first_recipe, first_root), (second, second_recipe, second_root) = (
+        _read(path, runs) for path in (before, after)
+    )
     found = compared(first, second, (first_recipe, second_recipe))
+    timed = list(_timed(first, second, first_root, second_root))
     names = _names(first, second, before, after)
     lines = [f"{side}: {report.title}, {report.verdict.headline}" for side, report in names.items()]
     lines += [f"not alike: {each}" for each in found.not_alike]
     lines += [f"differs: {each}" for each in found.differs]
+    lines += [
+        f"{scenario} of {subject}: {told.text if isinstance(told, Change) else told}"
+        for subject, scenario, told in timed
+    ]
     cells = [["", *names, "change", "unit", ""], *(_cells(row, *names) for row in found.rows)]
     lines += ["", *table(cells, right=range(1, 4))]
     document = {
@@ -46,17 +56,44 @@ def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUN
         ],
         "differences": found.not_alike,
         "made_differently": found.differs,
+        "latency": [
+            {
+                "subject": subject,
+                "scenario": scenario,
+                **(asdict(told) if isinstance(told, Change) else {"reason": told}),
+            }
+            for subject, scenario, told in timed
+        ],
         "rows": [{"row": row.label, **asdict(row), "change": row.change} for row in found.rows],
     }
     show(lines, document, as_json)
 
 
-def _read(path: Path, runs: Path) -> tuple[Report, Recipe | None]:
-    """Return a report and the recipe of its run, where that is at hand."""
+def _read(path: Path, runs: Path) -> tuple[Report, Recipe | None, Path | None]:
+    """Return a report, and the recipe and the folder of its run, where these are at hand."""
     if path.is_file():
-        return believed(path), Run.open(path.parent, runs).recipe if is_run(path.parent) else None
+        run = Run.open(path.parent, runs) if is_run(path.parent) else None
+        return believed(path), run.recipe if run else None, run.root if run else None
     run = Run.open(path, runs)
-    return read_report(run), run.recipe
+    return read_report(run), run.recipe, run.root
+
+
+def _timed(
+    first: Report, second: Report, before: Path | None, after: Path | None
+) -> Iterator[tuple[str, str, Change | str]]:
+    """Compare the timed runs of each subject that both have, scenario by scenario."""
+    if before is None or after is None:  # a report alone holds no run of a process
+        return
+    for one, other in counterparts(first, second):
+        name = " against ".join(dict.fromkeys((one.subject, other.subject)))
+        if one.board.get("cpu_model") != other.board.get("cpu_model"):
+            yield name, "latency", "not compared: the two were timed on different processors"
+            continue
+        sides = [timed_runs(root / each.evaluation / "timings.json") for root, each in ((before, one), (after, other))]
+        if told := next((side for side in sides if isinstance(side, str)), None):
+            yield name, "latency", f"not compared: {told}"
+        else:
+            yield from ((name, scenario, found) for scenario, found in changes(*sides))  # type: ignore[arg-type]
 
 
 def _names(first: Report, second: Report, before: Path, after: Path) -> dict[str, Report]:

@@ -9,7 +9,7 @@ from typing import Any
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.report import Measurement, Report
+from robustdeploy.core.report import Measurement, Report, SubjectEvidence
 from robustdeploy.core.subject import Subject, subject_from
 
 Key = tuple[str, str, str, str, str, str]
@@ -159,6 +159,14 @@ def _key(row: Measurement, report: Report) -> Key:
     # Other metrics note a class for information, e.g. the largest one, which may differ between the two.
     of_class = row.conditions.get("class", "") if row.metric.startswith("class_") else ""
     return (row.metric, _role(row.subject, report), row.attack or "", str(multiple), str(images), str(of_class))
+
+
+def counterparts(before: Report, after: Report) -> Iterator[tuple[SubjectEvidence, SubjectEvidence]]:
+    """Return deployed subjects that are the same to both reports, e.g. their own nets on their single targets."""
+    others = {_role(each.subject, after): each for each in after.deployed if not each.lost}
+    for each in before.deployed:
+        if not each.lost and (other := others.get(_role(each.subject, before))) is not None:
+            yield each, other
 
 
 def _role(subject: str, report: Report) -> str:
