@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import typer
 
 from robustdeploy.cli.options import JsonOption, OptionalTarget
@@ -23,6 +24,7 @@ from robustdeploy.devices.builder import check_builder
 from robustdeploy.devices.releases import check_opset, jetpack_advice, jetpack_of, newest_opset
 from robustdeploy.devices.toolchain import check_version
 from robustdeploy.errors import EnvironmentFailure, ToolchainError
+from robustdeploy.evaluate.telemetry import disturbance
 from robustdeploy.export.agent import build_agent, foreign_plugins
 
 LEAST_BYTES = 64 << 20
@@ -93,6 +95,7 @@ def _target(name: str) -> Iterator[Finding]:
                 yield from _machine(board, target)
                 yield from _toolchain(board, target, agent)
                 yield _sensors(board)
+                yield _harness(board, target, folder)
         except ToolchainError as error:
             yield Finding(target.backend.name, False, str(error), "see above")
         except EnvironmentFailure as error:
@@ -157,6 +160,22 @@ def _sensors(board: Board) -> Finding:
     readable = ("clocks_khz", "governors", "gpu_clocks_hz", "thermal", "load_1m")
     shown = {key: sensors[key] for key in readable if sensors.get(key)}
     return Finding("sensors", True, ", ".join(f"{key} {value}" for key, value in shown.items()) or "none readable")
+
+
+def _harness(board: Board, target: Target, folder: Path) -> Finding:
+    """Time an engine that does next to nothing in a process of its own: what is left is the agent's own share."""
+    if target.emulated:
+        return Finding("timing", True, "the board is emulated, so nothing is timed there")
+    (folder / "nothing.onnx").write_bytes(b"no net")
+    files = board.compile("null", board.put(folder / "nothing.onnx")).files
+    plan = {"warmup_s": 0.05, "min_s": 0.2, "max_s": 2.0, "min_samples": 1000}
+    run = board.run("null", files, {}, plan, np.zeros((2, 1, 1, 1), np.uint8))
+    samples = np.sort(run.window.samples_ns) / 1000
+    p50, p99, empty = np.median(samples), samples[int(0.99 * len(samples))], np.median(run.window.empty_ns)
+    found = f"a call of the null backend takes {p50:.3g} µs (p99 {p99:.3g} µs), an empty one {empty:.0f} ns"
+    started = f"a process of its own starts in {run.start_ns * 1e-9:.2g} s"
+    busy = disturbance(run)
+    return Finding("timing", True, f"{found}; {started}{f'; {busy}' if busy else ''}")
 
 
 def _mib(size: int) -> str:

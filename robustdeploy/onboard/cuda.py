@@ -113,6 +113,26 @@ class Cuda:
             self._library.cudaStreamDestroy(handle)
 
     @contextmanager
+    def event(self) -> Iterator[int]:
+        """Hold a moment of a stream's work; the value is its handle."""
+        handle = ctypes.c_void_p()
+        self.call("cudaEventCreate", ctypes.byref(handle))
+        try:
+            yield handle.value or 0
+        finally:
+            self._library.cudaEventDestroy(handle)
+
+    def mark(self, event: int, stream: int) -> None:
+        """Let ``event`` be the moment at which everything queued on ``stream`` so far is done."""
+        self.call("cudaEventRecord", event, stream)
+
+    def between_ns(self, start: int, end: int) -> int:
+        """Return the time between two events that have come about; CUDA tells it to half a microsecond."""
+        value = ctypes.c_float()
+        self.call("cudaEventElapsedTime", ctypes.byref(value), start, end)
+        return round(value.value * 1e6)
+
+    @contextmanager
     def device_memory(self, size: int) -> Iterator[int]:
         """Hold ``size`` bytes on the GPU; the value is their address."""
         address = ctypes.c_void_p()
@@ -158,6 +178,10 @@ _SIGNATURES: dict[str, list[Any]] = {
     "cudaStreamCreate": [ctypes.POINTER(_POINTER)],
     "cudaStreamDestroy": [_POINTER],
     "cudaStreamSynchronize": [_POINTER],
+    "cudaEventCreate": [ctypes.POINTER(_POINTER)],
+    "cudaEventDestroy": [_POINTER],
+    "cudaEventRecord": [_POINTER, _POINTER],
+    "cudaEventElapsedTime": [ctypes.POINTER(ctypes.c_float), _POINTER, _POINTER],
     "cudaMalloc": [ctypes.POINTER(_POINTER), _SIZE],
     "cudaFree": [_POINTER],
     "cudaHostAlloc": [ctypes.POINTER(_POINTER), _SIZE, ctypes.c_uint],

@@ -16,6 +16,7 @@ from robustdeploy.devices.local import Local
 from robustdeploy.errors import ArtifactError, BoardError, StorageError, UsageError, WireError
 from robustdeploy.onboard.attacks.square import Square
 from robustdeploy.onboard.draws import Draws
+from robustdeploy.onboard.timing import SPLITS
 from robustdeploy.onboard.types import Threat, pixels_from_bytes
 from robustdeploy.onboard.wire import write_message
 
@@ -322,3 +323,99 @@ def test_a_toolchain_that_prints_does_not_disturb_the_pipe(agent, net, images, t
         assert board.probe("loud").version == "''"
         assert board.hello()["agent"]
         assert "print" in board.pipe.failure()
+
+
+PARTED = """
+from dataclasses import dataclass
+
+from . import null
+
+
+class Parted:
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, images):
+        return self.model(images)
+
+    def split(self, images):
+        self.model(images)
+        return {"host_to_device": 10 * len(images), "compute": 200, "device_to_host": 3}
+
+
+@dataclass(frozen=True)
+class Telling(null.Null):
+    def open(self, engine):
+        from contextlib import contextmanager
+
+        @contextmanager
+        def opened():
+            with null.Null.open(self, engine) as model:
+                yield Parted(model)
+
+        return opened()
+
+
+plugin = Telling
+"""
+
+
+def test_a_toolchain_may_tell_the_parts_of_a_call(net, images, tmp_path):
+    from robustdeploy.export.agent import build_agent
+
+    (tmp_path / "parted.py").write_text(PARTED)
+    build_agent(tmp_path / "agent.pyz", {"backends/parted": tmp_path / "parted.py"})
+    with board_from(Local(), tmp_path / "agent.pyz", deadline_s=20) as board:
+        files = board.compile("parted", board.put(net)).files
+        board.open_engine("parted", files)
+        before = board.queries_total
+        run = board.run("parted", files, {}, {**TIMED, "batch": 2}, images)
+        medians = {name: float(np.median(taken)) for name, taken in run.window.parts_ns.items()}
+        assert medians == {"host_to_device": 20, "compute": 200, "device_to_host": 3}
+        calls = run.window.warmup_runs + len(run.window.samples_ns) + SPLITS
+        assert board.queries_total - before == 2 * calls + 2 * 30
+
+
+TIMED = {"batch": 1, "warmup_s": 0.01, "min_s": 0.05, "max_s": 5, "min_samples": 100}
+
+
+def test_a_run_is_a_process_of_its_own_and_the_open_engine_answers_after_it(board, net, images):
+    files = opened(board, net).files
+    before, pid = board.score(images), agent_pid(board)
+    runs = [board.run("onnxruntime", files, {"threads": 1}, TIMED, images) for _ in range(2)]
+    assert np.array_equal(board.score(images), before)
+    for run in runs:
+        assert run.window.first_ns > np.median(run.window.samples_ns)
+        assert run.load_ns > 10_000_000, "a toolchain that was loaded before takes no time"
+        assert 20 << 20 < run.window.peak_memory_bytes < 1 << 30
+        assert len(run.telemetry.values) >= 2
+    assert not Path(f"/proc/{pid}/task/{pid}/children").read_text().split(), "it is gone when it has answered"
+
+
+def test_an_engine_that_does_not_open_in_its_own_process_says_why(board, net, images):
+    files = opened(board, net).files
+    with pytest.raises(UsageError, match="no option 'thread'"):
+        board.run("onnxruntime", files, {"thread": 1}, TIMED, images)
+    assert board.score(images).shape == (30, 5), "the agent goes on"
+
+
+def test_a_run_whose_process_is_killed_is_told_and_the_agent_goes_on(board, net, images):
+    files = opened(board, net).files
+    pid = agent_pid(board)
+
+    def kill():
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGKILL)
+
+    timer = later(kill, 1.5)
+    with pytest.raises(BoardError, match="the run's own process was killed by SIGKILL"):
+        board.run("onnxruntime", files, {}, {**TIMED, "min_s": 30, "max_s": 30}, images)
+    timer.join()
+    assert board.score(images).shape == (30, 5)
+
+
+def test_a_paced_run_waits_for_its_images(board, net, images):
+    files = opened(board, net, "null").files
+    run = board.run("null", files, {}, {**TIMED, "period_ns": 5_000_000, "min_samples": 20}, images)
+    assert (run.window.starts_ns >= 5_000_000 * np.arange(len(run.window.starts_ns))).all()
+    assert run.window.period_ns == 5_000_000

@@ -86,3 +86,20 @@ def test_what_is_copied_to_the_gpu_comes_back():
         found.to_host(near, far, stream)
         found.wait(stream)
         assert near.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.skipif(gpus() == 0, reason="no GPU here: copies cannot be run")
+def test_moments_of_a_stream_are_in_order():
+    found = cuda.load()
+    with (
+        found.stream() as stream,
+        found.event() as one,
+        found.event() as other,
+        found.pinned((1 << 20,)) as near,
+        found.device_memory(4 << 20) as far,
+    ):
+        found.mark(one, stream)
+        found.to_device(far, near, stream)
+        found.mark(other, stream)
+        found.wait(stream)
+        assert found.between_ns(one, other) > 0

@@ -12,7 +12,7 @@ import importlib
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,7 +24,7 @@ import numpy as np
 from ...errors import ArtifactError, ToolchainError, UsageError
 from .. import cuda
 from ..engine import file_of
-from ..types import Model, Pixels, Probe, Scores
+from ..types import PARTS, Model, Pixels, Probe, Scores
 
 _FILE = "engine.plan"
 _LAYERS = "layers.json"
@@ -401,18 +401,38 @@ class Scorer:
             scores[start:stop] = self._run(images[start:stop], batch)
         return scores
 
-    def _run(self, images: Pixels, batch: int) -> Scores:
+    def split(self, images: Pixels) -> Mapping[str, int]:
+        """Score once and return what the two copies and the computation took on the GPU, in nanoseconds."""
+        found = dict.fromkeys(PARTS, 0)
+        with ExitStack() as held:
+            moments = [held.enter_context(self.runtime.event()) for _ in range(len(PARTS) + 1)]
+            for start, stop, batch in chunks(len(images), self.ends.least, self.ends.most):
+                self._run(images[start:stop], batch, moments)
+                for part, before, after in zip(PARTS, moments, moments[1:], strict=False):
+                    found[part] += self.runtime.between_ns(before, after)
+        return found
+
+    def _run(self, images: Pixels, batch: int, moments: Sequence[int] = ()) -> Scores:
         self.images[: len(images)] = images
         # Whatever an earlier batch left there could overflow, and padding must not change a score through a fault.
         self.images[len(images) : batch] = 0
         self._pin(batch)
+        marks = iter(moments)
+        self._mark(marks)
         self.runtime.to_device(self.images_at, self.images[:batch], self.stream)
+        self._mark(marks)
         if not self.context.execute_async_v3(self.stream):
             raise ToolchainError(f"TensorRT could not run a batch of {batch}: {self.words.told()}")
+        self._mark(marks)
         self.runtime.to_host(self.scores[:batch], self.scores_at, self.stream)
+        self._mark(marks)
         # Everything above was only queued. Without waiting the scores of the batch before would be returned.
         self.runtime.wait(self.stream)
         return self.scores[: len(images)]
+
+    def _mark(self, moments: Iterator[int]) -> None:
+        if (moment := next(moments, None)) is not None:
+            self.runtime.mark(moment, self.stream)
 
     def _pin(self, batch: int) -> None:
         """Fix the input's shape; only where it changes, since TensorRT plans anew each time."""

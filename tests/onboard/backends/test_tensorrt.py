@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import re
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -388,3 +389,59 @@ def test_versions_compare_by_number():
 
 def test_the_graph_used_here_is_valid():
     onnx.checker.check_model(onnx.load_from_string(graph()), full_check=True)
+
+
+class Queue:
+    """The CUDA runtime's calls in the order in which they would be queued; nothing is computed here."""
+
+    def __init__(self):
+        self.calls = []
+        self.events = 0
+
+    @contextmanager
+    def event(self):
+        self.events += 1
+        yield self.events
+        self.calls.append(f"end {self.events}")
+
+    def mark(self, event, stream):
+        self.calls.append(f"mark {event}")
+
+    def between_ns(self, start, end):
+        return 10 * end
+
+    def to_device(self, address, source, stream):
+        self.calls.append("copy in")
+
+    def to_host(self, target, address, stream):
+        self.calls.append("copy out")
+
+    def wait(self, stream):
+        self.calls.append("wait")
+
+    def set_input_shape(self, name, shape):
+        return True
+
+    def execute_async_v3(self, stream):
+        self.calls.append("compute")
+        return True
+
+
+def scorer(queue, most=4):
+    ends = backend.Ends("images", "scores", (1, 2, 2), 3, 1, most)
+    arrays = np.zeros((most, 1, 2, 2), np.float32), np.zeros((most, 3), np.float32)
+    return backend.Scorer(queue, queue, ends, *arrays, 1, 2, 7, None)
+
+
+def test_the_parts_of_a_call_lie_between_the_moments_of_its_stream():
+    queue = Queue()
+    parts = scorer(queue).split(np.zeros((4, 1, 2, 2), np.float32))
+    assert queue.calls[:8] == ["mark 1", "copy in", "mark 2", "compute", "mark 3", "copy out", "mark 4", "wait"]
+    assert parts == {"host_to_device": 20, "compute": 30, "device_to_host": 40}
+    assert scorer(Queue()).split(np.zeros((9, 1, 2, 2), np.float32))["compute"] == 90  # three executions
+
+
+def test_scoring_alone_marks_no_moment():
+    queue = Queue()
+    assert scorer(queue)(np.zeros((2, 1, 2, 2), np.float32)).shape == (2, 3)
+    assert queue.calls == ["copy in", "compute", "copy out", "wait"]
