@@ -41,6 +41,7 @@ from robustdeploy.report.judge import judge_report
 from robustdeploy.report.stored import read_report
 from robustdeploy.stages.graph import Graph
 from robustdeploy.stages.import_net import Import
+from robustdeploy.stages.latency import latency_goal
 from robustdeploy.stages.preparation import check_images, check_same_target, dense_costs, kept_settings
 from robustdeploy.stages.report import Written, report
 from robustdeploy.stages.session import Session
@@ -221,7 +222,10 @@ def prune(
         if force or not (root / net_place(net) / FILE_NAME).exists():
             check_rules(loaded, targets, partial(dense_costs, data=data))
     if new:
-        for note in check_trainable(loaded, data):
+        # In a session of its own: the run's begins when there is a run.
+        with Session(Run(root, loaded), loaded, callback=callback) as session:
+            timing = latency_goal(session, measuring=False)
+        for note in check_trainable(loaded, data, timing):
             callback.say(note)
         # Each opset has exporters of its own, and one of them may refuse what another takes.
         for opset in sorted({target.opset for target in targets} or {OPSET}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -116,6 +117,14 @@ MemoryOption = Annotated[
         help="Activation memory to keep: a fraction of the dense net's, or bytes such as 64KiB.",
     ),
 ]
+LatencyOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--latency-target",
+        metavar="AMOUNT",
+        help="Latency to keep on the target: a fraction of the dense net's, or such as 5ms; needs its profile.",
+    ),
+]
 SeedOption = Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random.")]  # noqa: UP045
 NameOption = Annotated[
     Optional[str],  # noqa: UP045
@@ -151,13 +160,24 @@ def overrides(
     memory: str | None = None,
     start: Path | None = None,
     skip: bool = False,
+    latency: str | None = None,
+    targets: Sequence[str] = (),
 ) -> list[str]:
     """Turn the options into overrides of recipe fields; an option wins over ``--set``."""
     budget = {"ops": ops, "params": params, "memory": memory}
     for name, amount in budget.items():
         if amount is not None and not amount.strip():
             raise UsageError(f"--{name}-target (budget.{name}) is empty; give a fraction such as 0.3, or a number")
+    if latency is not None and not latency.strip():
+        raise UsageError("--latency-target (budget.latency.at_most) is empty; give a fraction such as 0.5, or 5ms")
+    if latency is not None and len(targets) > 1:
+        raise UsageError(
+            f"--latency-target is for one target, and {len(targets)} were given; prune for one of them first, with "
+            "`robustdeploy prune … --target`"
+        )
     limits = {f"budget.{name}": amount for name, amount in budget.items()}
     given = {**limits, "seed": seed, "data.path": data, "train.start": start}
+    if latency is not None:
+        given |= {"budget.latency.at_most": latency, "budget.latency.target": targets[0] if targets else HOST}
     given["data.skip_unreadable"] = "true" if skip else None
     return [*(set_ or []), *(f"{field}={value}" for field, value in given.items() if value is not None)]

@@ -13,6 +13,7 @@ from robustdeploy.cli.options import (
     DataOption,
     ForceOption,
     JsonOption,
+    LatencyOption,
     MemoryOption,
     NameOption,
     OpsOption,
@@ -44,6 +45,7 @@ def plan(
     ops_target: OpsOption = None,
     params_target: ParamsOption = None,
     memory_target: MemoryOption = None,
+    latency_target: LatencyOption = None,
     data: DataOption = None,
     skip_unreadable: SkipOption = False,
     start: StartOption = None,
@@ -62,7 +64,18 @@ def plan(
     with listening((), quiet or as_json) as callback, looking_once():
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
-        more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
+        more = overrides(
+            set_,
+            ops_target,
+            seed,
+            data,
+            params_target,
+            memory_target,
+            start,
+            skip_unreadable,
+            latency_target,
+            target or [],
+        )
         loaded = recipe_for(recipe, targets=goals, overrides=more)
         run, steps = api.plan(
             loaded,

@@ -11,6 +11,7 @@ from robustdeploy.cli.options import (
     DataOption,
     ForceOption,
     JsonOption,
+    LatencyOption,
     MemoryOption,
     NameOption,
     OpsOption,
@@ -44,6 +45,7 @@ def prune(
     ops_target: OpsOption = None,
     params_target: ParamsOption = None,
     memory_target: MemoryOption = None,
+    latency_target: LatencyOption = None,
     target: OptionalTarget = None,
     data: DataOption = None,
     skip_unreadable: SkipOption = False,
@@ -64,7 +66,18 @@ def prune(
     """
     with listening(track, quiet or as_json) as callback, looking_once():
         goal = load_target(target) if target else None
-        more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
+        more = overrides(
+            set_,
+            ops_target,
+            seed,
+            data,
+            params_target,
+            memory_target,
+            start,
+            skip_unreadable,
+            latency_target,
+            [target] if target else [],
+        )
         # Of several processes one has the run's folder already.
         check = None if follows() else partial(check_training, runs=runs, name=name)
         loaded = recipe_for(recipe, targets=[goal] if goal else [], overrides=more, before=check)

@@ -16,6 +16,7 @@ from robustdeploy.cli.options import (
     DataOption,
     ForceOption,
     JsonOption,
+    LatencyOption,
     MemoryOption,
     NameOption,
     OpsOption,
@@ -55,6 +56,7 @@ def run(
     ops_target: OpsOption = None,
     params_target: ParamsOption = None,
     memory_target: MemoryOption = None,
+    latency_target: LatencyOption = None,
     data: DataOption = None,
     skip_unreadable: SkipOption = False,
     start: StartOption = None,
@@ -77,7 +79,18 @@ def run(
     with listening(track, quiet or as_json) as callback, looking_once():
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
-        more = overrides(set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable)
+        more = overrides(
+            set_,
+            ops_target,
+            seed,
+            data,
+            params_target,
+            memory_target,
+            start,
+            skip_unreadable,
+            latency_target,
+            target or [],
+        )
         for goal in goals:
             precisions_on(goal, [Choice(name=each) for each in precision or ()])
         # Of several processes one has the run's folder already.

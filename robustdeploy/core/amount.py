@@ -92,6 +92,46 @@ Bytes = Annotated[
 """The same in bytes: ``KiB`` and ``MiB`` are powers of 1024, ``k`` and ``kB`` of 1000."""
 
 
+_TIME = re.compile(rf"\s*{_NUMBER}\s*(ms|s|us|µs)\s*")
+_MICROSECONDS = {"us": 1, "µs": 1, "ms": 1000, "s": 1_000_000}
+_TIME_SAYS = "0.5, 50% or 5ms"
+
+
+def _time(value: Any) -> float | str:
+    """Return a fraction as a number, and a time as text with its unit; a number above 1 could be of any unit."""
+    refusal = ValueError(
+        f"must be a fraction above 0 and at most 1, or a time with its unit, such as {_TIME_SAYS}, not {shown(value)}"
+        f"{decimal_comma(value)}"
+    )
+    if isinstance(value, str) and len(value) <= LONGEST_NUMBER and (match := _TIME.fullmatch(value)) is not None:
+        if not 0 < microseconds(value) <= 3.6e9:
+            raise refusal
+        return f"{value[: match.start(3)].strip()}{match[3]}"
+    fraction = _number(_COUNT, _TIME_SAYS, value) if isinstance(value, str) else value
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        raise refusal
+    return float(fraction)
+
+
+def microseconds(text: str) -> float:
+    """Return what ``5ms`` is in microseconds."""
+    match = _TIME.fullmatch(text)
+    assert match is not None
+    return float(Decimal(match[1]) * Decimal(10) ** int(match[2] or 0) * _MICROSECONDS[match[3]])
+
+
+_TIME_WAYS = [
+    {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    {"type": "string", "pattern": rf"^(?:{_PERCENT}|\d+(?:\.\d+)?\s*(?:ms|s|us|µs))$"},
+]
+Latency = Annotated[
+    float | str,
+    BeforeValidator(_time),
+    WithJsonSchema({"anyOf": _TIME_WAYS, "description": "A fraction of the dense net's time, or a time such as 5ms."}),
+]
+"""A number is a fraction of the dense net's time; a time is kept as text, with its unit."""
+
+
 def absolute(amount: float, dense: float) -> float:
     """Return the limit that ``amount`` means for a net whose dense form costs ``dense``."""
     # A limit of one operation has no use, so 1 can mean all of them.

@@ -249,7 +249,7 @@ def prospect_of(recipe: Recipe, registries: Registries = REGISTRIES) -> Prospect
         recipe,
         attacks,
         removes_channels=getattr(pruner, "removes_channels", True),
-        pruned=bool(recipe.budget.amounts) or not getattr(pruner, "needs_budget", True),
+        pruned=recipe.budget.is_set or not getattr(pruner, "needs_budget", True),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from robustdeploy.core.amount import Amount, Bytes
+from robustdeploy.core.amount import Amount, Bytes, Latency, microseconds
 from robustdeploy.core.gate import Rule, check_ids
 from robustdeploy.core.kinds import Of
 from robustdeploy.core.model import Noun, Number
@@ -133,8 +133,25 @@ def _amount_text(amount: float) -> str:
     return f"{amount:.6g}" if amount <= 1 else f"{amount:,.0f}"
 
 
+class LatencyLimit(Noun):
+    """How long one image may take on a device; what a profile foretells is what pruning follows."""
+
+    target: str = "host-cpu"
+    """Target by name or YAML file. Its profile must be there, see ``robustdeploy profile``."""
+    at_most: Latency
+    """Fraction of the dense net's time, or a time of undisturbed calls: ``0.5``, ``50%`` or ``5ms``."""
+
+    def limit_us(self, dense_us: float) -> float:
+        """Return the limit in microseconds where the dense net takes ``dense_us``."""
+        return microseconds(self.at_most) if isinstance(self.at_most, str) else self.at_most * dense_us
+
+    def __str__(self) -> str:
+        amount = self.at_most if isinstance(self.at_most, str) else _amount_text(self.at_most)
+        return f"latency {amount} on {self.target}"
+
+
 class Budget(Noun):
-    """What the compact net may cost: any of three limits, each a fraction of the dense net or a number; all are met."""
+    """What the compact net may cost: any of four limits, each a fraction of the dense net or a number; all are met."""
 
     ops: Amount | None = None
     """Operations, the MACs of all convolutions and matrix products for one image: ``0.3``, ``30%`` or ``12.2M``."""
@@ -142,17 +159,26 @@ class Budget(Noun):
     """Parameters of the net: ``0.3``, ``30%`` or ``64k``."""
     memory: Bytes | None = None
     """Bytes of the feature maps that exist at once, in float32 for one image: ``0.3``, ``30%`` or ``64KiB``."""
+    latency: LatencyLimit | None = None
+    """Time of one image on a target: ``{target: host-cpu, at_most: 0.5}``. Channels are then kept in the multiples that
+    the target's profile shows."""
     channel_multiple: int = Field(default=1, ge=1, le=64)
     """Channels of a layer are kept in multiples of this; ``run --target`` raises it to the target's own multiple."""
 
     @property
     def amounts(self) -> dict[str, float]:
-        """The limits that are set, by name, as they were given; one of at most 1 is a fraction."""
+        """The limits on what is counted, by name, as they were given; one of at most 1 is a fraction."""
         given = {"ops": self.ops, "params": self.params, "memory": self.memory}
         return {name: amount for name, amount in given.items() if amount is not None}
 
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is limited."""
+        return bool(self.amounts) or self.latency is not None
+
     def __str__(self) -> str:
         told = [f"{_BUDGETED[name]} {_amount_text(amount)}" for name, amount in self.amounts.items()]
+        told += [] if self.latency is None else [str(self.latency)]
         return ", ".join(told) or "everything"
 
 

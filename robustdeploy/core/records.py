@@ -65,6 +65,27 @@ class Epochs(Record):
     last: Count
 
 
+class LatencyTrial(Record):
+    """A choice of channels that was measured before the masks were frozen, as shares of the dense net's time."""
+
+    foretold: float
+    measured: float
+
+
+class LatencyBudgeted(Record):
+    """How a limit on latency was kept."""
+
+    target: str
+    limit: float
+    """As a share of the dense net's time."""
+    dense_us: float
+    """By the profile."""
+    foretold: float
+    """What the profile says of the net that was made, as a share of the dense net's time."""
+    trials: tuple[LatencyTrial, ...] = ()
+    """Empty where the target was not asked; the last but not always the best one is the net's own."""
+
+
 class NetRecord(Record):
     """A net that was trained or taken over: what it costs, beside the dense net, and how it came about."""
 
@@ -79,6 +100,8 @@ class NetRecord(Record):
     ops_target: float = 1.0
     params_target: float = 1.0
     memory_target: float = 1.0
+    latency: LatencyBudgeted | None = None
+    """Only where the budget limits latency."""
     counts: dict[str, int] = {}
     """The same MACs counted independently, by how they were counted."""
     channels: tuple[ChannelCount, ...] = ()

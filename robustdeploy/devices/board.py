@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -337,6 +337,31 @@ class Board:
         calls = window.warmup_runs + len(window.samples_ns) + split
         queries = len(window.scores_before) + len(window.scores_after) + calls * plan.batch
         self._agent.count("time", head, queries, queries)
+
+    def turns(
+        self, backend: str, engines: Sequence[Files], options: Facts, images: Bytes, turns: int, turn_s: float
+    ) -> Array:
+        """Let these engines, which the board has, take ``turns`` turns of ``turn_s`` each on ``images``.
+
+        Returns the quickest call of each turn in nanoseconds, engines × turns. No engine is open afterwards.
+        """
+        listed = [[asdict(file) for file in files] for files in engines]
+        head = {"backend": backend, "options": dict(options), "engines": listed, "turns": turns, "turn_s": turn_s}
+        # Each engine is loaded first, which some toolchains take seconds for.
+        longest = len(engines) * (2 * turns * turn_s + _LATENCY_MARGIN_S) + self.deadline_s
+        self._opened = None
+        said = self.lasting(
+            lambda: self._agent.ask(
+                answers.Queried, "turns", head, {"images": images}, ("quickest_ns",), deadline_s=longest
+            )
+        )
+        with self._agent.doubting():
+            quickest = array_of(said.arrays, "quickest_ns", "int64", (len(engines), turns), "turns")
+            if quickest.min() < 1 or quickest.sum() * 1e-9 > said.took_s * 1.01:
+                raise impossible("turns", "quickest_ns", f"cannot all fit into a call of {said.took_s:.4g} s")
+        least = 2 * len(engines) * turns * len(images)
+        self._agent.count("turns", said.head, least, int(said.took_s * 1e9))
+        return quickest
 
     def sensors(self) -> Facts:
         """Return the board's clocks, temperatures and throttle counters as they are now."""

@@ -56,6 +56,8 @@ def training_content(recipe: Recipe) -> dict[str, Any]:
     for name in ("skip_unreadable", "options"):
         if not content["data"][name]:
             del content["data"][name]
+    if content["budget"]["latency"] is None:
+        del content["budget"]["latency"]
     # They came later too: a recipe that leaves them at their defaults trains as it did before they existed.
     default = Train()
     unused = [name for name in ("start", "schedule", "phases") if getattr(recipe.train, name) == getattr(default, name)]

@@ -26,6 +26,7 @@ from .sensors import peak_memory, read_equipment, read_sensors
 from .store import Store, is_full
 from .telemetry import Watch
 from .timing import CHECKED, SPLITS, Plan, measure
+from .turns import take_turns
 from .types import Backend, Bytes, Model, Pixels, Scores, Threat, pixels_from_bytes
 from .wire import VERSION, Array, Message
 
@@ -61,6 +62,7 @@ class Service:
             "attack": self._attack,
             "time": self._time,
             "run": self._run,
+            "turns": self._turns,
             "sensors": self._sensors,
             "close": self._close,
         }
@@ -255,6 +257,26 @@ class Service:
             "queries_total": self._asked,
         }
         return Message(head, {**answer.arrays, "telemetry": np.array(watch.readings, np.int64)})
+
+    def _turns(self, request: Message) -> Message:
+        """Open several engines beside each other and let them take turns; none is open afterwards."""
+        self._shut()
+        self._reopen = None
+        head, pixels = request.head, pixels_from_bytes(_images(request))
+        backend, listed = _backend(head), _need(head, "engines")
+        if not isinstance(listed, list):
+            raise UsageError("engines take turns by a list of their files")
+        folder = self._store.folder / "engines.turns"
+        with ExitStack() as opened:
+            opened.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder.mkdir(exist_ok=True)
+            models = []
+            for number, files in enumerate(listed):
+                self._store.assemble(_files(files), folder / str(number))
+                models.append(opened.enter_context(backend.open(folder / str(number))))
+            quickest, queries = take_turns(models, pixels, _need(head, "turns"), _need(head, "turn_s"))
+        self._asked += queries
+        return Message({"queries": queries, "queries_total": self._asked}, {"quickest_ns": quickest})
 
     def _sensors(self, request: Message) -> Message:
         return Message(read_sensors(self._root), {})

@@ -51,8 +51,8 @@ class Limits:
         return steps
 
 
-def limits_for(sizes: Sequence[int], multiple: int, floor: float) -> Limits:
-    """Limits that keep whole quanta of ``multiple`` channels and at least ``floor`` of each group."""
+def limits_for(sizes: Sequence[int], multiple: int | Counts, floor: float) -> Limits:
+    """Limits that keep whole quanta of ``multiple`` channels, of each group's own, and ``floor`` of it at least."""
     most = np.array(sizes, dtype=np.int64)
     quantum = np.minimum(most, multiple)
     # At least one quantum in any case: a group without channels would leave a layer without inputs.
@@ -120,6 +120,9 @@ def exact_counts(model: CostModel, values: Values, limits: Limits) -> Counts:
         if _is_full(model, found):
             return found
         nearest = max(nearest, found, key=lambda counts: float(model.utilisation(counts.astype(float))))
+    # Where time goes in steps, the fullest choice below the limit is all that there is.
+    if model.steps and float(model.utilisation(nearest.astype(float))) <= 1:
+        return nearest
     raise BudgetError(_missed(model, limits, nearest))
 
 

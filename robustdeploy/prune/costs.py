@@ -18,13 +18,14 @@ from robustdeploy.cost.module import params
 from robustdeploy.errors import BudgetError
 from robustdeploy.nets.normalised import kind_of
 from robustdeploy.prune.groups import ChannelGroup
+from robustdeploy.prune.latency import LatencyGoal, latency_cost
 from robustdeploy.prune.operations import Floats, parameter_model
 from robustdeploy.prune.peaks import peak_model
 from robustdeploy.prune.probing import operation_model, random_counts, smaller_net
 
-NAMES = {"ops": "operations", "params": "parameters", "memory": "activation memory"}
+NAMES = {"ops": "operations", "params": "parameters", "memory": "activation memory", "latency": "latency"}
 """What the limits of a budget are called in a sentence."""
-UNITS = {"ops": "MACs", "params": "parameters", "memory": "bytes"}
+UNITS = {"ops": "MACs", "params": "parameters", "memory": "bytes", "latency": "us"}
 
 
 class Cost(Protocol):
@@ -73,15 +74,24 @@ class CostModel:
         return groups
 
     @property
+    def steps(self) -> bool:
+        """Whether a cost moves in steps of its own, between which no choice of channels lands."""
+        return "latency" in self.limits
+
+    @property
     def binding(self) -> list[str]:
         """The limits that the dense net does not keep."""
         return [name for name, limit in self.limits.items() if self.dense[name] > limit]
 
 
 def cost_model(
-    net: nn.Module, groups: Sequence[ChannelGroup], image_shape: tuple[int, int, int], budget: Budget
+    net: nn.Module,
+    groups: Sequence[ChannelGroup],
+    image_shape: tuple[int, int, int],
+    budget: Budget,
+    timing: LatencyGoal | None = None,
 ) -> CostModel:
-    """Model the operations and parameters of ``net``, and its activation memory where ``budget`` limits that.
+    """Model the operations and parameters of ``net``, and activation memory and latency where those are limited.
 
     Raises BudgetError when a limited cost cannot be modelled.
     """
@@ -93,9 +103,13 @@ def cost_model(
     # Not every net can be traced for its memory, and one that is not limited must not keep such a net from training.
     if budget.memory is not None:
         costs["memory"] = peak_model(net, groups, image_shape)
+    if timing is not None:
+        costs["latency"] = latency_cost(net, groups, image_shape, timing.profile)
     everything = np.array([group.size for group in groups], dtype=np.float64)
     dense = {name: float(cost.of(everything)) for name, cost in costs.items()}
     limits = {name: absolute(amount, dense[name]) for name, amount in budget.amounts.items()}
+    if timing is not None:
+        limits["latency"] = timing.limit_us
     model = CostModel(costs, dense, limits)
     _check(model, net, groups, image_shape)
     return model

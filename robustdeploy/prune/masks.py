@@ -18,7 +18,7 @@ With a budget of operations alone, utilisation is operations over budget, and fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -39,6 +39,7 @@ from robustdeploy.prune.folding import Folding
 from robustdeploy.prune.follow import OUTPUT
 from robustdeploy.prune.groups import ChannelGroup, told_whole
 from robustdeploy.prune.information import ImageGradients, worth_in_order
+from robustdeploy.prune.latency import ENOUGH, TRIALS, LatencyCost, LatencyGoal
 from robustdeploy.prune.protocol import PhaseInfo, StepData
 from robustdeploy.prune.rehearsal import find_groups, rehearse
 
@@ -77,6 +78,17 @@ class Masks:
 
     def wrap(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> MaskedNet:
         """Attach masks to ``net``; raise BudgetError when ``budget`` cannot be reached."""
+        return self._wrapped(net, image_shape, budget, None)
+
+    def wrap_timed(
+        self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget, timing: LatencyGoal
+    ) -> MaskedNet:
+        """Attach masks to ``net`` for a budget that limits latency as well."""
+        return self._wrapped(net, image_shape, budget, timing)
+
+    def _wrapped(
+        self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget, timing: LatencyGoal | None
+    ) -> MaskedNet:
         coupling = find_groups(net, image_shape)
         # Whatever makes a budget unreachable is mostly a layer that stays whole, so every refusal ends with their
         # names.
@@ -86,18 +98,21 @@ class Masks:
             raise BudgetError(
                 f"no channels of this {kind_of(net)} can be removed{why}; `prune: weights` masks single weights instead"
             )
-        model = cost_model(net, coupling.groups, image_shape, budget)
+        model = cost_model(net, coupling.groups, image_shape, budget, timing)
         try:
-            limits = self._limits(model, [group.size for group in coupling.groups], budget.channel_multiple)
+            multiples = np.full(len(coupling.groups), budget.channel_multiple)
+            if isinstance(cost := model.costs.get("latency"), LatencyCost):
+                multiples = np.lcm(multiples, cost.quanta())
+            limits = self._limits(model, [group.size for group in coupling.groups], multiples)
         except BudgetError as problem:
             raise BudgetError(f"{problem}{left}") from problem
         # A rehearsal leaves gradients and moved statistics behind, so it gets a net of its own.
         rehearse(MaskedNet(copied(net), coupling.groups, model, limits, self), net, image_shape)
-        masked = MaskedNet(net, coupling.groups, model, limits, self)
+        masked = MaskedNet(net, coupling.groups, model, limits, self, timing)
         masked.whole = coupling.whole
         return masked
 
-    def _limits(self, model: CostModel, sizes: list[int], multiple: int) -> Limits:
+    def _limits(self, model: CostModel, sizes: list[int], multiple: Counts) -> Limits:
         """Return the highest floor that leaves room to choose and a way to meet the budget exactly."""
         # No channel has proved its worth yet. Equal ranks in all groups stand for a training's own, to see what can be
         # reached.
@@ -135,6 +150,7 @@ class MaskedNet(nn.Module):
         model: CostModel,
         limits: Limits,
         options: Masks,
+        timing: LatencyGoal | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -142,6 +158,7 @@ class MaskedNet(nn.Module):
         self.model = model
         self.limits = limits
         self.options = options
+        self.timing = timing
         self.sizes = [group.size for group in groups]
         self.whole: dict[str, str] = {}
         """Layers that keep all or some of their channels in any case, with the reason."""
@@ -169,6 +186,9 @@ class MaskedNet(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("flips", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
+        if timing is not None:
+            # Per measured choice: what was foretold and what was found, as shares of the dense net's time.
+            self.register_buffer("trials", torch.zeros((TRIALS, 2), dtype=torch.float64, device=device))
         self.on_phase(PhaseInfo())
         # Flips count what steps really used. The optimiser moves M between two of them, and comparing solved shifts
         # would miss it.
@@ -311,10 +331,46 @@ class MaskedNet(nn.Module):
         """Solve the shifts for the budget itself; the masks stay from here on."""
         before = self._kept() if self._used is None else self._used
         order = self._ranks()
-        for _ in range(3):  # what a channel costs depends on the counts, and these on what it costs
-            self._set_counts(order, exact_counts(self.model, self._values(), self.limits))
+        self._solve(order)
+        if self.timing is not None and self.timing.measure is not None:
+            self._hold_against_device(order, self.timing, self.timing.measure)
         cast(Tensor, self.frozen).fill_(True)
         self._count_flips(before)
+
+    def _solve(self, order: list[np.ndarray]) -> None:
+        for _ in range(3):  # what a channel costs depends on the counts, and these on what it costs
+            self._set_counts(order, exact_counts(self.model, self._values(), self.limits))
+
+    def _hold_against_device(
+        self, order: list[np.ndarray], timing: LatencyGoal, measure: Callable[[nn.Module], float]
+    ) -> None:
+        """Measure the net that was chosen; where it misses the limit, correct the table and choose again."""
+        cost, trials = cast(LatencyCost, self.model.costs["latency"]), cast(Tensor, self.trials)
+        dense_us, tried = timing.profile.dense_us, list[tuple[float, Counts]]()
+        for number in range(TRIALS):
+            counts = self._kept_counts()
+            told = float(cost.of(counts)) / dense_us
+            found = measure(compact_net(self.net, self.groups, self.kept()))
+            trials[number] = torch.tensor([told, found])
+            used = found * dense_us / timing.limit_us
+            tried.append((used, counts.astype(np.int64)))
+            # One that takes less than it may could keep more channels, unless the other limits forbid that.
+            if used <= 1 and (used > ENOUGH or self.model.limits["latency"] > 1.03 * float(cost.of(counts))):
+                break
+            cost.correction *= found / told
+            try:
+                self._solve(order)
+            except BudgetError:  # by the corrected table nothing is quick enough; the report tells what was found
+                break
+        within = [each for each in tried if each[0] <= 1]
+        best = max(within, key=lambda each: each[0]) if within else min(tried, key=lambda each: each[0])
+        self._set_counts(order, best[1])
+
+    def latency_trials(self) -> list[tuple[float, float]]:
+        """Return, per choice that was measured, what was foretold and found, as shares of the dense net's time."""
+        if self.timing is None:
+            return []
+        return [(float(a), float(b)) for a, b in cast(Tensor, self.trials).tolist() if b > 0]
 
     def _count_flips(self, before: Tensor) -> None:
         flips = cast(Tensor, self.flips)
@@ -327,8 +383,10 @@ class MaskedNet(nn.Module):
             # This falls within every group and is 1 at its present count, so all groups shrink in proportion.
             return [kept / np.arange(1, size + 1) for kept, size in zip(counts, self.sizes, strict=True)]
         # What one channel costs is a difference, not a derivative: costs are products of counts, and memory has kinks.
-        fewer = np.maximum(counts - np.eye(len(counts)), 0)
-        cost = np.maximum(self.model.utilisation(counts) - self.model.utilisation(fewer), 1e-12)
+        # Of time, a whole step is what costs: the channels within one are free.
+        steps = self.limits.quantum.astype(float) if self.model.steps else np.ones(len(counts))
+        fewer = np.maximum(counts - np.diag(steps), 0)
+        cost = np.maximum((self.model.utilisation(counts) - self.model.utilisation(fewer)) / steps, 1e-12)
         return [part / each for part, each in zip(np.split(worth, np.cumsum(self.sizes)[:-1]), cost, strict=True)]
 
     def _scheduled(self, progress: float) -> float:

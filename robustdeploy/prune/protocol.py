@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from robustdeploy.core.recipe import Budget
+from robustdeploy.prune.latency import LatencyGoal
 
 Trainable = Literal["weights", "scores", "both"]
 """What a phase trains: the net's own parameters, those of the pruner, or both."""
@@ -160,6 +161,17 @@ class Pruner(Protocol):
 
         Raises BudgetError, before any training and with the smallest reachable value, when it is out of reach.
         """
+        ...
+
+
+@runtime_checkable
+class TimedPruner(Protocol):
+    """A pruner that also keeps a limit on latency."""
+
+    def wrap_timed(
+        self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget, timing: LatencyGoal
+    ) -> Pruning:
+        """Attach to ``net`` as ``Pruner.wrap`` does, for a budget that limits latency too."""
         ...
 
 

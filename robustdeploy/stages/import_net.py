@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustdeploy.core.plain import plain
 from robustdeploy.core.records import NetRecord
 from robustdeploy.core.subject import IMPORTED
 from robustdeploy.engine.places import net_place
+from robustdeploy.engine.run import training_content
 from robustdeploy.engine.stage import Need, Work
 from robustdeploy.nets.store import load_info
 from robustdeploy.stages.session import Session
@@ -33,7 +33,7 @@ class Import:
     @property
     def settings(self) -> Mapping[str, Any]:
         """The budget, which its costs are compared with."""
-        return {"budget": plain(self.session.asked.budget)}
+        return {"budget": training_content(self.session.asked)["budget"]}
 
     def inputs(self) -> Mapping[str, str]:
         """The images that are set aside, and the net's two files."""

@@ -11,6 +11,7 @@ from robustdeploy.core.subject import PRUNED
 from robustdeploy.engine.places import net_place
 from robustdeploy.engine.run import training_content
 from robustdeploy.engine.stage import Need, Work
+from robustdeploy.stages.latency import latency_goal, profile_inputs
 from robustdeploy.stages.session import Session
 from robustdeploy.train.start import start_inputs
 from robustdeploy.train.trainings import train_dense, train_pruned
@@ -43,7 +44,11 @@ class Train:
 
     def inputs(self) -> Mapping[str, str]:
         """The images, and the weights that the training begins with."""
-        return {"images": self.session.training_data.digest, **start_inputs(self.session.asked)}
+        return {
+            "images": self.session.training_data.digest,
+            **start_inputs(self.session.asked),
+            **(profile_inputs(self.session) if self.net == PRUNED else {}),
+        }
 
     def run(self, work: Work) -> NetRecord:
         """Train, resuming from the newest checkpoint."""
@@ -54,8 +59,11 @@ class Train:
             numbers = {"epoch": step * epochs // steps, "epochs": epochs, **numbers}
             callback.progress(f"training {self.net}", step, steps, **numbers)
 
-        train = train_pruned if self.net == PRUNED else train_dense
-        record = train(recipe, self.session.training_data, work, progress)
+        data = self.session.training_data
+        if self.net == PRUNED:
+            record = train_pruned(recipe, data, work, progress, latency_goal(self.session, measuring=True))
+        else:
+            record = train_dense(recipe, data, work, progress)
         callback.say(f"{self.name}: {self.net}, {costs_text(record)}")
         return record
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.files import canonical_json
-from robustdeploy.core.recipe import Budget
+from robustdeploy.core.recipe import Budget, LatencyLimit
 from robustdeploy.core.records import NetRecord
 from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import layer_macs, macs, params, repeated_macs
@@ -20,6 +20,8 @@ from robustdeploy.data.prints import prints_of
 from robustdeploy.errors import BudgetError
 from robustdeploy.nets.size import module_sizes
 from robustdeploy.nets.store import NetInfo, dense_net
+from robustdeploy.prune.latency import LatencyGoal
+from robustdeploy.prune.protocol import Pruning
 
 PRINTS_FILE = "prints.npz"
 HELD_OUT = 256
@@ -72,6 +74,19 @@ def target_facts(budget: Budget, dense: Mapping[str, Any]) -> dict[str, float]:
     return {
         f"{name}_target": absolute(given[name], dense[fact]) / dense[fact] if name in given else 1.0
         for name, fact in DENSE.items()
+    }
+
+
+def latency_facts(limit: LatencyLimit, pruning: Pruning, timing: LatencyGoal) -> dict[str, Any]:
+    """Return how the limit on latency was kept: what was foretold, and what was measured before the masks froze."""
+    dense_us = timing.profile.dense_us
+    trials: list[tuple[float, float]] = getattr(pruning, "latency_trials", list)()
+    return {
+        "target": limit.target,
+        "limit": timing.limit_us / dense_us,
+        "dense_us": dense_us,
+        "foretold": pruning.costs()["latency"] / dense_us,
+        "trials": [{"foretold": foretold, "measured": measured} for foretold, measured in trials],
     }
 
 

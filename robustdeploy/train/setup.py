@@ -7,12 +7,13 @@ from typing import Literal
 import torch
 from torch import nn
 
-from robustdeploy.core.recipe import Phase, Recipe, Train
+from robustdeploy.core.recipe import Budget, Phase, Recipe, Train
 from robustdeploy.core.registry import PRUNERS, SCHEDULES, TASKS
 from robustdeploy.core.subject import DENSE, PRUNED
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import UsageError
-from robustdeploy.prune.protocol import Pruner, Pruning, lacking
+from robustdeploy.prune.latency import LatencyGoal
+from robustdeploy.prune.protocol import Pruner, Pruning, TimedPruner, lacking
 from robustdeploy.train import ranks
 from robustdeploy.train.plan import Plan, PlannedPhase
 from robustdeploy.train.protocol import Replaying, Task
@@ -103,7 +104,7 @@ def _planned(phase: Phase, train: Train, select: Literal["best", "last"], first_
 def is_pruned(recipe: Recipe) -> bool:
     """Whether the recipe's net is pruned: it has a budget, or a pruner that has a goal of its own."""
     needs_budget = getattr(PRUNERS.get(recipe.prune.name), "needs_budget", True)
-    return bool(recipe.budget.amounts) or not needs_budget
+    return recipe.budget.is_set or not needs_budget
 
 
 def own_net_of(recipe: Recipe) -> str:
@@ -111,8 +112,11 @@ def own_net_of(recipe: Recipe) -> str:
     return PRUNED if is_pruned(recipe) else DENSE
 
 
-def pruning_from(recipe: Recipe, data: Loaded, net: nn.Module) -> Pruning | None:
-    """Attach the recipe's pruner to ``net``, if that is pruned. Raises BudgetError when the budget is out of reach."""
+def pruning_from(recipe: Recipe, data: Loaded, net: nn.Module, timing: LatencyGoal | None = None) -> Pruning | None:
+    """Attach the recipe's pruner to ``net``, if that is pruned. Raises BudgetError when the budget is out of reach.
+
+    ``timing`` is needed where the budget limits latency.
+    """
     if not is_pruned(recipe):
         return None
     name = recipe.prune.name
@@ -120,7 +124,10 @@ def pruning_from(recipe: Recipe, data: Loaded, net: nn.Module) -> Pruning | None
     # Plug-ins are anybody's code. What they lack is told in one sentence, not by an AttributeError in the loop.
     if not hasattr(pruner, "wrap"):
         raise UsageError(f"the pruner '{name}' has no wrap(net, image_shape, budget), which a pruner needs")
-    pruning = pruner.wrap(net, data.image_shape, recipe.budget)
+    if recipe.budget.latency is None:
+        pruning = pruner.wrap(net, data.image_shape, recipe.budget)
+    else:
+        pruning = _timed(name, pruner, net, data, recipe.budget, timing)
     if names := lacking(pruning):
         raise UsageError(f"the pruner '{name}' gives a {type(pruning).__name__} that lacks {', '.join(names)}")
     alone = [phase.name for phase in recipe.train.phases if phase.train == "scores"]
@@ -129,3 +136,16 @@ def pruning_from(recipe: Recipe, data: Loaded, net: nn.Module) -> Pruning | None
             f"phase '{alone[0]}' trains scores alone, and the pruner '{name}' has none to train: give it train: both"
         )
     return pruning
+
+
+def _timed(
+    name: str, pruner: Pruner, net: nn.Module, data: Loaded, budget: Budget, timing: LatencyGoal | None
+) -> Pruning:
+    if not isinstance(pruner, TimedPruner):
+        raise UsageError(
+            f"the pruner '{name}' cannot keep budget.latency, as it does not choose channels by their time; "
+            "`prune: masks` does"
+        )
+    if timing is None or ranks.world() > 1:
+        raise UsageError("a limit on latency is kept by one process that reaches the target; train without torchrun")
+    return pruner.wrap_timed(net, data.image_shape, budget, timing)

@@ -419,3 +419,14 @@ def test_a_paced_run_waits_for_its_images(board, net, images):
     run = board.run("null", files, {}, {**TIMED, "period_ns": 5_000_000, "min_samples": 20}, images)
     assert (run.window.starts_ns >= 5_000_000 * np.arange(len(run.window.starts_ns))).all()
     assert run.window.period_ns == 5_000_000
+
+
+def test_engines_take_turns_on_the_board_and_every_query_is_counted(board, net, images):
+    files = board.compile("onnxruntime", board.put(net)).files
+    quickest = board.turns("onnxruntime", [files, files, files], {}, images[:1], turns=3, turn_s=0.002)
+    assert quickest.shape == (3, 3)
+    assert (quickest > 0).all()
+    assert board.queries_total >= 2 * 9
+    # None of them is left open.
+    with pytest.raises(UsageError, match="no engine is open"):
+        board.score(images[:1])

@@ -1,0 +1,61 @@
+"""Profiles that are kept: where they lie, and whether one is of the device that is there now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from robustdeploy.core.complaint import complaint
+from robustdeploy.core.files import canonical_json, sha256_of_text
+from robustdeploy.core.plain import plain
+from robustdeploy.core.profile import Device, Profile, ProfiledNet
+from robustdeploy.core.reading import read_bounded
+from robustdeploy.devices.builder import differing
+from robustdeploy.errors import ArtifactError, ToolchainError, UsageError
+
+FOLDER: Final = "profiles"
+"""Beside the folder of runs."""
+_MOST_BYTES = 256 << 20
+
+
+def profiles_beside(runs: Path) -> Path:
+    """Return the folder of profiles that goes with a folder of runs."""
+    return runs.parent / FOLDER
+
+
+def profile_path(folder: Path, target: str, precision: str, net: ProfiledNet) -> Path:
+    """Return where the profile of a net on a target lies: ``host-cpu-fp32-resnet20-3fa9c2d1.json``."""
+    mark = sha256_of_text(canonical_json(plain(net)))[:8]
+    name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in net.net.name)
+    return folder / f"{target}-{precision}-{name}-{mark}.json"
+
+
+def load_profile(folder: Path, target: str, precision: str, net: ProfiledNet, again: str) -> Profile:
+    """Return a kept profile. ``again`` is the command that makes one; UsageError where there is none."""
+    path = profile_path(folder, target, precision, net)
+    if not path.is_file():
+        raise UsageError(
+            f"there is no profile of {net.net.name} in {precision} on {target} in {folder}, which a limit on latency "
+            f"needs: run `{again}` first"
+        )
+    try:
+        return Profile.model_validate_json(read_bounded(path, _MOST_BYTES))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise ArtifactError(f"{path}: {place} {complaint(first, Profile)}; run `{again}` again") from error
+
+
+def check_device(profile: Profile, now: Device, again: str) -> None:
+    """Raise ToolchainError where a profile was measured on another device, or with another toolchain, than there is."""
+    was = profile.device
+    about = f"the profile of {profile.target} in {profile.precision}"
+    if (was.backend, was.version) != (now.backend, now.version):
+        told = f"{was.backend} {was.version}, and {now.backend} {now.version} is there"
+        raise ToolchainError(f"{about} was measured with {told}; run `{again}` again")
+    if plain(was.options) != plain(now.options):
+        raise ToolchainError(f"{about} was measured with other options ({was.options}); run `{again}` again")
+    if unlike := differing(was.identity, now.identity):
+        raise ToolchainError(f"{about} is of {unlike} that is there; run `{again}` again")
