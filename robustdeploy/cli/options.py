@@ -161,7 +161,7 @@ def overrides(
     start: Path | None = None,
     skip: bool = False,
     latency: str | None = None,
-    targets: Sequence[str] = (),
+    targets: Sequence[str] | None = None,
 ) -> list[str]:
     """Turn the options into overrides of recipe fields; an option wins over ``--set``."""
     budget = {"ops": ops, "params": params, "memory": memory}
@@ -170,7 +170,7 @@ def overrides(
             raise UsageError(f"--{name}-target (budget.{name}) is empty; give a fraction such as 0.3, or a number")
     if latency is not None and not latency.strip():
         raise UsageError("--latency-target (budget.latency.at_most) is empty; give a fraction such as 0.5, or 5ms")
-    if latency is not None and len(targets) > 1:
+    if latency is not None and targets and len(targets) > 1:
         raise UsageError(
             f"--latency-target is for one target, and {len(targets)} were given; prune for one of them first, with "
             "`robustdeploy prune … --target`"

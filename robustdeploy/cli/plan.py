@@ -65,16 +65,7 @@ def plan(
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
         more = overrides(
-            set_,
-            ops_target,
-            seed,
-            data,
-            params_target,
-            memory_target,
-            start,
-            skip_unreadable,
-            latency_target,
-            target or [],
+            set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable, latency_target, target
         )
         loaded = recipe_for(recipe, targets=goals, overrides=more)
         run, steps = api.plan(

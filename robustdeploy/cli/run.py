@@ -80,16 +80,7 @@ def run(
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
         more = overrides(
-            set_,
-            ops_target,
-            seed,
-            data,
-            params_target,
-            memory_target,
-            start,
-            skip_unreadable,
-            latency_target,
-            target or [],
+            set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable, latency_target, target
         )
         for goal in goals:
             precisions_on(goal, [Choice(name=each) for each in precision or ()])
