@@ -35,10 +35,11 @@ from robustdeploy.cli.options import (
 )
 from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
 from robustdeploy.core.asked import check_targets, recipe_for
+from robustdeploy.core.callback import Callback
 from robustdeploy.core.load import load_target
 from robustdeploy.core.plain import plain
 from robustdeploy.core.precisions import precisions_on
-from robustdeploy.core.recipe import Choice
+from robustdeploy.core.recipe import Choice, Recipe
 from robustdeploy.core.report import Report
 from robustdeploy.data.find import looking_once
 from robustdeploy.engine.lineage import label_target
@@ -103,13 +104,18 @@ def run(
             force=force,
             callback=callback,
         )
-        report = written.report
-        if plain(loaded.gate) != plain(report.rules):
-            # The run keeps its own gate; what was asked for here decides here.
-            callback.say(f"note: judged by the rules given now; by the run's own it is {report.verdict.headline}")
-            report = judged_by(report, loaded.gate)
+        report = _judged(written.report, loaded, callback)
     _show(report, written.files, as_json)
     raise typer.Exit(report.verdict.outcome.exit_code)
+
+
+def _judged(report: Report, asked: Recipe, callback: Callback) -> Report:
+    """Return the report as the rules that were asked for judge it."""
+    if plain(asked.gate) == plain(report.rules):
+        return report
+    # The run keeps its own gate; what was asked for here decides here.
+    callback.say(f"note: judged by the rules given now; by the run's own it is {report.verdict.headline}")
+    return judged_by(report, asked.gate)
 
 
 def _show(report: Report, files: Sequence[Path], as_json: bool) -> None:
