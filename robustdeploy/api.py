@@ -19,6 +19,7 @@ from robustdeploy.core.load import load_target
 from robustdeploy.core.plain import plain
 from robustdeploy.core.precisions import asked_precisions, precisions_on
 from robustdeploy.core.recipe import Evaluate, Recipe
+from robustdeploy.core.records import OnnxRecord
 from robustdeploy.core.settings import evaluation_name, label_of, overrides
 from robustdeploy.core.subject import IMPORTED
 from robustdeploy.core.target import OPSET, Target
@@ -32,8 +33,10 @@ from robustdeploy.engine.plan import Step
 from robustdeploy.engine.plan import plan as planned
 from robustdeploy.engine.run import Run, check_same_training
 from robustdeploy.engine.runner import Runner, check_finished, working
+from robustdeploy.engine.stage import Finished
 from robustdeploy.errors import Interrupted, RobustdeployError, UsageError
 from robustdeploy.evaluate.attack import adversaries_from
+from robustdeploy.export.exporting import target_notes
 from robustdeploy.export.rehearsal import rehearse
 from robustdeploy.nets.store import load_info
 from robustdeploy.preflight import check_evaluable, check_rules, recipe_to_import
@@ -68,7 +71,7 @@ __all__ = [
     "sweep",
 ]
 
-_EXPORTING = ("export", "lower", "bundle")
+_EXPORTING = ("export", "lower")
 _MEASURING = ("attack", "compile", "measure")
 
 
@@ -168,8 +171,7 @@ def _measured_on(
             try:
                 if not force:
                     check_same_target(run, goal)
-                for bundle in graph.bundles(goal):
-                    runner.make(bundle)
+                _exported(runner, graph, goal)
                 for measure in graph.measures(goal):
                     check_images(measure, anew=force)
                     runner.make(measure)
@@ -310,24 +312,30 @@ def export(
     force: bool = False,
     trust: Trust = False,
     callback: Callback = SILENT,
-) -> Artifact:
-    """Export the run's net for ``target``; return the bundle, sealed with its past. ``trust``: as for ``load_net``.
+) -> tuple[Artifact, ...]:
+    """Export the run's net for ``target``; return the ONNX files that it takes. ``trust``: as for ``load_net``.
 
-    Where the recipe has the dense net deployed too, that is exported beside, and so are all ``precisions`` after the
-    first; none: as the recipe or the target says. ``data`` is the folder of the images that a precision is calibrated
-    on, where that has moved.
+    There is one for each of ``precisions`` (none: as the recipe or the target says), the run's own net first; where the
+    recipe has the dense net deployed too, its files follow. ``data`` is the folder of the images that a precision is
+    calibrated on, where that has moved.
     """
     goal = load_target(target) if isinstance(target, str) else target
     check_finished(run.root, run.net_place)
     asked = run.recipe.model_copy(update={"precisions": asked_precisions(run.recipe, precisions)})
     with Session(run, asked, data, trust=trust, callback=callback) as session, working(run):
         callback.begin(run.root, run.recipe)
-        if not force:
-            check_same_target(run, goal)
         # Training is left out: exporting a run that is out of date refuses, instead of training for hours.
-        runner = Runner(run, _EXPORTING, force, callback)
-        bundle, *_ = [runner.make(bundle) for bundle in Graph(session, run.net).bundles(goal)]
-        return bundle.artifact("bundle.zip")
+        made = _exported(Runner(run, _EXPORTING, force, callback), Graph(session, run.net), goal)
+        return tuple(each.artifact("model.onnx") for each in made)
+
+
+def _exported(runner: Runner, graph: Graph, goal: Target) -> list[Finished[OnnxRecord]]:
+    """Make all files that a target takes, and say what a user of it should know of the run's own net."""
+    stages = graph.exports(goal)
+    made = [runner.make(stage) for stage in stages]
+    for note in target_notes(goal, runner.make(stages[0].net).record):
+        runner.callback.say(f"note: {note}")
+    return made
 
 
 def evaluate(
@@ -361,10 +369,10 @@ def _evaluated(session: Session, goal: Target, force: bool) -> Artifact:
     run = session.run
     with working(run):
         session.callback.begin(run.root, run.recipe)
-        check_same_target(run, goal)
+        if not force:
+            check_same_target(run, goal)
         runner, made = Runner(run, _MEASURING, force, session.callback), []
         for measure in Graph(session, run.net).measures(goal):
-            runner.make(measure.bundle)
             check_images(measure, anew=force)
             made.append(runner.make(measure))
         # The run's own net comes first; a dense one is measured beside it.

@@ -22,15 +22,15 @@ from robustdeploy.core.factories import (
 from robustdeploy.core.given import NET_FILES, no_run
 from robustdeploy.core.load import gate_problems, prospect_of
 from robustdeploy.core.metrics import METRICS
-from robustdeploy.core.precisions import asked_precisions, precisions_on
+from robustdeploy.core.precisions import asked_precisions, form_of, precisions_on
 from robustdeploy.core.recipe import Budget, Choice, Data, Recipe
 from robustdeploy.core.registry import FORMATS
 from robustdeploy.core.subject import PRUNED, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.data.find import find_source
 from robustdeploy.engine.evaluations import evaluations_named
-from robustdeploy.engine.lineage import command_for
-from robustdeploy.engine.places import bundle_place, net_place
+from robustdeploy.engine.lineage import command_for, export_command
+from robustdeploy.engine.places import net_place, onnx_place
 from robustdeploy.engine.run import Run, check_same_training, holder, in_use
 from robustdeploy.engine.runner import check_finished
 from robustdeploy.errors import RecipeError, StorageError, UsageError
@@ -139,8 +139,10 @@ def check_attacks(recipe: Recipe) -> None:
 def check_evaluable(run: Run, goal: Target, data: Path | None, precisions: Sequence[str] = ()) -> None:
     """Refuse to evaluate what has not been trained and exported, or without its data set; ``data`` is where that is."""
     check_finished(run.root, run.net_place)
-    for each in precisions_on(goal, asked_precisions(run.recipe, precisions)):
-        check_finished(run.root, bundle_place(Subject(run.net, each.name, goal.name)))
+    asked = asked_precisions(run.recipe, precisions)
+    for each in precisions_on(goal, asked):
+        place = onnx_place(run.net, each.name, goal.opset, form_of(each, asked))
+        check_finished(run.root, place, export_command(run.root, Subject(run.net, each.name, goal.name)))
     check_data(run.recipe.data if data is None else run.recipe.data.model_copy(update={"path": data}))
 
 

@@ -147,7 +147,6 @@ def test_kills_during_training_cost_nothing(chain, tmp_path, spawn, command):
         "train",
         "train",
         "export",
-        "bundle",
         "compile",
         "attack",
         "attack",
@@ -161,7 +160,7 @@ def test_a_kill_during_export_costs_that_export_only(unevaluated, chain, spawn, 
     run = unevaluated / "runs/tiny"
     words = ["export", "--target", "quick.yaml", "--force"]
     process = spawn(unevaluated, *words)
-    assert wait_for(process, lambda: not (run / "bundles/pruned/fp32@quick/bundle.zip").exists())
+    assert wait_for(process, lambda: not (run / "onnx/pruned/fp32/manifest.json").exists())
     kill(process)
     process = spawn(unevaluated, "export", "--target", "quick.yaml")
     assert wait_for(process, lambda: (run / "onnx/pruned/fp32/model.onnx").exists())
@@ -169,10 +168,7 @@ def test_a_kill_during_export_costs_that_export_only(unevaluated, chain, spawn, 
     refused = command(unevaluated, *EVALUATE)
     assert (refused.code, "robustdeploy export" in refused.err) == (2, True)
     assert command(unevaluated, "export", "--target", "quick.yaml").code == 0
-    for name in (
-        "onnx/pruned/fp32/model.onnx",
-        *(f"bundles/pruned/fp32@quick/{name}" for name in ("agent.pyz", "bundle.zip")),
-    ):
+    for name in ("onnx/pruned/fp32/model.onnx", "onnx/pruned/fp32/golden.npz"):
         assert (run / name).read_bytes() == (chain / "runs/tiny" / name).read_bytes()
     assert command(unevaluated, *EVALUATE).code == 0
     same_evaluation(unevaluated, chain)

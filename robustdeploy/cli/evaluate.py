@@ -87,7 +87,7 @@ def evaluate(
 ) -> None:
     """Attack and time what runs on a target.
 
-    The bundle is sent there first; a repeated command resumes.
+    The agent and the engine are sent there first; a repeated command resumes.
 
     A net that is trained already, in a folder with net.json and model.safetensors, becomes a run of its own first.
     """

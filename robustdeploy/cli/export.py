@@ -1,4 +1,4 @@
-"""``robustdeploy export``: ONNX with metadata, parity with torch, and the bundle for one target."""
+"""``robustdeploy export``: the ONNX files that one target takes, with metadata and their parity with torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from robustdeploy.cli.options import (
 )
 from robustdeploy.cli.result import show
 from robustdeploy.core.load import load_target
-from robustdeploy.engine.lineage import source
 from robustdeploy.engine.manifest import read_manifest
-from robustdeploy.engine.places import ONNX
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.runner import check_finished
 from robustdeploy.tracking.terminal import Terminal
@@ -38,7 +36,7 @@ def export(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write ONNX and the bundle for a target.
+    """Write the ONNX files that a target takes.
 
     Parity with torch is measured and written down. The engine is built by evaluate, on the board or, where
     the target says so, on this machine.
@@ -49,12 +47,12 @@ def export(
         callback.say(f"run {opened.root}, target {goal.name}")
         check_finished(opened.root, opened.net_place)
         asked: dict[str, Any] = {"precisions": precision or (), "data": data}
-        bundle = api.export(opened, goal, **asked, force=force, trust=trust, callback=callback)
-    # Beside the bundle, what was found of the file that is in it: parity, counts and zeros.
-    packed = read_manifest(bundle.path.parent)
-    manifest = read_manifest(opened.root / source(packed, ONNX))
-    line = f"{bundle.path} is written; next: robustdeploy evaluate {opened.root} --target {target}{_asked(precision)}"
-    show([line], {"run": str(opened.root), "bundle": str(bundle.path), **manifest.model_dump(mode="json")}, as_json)
+        made = api.export(opened, goal, **asked, force=force, trust=trust, callback=callback)
+    lines = [f"{each.path} is written" for each in made]
+    lines.append(f"next: robustdeploy evaluate {opened.root} --target {target}{_asked(precision)}")
+    # With each file, what was found of it: parity, counts and zeros. One file, as is usual, stands at the top.
+    first, *beside = [{"onnx": str(each.path), **read_manifest(each.path.parent).model_dump()} for each in made]
+    show(lines, {"run": str(opened.root), **first, "beside": beside}, as_json)
 
 
 def _asked(precisions: list[str] | None) -> str:

@@ -7,19 +7,16 @@ from robustdeploy.cli.result import refuse, show
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.verify import verify_run
 from robustdeploy.errors import ArtifactError
-from robustdeploy.export.agent import agents_in
 
 
 def verify(run: RunArgument = None, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
     """Check a run's files against its ledger.
 
-    Everything a run holds is hashed again; any difference is named, and the exit code is then 2. An agent that is not
-    the installed package's is named too: it is never started.
+    Everything a run holds is hashed again; any difference is named, and the exit code is then 2.
     """
     root = Run.find(run, runs)
-    changed, notes = agents_in(root)
-    problems = [*verify_run(root), *changed]
-    document = {"run": str(root), "problems": problems, "notes": notes}
+    problems = verify_run(root)
+    document = {"run": str(root), "problems": problems}
     if problems:
         refuse(ArtifactError(*problems), document, as_json)
-    show([*notes, f"{root}: the ledger, every manifest and every output are as they were written"], document, as_json)
+    show([f"{root}: the ledger, every manifest and every output are as they were written"], document, as_json)

@@ -194,13 +194,6 @@ class OnnxRecord(Record):
     """What a user of the file must know, one sentence each."""
 
 
-class BundleRecord(Record):
-    """What is shipped to a target."""
-
-    notes: tuple[str, ...] = ()
-    """What a user of this target must know of this net, one sentence each."""
-
-
 class AttackRecord(Record):
     """What was found on a net in torch."""
 

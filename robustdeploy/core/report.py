@@ -142,7 +142,7 @@ class SubjectEvidence(Noun):
     evaluation: str = ""
     """Folder of its evaluation in the run, e.g. ``device/host-cpu``; empty for the host's reference."""
     sha256: dict[str, str] = {}
-    """SHA-256 of everything its numbers are about: net, onnx, engine, bundle, agent, outcomes and the manifests."""
+    """SHA-256 of everything its numbers are about: net, onnx, engine, agent, outcomes and the manifests."""
     board: dict[str, Any] = {}
     """Facts the board gave: system, toolchain version, clocks, throttling."""
 

@@ -145,7 +145,7 @@ class Board:
         if theirs != (ours := (robustdeploy.__version__, VERSION)):
             raise BoardError(
                 f"{self.pipe.where}: the agent is version {str(theirs[0])[:60]} with protocol {str(theirs[1])[:60]}, "
-                f"this host is {ours[0]} with protocol {ours[1]}; build the bundle again with this version"
+                f"this host is {ours[0]} with protocol {ours[1]}; see that the link starts the agent that it is given"
             )
         with self._agent.doubting():
             no_other(answer.arrays, (), "hello")

@@ -10,9 +10,9 @@ from robustdeploy.core.load import load_target
 from robustdeploy.core.settings import is_own, label_in, target_of
 from robustdeploy.core.shipped import shipped_names
 from robustdeploy.core.subject import FP32, Subject
-from robustdeploy.engine.lineage import command_for
+from robustdeploy.engine.lineage import command_for, export_command
 from robustdeploy.engine.manifest import FILE_NAME
-from robustdeploy.engine.places import BOARDS, BUNDLES, board_place, bundle_place, evaluation_of, kind_of, subject_of
+from robustdeploy.engine.places import BOARDS, ENGINES, board_place, evaluation_of, kind_of, subject_of
 from robustdeploy.engine.run import Run
 from robustdeploy.errors import UsageError
 
@@ -68,14 +68,11 @@ def check_evaluated(run: Run, name: str) -> None:
             f"{run.root} has no evaluation '{name}'{did_you_mean(name, found)}{there}; `robustdeploy evaluate "
             f"{run.root} --target {target} --set evaluate.…` makes one under other settings, and says its name"
         )
-    packed = sorted((run.root / BUNDLES / run.net).glob(f"*@{target}/{FILE_NAME}"))
-    exported = bool(packed)
-    subject = (
-        subject_of(packed[0].parent.relative_to(run.root).as_posix()) if packed else Subject(run.net, FP32, target)
-    )
-    if not exported and target not in shipped_names("targets"):
+    built = sorted((run.root / ENGINES / run.net).glob(f"*@{target}/{FILE_NAME}"))
+    subject = subject_of(built[0].parent.relative_to(run.root).as_posix()) if built else Subject(run.net, FP32, target)
+    if not built and target not in shipped_names("targets"):
         raise UsageError(f"{run.root} has nothing of a target '{target}'{did_you_mean(target, found)}{there}")
-    first = "" if exported else f"`{command_for(run.root, bundle_place(subject))}` and "
+    first = "" if built else f"`{export_command(run.root, subject)}` and "
     raise UsageError(
         f"{run.root} has no finished evaluation on {target} yet{there}: run {first}"
         f"`{command_for(run.root, board_place(subject))}` first"

@@ -14,12 +14,11 @@ from robustdeploy.core.given import RUN_FILES
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Override, Report, SubjectEvidence
 from robustdeploy.core.settings import as_options, is_own, overrides, target_of
-from robustdeploy.core.subject import FP32, IMPORTED
+from robustdeploy.core.subject import FP32, IMPORTED, Subject
 from robustdeploy.engine.manifest import FILE_NAME, Manifest
 from robustdeploy.engine.places import (
     ATTACKS,
     BOARDS,
-    BUNDLES,
     ENGINES,
     NETS,
     ONNX,
@@ -28,6 +27,7 @@ from robustdeploy.engine.places import (
     net_place,
     place_of,
     precision_of,
+    subject_of,
 )
 
 Manifests = Mapping[str, Manifest]
@@ -73,16 +73,22 @@ def stale(root: Path, place: str, made: Manifests, recipe: Recipe) -> list[str]:
             found.append(f"{before}/{output}, whose stage is not finished any more")
         elif made[before].outputs.get(output) != sha256:
             found.append(f"another {before}/{output} than is there now")
-    # A target may change without changing a byte of the bundle, e.g. in its latency plan. Hashes of files miss that.
-    if kind_of(place) == BOARDS and (bundle := source(made[place], BUNDLES)) in made:
-        ours, theirs = (each.parameters.get("target") for each in (made[place], made[bundle]))
-        if ours is not None and theirs is not None and ours != theirs:
-            found.append(f"another definition of its target than {bundle}")
+    # A target may change without changing a byte of any file, e.g. in its latency plan. Hashes of files miss that.
+    if kind_of(place) == BOARDS:
+        newest = newest_on(subject_of(place).place, made)
+        if made[place].parameters.get("target") != made[newest].parameters.get("target"):
+            found.append(f"another definition of its target than {newest}")
     if kind_of(place) == BOARDS and is_own(evaluation_of(place)) and (changed := _overrides(made[place], recipe)):
         found.append(f"other settings than the recipe's ({'; '.join(map(str, changed))})")
     if not found:
         return []
     return [f"{root / place} is out of date: it was made from {'; '.join(found)}; {_again(root, place, made, recipe)}"]
+
+
+def newest_on(target: str, made: Manifests) -> str:
+    """Return the place of what was measured last on a target, in any precision; nothing where nothing was."""
+    there = (place for place in made if kind_of(place) == BOARDS and subject_of(place).place == target)
+    return max(there, key=lambda place: made[place].started, default="")
 
 
 def command_for(root: Path, place: str) -> str:
@@ -95,9 +101,18 @@ def command_for(root: Path, place: str) -> str:
         runs, own = root.parent, root.resolve().name
         where = "" if runs == DEFAULT_RUNS else f" --runs {quote(str(runs))}"
         return f"robustdeploy prune {quote(str(root / RUN_FILES[0]))} --name {own}{where}"
-    target = f" --target {target_of(evaluation_of(place))}" if kind in (BUNDLES, ENGINES, BOARDS) else ""
-    target += f" --precision {precision}" if (precision := precision_of(place)) != FP32 else ""
-    return f"robustdeploy {'export' if kind in (ONNX, BUNDLES) else 'evaluate'} {quote(str(root))}{target}"
+    target = target_of(evaluation_of(place)) if kind in (ENGINES, BOARDS) else ""
+    return _command("export" if kind == ONNX else "evaluate", root, target, precision_of(place))
+
+
+def export_command(root: Path, subject: Subject) -> str:
+    """Return the command that makes the file of a subject as its target takes it."""
+    return _command("export", root, subject.place, subject.precision)
+
+
+def _command(verb: str, root: Path, target: str, precision: str) -> str:
+    options = (f" --target {target}" if target else "") + (f" --precision {precision}" if precision != FP32 else "")
+    return f"robustdeploy {verb} {quote(str(root))}{options}"
 
 
 def _again(root: Path, place: str, made: Manifests, recipe: Recipe) -> str:
@@ -106,9 +121,9 @@ def _again(root: Path, place: str, made: Manifests, recipe: Recipe) -> str:
         return f"`{command}` finds it again"
     if kind == BOARDS:
         command += "" if is_own(evaluation_of(place)) else as_options(_overrides(made[place], recipe))
-        exported = [each for each in sources_of(made[place]) if kind_of(each) in (ONNX, BUNDLES)]
+        exported = [each for each in sources_of(made[place]) if kind_of(each) == ONNX]
         if any(each not in made or stale(root, each, made, recipe) for each in exported):
-            command = f"{command_for(root, source(made[place], BUNDLES))}` and `{command}"
+            command = f"{export_command(root, subject_of(place))}` and `{command}"
     return f"`{command}` makes it again"
 
 
@@ -149,12 +164,11 @@ def label_target(report: Report) -> str:
 def evidence_sha256(evaluation: str, made: Manifests, files: Mapping[str, str]) -> dict[str, str | None]:
     """Return the SHA-256 of everything that the numbers of an evaluation are about, by what it is."""
     manifest = made[evaluation]
-    kinds = {"export": ONNX, "bundle": BUNDLES, "engine": ENGINES}
+    kinds = {"export": ONNX, "engine": ENGINES}
     places = {name: source(manifest, kind) for name, kind in kinds.items()}
     return {
         "onnx": _output(made, places["export"], "model.onnx"),
         "engine": manifest.facts.get("engine"),
-        "bundle": _output(made, places["bundle"], "bundle.zip"),
         "agent": manifest.inputs.get("agent"),  # built anew for each evaluation, of what is installed then
         "outcomes": manifest.outputs.get("outcomes.npz"),
         **{f"{name} manifest": files.get(f"{place}/{FILE_NAME}") for name, place in places.items()},

@@ -10,10 +10,9 @@ from robustdeploy.core.target import OPSET
 NETS: Final = "nets"
 ONNX: Final = "onnx"
 ATTACKS: Final = "attacks"
-BUNDLES: Final = "bundles"
 ENGINES: Final = "engines"
 BOARDS: Final = "boards"
-KINDS: Final = (NETS, ONNX, ATTACKS, BUNDLES, ENGINES, BOARDS)
+KINDS: Final = (NETS, ONNX, ATTACKS, ENGINES, BOARDS)
 """Folders at the top of a run, in the order in which they are made."""
 
 
@@ -39,11 +38,6 @@ def attacks_place(onnx: str, label: str = "") -> str:
 def precision_of(place: str) -> str:
     """Return the precision of what lies in a place; nothing for a trained net, which has none yet."""
     return "" if kind_of(place) == NETS else place.split("/")[2].partition("@")[0].partition(".")[0]
-
-
-def bundle_place(subject: Subject) -> str:
-    """Return where what is shipped to a target lies, e.g. ``bundles/pruned/fp32@host-cpu``."""
-    return f"{BUNDLES}/{_deployed(subject)}"
 
 
 def engine_place(subject: Subject) -> str:

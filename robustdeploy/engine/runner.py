@@ -70,12 +70,15 @@ class Runner:
         # A need that was made again for another device has other outputs, and with them this stage has another
         # fingerprint.
         slot = slot_of(self.run, stage, {**inputs_from(stage, before), **own})
+        # Hours may be spent again, so it is told what for.
+        there = self.run.manifests().get(stage.place)
+        why = "" if there is None else f"done again: {'; '.join(unlike(there, stage.settings, slot.inputs))}"
         slot.begin()
-        self._run(stage, slot, before)
+        self._run(stage, slot, before, why)
 
-    def _run(self, stage: Stage[Any], slot: Slot, before: Mapping[str, Finished[Any]]) -> None:
+    def _run(self, stage: Stage[Any], slot: Slot, before: Mapping[str, Finished[Any]], why: str = "") -> None:
         work = Work(stage.place, slot.folder, slot.fingerprint, self.run.ledger, self.callback, before)
-        self._tell("resumed" if any(slot.folder.iterdir()) else "begun", stage)
+        self._tell("resumed" if any(slot.folder.iterdir()) else "begun", stage, why)
         try:
             record = stage.run(work)
         except Exception as error:
@@ -113,10 +116,10 @@ def slot_of(run: Run, stage: Stage[Any], inputs: Mapping[str, str]) -> Slot:
     return run.slot(stage.name, stage.place, inputs, stage.settings)
 
 
-def check_finished(root: Path, place: str) -> None:
-    """Refuse to go on where the stage in ``place`` was not finished, and name the command that makes it."""
+def check_finished(root: Path, place: str, command: str = "") -> None:
+    """Refuse to go on where the stage in ``place`` was not finished, and name the ``command`` that makes it."""
     if not (root / place / FILE_NAME).exists():
-        raise UsageError(f"{root} has no finished {place} stage yet: run `{command_for(root, place)}` first")
+        raise UsageError(f"{root} has no finished {place} stage yet: run `{command or command_for(root, place)}` first")
 
 
 def held(run: Run, place: str, kind: type[R]) -> Finished[R]:

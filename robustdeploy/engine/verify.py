@@ -19,7 +19,7 @@ from robustdeploy.core.yaml_source import source_from_file
 from robustdeploy.engine.ledger import LEDGER, Ledger, Record, own_net
 from robustdeploy.engine.lineage import behind, chain_problems, report_problems
 from robustdeploy.engine.manifest import FILE_NAME, Manifest, read_manifest
-from robustdeploy.engine.places import net_place
+from robustdeploy.engine.places import KINDS, kind_of, net_place
 from robustdeploy.engine.seal import PARTS, place_problems, sealed_manifests
 from robustdeploy.errors import ArtifactError, RecipeError
 
@@ -73,6 +73,8 @@ def held_by(root: Path) -> Held:
         raise ArtifactError(f"{ledger.path} is missing or empty, so nothing in this run can be believed; put it back")
     made = {}
     for place in sealed_manifests(records):
+        if kind_of(place) not in KINDS:  # of an earlier version: nothing reads it any more
+            continue
         try:
             made[place] = read_manifest(root / place)
         # Told below by its seal, with the reason, together with all that depends on it.

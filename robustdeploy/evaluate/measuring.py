@@ -94,7 +94,7 @@ class Request:
     dense_found: Path | None
     """The same of the dense net that it is compared with in torch."""
     golden: Mapping[str, np.ndarray[Any, Any]]
-    """The bundle's own held-out images, with the scores ONNX Runtime gave them on the host."""
+    """Held-out images, with the scores ONNX Runtime gave them on the host."""
     extra_rows: tuple[Measurement, ...]
     """Rows of earlier stages, such as parity."""
     device: str

@@ -76,7 +76,7 @@ def open_on(
     # In shares of the span, as logits have no unit: one net's lie within 1, another's within 100. A net of other
     # weights is apart by about the whole of it.
     if gap > limits.another * span and not stands_in:
-        told = f"differs by up to {gap:.3g} from the host's on the bundle's images, where scores span {span:.3g}"
+        told = f"differs by up to {gap:.3g} from the host's on the golden images, where scores span {span:.3g}"
         raise BoardError(f"{board.pipe.where}: {impossible('score', 'scores', f'{told}: another net answers')}")
     facts = {
         **board.facts,
@@ -109,7 +109,7 @@ def golden_diagnostic(opened: Opened, limits: Limits = IN_FLOAT32) -> Diagnostic
     return Diagnostic(
         id="golden-scores",
         level="warn" if opened.golden_gap > most else "ok",
-        text=f"on the bundle's images the board's scores are within {opened.golden_gap:.2g} of the host runtime's",
+        text=f"on the golden images the board's scores are within {opened.golden_gap:.2g} of the host runtime's",
         value=opened.golden_gap,
         threshold=most,
     )

@@ -1,1 +1,1 @@
-"""From a torch net to an ONNX file with metadata, and to a bundle."""
+"""From a torch net to an ONNX file with metadata."""

@@ -1,4 +1,4 @@
-"""Exporting: net → ONNX with metadata → parity with torch; and the bundle for one target."""
+"""Exporting: net → ONNX with metadata → parity with torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.core.archive import arrays_from, check_arrays
-from robustdeploy.core.files import atomic_write_bytes, canonical_json, sha256_of_file, sha256_of_text
+from robustdeploy.core.files import atomic_write_bytes, canonical_json, sha256_of_text
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.recipe import Recipe, Threat
-from robustdeploy.core.records import BundleRecord, NetRecord, OnnxRecord
+from robustdeploy.core.records import NetRecord, OnnxRecord
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
 from robustdeploy.cost import COUNTED
@@ -25,8 +25,7 @@ from robustdeploy.data.images import pixels
 from robustdeploy.data.noise import Noise
 from robustdeploy.engine.stage import Finished, Work
 from robustdeploy.errors import ArtifactError
-from robustdeploy.export.agent import build_agent, foreign_plugins
-from robustdeploy.export.bundle import GOLDEN, golden_images, write_bundle
+from robustdeploy.export.golden import GOLDEN, golden_images
 from robustdeploy.export.metadata import OnnxMetadata
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.export.parity import check_finite, measure_parity
@@ -69,23 +68,6 @@ def export(recipe: Recipe, opset: int, trained: Finished[NetRecord], work: Work,
     return OnnxRecord(parity=parity, counts=counts, opset=opset, zeros=zeros, notes=tuple(notes))
 
 
-def pack(
-    recipe: Recipe,
-    target: Target,
-    trained: Finished[NetRecord],
-    exported: Finished[OnnxRecord],
-    work: Work,
-) -> BundleRecord:
-    """Pack an exported net with the agent, for people to carry to ``target``."""
-    build_agent(work.folder / "agent.pyz", foreign_plugins())
-    files = {name: (exported.folder / name).read_bytes() for name in ("model.onnx", GOLDEN)}
-    files["agent.pyz"] = (work.folder / "agent.pyz").read_bytes()
-    about = {"threat": plain(recipe.threat), "classes": list(load_info(trained.folder).classes)}
-    write_bundle(work.folder / "bundle.zip", files, target, about)
-    work.keep("agent.pyz", "bundle.zip")
-    return BundleRecord(notes=tuple(_target_notes(target, trained.record)))
-
-
 def held_out_images(trained: Path, info: NetInfo) -> tuple[Bytes, Labels]:
     """Return the validation images that the training stage set aside for proofs, parity and the board's self-check."""
     # Validation images, never test images: what travels to a board must not give away what it is tested on.
@@ -99,11 +81,6 @@ def held_out_images(trained: Path, info: NetInfo) -> tuple[Bytes, Labels]:
     except ArtifactError as problem:
         raise ArtifactError(f"{problem}; `robustdeploy prune --force` makes it again") from problem
     return held["images"], held["labels"]
-
-
-def plugin_inputs() -> dict[str, str]:
-    """SHA-256 of other packages' plug-ins, which the agent takes along to the board."""
-    return {f"agent/{place}": sha256_of_file(file) for place, file in foreign_plugins().items()}
 
 
 def attacked(net: Normalised, images: Bytes, labels: Labels, threat: Threat) -> Bytes:
@@ -153,7 +130,7 @@ def _notes(record: NetRecord) -> Iterator[str]:
         )
 
 
-def _target_notes(target: Target, record: NetRecord) -> Iterator[str]:
+def target_notes(target: Target, record: NetRecord) -> Iterator[str]:
     """Say what a user of this target should know about this net."""
     odd = [c.layer for c in record.channels if c.kept < c.dense and c.kept % target.channel_multiple]
     if odd:

@@ -25,9 +25,9 @@ from robustdeploy.data.load import Loaded
 from robustdeploy.data.noise import Noise
 from robustdeploy.engine.stage import Finished, Work
 from robustdeploy.errors import ArtifactError
-from robustdeploy.export.bundle import GOLDEN, golden_images
 from robustdeploy.export.exporting import attacked, held_out_images
 from robustdeploy.export.fine_tuning import Progress, fine_tune, forget
+from robustdeploy.export.golden import GOLDEN, golden_images
 from robustdeploy.export.precision.protocol import Calibration, Limits, Precision, Tunable
 from robustdeploy.export.twin import load_twin
 from robustdeploy.nets.store import load_info, load_net

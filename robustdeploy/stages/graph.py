@@ -6,17 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustdeploy.core.precisions import precisions_on
+from robustdeploy.core.precisions import form_of, precisions_on
 from robustdeploy.core.recipe import DEPLOY, Choice
 from robustdeploy.core.subject import DENSE, FP32, IMPORTED, PRUNED, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.engine.places import BOARDS
 from robustdeploy.stages.attack import Attack
-from robustdeploy.stages.bundle import Bundle
 from robustdeploy.stages.compile import Compile
 from robustdeploy.stages.export import Export, NetStage
 from robustdeploy.stages.import_net import Import
-from robustdeploy.stages.lower import Lower, OnnxStage, form_of
+from robustdeploy.stages.lower import Lower, OnnxStage
 from robustdeploy.stages.measure import Measure
 from robustdeploy.stages.session import Session
 from robustdeploy.stages.train import Train
@@ -65,13 +64,11 @@ class Graph:
         exported = self.export(net, target)
         if precision.name == FP32:
             return exported
-        asked = next((each for each in self.session.asked.precisions if each.name == precision.name), None)
-        usual = asked or Choice(name=precision.name)
-        return Lower(self.session, exported, precision, form_of(precision, usual))
+        return Lower(self.session, exported, precision, form_of(precision, self.session.asked.precisions))
 
-    def bundles(self, target: Target) -> tuple[Bundle, ...]:
-        """Return what packs all nets, in all precisions, that are shipped to a target."""
-        return tuple(self._bundle(net, target, each) for net, each in self._subjects(target))
+    def exports(self, target: Target) -> tuple[OnnxStage, ...]:
+        """Return what makes the files that a target takes, of all nets that run there, the run's own first."""
+        return tuple(self.onnx(net, target, each) for net, each in self._subjects(target))
 
     def measures(self, target: Target) -> tuple[Measure, ...]:
         """Return what measures all nets that run on a target, the run's own first."""
@@ -88,22 +85,18 @@ class Graph:
             for precision in precisions_on(target, self.session.asked.precisions):
                 yield net, precision
 
-    def _bundle(self, net: str, target: Target, precision: Choice) -> Bundle:
-        subject = Subject(net, precision.name, target.name)
-        return Bundle(self.session, subject, target, self.onnx(net, target, precision))
-
     def _measure(self, net: str, target: Target, precision: Choice) -> Measure:
-        bundle = self._bundle(net, target, precision)
-        lowered = bundle.export if isinstance(bundle.export, Lower) else None
+        subject, onnx = Subject(net, precision.name, target.name), self.onnx(net, target, precision)
+        lowered = onnx if isinstance(onnx, Lower) else None
         # Where the dense net runs on targets too, its own measuring tells of it, in torch as well.
         beside = Attack(self.session, self.net(DENSE), DENSE, deployed=False)
         alone = not self.compared or DENSE in self.deployed
         return Measure(
             session=self.session,
-            subject=bundle.subject,
+            subject=subject,
             target=target,
-            bundle=bundle,
-            engine=Compile(self.session, bundle.subject, target, bundle.export),
-            found=Attack(self.session, bundle.export.net, net, deployed=True, lowered=lowered),
+            export=onnx,
+            engine=Compile(self.session, subject, target, onnx),
+            found=Attack(self.session, onnx.net, net, deployed=True, lowered=lowered),
             beside=None if alone else beside,
         )

@@ -101,11 +101,3 @@ def twin_file(done: Finished[OnnxRecord]) -> Path | None:
     """Return the file of a lowered net whose torch twin tells of it; None where there is no such twin."""
     lowered = done.record.lowered
     return None if lowered is None or lowered.twin_problem else done.folder / "model.onnx"
-
-
-def form_of(choice: Choice, asked: Choice) -> str:
-    """Return what a target changes of a precision that was asked for, as part of a folder's name; usually nothing."""
-    usual, own = (vars(PRECISIONS.build(each.name, each.options)) for each in (asked, choice))
-    other = {name: value for name, value in own.items() if value != usual[name]}
-    # A word says by itself what it is of; a number does not.
-    return "-".join(value if isinstance(value, str) else f"{name}{value:g}" for name, value in other.items())

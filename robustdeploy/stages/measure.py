@@ -17,14 +17,12 @@ from robustdeploy.engine.places import board_place
 from robustdeploy.engine.stage import Need, Work
 from robustdeploy.evaluate.adversarial import FILE
 from robustdeploy.evaluate.measuring import Request, evaluate
-from robustdeploy.export.agent import agent_note
-from robustdeploy.export.bundle import GOLDEN, golden_from, read_bundle
+from robustdeploy.export.golden import GOLDEN, load_golden
 from robustdeploy.export.parity import parity_rows
 from robustdeploy.nets.store import load_info
 from robustdeploy.stages.attack import Attack
-from robustdeploy.stages.bundle import Bundle
 from robustdeploy.stages.compile import FOLDER, Compile
-from robustdeploy.stages.lower import twin_file
+from robustdeploy.stages.lower import OnnxStage, twin_file
 from robustdeploy.stages.session import Session
 from robustdeploy.train.facts import PRINTS_FILE
 from robustdeploy.train.setup import device_from
@@ -37,7 +35,7 @@ class Measure:
     session: Session
     subject: Subject
     target: Target
-    bundle: Bundle
+    export: OnnxStage
     engine: Compile
     found: Attack
     beside: Attack | None
@@ -53,11 +51,9 @@ class Measure:
     @property
     def needs(self) -> tuple[Need, ...]:
         """The engine, what is replayed on it, and the net and the file that it is of."""
-        export = self.bundle.export
         return (
-            Need(export.net, ("model.safetensors", "net.json", PRINTS_FILE)),
-            Need(export, ("model.onnx",)),
-            Need(self.bundle, ("bundle.zip",)),
+            Need(self.export.net, ("model.safetensors", "net.json", PRINTS_FILE)),
+            Need(self.export, ("model.onnx", GOLDEN)),
             Need(self.engine),
             Need(self.found, (FILE,)),
             *((Need(self.beside, (FILE,)),) if self.beside else ()),
@@ -73,19 +69,15 @@ class Measure:
     def inputs(self) -> Mapping[str, str]:
         """The test images, and the agent of the installed package."""
         session = self.session
-        info = load_info(session.run.root / self.bundle.export.net.place)
+        info = load_info(session.run.root / self.export.net.place)
         return {"test_images": session.test_images(info).digest, "agent": sha256_of_file(session.agent)}
 
     def run(self, work: Work) -> BoardRecord:
         """Measure, block by block; sealed blocks of an interrupted call are used again."""
-        session, bundle = self.session, work.of(self.bundle).folder
-        net = work.of(self.bundle.export.net).folder
-        # The bundle may be older than this installation, and it is this installation's agent that is sent.
-        if note := agent_note(bundle / "agent.pyz", session.agent):
-            session.callback.say(f"note: {note}")
+        session, onnx = self.session, work.of(self.export)
+        net = work.of(self.export.net).folder
         info = load_info(net)
         images = session.test_set(info)
-        onnx = work.of(self.bundle.export)
         twin = twin_file(onnx)
         # Without a twin the net in float32 is what was attacked, and what the board is compared with.
         own = self.subject.precision == FP32 or twin is not None
@@ -107,9 +99,7 @@ class Measure:
             built=work.of(self.engine).record,
             found=work.of(self.found).folder / FILE,
             dense_found=work.of(self.beside).folder / FILE if self.beside else None,
-            # From the bundle itself, as it would be on a board: so a damaged bundle is found before anything is
-            # measured.
-            golden=golden_from(read_bundle(bundle / "bundle.zip")[GOLDEN], info),
+            golden=load_golden(onnx.folder / GOLDEN, info),
             extra_rows=parity_rows(onnx.record.parity, self.subject.reference),
             device=str(device_from(session.run.recipe.train.device)),
             trust=session.trust,

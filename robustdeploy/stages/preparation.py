@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.records import BundleRecord
+from robustdeploy.core.records import BoardRecord
 from robustdeploy.core.settings import differences, overrides
 from robustdeploy.core.target import Target
 from robustdeploy.data.load import Loaded, load_data
-from robustdeploy.engine.places import BUNDLES, kind_of, subject_of
+from robustdeploy.engine.lineage import newest_on
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.runner import held
 from robustdeploy.errors import UsageError
@@ -21,19 +21,18 @@ from robustdeploy.train.start import starting_net
 
 
 def check_same_target(run: Run, goal: Target) -> None:
-    """Refuse a target that another definition of the same name was exported for: its evidence would be replaced."""
-    for place in run.manifests():
-        if kind_of(place) != BUNDLES or subject_of(place).place != goal.name:
-            continue
-        # An edited definition is damage and no other target.
-        sealed = held(run, place, BundleRecord).manifest
-        changed = list(differences(sealed.parameters.get("target", {}), plain(goal)))
-        if changed:
-            told = "; ".join(f"{each.field} {each.recipe}, now {each.used}" for each in changed)
-            raise UsageError(
-                f"{run.root} has results of another target called {goal.name} ({told}); give yours another name, or "
-                f"replace them with `robustdeploy export {run.root} --target … --force`"
-            )
+    """Refuse a target of another definition than the one of its name that was measured: its evidence would go."""
+    place = newest_on(goal.name, run.manifests())
+    if not place:
+        return
+    # An edited definition is damage and no other target.
+    sealed = held(run, place, BoardRecord).manifest
+    if changed := list(differences(sealed.parameters.get("target", {}), plain(goal))):
+        told = "; ".join(f"{each.field} {each.recipe}, now {each.used}" for each in changed)
+        raise UsageError(
+            f"{run.root} has results of another target called {goal.name} ({told}); give yours another name, or "
+            f"replace them with `robustdeploy evaluate {run.root} --target … --force`"
+        )
 
 
 def check_images(measure: Measure, *, anew: bool) -> None:
@@ -43,7 +42,7 @@ def check_images(measure: Measure, *, anew: bool) -> None:
     other settings is: the recipe had them before ``prune --force`` gave it new ones, so it is out of date.
     """
     run, now = measure.session.run, measure.inputs()["test_images"]
-    made, export = run.manifests(), measure.bundle.export.place
+    made, export = run.manifests(), measure.export.place
     if anew or measure.place not in made or export not in made:
         return
     measured = made[measure.place]

@@ -1,11 +1,7 @@
 """Everything a user can get wrong: the right exit code, one clear sentence, nothing half-written."""
 
-import hashlib
-import io
-import json
 import platform
 import sys
-import zipfile
 
 import lies
 import numpy as np
@@ -159,11 +155,8 @@ DAMAGED = [
     "attacks/pruned/fp32/manifest.json",
     "attacks/dense/fp32/attacks.npz",
     "onnx/pruned/fp32/model.onnx",
-    "bundles/pruned/fp32@quick/agent.pyz",
-    "bundles/pruned/fp32@quick/bundle.zip",
     "onnx/pruned/fp32/manifest.json",
     "onnx/pruned/fp32/golden.npz",
-    "bundles/pruned/fp32@quick/manifest.json",
     "engines/pruned/fp32@quick/engine/model.onnx",
     "engines/pruned/fp32@quick/manifest.json",
     "boards/pruned/fp32@quick/outcomes.npz",
@@ -181,7 +174,6 @@ READS = {
     "attacks/pruned": ["evaluate", "report", "run"],
     "attacks/dense": ["evaluate", "report", "run"],
     "onnx/pruned": ["export", "evaluate", "report", "run"],
-    "bundles/pruned": ["export", "evaluate", "report", "run"],
     "engines/pruned": ["evaluate", "report", "run"],
     "boards/pruned": ["evaluate", "report", "run"],
     "report.json": ["gate", "compare"],
@@ -251,27 +243,10 @@ def test_verify_names_the_file_with_a_flipped_byte(desk, command, file):
     assert any(file.rpartition("/")[2] in problem for problem in as_json.document["problems"])
 
 
-def with_onnx(bundle, onnx):
-    """Return a bundle with another model.onnx and a manifest that agrees."""
-    with zipfile.ZipFile(bundle) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    files["model.onnx"] = onnx
-    inner = json.loads(files["bundle.json"])
-    inner["files"]["model.onnx"] = hashlib.sha256(onnx).hexdigest()
-    files["bundle.json"] = json.dumps(inner).encode()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("content", [b"this is not a net", b"", b"\x08\x09" * 50], ids=["text", "empty", "bytes"])
 def test_an_onnx_file_that_is_not_one(desk, refused, reseal, content):
     run = desk / "runs" / "tiny"
-    bundle = with_onnx(run / "bundles/pruned/fp32@quick/bundle.zip", content)
     reseal(run, "onnx/pruned/fp32", {"model.onnx": content})
-    reseal(run, "bundles/pruned/fp32@quick", {"bundle.zip": bundle}, {"onnx/pruned/fp32/model.onnx": content})
     said = refused(desk, "evaluate", "--target", "quick.yaml", writes=True)
     assert "model.onnx" in said
     assert len(said.splitlines()) == 1

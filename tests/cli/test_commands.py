@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
-import zipfile
 
 import jsonschema
 import onnx
 import pytest
 
+from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.schema import schema_of
 
 COMMANDS = [
@@ -147,31 +147,58 @@ def test_the_report_meets_its_schema(chain):
 
 
 @pytest.mark.slow
-def test_a_bundle_for_a_board_is_complete_but_for_the_engine(desk, command):
+def test_export_makes_the_files_that_a_board_takes_and_says_which(desk, command):
     done = command(desk, "export", "--target", "jetson-orin")
     assert done.code == 0
     assert "contract-tested" in done.err
     assert "multiple of 8" in done.err
-    folder = desk / "runs/tiny/bundles/pruned/fp32@jetson-orin"
-    with zipfile.ZipFile(folder / "bundle.zip") as bundle:
-        names = set(bundle.namelist())
-        assert names == {"agent.pyz", "bundle.json", "golden.npz", "model.onnx"}
-        about = json.loads(bundle.read("bundle.json"))
-        bundle.extractall(desk / "board")
-    assert about["engine"] == {"backend": "tensorrt", "options": {}, "built_on": "board"}
-    assert about["target"]["name"] == "jetson-orin"
-    model = onnx.load(desk / "board/model.onnx")
+    (opset18, *other), beside = done.out.splitlines()[:-1], desk / "runs/tiny/onnx/pruned/fp32.opset18"
+    assert (opset18, other) == ("runs/tiny/onnx/pruned/fp32.opset18/model.onnx is written", [])
+    assert {path.name for path in beside.iterdir()} == {"model.onnx", "golden.npz", "manifest.json"}
+    model = onnx.load(beside / "model.onnx")
     assert [each.version for each in model.opset_import if each.domain == ""] == [18]
     assert {entry.key: entry.value for entry in model.metadata_props}["robustdeploy.eps"] == "0.1"
-    agent = [sys.executable, desk / "board/agent.pyz"]
-    ended = subprocess.run(agent, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    both = command(desk, "export", "--target", "jetson-orin", "--precision", "fp32", "--precision", "fp16", "--json")
+    files = [both.document["onnx"], *(each["onnx"] for each in both.document["beside"])]
+    assert files == [f"runs/tiny/onnx/pruned/{name}.opset18/model.onnx" for name in ("fp32", "fp16")]
+    assert both.document["facts"]["opset"] == 18
 
 
 def test_evaluate_before_export_names_the_command(desk, command):
-    done = command(desk, "evaluate")
+    done = command(desk, "evaluate", "--target", "jetson-orin")  # of another opset than what is there
     assert done.code == 2
-    assert "robustdeploy export runs/tiny --target host-cpu" in done.err
+    assert "robustdeploy export runs/tiny --target jetson-orin` first" in done.err
+    done = command(desk, "evaluate", "--target", "host-cpu", "--precision", "int8")
+    assert done.code == 2
+    assert "robustdeploy export runs/tiny --target host-cpu --precision int8` first" in done.err
+
+
+@pytest.mark.slow
+def test_a_run_of_the_version_that_packed_bundles_still_opens(desk, command, reseal):
+    run, place = desk / "runs/tiny", "bundles/pruned/fp32@quick"
+    onnx_sha256 = sha256_of_file(run / "onnx/pruned/fp32/model.onnx")
+    (run / place).mkdir(parents=True)
+    (run / place / "bundle.zip").write_bytes(b"PK")
+    about = json.loads((run / "onnx/pruned/fp32/manifest.json").read_text())
+    about |= {"stage": "bundle", "inputs": {"onnx/pruned/fp32/model.onnx": onnx_sha256}, "outputs": {}, "facts": {}}
+    (run / place / "manifest.json").write_text(json.dumps(about))
+    reseal(run, place, {"bundle.zip": b"PK"})
+    measured = run / "boards/pruned/fp32@quick/manifest.json"
+    measured.write_text(json.dumps({**json.loads(measured.read_text()), "fingerprint": "0" * 64}))
+    reseal(run, "boards/pruned/fp32@quick", {}, {f"{place}/bundle.zip": b"PK"})
+    for words in (["verify"], ["report"], ["gate"]):
+        done = command(desk, *words)
+        assert done.code == 0, done.err
+    assert "reported" in command(desk, "ls", "runs").out
+    done = command(desk, "run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml")
+    assert done.code == 0, done.err
+    assert done.err.count("and unchanged; skipped") == 6  # two nets, what is attacked of each, the file and the engine
+    assert f"boards/pruned/fp32@quick: done again: another {place}/bundle.zip" in done.err
+    # What that version packed is sealed still, and nothing asks for it when the net is exported anew.
+    assert command(desk, "export", "--target", "quick.yaml", "--force").code == 0
+    assert command(desk, "verify").code == 0
+    (run / place / "bundle.zip").write_bytes(b"PX")
+    assert command(desk, "verify").code == 2
 
 
 def test_validate_tells_all_problems_of_all_files(tmp_path, command):

@@ -292,7 +292,7 @@ def framed(head):
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (framed({"agent": "9.9", "protocol": 1}), BoardError, r"version 9\.9 .* build the bundle again"),
+        (framed({"agent": "9.9", "protocol": 1}), BoardError, r"version 9\.9 .* starts the agent that it is given"),
         (framed({"error": {"kind": "SystemExit", "message": "m"}}), BoardError, "a strange board: m"),
         (framed({"error": {"kind": "Interrupted", "message": "m"}}), BoardError, "a strange board: m"),
         (framed({"error": "text"}), BoardError, "a strange board: text"),

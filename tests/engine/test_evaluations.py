@@ -17,10 +17,10 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = Run.for_recipe(Path("runs"), load_recipe("digits-resnet8", registries=None), "mine")
     for place in (
-        "bundles/pruned/fp32@quick",
+        "engines/pruned/fp32@quick",
         "boards/pruned/fp32@quick",
         "boards/pruned/fp32@quick@3fa9c2d1",
-        "bundles/pruned/fp32@null",
+        "engines/pruned/fp32@null",
         "boards/pruned/fp32@null/parts",
     ):
         (run.root / place).mkdir(parents=True)

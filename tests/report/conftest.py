@@ -183,7 +183,7 @@ FACTS = {
 def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, omissions=(), board=FACTS, subjects=None, **changes):
     rows = tuple(accuracy_rows() + curve_rows() + other_rows()) if rows is None else tuple(rows)
     if subjects is None:
-        hashes = {name: f"{digit:x}" * 64 for digit, name in enumerate(("onnx", "engine", "bundle", "agent"), 5)}
+        hashes = {name: f"{digit:x}" * 64 for digit, name in enumerate(("onnx", "engine", "agent"), 5)}
         deployed = SubjectEvidence(
             subject=BOARD, evaluation="boards/pruned/fp32@jetson-orin", sha256=hashes, board=board
         )

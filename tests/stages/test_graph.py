@@ -24,7 +24,7 @@ def places(tmp_path):
 
 def test_two_nets_on_two_targets_have_each_stage_once_and_each_attack_once(places):
     found = places("baseline=deploy")
-    assert len(found) == len(set(found)) == 2 + 2 + 2 + 4 + 4 + 4
+    assert len(found) == len(set(found)) == 2 + 2 + 2 + 4 + 4
     assert [place for place in found if place.startswith("attacks/")] == ["attacks/pruned/fp32", "attacks/dense/fp32"]
     assert {place for place in found if place.startswith("boards/")} == {
         f"boards/{net}/fp32@{target}" for net in ("pruned", "dense") for target in TARGETS
@@ -61,8 +61,8 @@ def test_what_runs_on_a_target_is_named_by_its_precision(tmp_path):
     assert measure.place == "boards/pruned/int8@null"
     assert measure.engine.place == "engines/pruned/int8@null"
     # Its own twin is attacked, and its file is made of the exported one.
-    assert (measure.found.place, measure.bundle.export.place) == ("attacks/pruned/int8", "onnx/pruned/int8")
-    assert measure.bundle.export.export.place == "onnx/pruned/fp32"
+    assert (measure.found.place, measure.export.place) == ("attacks/pruned/int8", "onnx/pruned/int8")
+    assert measure.export.export.place == "onnx/pruned/fp32"
 
 
 def test_targets_that_ask_for_another_form_of_a_precision_get_a_file_of_their_own(places):
