@@ -35,7 +35,7 @@ from robustdeploy.devices.emulator.folder import Folder, folder_at
 from robustdeploy.devices.emulator.processes import processes_of
 from robustdeploy.engine.run import Run
 from robustdeploy.errors import EnvironmentFailure
-from robustdeploy.evaluate import attack, measuring
+from robustdeploy.evaluate import attack
 
 KINDS = ("client", "session", "agent", "guard", "all", "server")
 TRIES = 5
@@ -232,7 +232,7 @@ def campaign(kills: int, board: Folder, root: Path, seed: int, limit: int, given
         target = target.model_copy(update={"emulated": True})
     running = server.running(board) or server.start(board)
     # Small blocks, so that a small evaluation has several of them to seal and to resume.
-    attack.BLOCK = measuring.BLOCK = 16
+    attack.BLOCK = 16
     run = trained(board, root, limit) if given is None else fresh(given, root / "given" / "kills")
     api.export(Run.open(run, run.parent), target)
     alone = outcomes(evaluated(run, target, []))

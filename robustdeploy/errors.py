@@ -10,6 +10,7 @@ RobustdeployError
 ├── EnvironmentFailure     4    the surroundings failed, not the request
 │   ├── ToolchainError     4    a toolchain is missing or too old
 │   ├── BoardError         4    a board is unreachable, silent or answered with an error
+│   │   ├── BoardLostError 4    a connection was lost and could not be made anew
 │   │   └── WireError      4    a message is truncated, oversized or not ours
 │   └── StorageError       4    the disk is full, read-only or the run is in use
 └── Interrupted        130/143  a signal ended the work; it resumes where it stopped
@@ -76,6 +77,10 @@ class ToolchainError(EnvironmentFailure):
 
 class BoardError(EnvironmentFailure):
     """A board is unreachable, went silent, or answered with an error."""
+
+
+class BoardLostError(BoardError):
+    """A board's connection was lost and could not be made anew; another board may take its work."""
 
 
 class WireError(BoardError):

@@ -5,11 +5,13 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +41,7 @@ QUICK = """
     name: quick
     latency: {warmup_s: 0.01, min_s: 0.05, max_s: 1, min_samples: 100}
 """
+ELSEWHERE = Path(__file__).parent / "devices/elsewhere.py"
 MAIN = "from robustdeploy.cli import main; main()"
 
 
@@ -253,3 +256,52 @@ def emulated_board(made_board, tmp_path_factory):
         pytest.skip(f"no emulated Arm board can be started here: {missing}")
     yield folder.path
     server.stop(folder)
+
+
+class Boards:
+    """Links to this machine, each of which can go for good: its agent is killed and cannot be started anew."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def link(self, name, *before, machine="", **exports):
+        """A link whose agent says that it is on ``machine``, where that is given."""
+        path = self.folder / name
+        words = f'-E "{ELSEWHERE}" "{machine}"' if machine else ""
+        exports |= {"BOARD": name, "BOARDS": self.folder}
+        told = "".join(f"export {each}='{value}'\n" for each, value in exports.items())
+        path.write_text(f'#!/bin/sh\n{told}exec {" ".join(before)} "{sys.executable}" {words} "$@"\n')
+        path.chmod(0o755)
+        return {"name": "local", "options": {"python": str(path)}}
+
+    def agents(self, name):
+        """Processes of the board ``name`` that this one has started."""
+        found = []
+        for children in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+            for pid in children.read_text().split():
+                with suppress(OSError):  # one that has just ended
+                    if f"BOARD={name}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                        found.append(int(pid))
+        return found
+
+    def everywhere(self):
+        """Processes of all boards, whoever has started them."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if str(self.folder).encode() in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+        return found
+
+    def lose(self, name):
+        (self.folder / name).unlink(missing_ok=True)
+        for pid in self.agents(name):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def boards(tmp_path):
+    folder = tmp_path / "boards"
+    folder.mkdir()
+    return Boards(folder)

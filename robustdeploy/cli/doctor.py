@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from robustdeploy.core.target import Target
 from robustdeploy.devices.architecture import EMULATED, check_architecture, check_emulated
 from robustdeploy.devices.board import Board, board_from
 from robustdeploy.devices.builder import check_builder
+from robustdeploy.devices.fleet import Fleet, check_fit
+from robustdeploy.devices.link import Link
 from robustdeploy.devices.releases import check_opset, jetpack_advice, jetpack_of, newest_opset
 from robustdeploy.devices.toolchain import check_version
 from robustdeploy.errors import EnvironmentFailure, ToolchainError
@@ -86,20 +89,35 @@ def _host() -> Iterator[Finding]:
 def _target(name: str) -> Iterator[Finding]:
     target = load_target(name)
     yield Finding("target", True, f"{target.name}: {target.description} ({target.status})")
-    link = LINKS.build(target.link.name, target.link.options)
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, ExitStack() as stack:
         agent = folder / "agent.pyz"
         build_agent(agent, foreign_plugins())
-        try:
-            with board_from(link, agent) as board:
-                yield from _machine(board, target)
-                yield from _toolchain(board, target, agent)
-                yield _sensors(board)
-                yield _harness(board, target, folder)
-        except ToolchainError as error:
-            yield Finding(target.backend.name, False, str(error), "see above")
-        except EnvironmentFailure as error:
-            yield Finding("board", False, str(error))
+        boards: list[Board] = []
+        for number, choice in enumerate(target.links, 1):
+            which = f"board {number}, " if len(target.links) > 1 else ""
+            link = LINKS.build(choice.name, choice.options)
+            # All stay open until they are compared.
+            yield from (
+                replace(each, what=f"{which}{each.what}") for each in _board(link, target, agent, stack, boards)
+            )
+        if len(boards) > 1:
+            alike = f"{len(boards)} that are alike, each a machine of its own"
+            yield _checked("boards", lambda: check_fit(Fleet(boards, lambda line: None), target), alike)
+
+
+def _board(link: Link, target: Target, agent: Path, stack: ExitStack, boards: list[Board]) -> Iterator[Finding]:
+    """Look at one board; one that answers joins ``boards``."""
+    try:
+        board = stack.enter_context(board_from(link, agent))
+        yield from _machine(board, target)
+        yield from _toolchain(board, target, agent)
+        yield _sensors(board)
+        yield _harness(board, target, agent.parent)
+        boards.append(board)
+    except ToolchainError as error:
+        yield Finding(target.backend.name, False, str(error), "see above")
+    except EnvironmentFailure as error:
+        yield Finding("board", False, str(error))
 
 
 def _machine(board: Board, target: Target) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from robustdeploy.core.gate import Rule
 from robustdeploy.core.override import apply_override
 from robustdeploy.core.plain import plain, value_at
 from robustdeploy.core.plug_in_fields import PlugInField, plug_in_places
-from robustdeploy.core.recipe import Choice, PlugIn, Recipe
+from robustdeploy.core.recipe import ONE, SEVERAL, Choice, PlugIn, Recipe
 from robustdeploy.core.registry import REGISTRIES, Registry
 from robustdeploy.core.rules import Prospect, contradictions, meaning_problems, unmet_problems
 from robustdeploy.core.shipped import ShippedKind, shipped_folder, shipped_names
@@ -199,7 +199,9 @@ def _validated(
         # pydantic turns true into 1 where a number is asked for, and says nothing.
         found += booleans_lost(source.data, noun)
     except ValidationError as error:
-        found += [(e["loc"], complaint(e, kind)) for e in error.errors()]
+        for each in error.errors():
+            each["loc"] = tuple(step for step in each["loc"] if step not in (ONE, SEVERAL))
+            found.append((each["loc"], complaint(each, kind)))
     if registries is not None:
         found += _plugin_problems(kind, source.data, registries, quick)
         if kind is Recipe:

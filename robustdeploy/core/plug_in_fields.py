@@ -14,7 +14,7 @@ from robustdeploy.core.recipe import Choice
 
 EACH = "*"
 """In a place: any index."""
-Shape = Literal["one", "optional", "several"]
+Shape = Literal["one", "optional", "several", "one or several"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ def plug_in_fields(kind: type[Noun], place: Place = ()) -> Iterator[PlugInField]
             # is.
             several = get_origin(field.annotation) is tuple
             shape: Shape = "several" if several else "optional" if type(None) in get_args(field.annotation) else "one"
+            if any(get_origin(part) is tuple for part in parts):
+                shape = "one or several"
             holder = field.annotation if isinstance(field.annotation, type) and field.annotation is not Choice else None
             yield PlugInField(kind, name, of.kinds, shape, holder, (*here, EACH) if several else here)
             continue
@@ -57,7 +59,10 @@ def plug_in_places(kind: type[Noun], data: Any, defaults: Any) -> Iterator[tuple
     """
     for field in plug_in_fields(kind):
         for place in _filled_in(field.place, data, defaults):
-            yield place, field
+            held = value_at(data, place, value_at(defaults, place))
+            listed = field.shape == "one or several" and isinstance(held, list | tuple)
+            for each in _filled_in((*place, EACH), data, defaults) if listed else (place,):
+                yield each, field
 
 
 def _filled_in(place: Place, data: Any, defaults: Any) -> Iterator[Place]:

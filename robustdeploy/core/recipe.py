@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.dataclasses import dataclass
 
 from robustdeploy.core.amount import Amount, Bytes, Latency, microseconds
@@ -48,6 +48,12 @@ def _choice(value: Any) -> Any:
 
 
 PlugIn = Annotated[Choice, BeforeValidator(_choice)]
+ONE, SEVERAL = "<one>", "<several>"
+"""How pydantic calls the two in the place of an error; no key is written so."""
+OneOrSeveral = Annotated[
+    Annotated[PlugIn, Tag(ONE)] | Annotated[tuple[PlugIn, ...], Tag(SEVERAL)],
+    Discriminator(lambda value: SEVERAL if isinstance(value, list | tuple) else ONE),
+]
 
 
 class Data(Noun):

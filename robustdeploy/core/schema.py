@@ -76,6 +76,9 @@ def _with_plug_ins(schema: Schema, kind: type[Noun], registries: Registries) -> 
             choice = _choice(definitions, title, *among)
             if field.shape == "several":
                 held["items"] = choice
+            elif field.shape == "one or several":
+                several = {"type": "array", "items": choice, "minItems": 1}
+                owner["properties"][field.name] = {"title": title, "anyOf": [choice, several]}
             else:
                 nullable = {"anyOf": [choice, {"type": "null"}], "default": None}
                 owner["properties"][field.name] = nullable if field.shape == "optional" else choice

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from robustdeploy.core.kinds import Of
 from robustdeploy.core.model import Noun, Number
-from robustdeploy.core.recipe import Choice, PlugIn, check_names
+from robustdeploy.core.recipe import Choice, OneOrSeveral, PlugIn, check_names
 from robustdeploy.core.subject import FP32, TORCH
 
 OPSET = 20
@@ -85,7 +85,8 @@ class Target(Noun):
     arch: Annotated[Literal["any", "x86_64", "aarch64", "amd64", "arm64"], AfterValidator(_one_name)] = "any"
     """Of the board, which is refused where it is of another one. ``amd64`` is ``x86_64``, ``arm64`` is ``aarch64``."""
     backend: Annotated[Toolchain, Of("backends")] = Toolchain(name="onnxruntime")
-    link: Annotated[PlugIn, Of("links")] = Choice(name="local")
+    link: Annotated[OneOrSeveral, Of("links")] = Choice(name="local")
+    """The way to the board; a list of them where several alike share the work, each a machine of its own."""
     build_on: Literal["board", "host"] = "board"
     """Where the engine is built. Most are tied to the device and the toolchain's version; a backend that can build on
     the host says so."""
@@ -106,7 +107,16 @@ class Target(Noun):
     @model_validator(mode="after")
     def _names_differ(self) -> Target:
         check_names(self.precisions, "precisions")
+        if not self.links:
+            raise ValueError("link is an empty list; name the way to one board at least")
+        if twice := next((each for index, each in enumerate(self.links) if each in self.links[:index]), None):
+            raise ValueError(f"link holds the same '{twice.name}' link twice; name each board once")
         # Its rows would be taken for those of the reference.
         if self.name == TORCH:
             raise ValueError(f"name is '{TORCH}', which is the place of the host's reference; give the target another")
         return self
+
+    @property
+    def links(self) -> tuple[Choice, ...]:
+        """The ways to its boards, of which there is usually one."""
+        return (self.link,) if isinstance(self.link, Choice) else self.link

@@ -14,18 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 import robustdeploy
-from robustdeploy.core.registry import LINKS
-from robustdeploy.core.target import Target
 from robustdeploy.devices import answers, transfer
 from robustdeploy.devices.answers import answer_of, array_of, files_of, impossible, no_other
-from robustdeploy.devices.architecture import architecture_of, check_architecture, check_emulated
+from robustdeploy.devices.architecture import architecture_of
 from robustdeploy.devices.connection import LOSSES, AnotherBoard, Connection, Say
 from robustdeploy.devices.conversation import Conversation, Facts, Progress, Said
 from robustdeploy.devices.link import Link, Pipe
 from robustdeploy.devices.run import Run, run_from
 from robustdeploy.devices.transfer import Moved, silent
 from robustdeploy.devices.window import WINDOW, Window, window_from
-from robustdeploy.errors import BoardError, UsageError
+from robustdeploy.errors import BoardError, BoardLostError, UsageError
 from robustdeploy.onboard.engine import Files, engine_id, size_of
 from robustdeploy.onboard.timing import CHECKED, MOST_WARM_UP, SPLITS, Plan
 from robustdeploy.onboard.types import Bytes, Labels, Probe, Scores, Threat
@@ -38,7 +36,7 @@ _LOAD_S = 600.0
 """And for a fresh process that loads its toolchain and the engine, as `open_engine` allows."""
 _MOST_QUERIES = 1_000_000
 """Queries per image of an attack that states no budget, at most."""
-_SAME = ("machine", "cpu_model", "board_model", "python", "numpy")
+SAME = ("machine", "cpu_model", "board_model", "python", "numpy")
 """What a board says of itself that does not change where it is the same one, restarted or not."""
 T = TypeVar("T")
 
@@ -61,7 +59,7 @@ class Compiled:
         return size_of(self.files)
 
 
-@dataclass
+@dataclass(eq=False)
 class Board:
     """Talks to one agent over ``pipe``. ``deadline_s`` is the longest silence that is borne before a call gives up.
 
@@ -77,6 +75,9 @@ class Board:
     """Makes a pipe anew where this one is lost; nothing does where it is None."""
     facts: Facts = field(default_factory=dict, init=False)
     """What `hello` answered last."""
+    losses: int = field(default=0, init=False)
+    """How often its connection was lost."""
+    _scored_before: int = field(default=0, init=False, repr=False)
     _agent: Conversation = field(init=False, repr=False)
     _classes: int | None = field(default=None, init=False, repr=False)
     _sent: tuple[Path, Files] | None = field(default=None, init=False, repr=False)
@@ -90,6 +91,11 @@ class Board:
     def queries_total(self) -> int:
         """How many images the engine has scored since the agent started; the agent agrees."""
         return self._agent.queries_total
+
+    @property
+    def scored(self) -> int:
+        """How many images the engine has scored since this began, by all agents that were started for it."""
+        return self._scored_before + self._agent.queries_total
 
     @property
     def is_lost(self) -> bool:
@@ -116,7 +122,8 @@ class Board:
                     if not self._agent.is_cut:
                         raise
                     if losses == LOSSES:
-                        raise BoardError(f"{lost}; so it went {LOSSES} times at the same request") from lost
+                        raise BoardLostError(f"{lost}; so it went {LOSSES} times at the same request") from lost
+                    self.losses += 1
                     connection.anew(lost, self._resume)
         finally:
             self._inside = False
@@ -124,9 +131,10 @@ class Board:
     def _resume(self, pipe: Pipe) -> None:
         """Talk over ``pipe`` from now on, with the board in the state that it was in."""
         before, opened = self.facts, self._opened
+        self._scored_before = self.scored
         self.pipe, self._agent = pipe, Conversation(pipe, self.deadline_s, self.clock)
         after = self.hello()
-        if before and (other := next((name for name in _SAME if before[name] != after[name]), None)):
+        if before and (other := next((name for name in SAME if before[name] != after[name]), None)):
             told = f"its {other} is '{after[other]}' and was '{before[other]}'"
             self.facts = before
             raise AnotherBoard(f"{pipe.where}: another board answers now: {told}; connect the one that was there")
@@ -387,10 +395,8 @@ class Board:
 
 
 @contextmanager
-def board_from(
-    link: Link, agent: Path, deadline_s: float = 60.0, arch: str = "any", say: Say | None = None
-) -> Iterator[Board]:
-    """Start ``agent`` over ``link`` and give a board that has said hello in the same version, on the architecture.
+def board_from(link: Link, agent: Path, deadline_s: float = 60.0, say: Say | None = None) -> Iterator[Board]:
+    """Start ``agent`` over ``link`` and give a board that has said hello in the same version.
 
     With ``say``, which hears of it, a connection that is lost later is made anew.
     """
@@ -399,16 +405,6 @@ def board_from(
         Board(connection.open(), deadline_s, connection=connection) as board,
     ):
         board.lasting(board.hello)
-        check_architecture(board.facts["machine"], arch, board.pipe.where)
-        yield board
-
-
-@contextmanager
-def board_of(target: Target, agent: Path, deadline_s: float = 60.0, say: Say | None = None) -> Iterator[Board]:
-    """Start ``agent`` on the target's board, over its link; a board of another architecture is a BoardError."""
-    link: Link = LINKS.build(target.link.name, target.link.options)
-    with board_from(link, agent, deadline_s, target.arch, say) as board:
-        check_emulated(board.facts["board_model"], target.emulated, board.pipe.where)
         yield board
 
 

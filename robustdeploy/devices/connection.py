@@ -10,7 +10,7 @@ from pathlib import Path
 
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.devices.link import Link, Pipe
-from robustdeploy.errors import BoardError
+from robustdeploy.errors import BoardError, BoardLostError
 
 Say = Callable[[str], object]
 
@@ -20,7 +20,7 @@ _PAUSES_S = (0.5, 2.0, 5.0, 10.0, 10.0, 10.0, 10.0, 10.0)
 """Between attempts to connect anew; together they outlast the restart of a small board."""
 
 
-class AnotherBoard(BoardError):
+class AnotherBoard(BoardLostError):
     """What answers over the link is not the board that was lost; connecting once more would not help."""
 
 
@@ -63,7 +63,8 @@ class Connection:
                 raise
             except BoardError as error:
                 failed = error
-        raise BoardError(f"{lost}; connecting anew fails: {failed}; repeat the command once it answers, and it resumes")
+        told = f"connecting anew fails: {failed}; repeat the command once it answers, and it resumes"
+        raise BoardLostError(f"{lost}; {told}")
 
     def close(self) -> None:
         """End the agent and everything that it started."""

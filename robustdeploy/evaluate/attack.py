@@ -18,6 +18,7 @@ from robustdeploy.core.registry import ATTACKS, QUERY_ATTACKS
 from robustdeploy.data import images as data
 from robustdeploy.data.order import epoch_order
 from robustdeploy.devices.board import Board
+from robustdeploy.devices.fleet import Fleet
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.evaluate.box import project, violations
 from robustdeploy.evaluate.host import HostNet
@@ -34,6 +35,9 @@ BLOCK = 128
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, images done, all images)."""
+
+OnBoard = Callable[[Board, "Images", int, Callable[[], None]], Arrays]
+"""Does one block, which has a number, on a board; it is given what tells that the work goes on."""
 
 
 @dataclass(frozen=True)
@@ -172,16 +176,11 @@ def worse_of(host: HostNet, found: Bytes, other: Bytes, labels: Labels) -> Bytes
 
 
 def attack_board(
-    adversary: Adversary, bench: Bench, host: HostNet, board: Board, replayed: Found | None
+    adversary: Adversary, bench: Bench, host: HostNet, fleet: Fleet, replayed: Found | None
 ) -> AttackOutcome:
-    """Attack what runs on the board: ``replayed`` holds what gradients found, queries are asked on the board itself."""
+    """Attack what runs on the boards: ``replayed`` holds what gradients found, queries are asked on them themselves."""
 
-    def one(block: Images, number: int) -> Arrays:
-        done = number * BLOCK
-
-        def asked(queries: int) -> None:
-            bench.progress(adversary.label, done, len(bench.images.ids))
-
+    def one(board: Board, block: Images, number: int, tell: Callable[[], None]) -> Arrays:
         # Parts have the same arrays for every attack; -1 says that nothing was counted.
         queries = np.full(len(block.ids), -1, np.int64)
         if replayed is not None:
@@ -189,10 +188,11 @@ def attack_board(
         else:
             name, options, noise_key = adversary.choice.name, _numbers(adversary), key(bench.seed, adversary.label)
             arguments = (name, options, bench.threat, noise_key, block.images, block.labels, block.ids)
-            found, queries = board.attack(*arguments, progress=asked, budget=adversary.budget)
+            found, queries = board.attack(*arguments, progress=lambda queries: tell(), budget=adversary.budget)
             # Nor is a board, whatever runs on it.
             found = _made_valid(block.images, found, bench.threat)
-            on_host = CLASSIFICATION.predictions(host.score(found))
+            with fleet.lock:  # the net on the host is one for all threads
+                on_host = CLASSIFICATION.predictions(host.score(found))
         # What an attack says of its own success is not asked: the stored images are scored anew.
         judged = judge(board, found, bench.batch)
         return {
@@ -204,7 +204,7 @@ def attack_board(
             "restless": judged.restless,
         }
 
-    joined = _gathered(bench, adversary.label, one)
+    joined = shared(bench, fleet, adversary.label, one)
     return AttackOutcome(
         label=adversary.label,
         kind=adversary.kind,
@@ -215,6 +215,30 @@ def attack_board(
         moved=int(joined["moved"].sum()),
         restless=int(joined["restless"].sum()),
     )
+
+
+def shared(bench: Bench, fleet: Fleet, name: str, one: OnBoard) -> Arrays:
+    """Do each block on a board of the target that is free, and seal it; return all of them together, in order."""
+    names = {f"{name}-{number:05d}": (number, block) for number, block in bench.images.blocks()}
+    parts = {part: held for part in names if (held := bench.parts.held(part)) is not None}
+    waiting, total, done = [part for part in names if part not in parts], len(bench.images.ids), len(parts)
+
+    def tell(finished: int = 0) -> None:
+        nonlocal done
+        done = max(done, len(parts) + finished)
+        with fleet.lock:
+            bench.progress(name, min(total, done * BLOCK), total)
+
+    def job(part: str, board: Board) -> Arrays:
+        # Between two blocks everything so far is sealed.
+        stop_if_interrupted()
+        number, block = names[part]
+        return bench.parts.seal(part, one(board, block, number, tell))
+
+    tell()
+    made = dict(zip(waiting, fleet.share([partial(job, part) for part in waiting], tell), strict=True))
+    ordered = [parts.get(part) or made[part] for part in names]
+    return {field: np.concatenate([part[field] for part in ordered]) for field in ordered[0]}
 
 
 def _numbers(adversary: Adversary) -> Mapping[str, Any]:

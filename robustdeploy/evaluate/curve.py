@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -12,13 +13,14 @@ from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Measurement
 from robustdeploy.core.subject import Subject
 from robustdeploy.devices.board import Board
+from robustdeploy.devices.fleet import Fleet
 from robustdeploy.evaluate.attack import Bench, Found, Images, worse_of
 from robustdeploy.evaluate.box import project
 from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.rows import kind_of_gradients, share_row
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import key
-from robustdeploy.onboard.types import Threat
+from robustdeploy.onboard.types import Labels, Threat
 
 ATTACK = Pgd(steps=10)
 
@@ -62,25 +64,31 @@ def curve_found(bench: Bench, host: HostNet, recipe: Recipe, before: Mapping[flo
 
 
 def curve_rows(
-    bench: Bench, replayed: Mapping[float, Found], board: Board, recipe: Recipe, subjects: tuple[Subject, Subject]
+    bench: Bench, replayed: Mapping[float, Found], fleet: Fleet, recipe: Recipe, subjects: tuple[Subject, Subject]
 ) -> tuple[Measurement, ...]:
-    """Replay what was found at each radius on the board, and return both nets' accuracies: its and the reference's.
+    """Replay what was found at each radius on the boards, and return both nets' accuracies: its and the reference's.
 
     The values are raw: a success at a smaller eps does not count at a larger one, so that a broken attack shows.
     """
     few, rows, (subject, reference) = first_images(bench.images, recipe), [], subjects
     kind = kind_of_gradients(subject, reference)
-    for multiple, eps in radii(recipe):
+    steps = dict(radii(recipe))
+
+    def replay(multiple: float, board: Board) -> Labels:
         stop_if_interrupted()
-        bench.progress(f"eps × {multiple:g}", 0, len(few.ids))
-        found = replayed[multiple]
+        with fleet.lock:
+            bench.progress(f"eps × {multiple:g}", 0, len(few.ids))
+        images = replayed[multiple].images
 
-        def make(found: Found = found) -> dict[str, np.ndarray]:
-            return {"board": CLASSIFICATION.predictions(board.score(found.images, bench.batch))}
+        def make() -> dict[str, np.ndarray]:
+            return {"board": CLASSIFICATION.predictions(board.score(images, bench.batch))}
 
-        on_board = bench.parts.get(f"curve-{multiple:g}", make)["board"]
+        return bench.parts.get(f"curve-{multiple:g}", make)["board"]
+
+    on_board = fleet.share([partial(replay, multiple) for multiple in steps], lambda finished: None)
+    for (multiple, eps), labels_there in zip(steps.items(), on_board, strict=True):
         conditions = {"eps": eps, "multiple": multiple, "attack": "pgd", "steps": 10}
-        for its, labels in ((reference, found.predictions), (subject, on_board)):
+        for its, labels in ((reference, replayed[multiple].predictions), (subject, labels_there)):
             bits = labels == few.labels
             rows.append(share_row("robust_accuracy_at_eps", its, bits, conditions, attack=ATTACK.label, kind=kind))
     return tuple(rows)

@@ -6,7 +6,6 @@ that the answer depends on an image's neighbours, or on chance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,12 +48,6 @@ def judge(board: Board, images: Bytes, batch: int) -> Judged:
         # Only then a third pass: it tells chance from dependence on the neighbours and costs as much as the first.
         restless = moved & _moved(scores, board.score(images, batch))
     return Judged(scores, moved, restless)
-
-
-def joined(parts: Sequence[Judged]) -> Judged:
-    """Put the answers to several blocks of images together."""
-    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("scores", "moved", "restless")}
-    return Judged(**whole)
 
 
 def other_batch(batch: int) -> int:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from robustdeploy.core.archive import Arrays
 from robustdeploy.core.files import atomic_write_json
-from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.records import BoardRecord, OnnxRecord
 from robustdeploy.core.report import SCHEMA_VERSION, Measurement
@@ -23,10 +24,10 @@ from robustdeploy.data.load import reading_facts
 from robustdeploy.data.prints import Prints, prints_of
 from robustdeploy.devices.board import Board
 from robustdeploy.devices.build import Built
+from robustdeploy.devices.fleet import Fleet
 from robustdeploy.engine.stage import Work
 from robustdeploy.evaluate.adversarial import HostAttacks, load_attacks
 from robustdeploy.evaluate.attack import (
-    BLOCK,
     Adversary,
     Bench,
     Found,
@@ -34,6 +35,7 @@ from robustdeploy.evaluate.attack import (
     Progress,
     adversaries_from,
     attack_board,
+    shared,
 )
 from robustdeploy.evaluate.classes import class_rows, one_class_diagnostic
 from robustdeploy.evaluate.curve import curve_rows
@@ -41,7 +43,7 @@ from robustdeploy.evaluate.diagnostics import HostFindings, diagnose, scores_res
 from robustdeploy.evaluate.evidence import EvaluationRows, figures_from
 from robustdeploy.evaluate.fidelity import precision_diagnostics
 from robustdeploy.evaluate.host import HostNet, load_host_net
-from robustdeploy.evaluate.judge import Judged, joined, judge
+from robustdeploy.evaluate.judge import Judged, judge
 from robustdeploy.evaluate.latency import Stopwatch, timings_record
 from robustdeploy.evaluate.latency_rows import latency_diagnostics, measured_latency
 from robustdeploy.evaluate.opening import golden_diagnostic, open_on
@@ -105,28 +107,41 @@ class Request:
     """What became of the test set's files."""
 
 
-def evaluate(request: Request, board: Board, work: Work, progress: Progress) -> BoardRecord:
-    """Evaluate on the board. Sealed parts of an interrupted evaluation of the same engine are used again."""
+def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> BoardRecord:
+    """Evaluate on a target's boards. Sealed parts of an interrupted evaluation of the same engine are used again."""
     recipe, target = request.recipe, request.target
     adversaries = adversaries_from(recipe.evaluate.attacks)
     # Before the board is opened: a damaged file must not cost the time of sending an engine.
     found = load_attacks(request.found, recipe, request.test, deployed=True)
     host = load_host_net(request.net, request.device, request.trust, request.twin)
-    opened = open_on(board, target, request.built, request.engine, request.golden, request.limits)
+    opened = fleet.each(
+        lambda board: open_on(board, target, request.built, request.engine, request.golden, request.limits)
+    )
     parts = Parts(work.folder, work.mark, work.ledger)
     # Judged in the batch that the latency is of: one deployment, one answer.
     bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress, target.latency.batch)
-    stopwatch = Stopwatch(board, target, opened, request.golden["images"], progress)
-    clean = _judged_clean(bench, board)
-    # Between the attacks and not in one row, so that runs meet the board in different states.
-    stopwatch.take()
-    outcomes = _attacked(bench, adversaries, (host, found), board, clean, request, stopwatch)
+    stopwatches: dict[Board, Stopwatch] = {}
+
+    def stopwatch(board: Board) -> Stopwatch:
+        # Runs of two boards are never mixed: where the first board is lost, another one's begin anew.
+        new = Stopwatch(board, target, opened[board], request.golden["images"], progress)
+        return stopwatches.setdefault(board, new)
+
+    def timed() -> None:
+        # Between the attacks and not in one row, so that runs meet the board in different states.
+        fleet.first(lambda board: stopwatch(board).take())
+
+    clean = Judged(**shared(bench, fleet, "clean", partial(_judged, batch=bench.batch)))
+    timed()
+    outcomes = _attacked(bench, adversaries, (host, found), fleet, clean, request, timed)
     # On the board and not in torch: an int8 head may round away what the host's scores still show.
-    unmoved = _unmoved_margins(bench, board, clean.scores)
+    unmoved = fleet.first(lambda board: _unmoved_margins(bench, board, clean.scores))
     # From what was stored: gradients are followed on the host once for all targets.
     subject, limits = request.subject, request.limits
-    curve = curve_rows(bench, found.curve, board, recipe, (subject, request.reference))
-    latency = stopwatch.finish()
+    curve = curve_rows(bench, found.curve, fleet, recipe, (subject, request.reference))
+    latency = fleet.first(lambda board: stopwatch(board).finish())
+    first = fleet.boards[0]
+    several = {"board": fleet.name_of(first)} if len(fleet.began) > 1 else {}
     on_board = [row for row in curve if row.subject == str(subject)]
     settings = {adversary.label: adversary.settings for adversary in adversaries}
     classes = len(request.classes)
@@ -138,7 +153,7 @@ def evaluate(request: Request, board: Board, work: Work, progress: Progress) -> 
         scores_respond(unmoved, len(request.test.ids[:LOOKED_AT])),
         overlap_diagnostic(_prints(request.test), request.test.ids, request.net / PRINTS_FILE),
         table_diagnostic(request.onnx, request.test.images, request.available),
-        golden_diagnostic(opened, limits),
+        golden_diagnostic(max(opened.values(), key=lambda each: each.golden_gap), limits),
         *latency_diagnostics(latency),
     )
     # Rows are made here, with the evidence at hand; the report only collects them and never computes a figure.
@@ -149,19 +164,24 @@ def evaluate(request: Request, board: Board, work: Work, progress: Progress) -> 
             *class_rows(outcomes, request.classes, subject),
             *curve,
             *request.extra_rows,
-            *measured_latency(latency, subject),
+            *(_with(row, several) for row in measured_latency(latency, subject)),
         ),
         diagnostics=tuple(each.model_copy(update={"subject": str(subject)}) for each in checks),
         figures=figures_from(outcomes, recipe.threat, request.classes, latency, subject),
     )
     # Images and labels as well as predictions: whoever doubts an accuracy can score the images again.
     outcomes.save(work.folder / "outcomes.npz")
-    atomic_write_json(work.folder / "facts.json", opened.facts)
+    facts = {**opened[first].facts, **({"boards": fleet.deeds()} if several else {})}
+    atomic_write_json(work.folder / "facts.json", facts)
     atomic_write_json(work.folder / "timings.json", timings_record(latency))
     atomic_write_json(work.folder / "rows.json", rows.model_dump(mode="json"))
     work.keep("outcomes.npz", "facts.json", "timings.json", "rows.json")
     reading = reading_facts(request.reading, "test_")
-    return BoardRecord(engine=opened.engine, n=len(request.test.ids), reading=reading)
+    return BoardRecord(engine=opened[first].engine, n=len(request.test.ids), reading=reading)
+
+
+def _with(row: Measurement, conditions: Mapping[str, Any]) -> Measurement:
+    return row.model_copy(update={"conditions": {**row.conditions, **conditions}})
 
 
 def _prints(test: Images) -> Prints:
@@ -191,30 +211,24 @@ def _findings(host: HostNet, bench: Bench) -> HostFindings:
     )
 
 
-def _judged_clean(bench: Bench, board: Board) -> Judged:
-    """Judge the images as they are, block by block, so that no message to the board holds it up for long."""
-    judged = []
-    for number, block in bench.images.blocks():
-        stop_if_interrupted()
-        bench.progress("clean", number * BLOCK, len(bench.images.ids))
-        judged.append(judge(board, block.images, bench.batch))
-    bench.progress("clean", len(bench.images.ids), len(bench.images.ids))
-    return joined(judged)
+def _judged(board: Board, block: Images, number: int, tell: Callable[[], None], batch: int) -> Arrays:
+    """Judge the images of one block as they are."""
+    return dict(vars(judge(board, block.images, batch)))
 
 
 def _attacked(
     bench: Bench,
     adversaries: tuple[Adversary, ...],
     reference: tuple[HostNet, HostAttacks],
-    board: Board,
+    fleet: Fleet,
     clean: Judged,
     request: Request,
-    stopwatch: Stopwatch,
+    timed: Callable[[], None],
 ) -> Outcomes:
     (host, found), attacks = reference, []
     for adversary in adversaries:
-        attacks.append(attack_board(adversary, bench, host, board, found.attacks.get(adversary.label)))
-        stopwatch.take()
+        attacks.append(attack_board(adversary, bench, host, fleet, found.attacks.get(adversary.label)))
+        timed()
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
     if request.dense_found is not None:

@@ -36,12 +36,21 @@ class Parts:
 
     def get(self, name: str, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> Arrays:
         """Return the part ``name``, made and sealed first unless that has been done."""
+        held = self.held(name)
+        return self.seal(name, dict(make())) if held is None else held
+
+    def held(self, name: str) -> Arrays | None:
+        """Return the part ``name``; None where it is not sealed yet."""
         path = self._folder / f"{name}.npz"
         # Hashed again: the file may be half written, or changed between two calls.
         if name in self._sealed and path.is_file() and sha256_of_file(path) == self._sealed[name]:
             return arrays_from(read_bounded(path, _MOST_BYTES), str(path), _MOST_BYTES)
         # One that is there without the ledger's word is made anew: the kill came between the two writes below.
-        arrays = dict(make())
+        return None
+
+    def seal(self, name: str, arrays: Arrays) -> Arrays:
+        """Seal ``arrays`` as the part ``name``, from any thread, and return them."""
+        path = self._folder / f"{name}.npz"
         # The file first and the ledger after: the other way round it would vouch for a part that does not exist.
         atomic_write_bytes(path, npz_from(arrays))
         self._sealed[name] = sha256_of_file(path)

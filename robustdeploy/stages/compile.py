@@ -9,6 +9,7 @@ from typing import Any
 from robustdeploy.core.plain import plain
 from robustdeploy.core.subject import Subject
 from robustdeploy.core.target import Target
+from robustdeploy.devices.board import Board
 from robustdeploy.devices.build import Built, build_engine, check_fits
 from robustdeploy.devices.toolchain import installed_on
 from robustdeploy.engine.places import engine_place
@@ -58,7 +59,8 @@ class Compile:
     def misfit(self, done: Finished[Built]) -> str:
         """Say in what the device or its toolchain is another than the engine was built for."""
         try:
-            check_fits(done.record, installed_on(self.session.board(self.target), self.target))
+            fleet = self.session.fleet(self.target)
+            fleet.first(lambda board: check_fits(done.record, installed_on(board, self.target)))
         except ToolchainError as error:
             return str(error)
         return ""
@@ -66,19 +68,22 @@ class Compile:
     def run(self, work: Work) -> Built:
         """Build, and fetch the files."""
         session, callback = self.session, self.session.callback
-        folder = work.folder / FOLDER
+        folder, onnx = work.folder / FOLDER, work.of(self.export).folder / "model.onnx"
         folder.mkdir(exist_ok=True)
-        # A kill while files were fetched leaves some of them, and the folder must hold one engine alone.
-        for left in folder.iterdir():  # half of another engine
-            left.unlink()
 
         def progress(what: str, done: int, total: int) -> None:
             callback.progress(f"{self.target.name}, {what}", done, total)
 
-        onnx = work.of(self.export).folder / "model.onnx"
-        built = build_engine(session.board(self.target), self.target, onnx, session.agent, folder, progress)
+        def build(board: Board) -> Built:
+            # A kill while files were fetched leaves some of them, and the folder must hold one engine alone.
+            for left in folder.iterdir():  # half of another engine
+                left.unlink()
+            return build_engine(board, self.target, onnx, session.agent, folder, progress)
+
+        # Boards of one target are alike, so what one of them builds is for all.
+        built = session.fleet(self.target).first(build)
         # Attacks in torch may come next and take hours, in which a silent connection is easily lost.
-        session.leave_board(self.target)
+        session.leave(self.target)
         work.keep(*(f"{FOLDER}/{file.name}" for file in built.files))
         told = "" if self.target.emulated and built.where == "board" else f"{built.seconds:.1f} s, "
         callback.say(

@@ -105,7 +105,7 @@ class Measure:
             trust=session.trust,
             reading=images.reading,
         )
-        record = evaluate(request, session.board(self.target), work, self._progress)
+        record = evaluate(request, session.fleet(self.target), work, self._progress)
         session.callback.say(f"measure: {self.subject}, {record.n} test images, outcomes in {_relative(work.folder)}")
         return record
 

@@ -16,8 +16,7 @@ from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
 from robustdeploy.data.images import Images as StoredImages
 from robustdeploy.data.load import Loaded, load_data, load_test
-from robustdeploy.devices.architecture import check_architecture, check_emulated
-from robustdeploy.devices.board import Board, board_of
+from robustdeploy.devices.fleet import Fleet, check_fit, fleet_of
 from robustdeploy.engine.run import Run
 from robustdeploy.evaluate.attack import Images, chosen
 from robustdeploy.export.agent import build_agent, foreign_plugins
@@ -38,7 +37,7 @@ class Session:
     """Whose factories may be called, as for ``load_net``."""
     callback: Callback = SILENT
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
-    _boards: dict[str, tuple[Board, ExitStack]] = field(default_factory=dict, init=False)
+    _fleets: dict[str, tuple[Fleet, ExitStack]] = field(default_factory=dict, init=False)
     _tests: dict[tuple[str, ...], StoredImages] = field(default_factory=dict, init=False)
 
     @property
@@ -63,27 +62,26 @@ class Session:
         """Return the test images that are used."""
         return chosen(self.test_set(info), self.asked.evaluate.limit)
 
-    def board(self, target: Target) -> Board:
-        """Return the board of a target, which answers until it is left.
+    def fleet(self, target: Target) -> Fleet:
+        """Return the boards of a target, which answer until they are left.
 
-        Its agent is built of the installed package: what lies in a run's folder is never started.
+        Their agent is built of the installed package: what lies in a run's folder is never started.
         """
         # One agent for all stages: starting one over ssh takes seconds, and a board serves one host at a time. Targets
-        # with the same link, such as two toolchains of one board, would shut each other out.
+        # with the same links, such as two toolchains of one board, would shut each other out.
         place = _place(target)
-        if place in self._boards and self._boards[place][0].is_lost:
-            self.leave_board(target)
-        if place not in self._boards:
+        if place in self._fleets and self._fleets[place][0].is_broken:
+            self.leave(target)
+        if place in self._fleets:
+            check_fit(self._fleets[place][0], target)
+        else:
             stack = self._stack.enter_context(ExitStack())
-            self._boards[place] = stack.enter_context(board_of(target, self.agent, say=self.callback.say)), stack
-        board = self._boards[place][0]
-        check_architecture(board.facts["machine"], target.arch, board.pipe.where)
-        check_emulated(board.facts["board_model"], target.emulated, board.pipe.where)
-        return board
+            self._fleets[place] = stack.enter_context(fleet_of(target, self.agent, self.callback.say)), stack
+        return self._fleets[place][0]
 
-    def leave_board(self, target: Target) -> None:
-        """Let the agent on a target end; the next use starts another."""
-        if left := self._boards.pop(_place(target), None):
+    def leave(self, target: Target) -> None:
+        """Let the agents on a target's boards end; the next use starts others."""
+        if left := self._fleets.pop(_place(target), None):
             left[1].close()
 
     @cached_property
@@ -108,5 +106,5 @@ class Session:
 
 
 def _place(target: Target) -> str:
-    """Name the board that a target's link leads to."""
-    return canonical_json(plain(target.link))
+    """Name the boards that a target's links lead to."""
+    return canonical_json(plain(target.links))

@@ -10,9 +10,10 @@ import pytest
 from robustdeploy.core.load import load_target
 from robustdeploy.core.target import Target, Toolchain
 from robustdeploy.devices import releases
-from robustdeploy.devices.board import board_from, board_of
+from robustdeploy.devices.board import board_from
 from robustdeploy.devices.build import Built, build_engine, check_fits
 from robustdeploy.devices.builder import check_builder
+from robustdeploy.devices.fleet import fleet_of
 from robustdeploy.devices.local import Local
 from robustdeploy.devices.toolchain import installed_on
 from robustdeploy.errors import ArtifactError, BoardError, ToolchainError
@@ -199,16 +200,16 @@ def test_an_edited_record_of_an_engine_is_refused(changed):
 def test_a_board_of_another_architecture_is_refused_right_after_hello(agent, another):
     link = another("setarch", "i686")
     asked = Target(name="t", arch="x86_64", link={"name": "local", "options": {"python": link.python}})
-    with pytest.raises(BoardError) as caught, board_of(asked, agent):
+    with pytest.raises(BoardError) as caught, fleet_of(asked, agent, print):
         pytest.fail("the board was taken")
     assert str(caught.value) == (
         "this machine: the board is of the architecture i686, but the target is for x86_64; correct the target's arch, "
         "or its link"
     )
-    with board_of(asked.model_copy(update={"arch": "any"}), agent) as board:
-        assert board.identity()["machine"] == "i686"
-    with board_of(load_target("host-cpu").model_copy(update={"arch": HERE}), agent) as board:
-        assert board.identity()["machine"] == HERE
+    with fleet_of(asked.model_copy(update={"arch": "any"}), agent, print) as fleet:
+        assert fleet.boards[0].identity()["machine"] == "i686"
+    with fleet_of(load_target("host-cpu").model_copy(update={"arch": HERE}), agent, print) as fleet:
+        assert fleet.boards[0].identity()["machine"] == HERE
 
 
 def test_a_board_of_an_older_opset_is_refused_before_anything_is_sent(agent, net, tmp_path, monkeypatch):

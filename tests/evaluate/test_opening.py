@@ -3,8 +3,8 @@ import pytest
 
 from robustdeploy.core.load import load_target
 from robustdeploy.core.target import Toolchain
-from robustdeploy.devices.board import board_of
 from robustdeploy.devices.build import build_engine
+from robustdeploy.devices.fleet import fleet_of
 from robustdeploy.errors import BoardError
 from robustdeploy.evaluate.opening import golden_diagnostic, open_on
 from robustdeploy.onboard.types import pixels_from_bytes
@@ -24,10 +24,10 @@ def golden(images, weights):
 def opened(agent, export, golden, backend="onnxruntime", options=None):
     target = load_target("host-cpu").model_copy(update={"backend": Toolchain(name=backend, options=options or {})})
     engine = export / "engine"
-    with board_of(target, agent) as board:
-        built = build_engine(board, target, export / "model.onnx", agent, engine, lambda *_: None)
-    with board_of(target, agent) as board:  # another one, which has nothing of it yet
-        return open_on(board, target, built, engine, golden)
+    with fleet_of(target, agent, print) as fleet:
+        built = build_engine(fleet.boards[0], target, export / "model.onnx", agent, engine, lambda *_: None)
+    with fleet_of(target, agent, print) as fleet:  # another board, which has nothing of it yet
+        return open_on(fleet.boards[0], target, built, engine, golden)
 
 
 def test_the_net_itself_is_recognised(agent, export, golden):

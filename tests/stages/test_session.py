@@ -31,37 +31,37 @@ def target(name, **fields):
 
 
 def test_targets_of_one_link_share_a_board_and_others_do_not(session, tmp_path):
-    first = session.board(target("a"))
-    assert session.board(target("b", backend=Toolchain(name="null"))) is first
-    assert session.board(target("c", link={"name": "local", "options": {"workdir": str(tmp_path / "w")}})) is not first
-    session.leave_board(target("b"))
-    session.leave_board(target("b"))
-    assert first.is_lost
-    assert session.board(target("a")) is not first
+    first = session.fleet(target("a"))
+    assert session.fleet(target("b", backend=Toolchain(name="null"))) is first
+    assert session.fleet(target("c", link={"name": "local", "options": {"workdir": str(tmp_path / "w")}})) is not first
+    session.leave(target("b"))
+    session.leave(target("b"))
+    assert first.is_broken
+    assert session.fleet(target("a")) is not first
 
 
 def test_a_board_of_another_architecture_is_refused_first_and_later(session):
     for _ in range(2):
         with pytest.raises(BoardError, match=f"architecture {HERE}, but the target is for {OTHER}"):
-            session.board(target("a", arch=OTHER))
-    assert session.board(target("a", arch=HERE)).facts["machine"]
+            session.fleet(target("a", arch=OTHER))
+    assert session.fleet(target("a", arch=HERE)).boards[0].facts["machine"]
     with pytest.raises(BoardError, match=f"architecture {HERE}, but the target is for {OTHER}"):
-        session.board(target("b", arch=OTHER))
+        session.fleet(target("b", arch=OTHER))
 
 
 def test_a_board_that_was_lost_is_connected_to_anew(session):
-    first = session.board(target("a"))
+    first = session.fleet(target("a"))
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
     agent = next(int(pid) for pid in children if b"agent.pyz" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(agent, signal.SIGKILL)
-    assert first.sensors()["boot_id"]
-    assert session.board(target("a")) is first
+    assert first.boards[0].sensors()["boot_id"]
+    assert session.fleet(target("a")) is first
 
 
 def test_a_board_that_answered_what_cannot_be_is_left_for_a_fresh_one(session):
-    first = session.board(target("a"))
-    first._agent.impossible("sensors", "load_1m", "is a lie")
-    assert first.is_lost
-    again = session.board(target("a"))
+    first = session.fleet(target("a"))
+    first.boards[0]._agent.impossible("sensors", "load_1m", "is a lie")
+    assert first.is_broken
+    again = session.fleet(target("a"))
     assert again is not first
-    assert again.sensors()["boot_id"]
+    assert again.boards[0].sensors()["boot_id"]
