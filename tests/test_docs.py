@@ -226,7 +226,10 @@ def test_the_tables_of_releases_are_those_that_decide():
 
 
 def test_the_example_of_a_target_is_one(tmp_path):
-    (tmp_path / "shed.yaml").write_text(re.search(r"```yaml\n(.*?)```", page("targets"), re.DOTALL).group(1))
+    rack, shed = re.findall(r"```yaml\n(.*?)```", page("targets"), re.DOTALL)
+    (tmp_path / "rack.yaml").write_text(rack)
+    assert [link.options["host"] for link in load_target(tmp_path / "rack.yaml").links] == ["jetson-a", "jetson-b"]
+    (tmp_path / "shed.yaml").write_text(shed)
     target = load_target(tmp_path / "shed.yaml")
     assert (target.name, target.link.name, target.arch) == ("shed", "ssh", "aarch64")
     assert target.link.options["host"] == "shed"

@@ -105,9 +105,9 @@ class Fleet:
         of = f", board {self.began.index(board) + 1} of {len(self.began)}" if len(self.began) > 1 else ""
         return f"{board.pipe.where}{of}"
 
-    def deeds(self) -> list[dict[str, Any]]:
-        """Return what each board did, for the record."""
-        return [
+    def deeds(self) -> dict[str, Any]:
+        """Return for the record, as ``boards``, what each board did; nothing where there was one alone."""
+        told = [
             {
                 "board": self.name_of(board),
                 "boot_id": board.facts["boot_id"],
@@ -118,6 +118,7 @@ class Fleet:
             }
             for board in self.began
         ]
+        return {"boards": told} if len(told) > 1 else {}
 
     def _lose(self, board: Board, lost: BoardLostError) -> None:
         """Go on without ``board``; where it was the last one, nothing is left but to say why."""

@@ -45,11 +45,12 @@ from robustdeploy.evaluate.fidelity import precision_diagnostics
 from robustdeploy.evaluate.host import HostNet, load_host_net
 from robustdeploy.evaluate.judge import Judged, judge
 from robustdeploy.evaluate.latency import Stopwatch, timings_record
-from robustdeploy.evaluate.latency_rows import latency_diagnostics, measured_latency
+from robustdeploy.evaluate.latency_rows import latency_diagnostics
 from robustdeploy.evaluate.opening import golden_diagnostic, open_on
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.overlap import overlap_diagnostic
 from robustdeploy.evaluate.parts import Parts
+from robustdeploy.evaluate.relay import Relay
 from robustdeploy.evaluate.rows import accuracy_rows
 from robustdeploy.evaluate.strength import strength_diagnostic
 from robustdeploy.evaluate.tables import table_diagnostic
@@ -120,28 +121,17 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     parts = Parts(work.folder, work.mark, work.ledger)
     # Judged in the batch that the latency is of: one deployment, one answer.
     bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress, target.latency.batch)
-    stopwatches: dict[Board, Stopwatch] = {}
-
-    def stopwatch(board: Board) -> Stopwatch:
-        # Runs of two boards are never mixed: where the first board is lost, another one's begin anew.
-        new = Stopwatch(board, target, opened[board], request.golden["images"], progress)
-        return stopwatches.setdefault(board, new)
-
-    def timed() -> None:
-        # Between the attacks and not in one row, so that runs meet the board in different states.
-        fleet.first(lambda board: stopwatch(board).take())
-
+    timed = Relay(fleet, lambda board: Stopwatch(board, target, opened[board], request.golden["images"], progress))
     clean = Judged(**shared(bench, fleet, "clean", partial(_judged, batch=bench.batch)))
-    timed()
+    # Between the attacks and not in one row, so that runs meet the board in different states.
+    timed.take()
     outcomes = _attacked(bench, adversaries, (host, found), fleet, clean, request, timed)
     # On the board and not in torch: an int8 head may round away what the host's scores still show.
     unmoved = fleet.first(lambda board: _unmoved_margins(bench, board, clean.scores))
     # From what was stored: gradients are followed on the host once for all targets.
     subject, limits = request.subject, request.limits
     curve = curve_rows(bench, found.curve, fleet, recipe, (subject, request.reference))
-    latency = fleet.first(lambda board: stopwatch(board).finish())
-    first = fleet.boards[0]
-    several = {"board": fleet.name_of(first)} if len(fleet.began) > 1 else {}
+    latency, first = timed.finish(), opened[fleet.boards[0]]
     on_board = [row for row in curve if row.subject == str(subject)]
     settings = {adversary.label: adversary.settings for adversary in adversaries}
     classes = len(request.classes)
@@ -164,24 +154,19 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
             *class_rows(outcomes, request.classes, subject),
             *curve,
             *request.extra_rows,
-            *(_with(row, several) for row in measured_latency(latency, subject)),
+            *timed.rows(latency, subject),
         ),
         diagnostics=tuple(each.model_copy(update={"subject": str(subject)}) for each in checks),
         figures=figures_from(outcomes, recipe.threat, request.classes, latency, subject),
     )
     # Images and labels as well as predictions: whoever doubts an accuracy can score the images again.
     outcomes.save(work.folder / "outcomes.npz")
-    facts = {**opened[first].facts, **({"boards": fleet.deeds()} if several else {})}
-    atomic_write_json(work.folder / "facts.json", facts)
+    atomic_write_json(work.folder / "facts.json", {**first.facts, **fleet.deeds()})
     atomic_write_json(work.folder / "timings.json", timings_record(latency))
     atomic_write_json(work.folder / "rows.json", rows.model_dump(mode="json"))
     work.keep("outcomes.npz", "facts.json", "timings.json", "rows.json")
     reading = reading_facts(request.reading, "test_")
-    return BoardRecord(engine=opened[first].engine, n=len(request.test.ids), reading=reading)
-
-
-def _with(row: Measurement, conditions: Mapping[str, Any]) -> Measurement:
-    return row.model_copy(update={"conditions": {**row.conditions, **conditions}})
+    return BoardRecord(engine=first.engine, n=len(request.test.ids), reading=reading)
 
 
 def _prints(test: Images) -> Prints:
@@ -223,12 +208,12 @@ def _attacked(
     fleet: Fleet,
     clean: Judged,
     request: Request,
-    timed: Callable[[], None],
+    timed: Relay,
 ) -> Outcomes:
     (host, found), attacks = reference, []
     for adversary in adversaries:
         attacks.append(attack_board(adversary, bench, host, fleet, found.attacks.get(adversary.label)))
-        timed()
+        timed.take()
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
     if request.dense_found is not None:

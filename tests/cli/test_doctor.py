@@ -1,3 +1,4 @@
+import json
 import shutil
 import sys
 
@@ -85,3 +86,22 @@ def test_a_toolchain_that_reads_no_such_opset_is_told(command, tmp_path, monkeyp
     assert done.code == 4
     assert "NO  opset: this machine: onnxruntime" in done.out
     assert "reads ONNX up to opset 19, and the net is exported with opset 20; set the target's opset to 19" in done.out
+
+
+def test_each_of_several_boards_is_looked_at_and_whether_they_are_alike(command, tmp_path, boards):
+    def looked_at(*links, emulated="true"):
+        (tmp_path / "t.yaml").write_text(f"name: t\nlink: {json.dumps(links)}\nemulated: {emulated}\n")
+        return command(tmp_path, "doctor", "--target", "t.yaml")
+
+    links = [boards.link("a"), boards.link("b")]
+    done = looked_at(*links)
+    assert done.code == 0, done.out
+    assert done.out.count("board 1, ") == done.out.count("board 2, ") > 5
+    assert "ok  boards: 2 that are alike, each a machine of its own" in done.out
+    done = looked_at(*links, emulated="false")
+    assert done.code == 4
+    assert "NO  boards: this machine, board 2 of 2 and this machine, board 1 of 2 are one machine" in done.out
+    (boards.folder / "b").unlink()
+    done = looked_at(*links)
+    assert done.code == 4
+    assert "NO  board 2, board: the agent cannot be started with " in done.out

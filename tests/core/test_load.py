@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robustdeploy.core.load import load_recipe, load_target, resolved_yaml
+from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Budget, Choice, Data, Evaluate, Recipe, Threat, Train
 from robustdeploy.core.shipped import shipped_folder, shipped_names
 from robustdeploy.core.target import Target
@@ -282,3 +283,33 @@ def test_a_backend_that_builds_on_its_board_alone_is_told_when_the_target_is_rea
         load_target(tmp_path / "t.yaml")
     (tmp_path / "t.yaml").write_text("extends: host-cpu\nname: t\nbuild_on: host\n")
     assert load_target(tmp_path / "t.yaml").build_on == "host"
+
+
+def test_a_target_has_one_link_or_several_and_each_is_checked_in_its_place(write, registries):
+    several = load_target(write("name: m\nlink: [{name: ssh, alpha: 1}, {name: ssh, alpha: 2}, local]"), registries)
+    assert [link.name for link in several.links] == ["ssh", "ssh", "local"]
+    assert plain(several)["link"] == [{"name": "ssh", "alpha": 1}, {"name": "ssh", "alpha": 2}, "local"]
+    assert load_target(write(resolved_yaml(several)), registries) == several
+    one = load_target(write("name: m\nlink: local"), registries)
+    assert (one.links, plain(one)["link"]) == ((Choice(name="local"),), "local")
+    write("name: base\nlink: [{name: ssh, alpha: 1}, local]", "base.yaml")
+    assert len(load_target(write("name: m\nextends: base.yaml"), registries).links) == 2
+    assert load_target(write("name: m\nextends: base.yaml\nlink: {name: ssh, alpha: 4}"), registries).links[0].options
+
+
+@pytest.mark.parametrize(
+    ("link", "told"),
+    [
+        ("[{name: ssh, alpha: 1}, {name: ssh, hst: 1}]", "link[1].hst: unknown key (value 1); known: "),
+        ("[{name: ssh, alpha: 1}, sssh]", "link[1]: unknown link 'sssh'; did you mean 'ssh'?"),
+        ("[{name: ssh, alpha: 1}, 3]", "link[1]: must be a mapping of keys to values, not 3"),
+        ("3", "link: must be a mapping of keys to values, not 3"),
+        ("{options: {}}", "link.name: is required and missing"),
+        ("[]", "link is an empty list; name the way to one board at least"),
+        ("[{name: ssh, alpha: 1}, {name: ssh, alpha: 1}]", "link holds the same 'ssh' link twice; name each board"),
+    ],
+)
+def test_what_is_wrong_with_links_is_told_with_its_place(write, registries, link, told):
+    with pytest.raises(RecipeError) as refused:
+        load_target(write(f"name: m\nlink: {link}"), registries)
+    assert told in str(refused.value)

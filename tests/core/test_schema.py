@@ -87,6 +87,9 @@ def test_a_resolved_recipe_fits(registries):
         ("name: t\nbackend: {name: other}", False),
         ("name: t\nbackend: {name: onnxruntime, options: {stepz: 3}}", False),
         ("name: t\nlink: sssh", False),
+        ("name: t\nlink: [{name: ssh, alpha: 1}, {name: ssh, alpha: 2}]", True),
+        ("name: t\nlink: [{name: ssh, alpha: 1}, {name: ssh, alhpa: 2}]", False),
+        ("name: t\nlink: []", False),
     ],
 )
 def test_the_target_schema_knows_backends_and_links(registries, text, fits):

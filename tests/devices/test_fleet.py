@@ -68,13 +68,13 @@ def test_jobs_are_shared_out_and_the_result_is_that_of_one_board(opened, boards,
     heard = []
     with opened(Target(name="one")) as fleet:
         alone = fleet.share(jobs, heard.append)
-        assert fleet.name_of(fleet.boards[0]) == "this machine"
+        assert (fleet.name_of(fleet.boards[0]), fleet.deeds()) == ("this machine", {})
         scored = fleet.boards[0].scored
     assert heard == list(range(1, 13))
     heard.clear()
     with opened(several(*map(boards.link, ("a", "b", "c")))) as fleet:
         assert same(fleet.share(jobs, heard.append), alone)
-        deeds = fleet.deeds()
+        deeds = fleet.deeds()["boards"]
     assert heard == list(range(1, 13))
     assert [each["board"] for each in deeds] == [f"this machine, board {number} of 3" for number in (1, 2, 3)]
     assert sum(each["blocks"] for each in deeds) == 12
@@ -102,7 +102,7 @@ def test_boards_that_go_for_good_at_random_moments_change_nothing(opened, boards
         for timer in timers:
             timer.join()
         rest = fleet.share(jobs, lambda done: None)
-        deeds = fleet.deeds()
+        deeds = fleet.deeds()["boards"]
     assert same(shared, alone)
     assert same(rest, alone)
     assert heard == list(range(1, 19))

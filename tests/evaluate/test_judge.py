@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from robustdeploy.devices.board import board_from
 from robustdeploy.devices.local import Local
 from robustdeploy.errors import UsageError
-from robustdeploy.evaluate.judge import joined, judge
+from robustdeploy.evaluate.judge import judge
 from robustdeploy.onboard.types import pixels_from_bytes
 
 
@@ -69,13 +69,6 @@ def test_chance_is_told_from_neighbours(judged):
     assert found.moved.any()
     assert found.restless.any()
     assert not (found.restless & ~found.moved).any()
-
-
-def test_blocks_are_put_together(judged):
-    parts = [judged(HONEST, 1, 20), judged(HONEST, 1, 30)]
-    whole = joined(parts)
-    assert len(whole.scores) == len(whole.moved) == len(whole.restless) == 50
-    assert whole.labels.tolist() == [*parts[0].labels, *parts[1].labels]
 
 
 def test_a_batch_of_none_is_refused_by_the_board(agent, net, images):
