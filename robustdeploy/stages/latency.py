@@ -16,10 +16,11 @@ from robustdeploy.core.recipe import Choice, Recipe
 from robustdeploy.core.registry import PRECISIONS
 from robustdeploy.core.subject import FP32
 from robustdeploy.core.target import Target
+from robustdeploy.devices.board import Board
 from robustdeploy.devices.build import build_engine
 from robustdeploy.devices.profiles import check_device, load_profile, profile_path, profiles_beside
 from robustdeploy.errors import UsageError
-from robustdeploy.evaluate.profiling import device_of, undisturbed
+from robustdeploy.evaluate.profiling import Floats, device_of, undisturbed
 from robustdeploy.export.metadata import NO_METADATA
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.prune.latency import LatencyGoal
@@ -44,9 +45,9 @@ def latency_goal(session: Session, *, measuring: bool) -> LatencyGoal | None:
     command = again(session.asked, target, precision)
     folder = profiles_beside(session.run.root.parent)
     profile = load_profile(folder, target.name, precision.name, net_of(session.asked), command)
-    check_device(profile, device_of(session.board(target), target), command)
+    check_device(profile, session.fleet(target).first(lambda board: device_of(board, target)), command)
     # Hours of training lie before the next question, and a silent connection is easily lost.
-    session.leave_board(target)
+    session.leave(target)
     measure = partial(_measured, session, target, precision) if measuring else None
     return LatencyGoal(profile, limit.limit_us(profile.dense_us), measure)
 
@@ -70,22 +71,25 @@ def _place(recipe: Recipe) -> tuple[Target, Choice]:
 
 def _measured(session: Session, target: Target, precision: Choice, compact: nn.Module) -> float:
     """Return the time of ``compact`` on ``target`` over that of the dense net, by turns."""
-    from_device = session.board(target)
     dense = starting_net(session.asked, session.training_data, next(compact.parameters()).device)
     image_shape = session.training_data.image_shape
-    engines = []
-    with temporary_folder() as folder:
-        for name, net in (("dense", dense), ("compact", compact)):
-            place = folder / name
-            place.mkdir()
-            onnx = _exported(net.eval(), image_shape, target.opset, precision, place)
-            silent: Callable[[str, int, int], None] = lambda what, done, total: None  # noqa: E731
-            built = build_engine(from_device, target, onnx, session.agent, place / "engine", silent)
-            from_device.send(place / "engine", built.files)
-            engines.append(built.files)
-    # More than one of each: where an engine's memory lies moves its time.
-    times = undisturbed(from_device, target, [*engines[:1] * _COPIES, *engines[1:] * _COPIES], image_shape)
-    session.leave_board(target)
+    silent: Callable[[str, int, int], None] = lambda what, done, total: None  # noqa: E731
+
+    def timed(board: Board) -> Floats:
+        engines = []
+        with temporary_folder() as folder:
+            for name, net in (("dense", dense), ("compact", compact)):
+                place = folder / name
+                place.mkdir()
+                onnx = _exported(net.eval(), image_shape, target.opset, precision, place)
+                built = build_engine(board, target, onnx, session.agent, place / "engine", silent)
+                board.send(place / "engine", built.files)
+                engines.append(built.files)
+        # More than one of each: where an engine's memory lies moves its time.
+        return undisturbed(board, target, [*engines[:1] * _COPIES, *engines[1:] * _COPIES], image_shape)
+
+    times = session.fleet(target).first(timed)
+    session.leave(target)
     found = float(np.median(times[_COPIES:]) / np.median(times[:_COPIES]))
     session.callback.say(
         f"latency: the pruned net takes {found:.3f} of the dense net's time on {target.name}, by turns"

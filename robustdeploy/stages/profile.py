@@ -14,7 +14,7 @@ from robustdeploy.core.profile import Profile, ProfiledNet
 from robustdeploy.core.recipe import Choice, Recipe
 from robustdeploy.core.target import Target
 from robustdeploy.data.find import find_source
-from robustdeploy.devices.board import board_of
+from robustdeploy.devices.fleet import fleet_of
 from robustdeploy.devices.profiles import check_device, load_profile, profile_path
 from robustdeploy.errors import ArtifactError, ToolchainError, UsageError
 from robustdeploy.evaluate.profiling import device_of, profile_net
@@ -56,7 +56,8 @@ def profile(
     path = profile_path(folder, target.name, chosen.name, about)
     with catch_signals(), temporary_folder() as place:
         build_agent(place / "agent.pyz", foreign_plugins())
-        with board_of(target, place / "agent.pyz", deadline_s=600, say=callback.say) as board:
+        with fleet_of(target, place / "agent.pyz", callback.say, deadline_s=600) as fleet:
+            board = fleet.boards[0]  # boards of one target are alike
             if path.is_file() and not force:
                 try:
                     kept = load_profile(folder, target.name, chosen.name, about, again(recipe, target, chosen))

@@ -9,7 +9,7 @@ from robustdeploy.core.recipe import Choice
 from robustdeploy.core.target import Target
 from robustdeploy.cost.layer_times import LayerTimes
 from robustdeploy.cost.memory import without_values
-from robustdeploy.devices.board import board_of
+from robustdeploy.devices.fleet import fleet_of
 from robustdeploy.devices.profiles import check_device, load_profile, profile_path
 from robustdeploy.errors import ArtifactError, ToolchainError, UsageError
 from robustdeploy.evaluate import profiling
@@ -108,7 +108,8 @@ def test_a_profile_is_measured_kept_and_held_against_the_device(mixed, agent, tm
     monkeypatch.setattr(profiling, "FEWEST", 11)
     monkeypatch.setattr(profiling, "TURNS", 2)
     target = Target(name="here")
-    with board_of(target, agent, deadline_s=60) as board:
+    with fleet_of(target, agent, print, deadline_s=60) as fleet:
+        board = fleet.boards[0]
         profile = profile_net(
             net, groups, about(), target, FP32, board, agent, tmp_path / "samples", lambda *told: None, seconds=0.01
         )
