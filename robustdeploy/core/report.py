@@ -124,6 +124,23 @@ class Sample(Noun):
     """The perturbation, scaled so that ±eps spans black to white around mid-grey."""
 
 
+class LayerTime(Noun):
+    """A layer of a deployed net by its target's profile, beside the dense net's."""
+
+    layer: str
+    kind: str
+    inputs: int
+    outputs: int
+    dense_inputs: int
+    dense_outputs: int
+    ops_kept: float
+    us: float
+    """Microseconds that the profile foretells; only sums over whole nets were measured."""
+    dense_us: float
+    why: str = ""
+    """Why it keeps more of its time than of its operations; empty where it does not."""
+
+
 class Figures(Noun):
     """What the page draws besides the rows."""
 
@@ -131,6 +148,8 @@ class Figures(Noun):
     latency: dict[str, Histogram] = {}
     """By subject."""
     samples: tuple[Sample, ...] = ()
+    layer_times: dict[str, tuple[LayerTime, ...]] = {}
+    """By subject whose target has a profile."""
 
 
 class SubjectEvidence(Noun):

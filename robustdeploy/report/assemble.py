@@ -14,7 +14,7 @@ from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.records import BoardRecord, NetRecord, OnnxRecord
-from robustdeploy.core.report import BudgetLine, Figures, Measurement, Omission, Report, SubjectEvidence
+from robustdeploy.core.report import BudgetLine, Figures, LayerTime, Measurement, Omission, Report, SubjectEvidence
 from robustdeploy.core.settings import label_in, overrides
 from robustdeploy.core.subject import DENSE, Subject
 from robustdeploy.cost import COUNTED
@@ -40,6 +40,8 @@ class Measured:
     net: Finished[NetRecord]
     export: Finished[OnnxRecord]
     board: Finished[BoardRecord]
+    layer_times: tuple[LayerTime, ...] = ()
+    """By the profile of its target, where there is one."""
 
 
 def assemble(
@@ -95,6 +97,7 @@ def assemble(
             channels=own.record.channels,
             latency={name: drawn for part in parts for name, drawn in part.found.figures.latency.items()},
             samples=parts[made.index(mine[0])].found.figures.samples,
+            layer_times={str(each.subject): each.layer_times for each in made if each.layer_times},
         ),
         rules=recipe.gate,
         # Judged here and again by whoever loads the report: a pure function of what stands in it.

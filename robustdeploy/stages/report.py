@@ -12,15 +12,17 @@ from robustdeploy.core.records import BoardRecord, NetRecord, OnnxRecord
 from robustdeploy.core.report import Report
 from robustdeploy.core.settings import is_own, report_suffix
 from robustdeploy.core.subject import subject_from
+from robustdeploy.devices.profiles import profiles_beside
 from robustdeploy.engine.evaluations import evaluations_named, own_evaluations, unfinished
 from robustdeploy.engine.lineage import behind, chain_problems, source
 from robustdeploy.engine.manifest import FILE_NAME
-from robustdeploy.engine.places import BOARDS, NETS, ONNX, evaluation_of, subject_of
+from robustdeploy.engine.places import BOARDS, ENGINES, NETS, ONNX, evaluation_of, subject_of
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.runner import check_finished, held, made_again, working
 from robustdeploy.errors import ArtifactError
 from robustdeploy.preflight import check_formats
 from robustdeploy.report.assemble import Measured, assemble
+from robustdeploy.report.layer_times import layer_times
 from robustdeploy.report.render import render
 
 FORMATS = ("html", "md", "junit")
@@ -103,4 +105,9 @@ def _measured(run: Run, place: str) -> Measured:
     net, export = source(board.manifest, NETS), source(board.manifest, ONNX)
     for each in (net, export):
         check_finished(run.root, each)
-    return Measured(subject_of(place), held(run, net, NetRecord), held(run, export, OnnxRecord), board)
+    subject, trained = subject_of(place), held(run, net, NetRecord)
+    built = run.manifests()[source(board.manifest, ENGINES)].facts
+    times = layer_times(
+        profiles_beside(run.root.parent), subject, trained.folder, built["backend"], built["version"], built["identity"]
+    )
+    return Measured(subject, trained, held(run, export, OnnxRecord), board, times)

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from robustdeploy.core.report import Report
 from robustdeploy.report import charts, evidence, nonzero
+from robustdeploy.report.layer_times import HEAD, LAYERS_NOTE, layer_rows
 from robustdeploy.report.page import page
 
 
@@ -34,6 +35,9 @@ class Html:
                 subject: Markup(charts.latency_chart(histogram, evidence.calls_of(subject, sorted_rows.percentiles)))
                 for subject, histogram in report.figures.latency.items()
             },
+            layers={subject: layer_rows(report, subject) for subject in report.figures.layer_times},
+            layers_head=HEAD,
+            layers_note=LAYERS_NOTE,
             data=evidence.flat(report.data),
             zeros=nonzero.nonzero_note(report),
             conditions=evidence.shared_conditions(sorted_rows.percentiles + sorted_rows.latency),

@@ -10,6 +10,7 @@ from robustdeploy.core.gate import Outcome
 from robustdeploy.core.report import Measurement, Report
 from robustdeploy.foreign import one_line
 from robustdeploy.report import evidence
+from robustdeploy.report.layer_times import HEAD, LAYERS_NOTE, layer_rows
 from robustdeploy.report.nonzero import nonzero_note
 from robustdeploy.report.quantity import eps_text, interval, quantity
 
@@ -40,6 +41,7 @@ class Markdown:
             _curve(rows),
             _classes(rows),
             _latency(rows),
+            _layers(report),
             _budget(report),
             _rows("Agreement with the reference", rows.agreement),
             _diagnostics(report),
@@ -141,6 +143,15 @@ def _latency(rows: evidence.Evidence) -> list[str]:
     conditions = evidence.conditions_text(evidence.shared_conditions(timed))
     told = ". ".join(filter(None, [conditions, rows.latency_intervals and f"Intervals: {rows.latency_intervals}"]))
     return _rows("Latency", timed) + ([escaped(told), ""] if told else [])
+
+
+def _layers(report: Report) -> list[str]:
+    """Where the time goes, folded away for each subject: a net may have hundreds of layers."""
+    lines = ["## Where the time goes", "", LAYERS_NOTE, ""] if report.figures.layer_times else []
+    for subject in report.figures.layer_times:
+        table = _table(HEAD, layer_rows(report, subject))
+        lines += [f"<details><summary>{escaped(subject)}</summary>", "", *table, "</details>", ""]
+    return lines
 
 
 def _rows(title: str, rows: Sequence[Measurement]) -> list[str]:
