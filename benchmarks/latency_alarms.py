@@ -65,21 +65,32 @@ def main() -> int:
 
 
 def counted(draw: Draw) -> dict[str, Any]:
-    """Count alarms among equal pairs, and what is found among pairs of which one is slower."""
+    """Count alarms among equal pairs, and what is found among pairs of which one is slower.
+
+    ``would_alarm`` counts equal pairs that the test alone calls different, had nobody looked at what disturbed them.
+    """
     rng = np.random.default_rng(0)
-    alarms, seen = 0, dict.fromkeys(SLOW_DOWNS, 0)
+    alarms, untold, would, seen = 0, 0, 0, dict.fromkeys(SLOW_DOWNS, 0)
     for _ in range(COMPARISONS):
         before, after = draw(rng)
-        alarms += _verdict(before, after, 1.0) != "alike"
+        verdict = _verdict(before, after, 1.0)
+        alarms += verdict in ("slower", "faster")
+        untold += verdict is None
+        would += _verdict(Runs(before.quartiles_ms), Runs(after.quartiles_ms), 1.0) in ("slower", "faster")
         for factor in SLOW_DOWNS:
             seen[factor] += _verdict(before, after, factor) == "slower"
-    return {"alarms": alarms, "found": {f"{factor - 1:.0%} slower": count for factor, count in seen.items()}}
+    return {
+        "alarms": alarms,
+        "nobody_can_tell": untold,
+        "would_alarm": would,
+        "found": {f"{factor - 1:.0%} slower": count for factor, count in seen.items()},
+    }
 
 
-def _verdict(before: Runs, after: Runs, factor: float) -> str:
+def _verdict(before: Runs, after: Runs, factor: float) -> str | None:
     slower = Runs(tuple(factor * each for each in after.quartiles_ms), after.disturbed)
     told = change(before, slower)
-    return told if isinstance(told, str) else told.verdict
+    return None if isinstance(told, str) else told.verdict
 
 
 def synthetic(rng: np.random.Generator) -> tuple[Runs, Runs]:
@@ -112,7 +123,7 @@ def replayed(path: Path) -> dict[str, Draw]:
 
 
 def _stretch(quartiles: np.ndarray[Any, Any], disturbed: np.ndarray[Any, Any], at: int) -> Runs:
-    return Runs(tuple(quartiles[at : at + RUNS].tolist()), int(disturbed[at : at + RUNS].sum()))
+    return Runs(tuple(quartiles[at : at + RUNS].tolist()), tuple(disturbed[at : at + RUNS].tolist()))
 
 
 def record(path: Path, seconds: float) -> None:

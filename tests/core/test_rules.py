@@ -135,6 +135,9 @@ def changed(**parts):
 FEW = changed(evaluate=RECIPE.evaluate.model_copy(update={"limit": 64}))
 HOST = load_target("host-cpu")
 QUICK = HOST.model_copy(update={"latency": LatencyPlan(min_samples=100)})
+PACED = HOST.model_copy(
+    update={"latency": LatencyPlan(scenarios=("paced", "offline"), period_ms=33.3, min_samples=700)}
+)
 MASKED = changed(prune=Choice(name="weights"))
 
 
@@ -174,6 +177,30 @@ MASKED = changed(prune=Choice(name="weights"))
             "p99.9 needs 6,636 samples, .* 100",
         ),
         (
+            {"metric": "response_ms.p99", "at_most": 5},
+            RECIPE,
+            {"targets": (HOST,)},
+            "is of the scenario 'paced', and host-cpu takes single-stream; add it to latency.scenarios",
+        ),
+        (
+            {"metric": "latency_ms.mean", "at_most": 5},
+            RECIPE,
+            {"targets": (PACED,)},
+            "'single-stream', and host-cpu takes paced, offline",
+        ),
+        (
+            {"metric": "response_ms.p99.9", "at_most": 5},
+            RECIPE,
+            {"targets": (PACED,)},
+            "p99.9 needs 6,636 samples, .* 700",
+        ),
+        (
+            {"metric": "throughput_images_s", "at_least": 5},
+            RECIPE,
+            {"targets": (HOST,)},
+            "scenario 'offline'",
+        ),
+        (
             {"metric": "latency_ms.p99", "at_most": 5},
             RECIPE,
             {"targets": (HOST.model_copy(update={"emulated": True}),)},
@@ -204,6 +231,23 @@ def test_a_rule_that_nothing_could_meet_is_told(fields, recipe, known, sentence)
     assert len(found) == 1
     assert found[0].startswith("RD-A-1 can never hold: ")
     assert re.search(sentence, found[0])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"metric": "deadline_miss_fraction", "at_most": 0.01},
+        {"metric": "overrun_fraction", "at_most": 0.01},
+        {"metric": "response_ms.p99", "at_most": 20},
+        {"metric": "throughput_images_s", "at_least": 30},
+        {"metric": "peak_memory_mib", "at_most": 512},
+        {"metric": "energy_mj", "at_most": 9},
+        {"metric": "load_ms", "at_most": 900},
+        {"metric": "compute_ms", "at_most": 9},
+    ],
+)
+def test_what_the_target_takes_may_be_asked_for(fields):
+    assert told(fields, RECIPE, targets=(PACED,)) == []
 
 
 def test_a_dense_net_that_is_deployed_may_be_asked_about():

@@ -1,4 +1,4 @@
-"""Two sets of runs: equal nets do not alarm, a slower one is found, and a crowded board is told nothing small of."""
+"""Two sets of runs: equal nets do not alarm, a slower one is found, and noise alone tells nothing."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_the_change_is_told_with_its_interval_and_direction():
     slower = change(before, Runs(tuple(1.1 * each for each in before.quartiles_ms)))
     assert (slower.verdict, round(slower.ratio, 3)) == ("slower", 1.1)
     assert slower.low < 1.1 < slower.high
-    assert change(slower and Runs(tuple(1.1 * each for each in before.quartiles_ms)), before).verdict == "faster"
+    assert change(Runs(tuple(1.1 * each for each in before.quartiles_ms)), before).verdict == "faster"
     assert "slower: 1.100 times" in slower.text
 
 
@@ -48,10 +48,32 @@ def test_a_change_that_matters_to_nobody_is_not_told_however_certain():
     assert "a change below 2% is not told" in certain.text
 
 
-def test_where_others_disturbed_runs_only_a_large_change_is_told():
-    before = Runs(tuple(1 + 0.001 * k for k in range(10)), disturbed=1)
-    assert change(before, Runs(tuple(1.15 * each for each in before.quartiles_ms))).verdict == "alike"
-    assert change(before, Runs(tuple(1.5 * each for each in before.quartiles_ms))).verdict == "slower"
+CROWD = (True,) * 10
+
+
+def scaled(factor, disturbed=()):
+    return Runs(tuple(factor * (1 + 0.001 * k) for k in range(10)), disturbed)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        (scaled(1.0), scaled(1.5, CROWD), None),  # the crowd may have done it
+        (scaled(1.0, CROWD), scaled(1.5), "slower"),  # before it was 1.0 at most
+        (scaled(1.5, CROWD), scaled(1.0), None),
+        (scaled(1.5), scaled(1.0, CROWD), "faster"),  # now it is 1.0 at most
+        (scaled(1.0, CROWD), scaled(9.0, CROWD), None),
+        (scaled(1.0), scaled(1.5, (True,) * 4 + (False,) * 6), "slower"),
+        (scaled(1.0), scaled(1.5, (True,) * 6 + (False,) * 4), None),
+        (scaled(1.0, (True,) * 5 + (False,) * 5), scaled(1.0), "alike"),
+    ],
+)
+def test_noise_only_adds_time_so_it_tells_no_change_that_it_explains(before, after, verdict):
+    found = change(before, after)
+    if verdict is None:
+        assert "nobody can tell whether it changed: others disturbed" in found
+    else:
+        assert found.verdict == verdict
 
 
 def test_too_few_runs_are_not_compared():
@@ -68,10 +90,11 @@ def test_runs_are_read_from_an_evaluation_and_responses_from_when_they_were_due(
     path = tmp_path / "timings.json"
     path.write_text(json.dumps(record()))
     held = timed_runs(path)
+    assert held["single-stream"].disturbed == (False,) * 6
     assert held["single-stream"].quartiles_ms == pytest.approx((0.00175,) * 6)
     paced = {"samples_ns": [1000], "starts_ns": [500], "period_ns": 100, "disturbance": "others"}
     path.write_text(json.dumps(record(scenarios={"paced": [paced] * 5})))
-    assert timed_runs(path)["paced"] == Runs((1500 * 1e-6,) * 5, disturbed=5)
+    assert timed_runs(path)["paced"] == Runs((1500 * 1e-6,) * 5, disturbed=(True,) * 5)
     assert [name for name, _ in changes(held, held)] == ["single-stream"]
     assert isinstance(next(changes(held, held))[1], Change)
 

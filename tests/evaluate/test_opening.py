@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from robustdeploy.core.load import load_target
 from robustdeploy.core.target import Toolchain
 from robustdeploy.devices.build import build_engine
 from robustdeploy.devices.fleet import fleet_of
-from robustdeploy.errors import BoardError
+from robustdeploy.errors import ArtifactError, BoardError
 from robustdeploy.evaluate.opening import golden_diagnostic, open_on
 from robustdeploy.onboard.types import pixels_from_bytes
 
@@ -54,3 +56,17 @@ def test_a_backend_that_does_not_compute_the_net_passes_nothing(agent, export, g
     found = golden_diagnostic(opened(agent, export, golden, "null", {"classes": 5}))
     assert found.level == "block"
     assert "does not compute the net" in found.text
+
+
+def test_an_engine_larger_than_the_targets_memory_is_refused_before_it_is_sent(agent, export, golden, monkeypatch):
+    target = load_target("host-cpu").model_copy(update={"memory_limit_mib": 1})
+    with fleet_of(target, agent, print) as fleet:
+        built = build_engine(fleet.boards[0], target, export / "model.onnx", agent, export / "engine", lambda *_: None)
+    (file,) = built.files
+    large = built.model_copy(update={"files": (dataclasses.replace(file, bytes=3 << 20),)})
+    with fleet_of(target, agent, print) as fleet:
+        board, sent = fleet.boards[0], []
+        monkeypatch.setattr(board, "send", lambda *given: sent.append(given))
+        with pytest.raises(ArtifactError, match=r"the engine has 3\.0 MiB, and host-cpu allows its process 1 MiB"):
+            open_on(board, target, large, export / "engine", golden)
+        assert sent == []
