@@ -108,7 +108,7 @@ def _rows(found: Profile) -> list[list[str]]:
         its = [layer for layer in found.layers if layer.kind == kind.name]
         us = sum(_time(kind, layer.inputs, layer.outputs) for layer in its)
         quanta = [(kind.input_quantum, kind.input_gain), (kind.output_quantum, kind.output_gain)]
-        steps = [cell for multiple, gain in quanta for cell in (str(multiple), f"{100 * gain:.0f}")]
+        steps = [cell for multiple, gain in quanta for cell in (str(multiple), f"{100 * gain:.1f}")]
         rows.append([kind.name, str(len(its)), f"{us:,.1f}", f"{100 * us / found.dense_us:.0f}", *steps])
     rest = ["all else", "", f"{found.overhead_us:,.1f}", f"{100 * found.overhead_us / found.dense_us:.0f}"]
     return [*rows, [*rest, "", "", "", ""]]

@@ -26,7 +26,7 @@ class LayerKind(Noun):
     input_quantum: int = 1
     """Rounding the input channels up to multiples of this costs nothing."""
     input_gain: float = 0.0
-    """Share of the layer's time that it saves, on average over other counts."""
+    """Share of the dense net's time that it saves in all layers of the kind together, on average over other counts."""
     output_quantum: int = 1
     output_gain: float = 0.0
 

@@ -340,13 +340,14 @@ def _kinds(found: Fit, layers: NetLayers, dense_us: float) -> Iterator[LayerKind
         table = found.table(number, inputs, outputs) * dense_us
         # Averages over the other side, since a step shows wherever that one is.
         by_input, by_output = quantum(table.mean(1), inputs), quantum(table.mean(0), outputs)
+        share = int((layers.structure.kinds == number).sum()) / dense_us
         yield LayerKind(
             name=name,
             inputs=tuple(map(int, inputs)),
             outputs=tuple(map(int, outputs)),
             us=tuple(tuple(round(float(us), 4) for us in row) for row in table),
             input_quantum=by_input[0],
-            input_gain=round(by_input[1], 4),
+            input_gain=round(by_input[1] * share, 4),
             output_quantum=by_output[0],
-            output_gain=round(by_output[1], 4),
+            output_gain=round(by_output[1] * share, 4),
         )

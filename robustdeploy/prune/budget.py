@@ -60,6 +60,17 @@ def limits_for(sizes: Sequence[int], multiple: int | Counts, floor: float) -> Li
     return Limits(fewest, most, quantum)
 
 
+def reachable(limits_of: Callable[[Counts], Limits], multiples: Counts, least: int) -> Limits:
+    """Return the limits for these multiples, halved down to ``least`` until the budget can be reached."""
+    while True:
+        try:
+            return limits_of(multiples)
+        except BudgetError:
+            if (multiples <= least).all():
+                raise
+        multiples = np.lcm(np.maximum(1, multiples // 2), least)
+
+
 def counts_below(model: CostModel, values: Values, limits: Limits, utilisation: float) -> Counts:
     """Keep the channels of highest value, over all groups together, as many as fit under ``utilisation``.
 

@@ -67,6 +67,10 @@ class CostModel:
         highest: Floats = np.maximum.reduce([np.zeros(kept.shape[:-1]), *used])
         return highest
 
+    def utilisation_but(self, left_out: str, kept: Floats) -> float:
+        """Return the largest of cost over limit of one choice without one of the limits."""
+        return max((float(self.costs[n].of(kept)) / m for n, m in self.limits.items() if n != left_out), default=0.0)
+
     def blamed(self, kept: Floats, utilisation: float) -> npt.NDArray[np.bool_]:
         """Say which groups have a part in ``kept`` going beyond ``utilisation``."""
         parts = [self.costs[name].blamed(kept, limit, utilisation) for name, limit in self.limits.items()]

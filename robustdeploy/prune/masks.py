@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -32,7 +33,7 @@ from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.module import copied
 from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.nets.normalised import kind_of
-from robustdeploy.prune.budget import Counts, Limits, counts_below, exact_counts, limits_for
+from robustdeploy.prune.budget import TOLERANCE, Counts, Limits, counts_below, exact_counts, limits_for, reachable
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.costs import CostModel, cost_model
 from robustdeploy.prune.folding import Folding
@@ -103,7 +104,8 @@ class Masks:
             multiples = np.full(len(coupling.groups), budget.channel_multiple)
             if isinstance(cost := model.costs.get("latency"), LatencyCost):
                 multiples = np.lcm(multiples, cost.quanta())
-            limits = self._limits(model, [group.size for group in coupling.groups], multiples)
+            sizes = [group.size for group in coupling.groups]
+            limits = reachable(partial(self._limits, model, sizes), multiples, budget.channel_multiple)
         except BudgetError as problem:
             raise BudgetError(f"{problem}{left}") from problem
         # A rehearsal leaves gradients and moved statistics behind, so it gets a net of its own.
@@ -346,25 +348,24 @@ class MaskedNet(nn.Module):
     ) -> None:
         """Measure the net that was chosen; where it misses the limit, correct the table and choose again."""
         cost, trials = cast(LatencyCost, self.model.costs["latency"]), cast(Tensor, self.trials)
-        dense_us, tried = timing.profile.dense_us, list[tuple[float, Counts]]()
+        dense_us, tried = timing.profile.dense_us, []
         for number in range(TRIALS):
             counts = self._kept_counts()
             told = float(cost.of(counts)) / dense_us
             found = measure(compact_net(self.net, self.groups, self.kept()))
-            trials[number] = torch.tensor([told, found])
+            trials[number] = torch.tensor([told, found], dtype=torch.float64)
             used = found * dense_us / timing.limit_us
             tried.append((used, counts.astype(np.int64)))
             # One that takes less than it may could keep more channels, unless the other limits forbid that.
-            if used <= 1 and (used > ENOUGH or self.model.limits["latency"] > 1.03 * float(cost.of(counts))):
+            if used <= 1 and (used > ENOUGH or self.model.utilisation_but("latency", counts) > TOLERANCE):
                 break
             cost.correction *= found / told
             try:
                 self._solve(order)
             except BudgetError:  # by the corrected table nothing is quick enough; the report tells what was found
                 break
-        within = [each for each in tried if each[0] <= 1]
-        best = max(within, key=lambda each: each[0]) if within else min(tried, key=lambda each: each[0])
-        self._set_counts(order, best[1])
+        # The fullest that met the limit, or else the quickest.
+        self._set_counts(order, min(tried, key=lambda each: (each[0] > 1, abs(1 - each[0])))[1])
 
     def latency_trials(self) -> list[tuple[float, float]]:
         """Return, per choice that was measured, what was foretold and found, as shares of the dense net's time."""

@@ -69,7 +69,7 @@ def test_a_kernel_that_odd_counts_lack_is_a_gain():
     counts = grid(64)
     multiple, gain = quantum(counts * np.where(counts % 8, 1.6, 1.0), counts)
     assert multiple == 8
-    assert 0.15 < gain < 0.45
+    assert 5 < gain < 30  # of times from 1 to 100
 
 
 def test_a_wide_layer_is_tabled_in_a_power_of_two():
