@@ -201,10 +201,13 @@ def _meaning(latency: Latency, scenario: Scenario, timings: Timings) -> str:
     missed = "where the quietest one misses it"
     if disturbed and not timings.undisturbed:
         missed = "where even the quickest call misses it, since others disturbed every run"
+    # The highest percentile is what noise makes the most of: it is told as the bound that it is.
+    rare = next((figure for figure in timings.percentiles if figure.name == "p99.9" and figure.value is not None), None)
+    rarest = "" if rare is None else f". Of p99.9 these samples tell that it is {rare.high:.3g} ms at most"
     example = f". In {len(disturbed)} runs others kept the board busy, e.g. {disturbed[0]}" if disturbed else ""
     return (
         f"A limit is met only where the most disturbed run meets it. It is missed only {missed}{spread}. "
-        f"Anything between is INCONCLUSIVE. Stop what else runs on the board and measure again{example}"
+        f"Anything between is INCONCLUSIVE. Stop what else runs on the board and measure again{rarest}{example}"
     )
 
 

@@ -118,6 +118,7 @@ def test_the_diagnostic_says_what_noise_means_for_the_reader():
     assert "(limits 3% and 1%)" in found.text
     assert "met only where the most disturbed run meets it" in found.text
     assert "p99: 1 to 9 ms" in found.text
+    assert "Of p99.9 these samples tell that it is 9 ms at most" in found.text
     assert latency_diagnostic(STEADY).level == "ok"
     assert latency_diagnostic(None).level == "warn"
     assert all(len(sentence.split()) <= 25 for sentence in found.text.replace(";", ".").split(". "))
