@@ -333,6 +333,8 @@ def _exported(runner: Runner, graph: Graph, goal: Target) -> list[Finished[OnnxR
     """Make all files that a target takes, and say what a user of it should know of the run's own net."""
     stages = graph.exports(goal)
     made = [runner.make(stage) for stage in stages]
+    for stage in graph.dense_files(goal):
+        runner.make(stage)
     for note in target_notes(goal, runner.make(stages[0].net).record):
         runner.callback.say(f"note: {note}")
     return made

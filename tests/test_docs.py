@@ -121,6 +121,8 @@ def test_the_picture_of_the_run_folder_is_a_real_one(chain):
     sometimes = (
         "nets/dense/",
         "attacks/dense/",
+        "onnx/dense/",
+        "engines/dense/",
         "nets/pruned/best/",
         "nets/pruned/last/",
         "engines/pruned/fp32@quick/engine/",

@@ -145,6 +145,13 @@ _ALL = (
     _timed("latency_ms.p99.9", "99.9th percentile, where the samples support it"),
     _timed("latency_ms.mean", "mean of the samples of all runs"),
     Metric(
+        "latency_fraction",
+        _SHARE,
+        "median time over the dense net's on the same target and in the same precision, their runs taking turns",
+        False,
+        support="samples",
+    ),
+    Metric(
         "latency_ms.cv",
         _SHARE,
         "standard deviation of the samples over their mean",
@@ -179,6 +186,8 @@ _ALL = (
         "checks_skipped", "checks", "checks of the evaluation that were switched off; counted", False, support="count"
     ),
 )
+
+LATENCY_FRACTION: Final = "latency_fraction"
 
 METRICS: Final[Mapping[str, Metric]] = {metric.name: metric for metric in _ALL}
 """Every metric by its name, in the order of the documentation."""

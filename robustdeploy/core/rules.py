@@ -10,7 +10,7 @@ from itertools import combinations
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.complaint import Place, did_you_mean
 from robustdeploy.core.gate import Rule
-from robustdeploy.core.metrics import METRICS, Metric
+from robustdeploy.core.metrics import LATENCY_FRACTION, METRICS, Metric
 from robustdeploy.core.percentiles import samples_needed
 from robustdeploy.core.precisions import precisions_on
 from robustdeploy.core.recipe import DEPLOY, Recipe
@@ -172,6 +172,9 @@ def _missing_rows(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Pr
     recipe, attacks = prospect.recipe, prospect.attacks
     place: Place = ("metric",)
     yield from _missing_subjects(rule, prospect)
+    if metric.name == LATENCY_FRACTION and not (prospect.pruned and recipe.baseline):
+        why = "`baseline` is false" if prospect.pruned else "no budget asks for pruning"
+        yield place, f"{metric.name} is never measured: {why}, so there is no dense net to take turns with"
     if metric.support == "curve" and not recipe.evaluate.eps_curve:
         yield place, f"{metric.name} is never measured: evaluate.eps_curve is empty"
     if metric.attacked == "always" and metric.support != "curve":
@@ -314,6 +317,10 @@ def _against_target(rule: Rule, metric: Metric, target: Target) -> Iterator[Prob
             f"{metric.name} is of the scenario '{scenario}', and {target.name} takes {taken}; add it to "
             "latency.scenarios",
         )
+        return
+    if metric.name == LATENCY_FRACTION and set(plan.scenarios) == {"paced"}:
+        told = f"{metric.name} is of calls that follow each other at once, and {target.name} takes none"
+        yield ("metric",), f"{told}; add single-stream to latency.scenarios"
         return
     if not percent:
         return

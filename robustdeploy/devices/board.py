@@ -80,7 +80,7 @@ class Board:
     _scored_before: int = field(default=0, init=False, repr=False)
     _agent: Conversation = field(init=False, repr=False)
     _classes: int | None = field(default=None, init=False, repr=False)
-    _sent: tuple[Path, Files] | None = field(default=None, init=False, repr=False)
+    _sent: dict[Path, Files] = field(default_factory=dict, init=False, repr=False)
     _opened: Callable[[], object] | None = field(default=None, init=False, repr=False)
     _inside: bool = field(default=False, init=False, repr=False)
 
@@ -139,8 +139,8 @@ class Board:
             self.facts = before
             raise AnotherBoard(f"{pipe.where}: another board answers now: {told}; connect the one that was there")
         # A board may have lost its files with the link, or with the power.
-        if self._sent is not None:
-            self.send(*self._sent)
+        for folder, files in tuple(self._sent.items()):
+            self.send(folder, files)
         if opened is not None:
             opened()
 
@@ -182,7 +182,7 @@ class Board:
         ArtifactError where a file in ``folder`` is not the one that ``files`` names.
         """
         self.lasting(lambda: transfer.send(self._agent, folder, files, moved))
-        self._sent = folder, files
+        self._sent[folder] = files
 
     def fetch(self, files: Files, folder: Path, moved: Moved = silent) -> None:
         """Write the files of an engine on the board into ``folder``; ``moved`` hears of bytes.

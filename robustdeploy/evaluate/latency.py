@@ -14,9 +14,11 @@ from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.target import LatencyPlan, Scenario, Target
 from robustdeploy.devices.board import Board
 from robustdeploy.devices.run import Run
+from robustdeploy.evaluate.fraction import LEAST, Fraction, fraction_of
 from robustdeploy.evaluate.paced import Responses, responses_of
 from robustdeploy.evaluate.telemetry import disturbance, doubts
 from robustdeploy.evaluate.timings import Timings, timings_from
+from robustdeploy.onboard.engine import Files
 from robustdeploy.onboard.types import Bytes
 
 if TYPE_CHECKING:  # they bring torch and onnx along, which a report does without
@@ -39,6 +41,9 @@ class Stopwatch:
     images: Bytes
     progress: Progress
     sleep: Callable[[float], None] = time.sleep
+    dense: Files | None = None
+    """Engine of the dense net, which the board has too; its runs take turns with the subject's."""
+    pairs: list[tuple[Run, Run]] = field(default_factory=list, init=False)
     runs: dict[Scenario, list[Run]] = field(default_factory=dict, init=False)
 
     @property
@@ -54,9 +59,19 @@ class Stopwatch:
         stop_if_interrupted()
         self.progress("latency", self._taken, plan.runs)
         for scenario in plan.scenarios:
-            asked = run_plan(plan, scenario)
             # A process of its own: runs of one process would share a lucky or unlucky placement in memory.
-            run = self.board.run(toolchain.name, self.opened.files, toolchain.options, asked, self.images)
+            def timed(files: Files, asked: Mapping[str, Any] = run_plan(plan, scenario)) -> Run:
+                return self.board.run(toolchain.name, files, toolchain.options, asked, self.images)
+
+            if self.dense is None or scenario != self._compared:
+                run = timed(self.opened.files)
+            elif len(self.pairs) % 2:
+                # Now one first and now the other, so that neither always meets a board that the other has warmed.
+                other, run = timed(self.dense), timed(self.opened.files)
+                self.pairs.append((run, other))
+            else:
+                run, other = timed(self.opened.files), timed(self.dense)
+                self.pairs.append((run, other))
             self.runs.setdefault(scenario, []).append(run)
         self.progress("latency", self._taken, plan.runs)
 
@@ -68,7 +83,12 @@ class Stopwatch:
             self.sleep(plan.min_s / 3)
             self.take()
         taken = {scenario: tuple(runs) for scenario, runs in self.runs.items()}
-        return Latency(taken, self.target) if taken else None
+        return Latency(taken, self.target, tuple(self.pairs)) if taken else None
+
+    @property
+    def _compared(self) -> Scenario | None:
+        """The scenario in which the dense net takes turns: calls that follow each other at once, where there is one."""
+        return next((name for name in self.target.latency.scenarios if name != "paced"), None)
 
 
 def run_plan(plan: LatencyPlan, scenario: Scenario = "single-stream") -> Mapping[str, Any]:
@@ -90,6 +110,8 @@ class Latency:
 
     scenarios: Mapping[Scenario, tuple[Run, ...]]
     target: Target
+    pairs: tuple[tuple[Run, Run], ...] = ()
+    """Runs that took turns with the dense net's: the subject's and the dense net's."""
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
@@ -106,6 +128,15 @@ class Latency:
         if not all(np.array_equal(each, scores[0]) for each in scores):
             found.append("the engine's scores changed while it was timed")
         return list(dict.fromkeys(found))
+
+    @cached_property
+    def fraction(self) -> Fraction | None:
+        """Return the median time over the dense net's; None where there is none, or something speaks against it."""
+        dense = tuple(other for _, other in self.pairs)
+        if len(dense) < LEAST or self.flaws or doubts(dense, self.target.clocks == "locked"):
+            return None
+        times = [[float(np.median(run.window.samples_ns)) for run in side] for side in zip(*self.pairs, strict=True)]
+        return fraction_of(*times)
 
     def quiet(self, scenario: Scenario) -> list[bool]:
         """Say of each run of a scenario whether the board did little else meanwhile."""
@@ -145,6 +176,8 @@ def timings_record(latency: Latency | None) -> dict[str, Any]:
         "taken": True,
         "flaws": latency.flaws,
         "scenarios": {name: [_recorded(run) for run in runs] for name, runs in latency.scenarios.items()},
+        # In the order of the runs that they took turns with.
+        "dense": [_recorded(other) for _, other in latency.pairs],
     }
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from robustdeploy.core.metrics import LATENCY_FRACTION
 from robustdeploy.core.report import Diagnostic, Measurement
-from robustdeploy.core.subject import Subject
+from robustdeploy.core.subject import DENSE, Subject, subject_from
 from robustdeploy.core.target import Scenario
+from robustdeploy.evaluate.fraction import Fraction
 from robustdeploy.evaluate.latency import Latency
 from robustdeploy.evaluate.paced import share_of
 from robustdeploy.evaluate.telemetry import disturbance, energy_of
 from robustdeploy.evaluate.timings import STEADY_CV, STEADY_DRIFT, Figure, Timings, over_runs
 
 _MIB = 1 << 20
+_GAIN = "Kernels work on channels in blocks, so that odd numbers of them save nothing: set budget.channel_multiple"
 _MS = 1e-6
 _STEADY = "order statistics of the samples and of the runs, 95 %"
 _UNSTEADY = "from the quietest run to the most disturbed, at least 95 %"
@@ -56,8 +59,19 @@ class _Rows:
                 yield from self._paced(timings)
             if scenario == "offline":
                 yield self._throughput(timings)
+        if (fraction := self._latency.fraction) is not None:
+            yield self._fraction(fraction)
         yield from self._costs()
         yield from self._energy()
+
+    def _fraction(self, found: Fraction) -> Measurement:
+        told = {
+            "against": str(subject_from(self._subject).of(DENSE)),
+            "pairs_of_runs": found.n,
+            "interval": "order statistics of the fractions of runs that took turns, 95 %",
+        }
+        figure = Figure("fraction", found.value, found.low, found.high)
+        return self._row(LATENCY_FRACTION, figure, "fraction", found.n, {**self._conditions, **told})
 
     def _conditions_of(self, scenario: Scenario, timings: Timings) -> dict[str, Any]:
         runs = self._latency.scenarios[scenario]
@@ -165,6 +179,8 @@ def latency_diagnostics(latency: Latency | None) -> Iterator[Diagnostic]:
     """Say whether what was timed can be trusted, and what cannot be known of it."""
     yield latency_diagnostic(latency)
     if latency is not None:
+        if latency.pairs:
+            yield gain_diagnostic(latency)
         yield energy_diagnostic(latency)
         if latency.target.memory_limit_mib is not None:
             yield memory_diagnostic(latency, latency.target.memory_limit_mib)
@@ -213,6 +229,24 @@ def _meaning(latency: Latency, scenario: Scenario, timings: Timings) -> str:
 
 def _span(figure: Figure) -> str:
     return f"{figure.low:.3g} to {figure.high:.3g} ms"
+
+
+def gain_diagnostic(latency: Latency) -> Diagnostic:
+    """Say whether pruning bought time on this target: fewer operations are not fewer milliseconds."""
+    found = latency.fraction
+    if found is None:
+        text = "whether it is faster than the dense net cannot be told, as their runs are not to be trusted"
+        return Diagnostic(id="faster-than-dense", level="warn", text=text)
+    value, low, high = (f"{100 * each:.1f}" for each in (found.value, found.low, found.high))
+    took = f"it takes {value} % of the dense net's time, {low} to {high} %"
+    if found.high < 1:
+        text = f"{took}: pruning bought time here"
+    elif found.low > 1:
+        text = f"{took}: pruning made it slower here. {_GAIN}"
+    else:
+        text = f"{took}: it is not known to be faster. {_GAIN}"
+    level: Literal["ok", "warn"] = "ok" if found.high < 1 else "warn"
+    return Diagnostic(id="faster-than-dense", level=level, text=text, value=found.value, threshold=1.0)
 
 
 def energy_diagnostic(latency: Latency) -> Diagnostic:

@@ -46,7 +46,7 @@ from robustdeploy.evaluate.host import HostNet, load_host_net
 from robustdeploy.evaluate.judge import Judged, judge
 from robustdeploy.evaluate.latency import Stopwatch, timings_record
 from robustdeploy.evaluate.latency_rows import latency_diagnostics
-from robustdeploy.evaluate.opening import golden_diagnostic, open_on
+from robustdeploy.evaluate.opening import Opened, golden_diagnostic, open_on
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.overlap import overlap_diagnostic
 from robustdeploy.evaluate.parts import Parts
@@ -57,6 +57,7 @@ from robustdeploy.evaluate.tables import table_diagnostic
 from robustdeploy.export.precision.protocol import Limits
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import Draws, key
+from robustdeploy.onboard.engine import Files
 from robustdeploy.onboard.types import Labels, Scores
 from robustdeploy.train.facts import PRINTS_FILE
 
@@ -92,6 +93,8 @@ class Request:
     """Folder of the compiled one."""
     built: Built
     """What is known of that."""
+    dense_engine: tuple[Path, Files] | None
+    """Folder and files of the dense net's engine, which takes turns with this one while both are timed."""
     found: Path
     """What was found on the net in torch."""
     dense_found: Path | None
@@ -121,7 +124,7 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     parts = Parts(work.folder, work.mark, work.ledger)
     # Judged in the batch that the latency is of: one deployment, one answer.
     bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress, target.latency.batch)
-    timed = Relay(fleet, lambda board: Stopwatch(board, target, opened[board], request.golden["images"], progress))
+    timed = Relay(fleet, partial(_stopwatch, request, opened, progress))
     clean = Judged(**shared(bench, fleet, "clean", partial(_judged, batch=bench.batch)))
     # Between the attacks and not in one row, so that runs meet the board in different states.
     timed.take()
@@ -167,6 +170,14 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     work.keep("outcomes.npz", "facts.json", "timings.json", "rows.json")
     reading = reading_facts(request.reading, "test_")
     return BoardRecord(engine=first.engine, n=len(request.test.ids), reading=reading)
+
+
+def _stopwatch(request: Request, opened: Mapping[Board, Opened], progress: Progress, board: Board) -> Stopwatch:
+    """Make what times the engine on one board, and the dense net's in turns with it where there is one."""
+    if request.dense_engine is not None:
+        board.send(*request.dense_engine)
+    dense = request.dense_engine[1] if request.dense_engine else None
+    return Stopwatch(board, request.target, opened[board], request.golden["images"], progress, dense=dense)
 
 
 def _prints(test: Images) -> Prints:

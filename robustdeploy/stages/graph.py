@@ -70,6 +70,12 @@ class Graph:
         """Return what makes the files that a target takes, of all nets that run there, the run's own first."""
         return tuple(self.onnx(net, target, each) for net, each in self._subjects(target))
 
+    def dense_files(self, target: Target) -> tuple[OnnxStage, ...]:
+        """Return what makes the dense net's files that take turns with the run's own net on a target."""
+        if not self.compared or target.emulated:
+            return ()
+        return tuple(self.onnx(DENSE, target, each) for each in precisions_on(target, self.session.asked.precisions))
+
     def measures(self, target: Target) -> tuple[Measure, ...]:
         """Return what measures all nets that run on a target, the run's own first."""
         return tuple(self._measure(net, target, each) for net, each in self._subjects(target))
@@ -91,6 +97,8 @@ class Graph:
         # Where the dense net runs on targets too, its own measuring tells of it, in torch as well.
         beside = Attack(self.session, self.net(DENSE), DENSE, deployed=False)
         alone = not self.compared or DENSE in self.deployed
+        # What an emulator takes says nothing, so nothing takes turns there.
+        timed = self.compared and net != DENSE and not target.emulated
         return Measure(
             session=self.session,
             subject=subject,
@@ -99,4 +107,8 @@ class Graph:
             engine=Compile(self.session, subject, target, onnx),
             found=Attack(self.session, onnx.net, net, deployed=True, lowered=lowered),
             beside=None if alone else beside,
+            dense_engine=self._dense_engine(subject, target, precision) if timed else None,
         )
+
+    def _dense_engine(self, subject: Subject, target: Target, precision: Choice) -> Compile:
+        return Compile(self.session, subject.of(DENSE), target, self.onnx(DENSE, target, precision))

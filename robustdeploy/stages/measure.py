@@ -20,6 +20,7 @@ from robustdeploy.evaluate.measuring import Request, evaluate
 from robustdeploy.export.golden import GOLDEN, load_golden
 from robustdeploy.export.parity import parity_rows
 from robustdeploy.nets.store import load_info
+from robustdeploy.onboard.engine import Files
 from robustdeploy.stages.attack import Attack
 from robustdeploy.stages.compile import FOLDER, Compile
 from robustdeploy.stages.lower import OnnxStage, twin_file
@@ -40,6 +41,8 @@ class Measure:
     found: Attack
     beside: Attack | None
     """What was found on the dense net that the subject is compared with in torch."""
+    dense_engine: Compile | None
+    """The dense net's engine on the same target, which is timed in turns with the subject's."""
     name: str = "measure"
     record: type[BoardRecord] = BoardRecord
 
@@ -57,6 +60,7 @@ class Measure:
             Need(self.engine),
             Need(self.found, (FILE,)),
             *((Need(self.beside, (FILE,)),) if self.beside else ()),
+            *((Need(self.dense_engine),) if self.dense_engine else ()),
         )
 
     @property
@@ -97,6 +101,7 @@ class Measure:
             exported=onnx.record,
             engine=work.of(self.engine).folder / FOLDER,
             built=work.of(self.engine).record,
+            dense_engine=self._dense_engine(work),
             found=work.of(self.found).folder / FILE,
             dense_found=work.of(self.beside).folder / FILE if self.beside else None,
             golden=load_golden(onnx.folder / GOLDEN, info),
@@ -108,6 +113,12 @@ class Measure:
         record = evaluate(request, session.fleet(self.target), work, self._progress)
         session.callback.say(f"measure: {self.subject}, {record.n} test images, outcomes in {_relative(work.folder)}")
         return record
+
+    def _dense_engine(self, work: Work) -> tuple[Path, Files] | None:
+        if self.dense_engine is None:
+            return None
+        made = work.of(self.dense_engine)
+        return made.folder / FOLDER, made.record.files
 
     def _progress(self, what: str, done: int, total: int) -> None:
         self.session.callback.progress(f"{self.subject}, {what}", done, total)

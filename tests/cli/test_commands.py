@@ -19,6 +19,8 @@ COMMANDS = [
     "evaluate",
     "report",
     "gate",
+    "sweep",
+    "profile",
     "bisect",
     "compare",
     "verify",

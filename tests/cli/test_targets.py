@@ -27,7 +27,8 @@ def test_two_targets_come_into_one_report_and_are_attacked_once(desk, command):
     done = command(desk, *RUN, "--target", "twin.yaml")
     assert done.code == 0, done.err
     # The first target is done, and what was found in torch for it is replayed on the second.
-    assert sealed(desk) == [*before, "engines/pruned/fp32@twin", "boards/pruned/fp32@twin"]
+    made = ("engines/pruned", "engines/dense", "boards/pruned")
+    assert sealed(desk) == [*before, *(f"{place}/fp32@twin" for place in made)]
     made = report(desk)
     assert [each["subject"] for each in made["verdict"]["subjects"]] == ["pruned/fp32@quick", "pruned/fp32@twin"]
     assert {each["outcome"] for each in made["verdict"]["subjects"]} == {"PASS"}

@@ -213,6 +213,18 @@ MASKED = changed(prune=Choice(name="weights"))
             "`baseline` is false",
         ),
         (
+            {"metric": "latency_fraction", "at_most": 0.7},
+            changed(baseline=False),
+            {},
+            "`baseline` is false, so there is no dense net to take turns with",
+        ),
+        (
+            {"metric": "latency_fraction", "at_most": 0.7},
+            RECIPE,
+            {"targets": (HOST.model_copy(update={"latency": LatencyPlan(scenarios=("paced",), period_ms=5)}),)},
+            "host-cpu takes none; add single-stream to latency.scenarios",
+        ),
+        (
             {"metric": "latency_ms.p99", "subject": "dense/fp32@host-cpu", "at_most": 5},
             RECIPE,
             {"targets": (HOST,)},

@@ -218,6 +218,59 @@ def test_each_scenario_is_taken_in_turn():
         assert [len(runs) for runs in latency.scenarios.values()] == [10] * 3
 
 
+def test_the_dense_net_takes_turns_and_neither_is_always_first():
+    plan = {"scenarios": ("paced", "single-stream"), "period_ms": 5}
+    with stopwatch(**plan) as (watch, spy, _):
+        watch.dense = (EngineFile("d", "1" * 64, 1),)
+        latency = watch.finish()
+    # In the scenario alone in which calls follow each other at once.
+    turn = ["run e, period 5000000", "run e, period 0", "run d, period 0"]
+    assert spy.asked == [*turn, turn[0], turn[2], turn[1]] * 5
+    assert len(latency.pairs) == 10
+    assert all(own is run for (own, _), run in zip(latency.pairs, latency.scenarios["single-stream"], strict=True))
+    assert len(timings_record(latency)["dense"]) == 10
+
+
+def paired(fractions, **changes):
+    """Runs of a dense net that takes 1 ms, busier and busier, and of one that takes those fractions of it."""
+    pairs = [
+        (quiet(level * fraction), window(np.full(1000, level), **changes))
+        for level, fraction in zip(np.linspace(1, 3, len(fractions)), fractions, strict=True)
+    ]
+    return Latency({"single-stream": tuple(own for own, _ in pairs)}, TARGET, tuple(pairs))
+
+
+@pytest.mark.parametrize(
+    ("fractions", "level", "words"),
+    [
+        ([0.5] * 10, "ok", "it takes 50.0 % of the dense net's time, 50.0 to 50.0 %: pruning bought time here"),
+        ([1.2] * 10, "warn", "pruning made it slower here. Kernels work on channels in blocks"),
+        ([0.8, 1.2] * 5, "warn", "it is not known to be faster"),
+    ],
+)
+def test_what_pruning_bought_is_told_run_by_run(fractions, level, words):
+    latency = paired(fractions)
+    (row,) = [row for row in measured_latency(latency, SUBJECT) if row.metric == "latency_fraction"]
+    assert row.value == pytest.approx(np.median(fractions), abs=0.002)
+    assert row.n == row.conditions["pairs_of_runs"] == 10
+    assert row.conditions["against"] == "dense/fp32@host-cpu"
+    (told,) = [each for each in latency_diagnostics(latency) if each.id == "faster-than-dense"]
+    assert told.level == level
+    assert words in told.text
+
+
+def test_a_dense_net_that_was_throttled_says_nothing_of_the_pruned_one():
+    latency = paired([0.5] * 10, after={**SENSORS, "throttle_counts": {"core": 5}})
+    names = [row.metric for row in measured_latency(latency, SUBJECT)]
+    # The subject's own times are as good as they were.
+    assert "latency_ms.p50" in names
+    assert "latency_fraction" not in names
+    assert judged(latency, 0.7, "latency_fraction")[0] is Outcome.INCONCLUSIVE
+    (told,) = [each for each in latency_diagnostics(latency) if each.id == "faster-than-dense"]
+    assert told.level == "warn"
+    assert "cannot be told" in told.text
+
+
 @pytest.mark.parametrize(
     ("plan", "words"),
     [

@@ -34,10 +34,19 @@ def test_two_nets_on_two_targets_have_each_stage_once_and_each_attack_once(place
     assert before["engines/pruned/fp32@null"] < before["boards/pruned/fp32@null"]
 
 
-def test_a_baseline_that_is_only_compared_is_attacked_in_torch_alone(places):
-    found = places()
-    assert "attacks/dense/fp32" in found
-    assert not [place for place in found if "dense" in place and not place.startswith(("nets/", "attacks/"))]
+def test_a_baseline_that_is_only_compared_is_attacked_in_torch_and_compiled_to_take_turns(places):
+    assert sorted(place for place in places() if "/dense" in place) == [
+        "attacks/dense/fp32",
+        "engines/dense/fp32@host-cpu",
+        "engines/dense/fp32@null",
+        "nets/dense",
+        "onnx/dense/fp32",
+    ]
+
+
+def test_nothing_takes_turns_where_latency_says_nothing(places):
+    found = places(targets=("aarch64-emulated",))
+    assert sorted(place for place in found if "/dense" in place) == ["attacks/dense/fp32", "nets/dense"]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +59,9 @@ def test_without_a_baseline_there_is_one_net(places, settings, own):
 
 def test_targets_of_another_opset_get_a_file_of_their_own(places):
     found = places(targets=("host-cpu", "null", "jetson-orin"))
-    assert [place for place in found if place.startswith("onnx/")] == ["onnx/pruned/fp32", "onnx/pruned/fp32.opset18"]
+    assert sorted(place for place in found if place.startswith("onnx/")) == [
+        f"onnx/{net}/fp32{opset}" for net in ("dense", "pruned") for opset in ("", ".opset18")
+    ]
 
 
 def test_what_runs_on_a_target_is_named_by_its_precision(tmp_path):
@@ -67,7 +78,7 @@ def test_what_runs_on_a_target_is_named_by_its_precision(tmp_path):
 
 def test_targets_that_ask_for_another_form_of_a_precision_get_a_file_of_their_own(places):
     found = places("precisions=[int8]", targets=("host-cpu", "jetson-orin"))
-    files = [place for place in found if place.startswith(("onnx/", "attacks/"))]
+    files = [place for place in found if place.startswith(("onnx/pruned", "attacks/"))]
     assert files == [
         "onnx/pruned/fp32",
         "onnx/pruned/int8",
