@@ -194,7 +194,8 @@ def test_a_run_of_the_version_that_packed_bundles_still_opens(desk, command, res
     assert "reported" in command(desk, "ls", "runs").out
     done = command(desk, "run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml")
     assert done.code == 0, done.err
-    assert done.err.count("and unchanged; skipped") == 6  # two nets, what is attacked of each, the file and the engine
+    # Two nets, what is attacked of each, their files and their engines.
+    assert done.err.count("and unchanged; skipped") == 8
     (again,) = [line for line in done.err.splitlines() if "boards/pruned/fp32@quick: done again: " in line]
     assert f"another {place}/bundle.zip" in again
     # What that version packed is sealed still, and nothing asks for it when the net is exported anew.
