@@ -28,7 +28,7 @@ from robustdeploy.core.profile import ProfiledNet
 from robustdeploy.core.recipe import Choice
 from robustdeploy.cost.layer_times import LayerTimes
 from robustdeploy.cost.memory import without_values
-from robustdeploy.devices.board import board_of
+from robustdeploy.devices.fleet import fleet_of
 from robustdeploy.errors import RobustdeployError
 from robustdeploy.evaluate.profiling import TOGETHER, Shop, profile_net, resizable
 from robustdeploy.export.agent import build_agent, foreign_plugins
@@ -79,7 +79,8 @@ def _row(asked: argparse.Namespace, name: str) -> dict[str, Any]:
     ]
     with temporary_folder() as folder:
         build_agent(folder / "agent.pyz", foreign_plugins())
-        with board_of(target, folder / "agent.pyz", deadline_s=600) as board:
+        with fleet_of(target, folder / "agent.pyz", print, deadline_s=600) as fleet:
+            board = fleet.boards[0]
             began = time.monotonic()
             profile = profile_net(
                 net,
