@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ import numpy as np
 from ...errors import ArtifactError, ToolchainError, UsageError
 from .. import cuda
 from ..engine import file_of
+from ..inspected import layers_from
 from ..types import PARTS, Model, Pixels, Probe, Scores
 
 _FILE = "engine.plan"
@@ -237,33 +237,6 @@ def _pinned(trt: Any, config: Any, data: bytes, plan: Tensorrt) -> Any:
         told = f"TensorRT {trt.__version__} refused the pinned {plan.timing_cache}: {_words(trt).told()}"
         raise ToolchainError(f"{told}; it was kept for another GPU or version, so build without the pin and pin anew")
     return kept
-
-
-_KINDS = {
-    **dict.fromkeys(("int8",), "i8"),
-    **dict.fromkeys(("fp8", "float8"), "f8"),
-    **dict.fromkeys(("bf16", "bfloat16"), "bf16"),
-    **dict.fromkeys(("half", "fp16", "float16"), "f16"),
-    **dict.fromkeys(("float", "fp32"), "f32"),
-}
-_KIND = re.compile("|".join(_KINDS), re.IGNORECASE)
-
-
-def layers_from(told: bytes) -> Mapping[str, Any]:
-    """Count the layers of an engine by kind and the precision they give, from the inspector's text."""
-    try:
-        layers = json.loads(told).get("Layers", [])
-    except (ValueError, AttributeError):
-        raise ArtifactError(f"{_LAYERS} is not what TensorRT's inspector wrote; compile the engine again") from None
-    counts: Counter[str] = Counter()
-    for layer in layers:
-        if not isinstance(layer, dict):  # a name alone, of an engine that was built with less to tell
-            counts["unknown"] += 1
-            continue
-        first: Any = next(iter(layer.get("Outputs") or []), {})
-        match = _KIND.search(str(first.get("Format/Datatype", "")) if isinstance(first, dict) else "")
-        counts[f"{layer.get('LayerType', 'unknown')} {_KINDS[match[0].lower()] if match else 'unknown'}"] += 1
-    return {"layers": dict(counts)}
 
 
 def _inspected(trt: Any, data: bytes) -> str:
