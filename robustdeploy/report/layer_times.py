@@ -70,7 +70,12 @@ def _lines(profile: Profile, modules: Mapping[str, Any]) -> Iterator[LayerTime]:
             ops_kept=round(kept, 5),
             us=round(us, 3),
             dense_us=round(dense_us, 3),
-            why=_why(kinds[layer.kind], (inputs, outputs), kept, us / dense_us if dense_us > 0 else 1.0),
+            why=_why(
+                kinds[layer.kind],
+                ((inputs, layer.inputs), (outputs, layer.outputs)),
+                kept,
+                us / dense_us if dense_us > 0 else 1.0,
+            ),
         )
 
 
@@ -78,17 +83,15 @@ def _sides(size: Any, inputs: int, outputs: int) -> tuple[int, int]:
     return (int(size["inputs"]), int(size["outputs"])) if isinstance(size, Mapping) else (inputs, outputs)
 
 
-def _why(kind: LayerKind, sides: tuple[int, int], kept: float, share: float) -> str:
+def _why(kind: LayerKind, sides: tuple[tuple[int, int], tuple[int, int]], kept: float, share: float) -> str:
     """Say what keeps a layer from gaining what its operations lost; nothing where it does gain."""
     if share <= kept + _LITTLE or kept >= 1:
         return ""
+    multiples = zip(("input", "output"), sides, (kind.input_quantum, kind.output_quantum), strict=True)
     told = [
-        f"{count} {name} are no multiple of {quantum}"
-        for name, count, quantum, most in (
-            ("inputs", sides[0], kind.input_quantum, kind.inputs[-1]),
-            ("outputs", sides[1], kind.output_quantum, kind.outputs[-1]),
-        )
-        if quantum > 1 and count % quantum and count < most
+        f"{count} {name}s are no multiple of {multiple}"
+        for name, (count, dense), multiple in multiples
+        if count % multiple and count < dense  # a side that lost nothing could gain nothing
     ]
     return " and ".join(told) or "little of its time follows its channels"
 
