@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
 from robustdeploy.foreign import sentence
@@ -15,6 +14,8 @@ from robustdeploy.report import evidence, quantity, svg
 
 def page(template: str, *, charts: Mapping[str, str], **content: Any) -> str:
     """Return ``template`` with ``content`` and the drawings in it; every other text is escaped."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
     here = files("robustdeploy.report.formats")
     environment = Environment(
         loader=FunctionLoader(lambda name: here.joinpath(name).read_text(encoding="utf-8")),
@@ -46,4 +47,6 @@ def page(template: str, *, charts: Mapping[str, str], **content: Any) -> str:
 
 def _shown(value: Any) -> Any:
     """Write out what does not show, of every text but the markup that is ours."""
+    from jinja2 import Undefined
+
     return value if isinstance(value, Markup | Undefined) else sentence(str(value))
