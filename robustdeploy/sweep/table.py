@@ -39,6 +39,7 @@ ROBUST = Figure("worst", "robust, worst case", "robust_accuracy", "worst")
 COSTS = (
     Figure("p50", "latency, median", "latency_ms.p50"),
     Figure("ops", "operations", "ops_fraction"),
+    Figure("energy", "energy of an image", "energy_mj"),
 )
 """What robust accuracy is set against, each in a picture of its own."""
 FIGURES = (
@@ -47,6 +48,7 @@ FIGURES = (
     *COSTS,
     Figure("params", "parameters", "params_fraction"),
     Figure("p99", "latency, p99", "latency_ms.p99"),
+    Figure("fraction", "latency over the dense net's", "latency_fraction"),
 )
 
 

@@ -8,7 +8,7 @@ from robustdeploy.sweep.cells import Cell
 from robustdeploy.sweep.picture import picture, styles_of
 from robustdeploy.sweep.table import COSTS, ROBUST, Row, Table, means_of
 
-LATENCY, OPS = COSTS
+LATENCY, OPS, ENERGY = COSTS
 
 
 def row(ops, seed, robust, ms, subject="pruned/fp32@here", **more):
@@ -50,7 +50,7 @@ def test_equals_do_not_beat_each_other_and_targets_are_apart():
 def test_what_has_no_latency_is_in_no_picture_of_it():
     found = table(row("0.7", 0, 0.6, None), row("0.5", 0, 0.6, None))
     assert found.unbeaten["p50"] == frozenset()
-    assert picture(found, LATENCY, styles_of(found)) == ""
+    assert picture(found, LATENCY, styles_of(found)) == picture(found, ENERGY, styles_of(found)) == ""
     assert "ops 0.5" in picture(found, OPS, styles_of(found))
     # A mean of one seed alone would stand beside one of two as if it were as much.
     (mean,) = table(row("0.5", 0, 0.6, 2.0), row("0.5", 1, 0.6, None)).means
