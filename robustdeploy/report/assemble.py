@@ -28,6 +28,7 @@ from robustdeploy.evaluate.evidence import EvaluationRows, read_rows
 from robustdeploy.report.builds import build_diagnostics
 from robustdeploy.report.collapse import collapse_diagnostics
 from robustdeploy.report.judge import judge
+from robustdeploy.report.latency_budget import latency_budget_diagnostics
 from robustdeploy.report.nonzero import nonzero_rows
 from robustdeploy.report.omissions import omissions_of, skipped_row, untold_targets
 
@@ -72,6 +73,7 @@ def assemble(
     diagnostics = (
         *(diagnostic for part in parts for diagnostic in part.found.diagnostics),
         *collapse_diagnostics(own.record.events),
+        *latency_budget_diagnostics(own.record.latency),
     )
     subjects = _subjects(parts, lost, measurements)
     diagnostics += tuple(build_diagnostics(subjects, measurements))
