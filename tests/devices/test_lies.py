@@ -75,6 +75,7 @@ def test_no_field_of_another_form_is_believed(liar, agent, net, images):
 
 
 @pytest.mark.parametrize("name", LIES)
+@pytest.mark.alike(40)
 def test_a_lie_is_found_named_and_ends_the_session(name, liar, agent, net, images):
     lie, began = LIES[name], time.monotonic()
     patience_s = 1.5 if lie.words in ("no answer for", "feigns progress") else 20

@@ -20,6 +20,7 @@ def modelled(subject, coupling):
     return net, {"operations": operations, "parameters": parameter_model(net, coupling.groups)}
 
 
+@pytest.mark.alike(9)
 def test_the_dense_net_costs_what_it_costs(subject, coupling, modelled):
     net, models = modelled
     everything = np.array([group.size for group in coupling.groups], float)
@@ -29,6 +30,7 @@ def test_the_dense_net_costs_what_it_costs(subject, coupling, modelled):
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
+@pytest.mark.alike(9)
 def test_the_models_count_as_the_compact_net_does(subject, coupling, modelled, data):
     net, models = modelled
     kept = {

@@ -102,6 +102,7 @@ def trained_by_chance(pruner, subject, ops, multiple=1, seed=0):
 
 
 @pytest.mark.parametrize("ops", OPS)
+@pytest.mark.alike(20)
 def test_the_budget_is_met_and_the_compact_net_is_the_masked_one(pruner, subject, ops):
     pruning, dense, ops = trained_by_chance(pruner, subject, ops)
     compact = pruning.compact()
@@ -122,6 +123,7 @@ def test_the_budget_is_met_and_the_compact_net_is_the_masked_one(pruner, subject
 
 
 @pytest.mark.parametrize("multiple", [4, 8])
+@pytest.mark.alike(14)
 def test_channels_are_kept_in_multiples(pruner, subject, multiple):
     pruning, *_ = trained_by_chance(pruner, subject, 0.5, multiple)
     sizes = dict(zip(pruning.kept(), (group.size for group in pruning.groups), strict=True))
@@ -130,6 +132,7 @@ def test_channels_are_kept_in_multiples(pruner, subject, multiple):
     prove_equal(pruning, pruning.compact(), images, images)
 
 
+@pytest.mark.alike(9)
 def test_every_mask_learns_from_the_loss(pruner, subject):
     generator = torch.Generator().manual_seed(0)
     pruning, _ = begun(pruner, randomised(subject.net(), generator), subject.shape, 0.7)
@@ -180,6 +183,7 @@ def test_nothing_is_compacted_before_the_freeze_and_nothing_moves_after(pruner, 
     assert all(torch.equal(index, kept[name]) for name, index in pruning.kept().items())
 
 
+@pytest.mark.alike(9)
 def test_a_twin_is_cut_as_the_net_is(pruner, subject):
     """Each number of a twin, say a momentum, stays with the weight it belongs to; the twin itself stays whole."""
     pruning, *_ = trained_by_chance(pruner, subject, 0.7)
@@ -295,6 +299,7 @@ def test_a_net_without_channels_to_remove_is_refused(pruner):
 
 @pytest.mark.parametrize("ops", OPS)
 @pytest.mark.parametrize("subject", [*NETS.names(), "torchvision-resnet18", "torchvision-mobilenet"], indirect=True)
+@pytest.mark.alike(12)
 def test_a_compact_net_comes_back_bit_for_bit(pruner, subject, ops, tmp_path):
     pruning, *_ = trained_by_chance(pruner, subject, ops)
     compact = pruning.compact().eval()

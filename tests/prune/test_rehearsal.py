@@ -82,6 +82,7 @@ def test_the_groups_are_these_and_what_stays_is_named(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.alike(16)
 def test_masked_and_compact_net_give_the_same_scores_and_it_loads_again(name, pruned, tmp_path):
     pruning = pruned(name)
     small = pruning.compact()

@@ -44,6 +44,7 @@ def learnt(pruning, seed=0):
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=str)
 @pytest.mark.parametrize("subject", SUBJECTS, indirect=True)
+@pytest.mark.alike(20)
 def test_the_budget_is_met_to_the_weight(subject, budget):
     net = subject.net()
     try:

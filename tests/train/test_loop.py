@@ -95,6 +95,7 @@ def whole(train, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.alike(3)
 def test_a_training_goes_on_exactly_from_every_step(train, whole, tmp_path):
     for last in range(1, STEPS + 1):
         folder = tmp_path / str(last)
@@ -107,6 +108,7 @@ def test_a_training_goes_on_exactly_from_every_step(train, whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.alike(3)
 def test_a_signal_at_any_step_saves_and_the_rest_is_exact(train, whole, tmp_path):
     """The last step of an epoch too: what is saved there lies between the step and the epoch's record.
 
