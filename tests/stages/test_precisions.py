@@ -155,7 +155,7 @@ def _disturb(path, kind):
     [
         ("wrong_scale", "int8", "ONNX file in int8"),
         pytest.param("noisy_halves", "fp16", "ONNX file in fp16", marks=pytest.mark.exhaustive),
-        ("wrong_export", "fp32", "ONNX file in fp32"),
+        pytest.param("wrong_export", "fp32", "ONNX file in fp32", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_fault_in_a_file_is_named_by_its_step(fault, precision, step, desk, command, request):
@@ -220,6 +220,7 @@ def test_fine_tuning_trains_the_weights_as_if_rounded_and_the_files_say_so(desk,
     assert all(np.array_equal(after[name], floats[name]) for name in constants)
 
 
+@pytest.mark.exhaustive
 def test_fine_tuning_that_was_killed_goes_on(desk, command, spawn):
     target = written(desk, "[{name: int8, epochs: 40}]", "tuned")
     words = ("export", "runs/tiny", "--target", target, "--precision", "int8")

@@ -81,6 +81,7 @@ def test_an_interrupted_sweep_goes_on_and_its_results_are_those_of_the_reports(b
         assert told in other.err
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_run_that_fails_does_not_stop_the_others(bench, command):
     words = ("--over", "train.lr=1e30,0.2", "--set", "gate.0.at_most=budget", "--set", "train.sentinel=false")
