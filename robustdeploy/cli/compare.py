@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustdeploy.cli.completion import complete_report
+from robustdeploy.cli.heavy import comparison
 from robustdeploy.cli.options import RUNS, JsonOption, RunsOption
 from robustdeploy.cli.result import show, table
 from robustdeploy.core.given import is_run
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
 from robustdeploy.engine.run import Run
-from robustdeploy.evaluate.comparison import Change, changes, timed_runs
 from robustdeploy.report.compare import Row, compared, counterparts
 from robustdeploy.report.stored import believed, read_report
+
+if TYPE_CHECKING:
+    from robustdeploy.evaluate.comparison import Change
 
 FirstArgument = Annotated[
     Path, typer.Argument(metavar="BEFORE", help="Run or report.json.", autocompletion=complete_report)
@@ -29,10 +32,10 @@ SecondArgument = Annotated[
 
 
 def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
-    """Show two reports side by side, and whether a net became slower.
+    """Show two reports side by side.
 
     What was made or measured differently is said first; a row that one side lacks is shown as such.
-    Timed runs are compared by a test at which equal nets do not alarm.
+    Whether a net became slower is told by a test over runs, at which equal nets do not alarm.
     """
     (first, first_recipe, first_root), (second, second_recipe, second_root) = (
         _read(path, runs) for path in (before, after)
@@ -44,7 +47,7 @@ def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUN
     lines += [f"not alike: {each}" for each in found.not_alike]
     lines += [f"differs: {each}" for each in found.differs]
     lines += [
-        f"{scenario} of {subject}: {told.text if isinstance(told, Change) else told}"
+        f"{scenario} of {subject}: {told.text if isinstance(told, comparison.Change) else told}"
         for subject, scenario, told in timed
     ]
     cells = [["", *names, "change", "unit", ""], *(_cells(row, *names) for row in found.rows)]
@@ -60,7 +63,7 @@ def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUN
             {
                 "subject": subject,
                 "scenario": scenario,
-                **(asdict(told) if isinstance(told, Change) else {"reason": told}),
+                **(asdict(told) if isinstance(told, comparison.Change) else {"reason": told}),
             }
             for subject, scenario, told in timed
         ],
@@ -89,11 +92,14 @@ def _timed(
         if one.board.get("cpu_model") != other.board.get("cpu_model"):
             yield name, "latency", "not compared: the two were timed on different processors"
             continue
-        sides = [timed_runs(root / each.evaluation / "timings.json") for root, each in ((before, one), (after, other))]
+        sides = [
+            comparison.timed_runs(root / each.evaluation / "timings.json")
+            for root, each in ((before, one), (after, other))
+        ]
         if told := next((side for side in sides if isinstance(side, str)), None):
             yield name, "latency", f"not compared: {told}"
         else:
-            yield from ((name, scenario, found) for scenario, found in changes(*sides))  # type: ignore[arg-type]
+            yield from ((name, scenario, found) for scenario, found in comparison.changes(*sides))  # type: ignore[arg-type]
 
 
 def _names(first: Report, second: Report, before: Path, after: Path) -> dict[str, Report]:

@@ -20,18 +20,19 @@ class _Later:
         return getattr(importlib.import_module(self._name), name)
 
 
-__all__ = ["api", "bisecting", "evidence", "preparation", "profiling", "reporting"]
+__all__ = ["api", "bisecting", "comparison", "evidence", "preparation", "profiling", "reporting"]
 
 if TYPE_CHECKING:
     from robustdeploy import api
     from robustdeploy.evaluate import bisect as bisecting
-    from robustdeploy.evaluate import evidence
+    from robustdeploy.evaluate import comparison, evidence
     from robustdeploy.stages import preparation
     from robustdeploy.stages import profile as profiling
     from robustdeploy.stages import report as reporting
 else:
     api = _Later("robustdeploy.api")
     bisecting = _Later("robustdeploy.evaluate.bisect")
+    comparison = _Later("robustdeploy.evaluate.comparison")
     evidence = _Later("robustdeploy.evaluate.evidence")
     preparation = _Later("robustdeploy.stages.preparation")
     profiling = _Later("robustdeploy.stages.profile")
