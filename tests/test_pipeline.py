@@ -96,7 +96,7 @@ def unevaluated(desk):
     shutil.rmtree(run / "boards")
     for name in ("report.json", "report.html", "report.md", "junit.xml"):
         (run / name).unlink()
-    cut_ledger(run, "attacks/dense/fp32")
+    cut_ledger(run, "engines/dense/fp32@quick")
     return desk
 
 
@@ -110,6 +110,7 @@ def cut_ledger(run, last):
 @pytest.mark.slow
 def test_a_kill_while_torch_is_attacked_keeps_every_sealed_part(unevaluated, chain, spawn, command):
     shutil.rmtree(unevaluated / "runs/tiny/attacks")
+    shutil.rmtree(unevaluated / "runs/tiny/engines/dense")
     cut_ledger(unevaluated / "runs/tiny", "engines/pruned/fp32@quick")
     process = spawn(unevaluated, *EVALUATE)
     assert wait_for(process, lambda: len(parts(unevaluated, "attacks/pruned/fp32")) >= 1)

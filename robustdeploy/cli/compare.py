@@ -88,6 +88,8 @@ def _timed(
     if before is None or after is None:  # a report alone holds no run of a process
         return
     for one, other in counterparts(first, second):
+        if one.board.get("emulated") or other.board.get("emulated"):
+            continue  # its time says nothing and was not taken
         name = " against ".join(dict.fromkeys((one.subject, other.subject)))
         if one.board.get("cpu_model") != other.board.get("cpu_model"):
             yield name, "latency", "not compared: the two were timed on different processors"

@@ -173,7 +173,8 @@ def _state(root: Path, records: Sequence[Record], busy: bool) -> tuple[State, st
         if any(r.n > last for r in records if r.event == "written" and REPORT in r.data["files"]):
             return ("reported", "") if (root / REPORT).is_file() else ("evaluated", "the report was removed")
         return "evaluated", "since the report" if _written(records) else ""
-    if ONNX in kinds:
+    # A dense net that only takes turns with it is exported too.
+    if any(place.startswith(f"{ONNX}/{own_net(records)}/") for place in sealed):
         begun = any(record.event == "part" for record in records)
         return ("interrupted", "in the evaluation") if begun and not busy else ("exported", "")
     return "trained", ""

@@ -78,7 +78,7 @@ def _clocks_apart(telemetry: Telemetry) -> Iterator[str]:
     ):
         apart = np.diff(telemetry.values[:, column]) - passed
         if (np.abs(apart) > tolerance).any():
-            yield told.format(f"{apart[np.argmax(np.abs(apart))] * 1e-9:.3g}")
+            yield told.format(f"{max(apart.tolist(), key=abs) * 1e-9:.3g}")
 
 
 def _paused(telemetry: Telemetry) -> Iterator[str]:
@@ -94,7 +94,7 @@ def _paused(telemetry: Telemetry) -> Iterator[str]:
             explained = explained + np.diff(column)
     rest = passed - explained - 5 * usual
     if len(passed) > 1 and float(rest.max()) > _PAUSE_NS:
-        yield f"nothing of the agent ran for {passed[np.argmax(rest)] * 1e-9:.3g} s while it timed: it was paused"
+        yield f"nothing of the agent ran for {passed[rest == rest.max()][0] * 1e-9:.3g} s while it timed: it was paused"
 
 
 def _silent(telemetry: Telemetry) -> Iterator[str]:
@@ -181,7 +181,7 @@ def _impossible(run: Run) -> Iterator[str]:
             yield f"the clock of {name} was told as {wrong:,} kHz, which cannot be"
     for name, values in _answered(telemetry, "power_uw"):
         if int(np.abs(values).max()) > _MOST_UW:
-            yield f"the rail {name} told {values[np.argmax(np.abs(values))] / 1e6:,.0f} W, which cannot be"
+            yield f"the rail {name} told {max(values.tolist(), key=abs) / 1e6:,.0f} W, which cannot be"
     for name in ("all_ms", "own_cpu_ns", "own_wait_ns"):
         told = telemetry.column(name)
         if told is not None and not (told == SILENT).any() and int(np.diff(told).min()) < -1000:

@@ -106,7 +106,9 @@ def _measured(run: Run, place: str) -> Measured:
     for each in (net, export):
         check_finished(run.root, each)
     subject, trained = subject_of(place), held(run, net, NetRecord)
-    built = run.manifests()[source(board.manifest, ENGINES)].facts
+    engine = source(board.manifest, ENGINES)
+    with made_again(run, engine):
+        built = run.sealed(engine).facts
     times = layer_times(
         profiles_beside(run.root.parent), subject, trained.folder, built["backend"], built["version"], built["identity"]
     )

@@ -285,7 +285,7 @@ def test_a_board_of_another_architecture_is_refused_before_anything_is_built(des
     assert not list((desk / "runs/tiny/engines").glob("*/*@arm/engine/*"))
 
 
-@pytest.mark.parametrize("name", ["score: one class fewer", "time: negative", "time: a hundredth"])
+@pytest.mark.parametrize("name", ["score: one class fewer", "run: negative", "run: a hundredth"])
 def test_a_board_that_lies_is_no_board(desk, refused, command, name):
     lie, python = LIES[name], desk / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -E "{lies.__file__}" "{name}" "$@"\n')

@@ -201,6 +201,8 @@ FACTS = (
     Lie("time: one run more", "time", lambda h, a: _set("queries_total", h["queries_total"] + 1)(h, a), "must", "quer"),
     Lie("time: parts of another name", "time", _set("parts", ["soup"]), "parts_ns", ""),
     Lie("time: a first call of an hour", "time", _set("first_ns", 3600 * 10**9), "the whole call took", "first_ns"),
+    Lie("run: negative", "run", _array("samples_ns", lambda a: 0 * a - 10**6), "must be above 0 ns", "samples_ns"),
+    Lie("run: a hundredth", "run", _array("samples_ns", lambda a: a // 100 + 2000), "between two", "samples_ns"),
     Lie("run: another engine", "run", _set("open", "ab" * 32), "which was not asked for", "open"),
     Lie("run: an hour to load", "run", _set("load_ns", 3600 * 10**9), "the whole call took", "load_ns"),
     Lie("run: an hour to start", "run", _set("start_ns", 3600 * 10**9), "the whole call took", "start_ns"),
