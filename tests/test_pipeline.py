@@ -14,6 +14,7 @@ from robustdeploy import api, load_net
 from robustdeploy.core.asked import DEFAULT_RECIPE, recipe_for
 from robustdeploy.core.files import canonical_json
 from robustdeploy.core.load import load_target, resolved_yaml
+from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Data, Recipe
 from robustdeploy.core.shipped import shipped_names
@@ -69,10 +70,10 @@ def outcomes(folder):
 def rows(folder):
     """All rows but those of the clock."""
     content = json.loads((folder / "runs/tiny/boards/pruned/fp32@quick/rows.json").read_text())
-    timed = ("latency", "attack_s")
+    by_clock = ("latency-valid", "faster-than-dense", "energy")
     return (
-        [row for row in content["measurements"] if not row["metric"].startswith(timed)],
-        [each for each in content["diagnostics"] if each["id"] != "latency-valid"],
+        [row for row in content["measurements"] if METRICS[row["metric"]].support != "samples"],
+        [each for each in content["diagnostics"] if each["id"] not in by_clock],
         content["figures"]["samples"],
     )
 
