@@ -81,10 +81,11 @@ def timings_from(runs: Sequence[Nanoseconds], quiet: Sequence[bool] | None = Non
 
     def widened(pooled: Figure, figure_of: Callable[[Nanoseconds], float]) -> Figure:
         wide = _widened(pooled, runs, figure_of, steady)
-        if steady or wide.low is None or all(undisturbed):
+        if steady or wide.low is None or wide.value is None or all(undisturbed):
             return wide
         still = [own for own, is_quiet in zip(wide.runs, undisturbed, strict=True) if is_quiet]
-        return replace(wide, low=min(still) if still else min(wide.low, float(ordered[0]) * _MS))
+        # A quiet run may be slower than most disturbed ones, and an interval holds its own figure.
+        return replace(wide, low=min(*still, wide.value) if still else min(wide.low, float(ordered[0]) * _MS))
 
     return Timings(
         n=len(every),

@@ -71,12 +71,13 @@ def test_an_unsteady_measurement_reaches_from_the_quietest_run_to_the_most_distu
     assert (timings.mean.low, timings.mean.high) == (1.0, 2.0)
 
 
-def test_where_others_disturbed_runs_only_the_quiet_ones_tell_what_is_missed():
+def test_where_others_disturbed_runs_the_quiet_ones_tell_what_is_missed():
     """Runs 5 to 9 took twice as long while others kept the board busy."""
     runs = [np.full(1000, 2_000_000) for _ in range(5)] + [np.full(1000, 1_000_000) for _ in range(5)]
     runs[7][0] = 900_000
     reached = timings_from(runs, [True] * 5 + [False] * 5).percentile("p50")
-    assert (reached.low, reached.high) == (2.0, 2.0)
+    # The figure itself is of all runs, and its interval holds it.
+    assert (reached.low, reached.value, reached.high) == (1.5, 1.5, 2.0)
     nobody = timings_from(runs, [False] * 10).percentile("p99")
     assert (nobody.low, nobody.high) == pytest.approx((0.9, 2.0))
     assert timings_from(runs).percentile("p50").low == 1.0
@@ -119,3 +120,14 @@ def test_a_slower_engine_is_still_told_from_a_faster_one():
     one, other = list(noisy_runs(rng, 0.003, 0)), [2 * w for w in noisy_runs(rng, 0.003, 0)]
     for name in ("p50", "p99"):
         assert timings_from(one).percentile(name).high < timings_from(other).percentile(name).low
+
+
+def test_an_interval_holds_its_figure_where_the_quiet_run_is_the_slowest():
+    draw = np.random.default_rng(0)
+    fast = [(5e4 * draw.lognormal(0, 0.5, 100)).astype(np.int64) for _ in range(9)]
+    slow = (6e4 * draw.lognormal(0, 0.5, 100)).astype(np.int64)
+    found = timings_from([*fast, slow], [False] * 9 + [True])
+    assert not found.steady
+    for figure in (*found.percentiles, found.mean):
+        if figure.value is not None:
+            assert figure.low <= figure.value <= figure.high
