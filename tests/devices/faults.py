@@ -176,7 +176,7 @@ DOUBTS = {
         ),
         "the timed process was stopped by a signal",
     ),
-    "agent paused": (at(lambda script, watch, pid: time.sleep(2.0)), "it was paused"),
+    "agent paused": (at(lambda script, watch, pid: time.sleep(5.0)), "it was paused"),
     "rebooted": (at(put("proc/sys/kernel/random/boot_id", "99999999")), "the board was rebooted in between"),
     "sensor silent": (silent, "temperature_mc/thermal_zone0:CPU-therm answered at first and fell silent"),
     "processor gone": (remove(f"{CPUS}/cpu1/cpufreq"), "clock_khz/cpu1 answered at first and fell silent"),

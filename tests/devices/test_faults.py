@@ -65,7 +65,12 @@ def test_a_clean_board_is_judged_and_its_energy_told(clean, target):
     assert next(each for each in latency_diagnostics(latency) if each.id == "energy").text.startswith("energy was read")
 
 
-@pytest.mark.parametrize("fault", DOUBTS)
+# Two of them stop real processes, and on a machine that is busy with other tests their moment may be missed.
+PAUSES = ("process paused", "agent paused")
+CASES = [pytest.param(name, marks=pytest.mark.exhaustive) if name in PAUSES else name for name in DOUBTS]
+
+
+@pytest.mark.parametrize("fault", CASES)
 def test_a_fault_makes_rules_on_time_inconclusive(run, clean, fault):
     outcome, text = judged([clean[0], run(fault), clean[1]])
     assert outcome is Outcome.INCONCLUSIVE
