@@ -207,7 +207,10 @@ DISTURBANCES = {
     "stolen time": (always(lambda script: script.load(1.0, stolen=0.3)), "was stolen by other machines"),
     "competing load": (always(lambda script: script.load(1.8)), "other processes kept"),
     "run queue": (always(lambda script: script.load(1.0, ready=9)), "8 threads were ready to run on 2 processors"),
-    "waiting": (lambda script, watch, pid: script.process(pid, waited=0.4), "waited for a processor 40% of its time"),
+    "waiting": (
+        lambda script, watch, pid: script.process(pid, waited=0.4),
+        r"waited for a processor (3[5-9]|4[0-5])% of its time",
+    ),
 }
 """What only adds time."""
 CLEAN = "clean"

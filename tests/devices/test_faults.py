@@ -1,5 +1,6 @@
 """Faults of a measurement, by a scripted board: each makes rules on time INCONCLUSIVE, and a clean run is judged."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -65,12 +66,7 @@ def test_a_clean_board_is_judged_and_its_energy_told(clean, target):
     assert next(each for each in latency_diagnostics(latency) if each.id == "energy").text.startswith("energy was read")
 
 
-# Two of them stop real processes, and on a machine that is busy with other tests their moment may be missed.
-PAUSES = ("process paused", "agent paused")
-CASES = [pytest.param(name, marks=pytest.mark.exhaustive) if name in PAUSES else name for name in DOUBTS]
-
-
-@pytest.mark.parametrize("fault", CASES)
+@pytest.mark.parametrize("fault", DOUBTS)
 def test_a_fault_makes_rules_on_time_inconclusive(run, clean, fault):
     outcome, text = judged([clean[0], run(fault), clean[1]])
     assert outcome is Outcome.INCONCLUSIVE
@@ -96,7 +92,8 @@ def test_a_busy_board_decides_only_what_its_noise_cannot(run, fault):
     assert judged([disturbed], 0.5 * quickest)[0] is Outcome.FAIL
     outcome, text = judged([disturbed], 1.01 * quickest, metric="latency_ms.p99")
     assert outcome is Outcome.INCONCLUSIVE
-    assert DISTURBANCES[fault][1] in text
+    # What a busy machine adds to the scripted share moves its last digit.
+    assert re.search(DISTURBANCES[fault][1], text)
 
 
 def test_runs_on_this_machine_are_not_refused(agent, net, images):
