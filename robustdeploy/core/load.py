@@ -246,7 +246,8 @@ def prospect_of(recipe: Recipe, registries: Registries = REGISTRIES) -> Prospect
         is_query = choice.name in registries["query-attacks"]
         built = registries["query-attacks" if is_query else "attacks"].build(choice.name, choice.options)
         attacks[str(getattr(built, "label", choice.name))] = is_query
-    pruner = registries["pruners"].get(recipe.prune.name)
+    # Built, since what is removed may hang on its options.
+    pruner = registries["pruners"].build(recipe.prune.name, recipe.prune.options)
     return Prospect(
         recipe,
         attacks,

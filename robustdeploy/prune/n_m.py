@@ -18,20 +18,21 @@ from torch import Tensor, nn
 
 from robustdeploy.core.bounds import Count, Rate, Share
 from robustdeploy.core.recipe import Budget
-from robustdeploy.cost.module import copied
 from robustdeploy.cost.sparse import PATTERNED
 from robustdeploy.errors import BudgetError
 from robustdeploy.nets.normalised import kind_of
+from robustdeploy.prune.courses import Cubic, check_shares
 from robustdeploy.prune.groups import COMPUTED, computed_weights, told_whole
-from robustdeploy.prune.rehearsal import rehearse
+from robustdeploy.prune.masked_weights import MaskedWeights, rehearsed
 from robustdeploy.prune.weight_budget import (
     LayerWeight,
     Limit,
+    Maskable,
     layer_weights,
     weight_costs,
     weight_limits,
 )
-from robustdeploy.prune.weight_masks import Course, WeightMaskedNet
+from robustdeploy.prune.weight_masks import WeightMasks
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,13 @@ class NM:
     """The budget counts what is not zero."""
 
     def __post_init__(self) -> None:
-        self._course()
+        check_shares(self.warmup, self.freeze)
         if not 1 <= self.n < self.m:
             raise ValueError(f"1 <= n < m is needed, not n {self.n} and m {self.m}")
+        if not 0 < self.lr <= 1:
+            raise ValueError(f"lr must be above 0 and at most 1, not {self.lr}")
 
-    def _course(self) -> Course:
-        return Course(self.lr, self.warmup, self.freeze)
-
-    def wrap(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> WeightMaskedNet:
+    def wrap(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> MaskedWeights:
         """Attach masks to ``net`` for one image of C×H×W; BudgetError when the pattern on all layers is not enough.
 
         The pattern goes on as few layers as the budget's non-zero ``ops`` and ``params`` need, those first that save
@@ -79,9 +79,14 @@ class NM:
         costs = weight_costs(net, image_shape, budget, chosen)
         whole = {w.layer: self._why_whole(net, w) for w in every if w not in chosen}
         whole |= dict.fromkeys(computed_weights(net, image_shape), COMPUTED)
-        pattern, course = Pattern(self.n, self.m), self._course()
-        rehearse(WeightMaskedNet(copied(net), chosen, pattern, costs, course, whole), net, image_shape)
-        return WeightMaskedNet(net, chosen, pattern, costs, course, whole)
+        layers = Maskable(tuple(chosen), costs, limits, whole)
+        return rehearsed(
+            net,
+            image_shape,
+            layers,
+            Cubic(self.warmup, self.freeze),
+            lambda tensors: (WeightMasks(tensors, chosen, self.lr), Pattern(self.n, self.m)),
+        )
 
     def _reads_groups(self, net: nn.Module, weight: LayerWeight) -> bool:
         layer = net.get_submodule(weight.layer)

@@ -153,7 +153,8 @@ class Pruner(Protocol):
     """A way to prune while training. Its dataclass fields are its options.
 
     A class attribute ``needs_budget`` that is false has it prune without a budget too; ``removes_channels`` that is
-    false says that the net keeps its shape and that the budget counts what is not zero.
+    false says that the net keeps its shape and that the budget counts what is not zero; ``averages`` that is false says
+    that ``train.ema`` cannot go with it.
     """
 
     def wrap(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> Pruning:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -13,8 +13,9 @@ from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import macs, params, weight_macs
 from robustdeploy.cost.sparse import LAYERS
 from robustdeploy.errors import BudgetError
+from robustdeploy.nets.normalised import kind_of
 from robustdeploy.prune.costs import NAMES, UNITS
-from robustdeploy.prune.groups import computed_weights
+from robustdeploy.prune.groups import COMPUTED, computed_weights, told_whole
 
 
 @dataclass(frozen=True)
@@ -129,3 +130,58 @@ def weight_limits(budget: Budget, costs: Sequence[WeightCost]) -> tuple[Limit, .
         if limit.cost.name == "memory" and limit.most < limit.cost.dense:
             raise limit.refusal(limit.cost.dense, "without removing channels, which `prune: masks` does,")
     return tuple(limit for limit in limits if limit.cost.name != "memory")
+
+
+@dataclass(frozen=True)
+class Maskable:
+    """What of a net can be masked, what it costs, and what of that a budget allows."""
+
+    weights: tuple[LayerWeight, ...]
+    costs: tuple[WeightCost, ...]
+    limits: tuple[Limit, ...]
+    whole: Mapping[str, str]
+    """Layers whose weights all stay, with the reason."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Weights of each tensor."""
+        return [weight.size for weight in self.weights]
+
+    @property
+    def share(self) -> float:
+        """The share of what can be masked that the budget leaves; biases and normalisation are spent in any case."""
+        shares = [
+            (limit.most - limit.cost.fixed) / max(1, limit.cost.dense - limit.cost.fixed) for limit in self.limits
+        ]
+        return max(0.0, min(shares, default=1.0))
+
+    def fits(self, counts: Sequence[int]) -> bool:
+        """Whether ``counts[i]`` weights of each tensor i are within all limits."""
+        return all(limit.cost.of(counts) <= limit.most for limit in self.limits)
+
+
+def maskable(
+    net: nn.Module, image_shape: tuple[int, int, int], budget: Budget, means: str, *, ends_whole: bool = False
+) -> Maskable:
+    """Return all weights of ``net`` that can be masked, for one image of C×H×W, under ``budget``.
+
+    With ``ends_whole`` the first and the last layer keep all of theirs. Raises BudgetError when there are none, or when
+    one weight in each layer is more than the budget allows; ``means`` says how it would be met.
+    """
+    every = layer_weights(net, image_shape)
+    whole = dict.fromkeys(computed_weights(net, image_shape), COMPUTED)
+    weights = every[1:-1] if ends_whole else every
+    if ends_whole:
+        whole |= {weight.layer: "the first and the last layer were asked to" for weight in (*every[:1], *every[-1:])}
+    if not weights:
+        raise BudgetError(
+            f"this {kind_of(net)} has no convolution or linear layer whose weights can be masked{told_whole(whole)}"
+        )
+    costs = weight_costs(net, image_shape, budget, weights)
+    found = Maskable(weights, costs, weight_limits(budget, costs), whole)
+    single = [1 for _ in weights]
+    for limit in found.limits:
+        if (smallest := limit.cost.of(single)) > limit.most:
+            problem = limit.refusal(smallest, f"that {means} reach here, with one weight in each layer,")
+            raise BudgetError(f"{problem}{told_whole(whole)}")
+    return found

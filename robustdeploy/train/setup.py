@@ -124,6 +124,11 @@ def pruning_from(recipe: Recipe, data: Loaded, net: nn.Module, timing: LatencyGo
     # Plug-ins are anybody's code. What they lack is told in one sentence, not by an AttributeError in the loop.
     if not hasattr(pruner, "wrap"):
         raise UsageError(f"the pruner '{name}' has no wrap(net, image_shape, budget), which a pruner needs")
+    if recipe.train.ema is not None and not getattr(pruner, "averages", True):
+        raise UsageError(
+            f"the pruner '{name}' trains each weight as a product, of which averaging its factors gives no average: "
+            "leave train.ema unset"
+        )
     if recipe.budget.latency is None:
         pruning = pruner.wrap(net, data.image_shape, recipe.budget)
     else:

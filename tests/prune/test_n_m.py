@@ -12,8 +12,8 @@ from robustdeploy.cost.module import layer_macs, macs, params
 from robustdeploy.cost.sparse import nonzero_macs, nonzero_params, patterned_layers
 from robustdeploy.errors import BudgetError
 from robustdeploy.prune.compact import prove_equal
+from robustdeploy.prune.courses import EVERY
 from robustdeploy.prune.n_m import NM
-from robustdeploy.prune.weight_masks import EVERY
 
 SUBJECTS = ("resnet8", "preact-resnet18", "torchvision-mobilenet", "dense", "doubled", "grouped", "bare", "twice")
 
@@ -22,7 +22,7 @@ def learnt(pruning, seed=0):
     """Give the masks values that a training could."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for m in pruning.logits:
+        for m in pruning.scorer.logits:
             m.normal_(0, 0.8, generator=generator)
     return pruning
 
@@ -76,7 +76,7 @@ def test_the_pattern_is_exact_in_every_step_and_layers_take_it_in_their_order():
     generator, taken = torch.Generator().manual_seed(0), []
     for step in range(10 * EVERY):
         with torch.no_grad():
-            for m in pruning.logits:
+            for m in pruning.scorer.logits:
                 m.normal_(generator=generator)
         pruning.after_step(0.1 + 0.4 * step / (10 * EVERY - 1))
         counts = [most_in_a_group(keep, 4) for keep in pruning.keeps]

@@ -30,7 +30,7 @@ from robustdeploy.prune.protocol import PhaseInfo, StepData, lacking, load_own_s
 from robustdeploy.prune.rehearsal import find_groups
 
 OPS = (0.7, 0.3, 0.1)
-REMOVE_CHANNELS = [name for name in PRUNERS.names() if name not in ("n-m", "scores", "weights")]
+REMOVE_CHANNELS = [name for name in PRUNERS.names() if getattr(PRUNERS.build(name, {}), "removes_channels", True)]
 """Pruners that make the net smaller; the others keep its shape and have tests of their own too."""
 
 
@@ -222,7 +222,8 @@ def step_on(pruning):
 
 def moved(pruning, progress):
     """One step as the loop makes it, of a phase that trains all there is."""
-    sgd = torch.optim.SGD(pruning.own_parameters(), lr=0.1)
+    own = [{"params": list(pruning.net.parameters())}, *pruning.own_parameters()]
+    sgd = torch.optim.SGD(own, lr=0.1)
     pruning.before_step(step_on(pruning))
     sgd.step()
     sgd.zero_grad()

@@ -32,7 +32,7 @@ def wrapped(budget):
 
 def test_scores_begin_as_scaled_weights_and_the_largest_stay():
     pruning = wrapped(Budget(params=0.5))
-    for score, keep, layer in zip(pruning.scores, pruning.keeps, (0, 2, 6), strict=True):
+    for score, keep, layer in zip(pruning.scorer.scores, pruning.keeps, (0, 2, 6), strict=True):
         weight = pruning.net[layer].weight.detach()
         fan_in = weight.shape[1:].numel()
         assert torch.allclose(score, math.sqrt(6 / fan_in) * weight / weight.abs().max())
@@ -64,7 +64,7 @@ def test_the_gradient_of_a_score_is_that_of_its_mask():
     values = {f"{n}.weight": plain[n].weight * mask for n, mask in zip((0, 2, 6), masks, strict=True)}
     torch.func.functional_call(plain, values, (images,)).square().sum().backward()
     pruning(images).square().sum().backward()
-    for score, mask, keep in zip(pruning.scores, masks, pruning.keeps, strict=True):
+    for score, mask, keep in zip(pruning.scorer.scores, masks, pruning.keeps, strict=True):
         assert torch.allclose(score.grad, mask.grad * score.detach().sign(), atol=1e-6)
         assert score.grad[~keep].abs().sum() > 0
 
@@ -73,7 +73,7 @@ def test_weights_are_left_out_and_come_back_as_their_scores_say():
     pruning = wrapped(Budget(params=0.4))
     before = [keep.clone() for keep in pruning.keeps]
     with torch.no_grad():
-        for score, keep in zip(pruning.scores, pruning.keeps, strict=True):
+        for score, keep in zip(pruning.scorer.scores, pruning.keeps, strict=True):
             score[~keep] *= 1e6
     pruning.before_step(step_of(1))
     pruning.after_step(0.5)
@@ -82,7 +82,7 @@ def test_weights_are_left_out_and_come_back_as_their_scores_say():
     pruning.finalize()
     chosen = [keep.clone() for keep in pruning.keeps]
     with torch.no_grad():
-        for score in pruning.scores:
+        for score in pruning.scorer.scores:
             score.neg_().exp_()
     pruning.after_step(1.0)
     pruning.on_phase(PhaseInfo("fine-tune", "weights"))

@@ -21,9 +21,11 @@ from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.residual import ResidualNet
 from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.compact import prove_equal
+from robustdeploy.prune.courses import EVERY, Cubic
+from robustdeploy.prune.masked_weights import MaskedWeights
 from robustdeploy.prune.n_m import NM
-from robustdeploy.prune.weight_budget import layer_weights, weight_costs
-from robustdeploy.prune.weight_masks import EVERY, Course, WeightMaskedNet
+from robustdeploy.prune.weight_budget import maskable
+from robustdeploy.prune.weight_masks import WeightMasks
 from robustdeploy.prune.weights import Weights
 from robustdeploy.train.loop import fit
 from robustdeploy.train.plan import Plan, single_phase
@@ -55,9 +57,9 @@ class Fixed:
 
 
 def under(net, shape, *keeps):
-    weights = layer_weights(net, shape)
-    costs = weight_costs(net, shape, Budget(), weights)
-    return WeightMaskedNet(net, weights, Fixed(keeps), costs, Course(0.01, 0.1, 0.5), {})
+    layers = maskable(net, shape, Budget(), "masks")
+    scorer = WeightMasks([net.get_parameter(weight.name) for weight in layers.weights], layers.weights, 0.01)
+    return MaskedWeights(net, layers, scorer, Fixed(keeps), Cubic(0.1, 0.5))
 
 
 def test_the_gradients_are_those_worked_out_by_hand():
@@ -67,7 +69,7 @@ def test_the_gradients_are_those_worked_out_by_hand():
         net[1].weight.copy_(torch.tensor([[3.0, -4.0]]))
     pruning = under(net, (1, 1, 2), torch.tensor([[True, False]]))
     with torch.no_grad():
-        pruning.logits[0].copy_(torch.tensor([[0.0, 1.0]]))
+        pruning.scorer.logits[0].copy_(torch.tensor([[0.0, 1.0]]))
     pruning.after_step(0.2)
     score = pruning(torch.tensor([0.5, 0.25]).view(1, 1, 1, 2))
     assert score.item() == 1.5  # 3 · 0.5; the other is masked
@@ -77,7 +79,9 @@ def test_the_gradients_are_those_worked_out_by_hand():
     # d score / d mask = pixel · weight = (1.5, -1), divided by its root mean square, times ½(1 - tanh²M).
     size = ((1.5**2 + 1) / 2) ** 0.5
     slope = 0.5 * (1 - torch.tanh(torch.tensor(1.0)).item() ** 2)
-    assert pruning.logits[0].grad.flatten().tolist() == pytest.approx([1.5 / size * 0.5, -1 / size * slope], rel=1e-5)
+    assert pruning.scorer.logits[0].grad.flatten().tolist() == pytest.approx(
+        [1.5 / size * 0.5, -1 / size * slope], rel=1e-5
+    )
 
 
 def test_the_masks_gradient_is_the_same_however_many_processes_share_the_batch():
@@ -92,7 +96,7 @@ def test_the_masks_gradient_is_the_same_however_many_processes_share_the_batch()
         for part, own in zip(images.chunk(parts), labels.chunk(parts), strict=True):
             (nn.functional.cross_entropy(pruning(part), own) / parts).backward()
         pruning.before_step(step_of(len(images) // parts))
-        return torch.cat([m.grad.flatten() for m in pruning.logits])
+        return torch.cat([m.grad.flatten() for m in pruning.scorer.logits])
 
     alone = gradients(1)
     assert float(alone.square().mean().sqrt()) == pytest.approx(0.5, rel=1e-3)
@@ -126,14 +130,14 @@ def test_all_weights_stay_and_learn_during_the_warm_up(pruning):
     assert torch.equal(pruning(images), net(images))
     assert all(keep.all() for keep in pruning.keeps)
     pruning(images).square().sum().backward()
-    assert all((m.grad != 0).any() for m in pruning.logits)
+    assert all((m.grad != 0).any() for m in pruning.scorer.logits)
 
 
 def test_masks_are_set_anew_in_every_tenth_step_and_at_the_freeze(pruning):
     generator, seen = torch.Generator().manual_seed(0), []
     for step in range(2 * EVERY + 1):
         with torch.no_grad():
-            for m in pruning.logits:
+            for m in pruning.scorer.logits:
                 m.normal_(0, 2, generator=generator)
         pruning.after_step(0.3 + 0.001 * step)
         seen.append(pruning.kept())
@@ -154,13 +158,13 @@ def test_nothing_moves_after_the_freeze(pruning):
     pruning.after_step(0.7)
     kept = pruning.kept()
     with torch.no_grad():
-        for m in pruning.logits:
+        for m in pruning.scorer.logits:
             m.normal_()
     pruning.after_step(0.6)
     assert all(torch.equal(index, kept[layer]) for layer, index in pruning.kept().items())
     loss = pruning(torch.rand(2, 4, 12, 12)).sum()
     loss.backward()
-    assert all(m.grad is None for m in pruning.logits)
+    assert all(m.grad is None for m in pruning.scorer.logits)
     for weight, keep in zip(pruning.weights, pruning.keeps, strict=True):
         assert (pruning.net.get_parameter(weight.name).grad[~keep] == 0).all()
 
@@ -201,7 +205,7 @@ def test_a_twin_is_cut_in_the_same_places(pruning):
 def test_the_state_alone_goes_on_where_another_stopped(pruning):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for m in pruning.logits:
+        for m in pruning.scorer.logits:
             m.normal_(generator=generator)
     for step in range(EVERY + 3):
         pruning.after_step(0.2 + 0.01 * step)
@@ -215,7 +219,7 @@ def test_the_state_alone_goes_on_where_another_stopped(pruning):
         for one in (pruning, other):
             one.after_step(0.2 + 0.01 * step)
     assert all(torch.equal(index, other.kept()[layer]) for layer, index in pruning.kept().items())
-    assert {name for name in state if not name.startswith("net.")} >= {"steps", "frozen", "keep0", "logits.0"}
+    assert {name for name in state if not name.startswith("net.")} >= {"steps", "frozen", "keep0", "scorer.logits.0"}
 
 
 def test_the_same_values_give_the_same_masks(pruning):
@@ -230,7 +234,7 @@ def test_masks_learn_under_autocast(pruning):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = pruning(torch.rand(4, 4, 12, 12)).float().square().mean()
     loss.backward()
-    for m in pruning.logits:
+    for m in pruning.scorer.logits:
         assert m.grad.dtype == torch.float32
         assert torch.isfinite(m.grad).all()
         assert (m.grad != 0).any()
@@ -245,11 +249,12 @@ def test_channel_pads_lose_their_gain():
 
 
 def test_the_way_is_steep_first_and_its_options_are_checked():
-    course = Course(lr=0.01, warmup=0.2, freeze=0.6)
-    assert [course.left(p) for p in (0, 0.2, 0.4, 0.6, 1)] == pytest.approx([1, 1, 0.125, 0, 0])
+    course = Cubic(warmup=0.2, freeze=0.6)
+    assert [course.left(p, 0.6, 0, 0) for p in (0, 0.2, 0.4, 0.6, 1)] == pytest.approx([1, 1, 0.125, 0, 0])
     for wrong in ({"warmup": 0.5}, {"freeze": 1.0}, {"warmup": -0.1}, {"lr": 0}, {"lr": 2}):
-        with pytest.raises(ValueError, match=r"needed|lr must be"):
-            Course(**{"lr": 0.01, "warmup": 0.1, "freeze": 0.5, **wrong})
+        for pruner in (Weights, NM):
+            with pytest.raises(ValueError, match=r"needed|lr .*above 0"):
+                pruner(**{"lr": 0.01, "warmup": 0.1, "freeze": 0.5, **wrong})
 
 
 def test_weights_compete_by_magnitude_per_fourth_root_of_price_and_by_their_m():
@@ -267,7 +272,7 @@ def test_weights_compete_by_magnitude_per_fourth_root_of_price_and_by_their_m():
     assert (cheap / dear[0]).tolist() == pytest.approx([0.6] * 10)
     before = by_params.values()[0]
     with torch.no_grad():
-        by_params.logits[0].fill_(0.3)
+        by_params.scorer.logits[0].fill_(0.3)
     assert torch.allclose(by_params.values()[0] - before, 0.5 * torch.tanh(torch.tensor(0.3)))
 
 
@@ -310,12 +315,12 @@ def test_a_training_on_digits_learns_under_the_masks(pruner, budget, tmp_path):
         for name, amount in budget.amounts.items()
     )
     assert set(patterned_layers(compact)) >= ({w.layer for w in pruning.weights} if isinstance(pruner, NM) else set())
-    assert not isinstance(compact, WeightMaskedNet)
+    assert not isinstance(compact, MaskedWeights)
     assert max(trained.proof.clean, trained.proof.adversarial) < 1e-5
     shares = [numbers["nonzero_ops"] for numbers in told if "nonzero_ops" in numbers]
     assert shares[0] == 1
     assert shares[-1] == pruning.status()["nonzero_ops"] < 1
-    assert sum(m.abs().sum() for m in pruning.logits) > 0
+    assert sum(m.abs().sum() for m in pruning.scorer.logits) > 0
     with torch.no_grad():
         right = compact(data.validation.images.float() / 255).argmax(1) == data.validation.labels
     assert right.float().mean() > 0.7

@@ -10,8 +10,9 @@ from robustdeploy.cost.module import macs, params
 from robustdeploy.cost.sparse import nonzero_macs, nonzero_params
 from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.prune.compact import prove_equal
+from robustdeploy.prune.spreads import Threshold
 from robustdeploy.prune.weight_budget import Limit, WeightCost
-from robustdeploy.prune.weights import Threshold, Weights
+from robustdeploy.prune.weights import Weights
 
 SUBJECTS = (
     "resnet8",
@@ -37,7 +38,7 @@ def learnt(pruning, seed=0):
     """Give the masks values that a training could."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for m in pruning.logits:
+        for m in pruning.scorer.logits:
             m.normal_(0, 0.8, generator=generator)
     return pruning
 
@@ -56,9 +57,9 @@ def test_the_budget_is_met_to_the_weight(subject, budget):
     for progress in (0.1, 0.3, 0.45, 1.0):
         pruning.steps.zero_()
         pruning.after_step(progress)
-        left = pruning.course.left(progress)
+        left = pruning.course.left(progress, 0.65, 0, 0)
         rooms = []
-        for limit in pruning.rule.limits:
+        for limit in pruning.spread.limits:
             room = limit.at(left) - pruning.costs()[limit.cost.name]
             assert room >= 0
             rooms.append(room / max(limit.cost.each))
@@ -189,7 +190,7 @@ def test_options_are_checked(wrong):
 def test_values_that_are_not_finite_are_told(users):
     pruning = Weights().wrap(users["flat"](10, 3), (3, 12, 12), Budget(ops=0.5))
     with torch.no_grad():
-        pruning.logits[0].view(-1)[0] = float("nan")
+        pruning.scorer.logits[0].view(-1)[0] = float("nan")
     with pytest.raises(TrainingError, match=r"no longer finite: give a lower train.lr"):
         pruning.after_step(0.3)
 

@@ -16,8 +16,10 @@ from robustdeploy.core.load import load_recipe
 from robustdeploy.core.recipe import Budget, Phase
 from robustdeploy.engine.run import training_fingerprint
 from robustdeploy.errors import RecipeError, TrainingError, UsageError
+from robustdeploy.prune.masked_weights import MaskedWeights
 from robustdeploy.prune.masks import Masks
-from robustdeploy.prune.scores import ScoredNet, Scores
+from robustdeploy.prune.scores import Scores
+from robustdeploy.prune.weight_budget import maskable
 from robustdeploy.train import loop
 from robustdeploy.train.checkpoints import load_checkpoint
 from robustdeploy.train.loop import fit
@@ -43,10 +45,10 @@ def scored(net, options=None, ops=0.4):
 def test_each_phase_trains_what_it_says_at_its_own_rate(make_net, make_plan, tmp_path):
     net, seen = make_net(), []
     pruning = scored(net)
-    before = state_of(net), [score.detach().clone() for score in pruning.scores]
+    before = state_of(net), [score.detach().clone() for score in pruning.scorer.scores]
 
     def look(step, steps, numbers):
-        seen.append((state_of(net), [score.detach().clone() for score in pruning.scores], numbers))
+        seen.append((state_of(net), [score.detach().clone() for score in pruning.scorer.scores], numbers))
 
     rates = []
     hook = register_optimizer_step_pre_hook(
@@ -154,14 +156,14 @@ class Watching:
     strength: float = 0.0
 
     def wrap(self, net, image_shape, budget):
-        inner = Scores().wrap(net, image_shape, budget)
-        return Watched(net, inner.weights, inner.counts, inner._costs, Scores(), inner.whole, self.strength)
+        inner, layers = Scores().wrap(net, image_shape, budget), maskable(net, image_shape, budget, "scores")
+        return Watched(net, layers, inner.scorer, inner.spread, inner.course, self.strength)
 
 
-class Watched(ScoredNet):
+class Watched(MaskedWeights):
     def __init__(self, *parts):
         super().__init__(*parts[:-1])
-        self.strength, self.phases, self.steps = parts[-1], [], []
+        self.strength, self.phases, self.seen = parts[-1], [], []
 
     def features(self):
         return ("net.conv", "net.fc")
@@ -175,7 +177,7 @@ class Watched(ScoredNet):
 
     def before_step(self, step):
         features = {name: [output.detach() for output in outputs] for name, outputs in step.features.items()}
-        self.steps.append(replace(step, features=features))
+        self.seen.append(replace(step, features=features))
 
 
 @pytest.mark.parametrize("objective", [FastAt(), FastAt(clean=0.5), Trades(steps=2), Standard()])
@@ -188,8 +190,8 @@ def test_a_pruner_gets_clean_and_adversarial_images_and_features(objective, make
         ("pretrain", "weights", 4, False),
         ("scores", "scores", 4, True),
     ]
-    assert len(pruning.steps) == 8
-    step = pruning.steps[0]
+    assert len(pruning.seen) == 8
+    step = pruning.seen[0]
     assert step.images.shape == (32, *SHAPE)
     assert step.labels.shape == (32,)
     if isinstance(objective, Standard):
@@ -218,7 +220,7 @@ def test_a_penalty_is_part_of_the_loss_and_of_the_log(make_net, make_plan, tmp_p
         trained = fit(net, pruning, make_plan(phases=phases), tmp_path, silent)
     finally:
         hook.remove()
-    step, maps = pruning.steps[0], []
+    step, maps = pruning.seen[0], []
     plain.net.conv.register_forward_hook(lambda layer, inputs, output: maps.append(output))
     loss = nn.functional.cross_entropy(plain(step.images), step.labels) + 3 * maps[0].square().mean()
     loss.backward()
