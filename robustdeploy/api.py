@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, DEFAULT_TARGET, check_targets, recipe_for
+from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, DEFAULT_TARGET, check_targets, recipe_for, suited
 from robustdeploy.core.builds import with_builds
 from robustdeploy.core.callback import SILENT, Callback, Event
 from robustdeploy.core.files import canonical_json
@@ -140,7 +140,7 @@ def _asked(
 ) -> tuple[Recipe, list[Target]]:
     goals = [load_target(target) if isinstance(target, str) else target for target in targets]
     check_targets(goals)
-    loaded = recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops, goals)
+    loaded = suited(recipe, goals) if isinstance(recipe, Recipe) else recipe_for(recipe, ops, goals)
     loaded = loaded.model_copy(update={"precisions": asked_precisions(loaded, precisions)})
     for goal in goals:  # before hours of training
         precisions_on(goal, loaded.precisions)
@@ -213,7 +213,7 @@ def prune(
     A repeated call resumes what was interrupted and skips what is done; ``force`` does it again. Under ``torchrun``
     this is for rank 0; all other processes call ``follow``.
     """
-    loaded = pinned(recipe if isinstance(recipe, Recipe) else recipe_for(recipe, ops))
+    loaded = pinned(suited(recipe, targets) if isinstance(recipe, Recipe) else recipe_for(recipe, ops, targets))
     adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
     root, net = Run.folder_for(runs, loaded, name), own_net_of(loaded)
     # Listing a data set of many files takes minutes, and checking and loading would each do so.
@@ -335,7 +335,7 @@ def _exported(runner: Runner, graph: Graph, goal: Target) -> list[Finished[OnnxR
     made = [runner.make(stage) for stage in stages]
     for stage in graph.dense_files(goal):
         runner.make(stage)
-    for note in target_notes(goal, runner.make(stages[0].net).record):
+    for note in target_notes(goal, runner.run.recipe.budget, runner.make(stages[0].net).record):
         runner.callback.say(f"note: {note}")
     return made
 

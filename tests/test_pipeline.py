@@ -13,7 +13,7 @@ import pytest
 from robustdeploy import api, load_net
 from robustdeploy.core.asked import DEFAULT_RECIPE, recipe_for
 from robustdeploy.core.files import canonical_json
-from robustdeploy.core.load import load_target, resolved_yaml
+from robustdeploy.core.load import resolved_yaml
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Data, Recipe
@@ -289,12 +289,6 @@ def test_a_recipe_has_the_same_hash_when_a_run_reads_its_own_copy(tmp_path, name
     recipe = recipe_for(name)
     (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe))
     assert canonical_json(plain(recipe_for(tmp_path / "recipe.yaml"))) == canonical_json(plain(recipe))
-
-
-def test_a_target_raises_the_channel_multiple():
-    recipe = recipe_for(DEFAULT_RECIPE, ops=0.5, targets=[load_target("jetson-orin")])
-    assert (recipe.budget.ops, recipe.budget.channel_multiple) == (0.5, 8)
-    assert recipe_for(DEFAULT_RECIPE).budget.channel_multiple == 1
 
 
 @pytest.mark.parametrize(

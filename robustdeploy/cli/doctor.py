@@ -111,6 +111,7 @@ def _board(link: Link, target: Target, agent: Path, stack: ExitStack, boards: li
         board = stack.enter_context(board_from(link, agent))
         yield from _machine(board, target)
         yield from _toolchain(board, target, agent)
+        yield _channels(target)
         yield _sensors(board)
         yield _harness(board, target, agent.parent)
         boards.append(board)
@@ -171,6 +172,13 @@ def _toolchain(board: Board, target: Target, agent: Path) -> Iterator[Finding]:
             lambda: check_builder(board, target, agent),
             f"this machine, whose {name} builds for the board",
         )
+
+
+def _channels(target: Target) -> Finding:
+    multiple = target.channel_multiple
+    kept = f"in multiples of {multiple}" if multiple > 1 else "in any number"
+    measure = "" if target.emulated else f"; `robustdeploy profile --target {target.name}` finds what is best here"
+    return Finding("channels", True, f"kept {kept} when pruning for it, as the target says{measure}")
 
 
 def _sensors(board: Board) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -27,6 +28,7 @@ from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.load import load_target
 from robustdeploy.core.precisions import asked_precisions, precisions_on
 from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.target import Target
 from robustdeploy.devices.profiles import profiles_beside
 from robustdeploy.engine.run import Run
 from robustdeploy.tracking.chosen import listening
@@ -76,7 +78,9 @@ def profile(
             force=force,
             callback=callback,
         )
-    show(_lines(found, path), {"file": str(path), **found.model_dump(mode="json")}, as_json)
+    told = {"best_multiple": found.best_multiple, "target_multiple": goal.channel_multiple}
+    lines = chain(_lines(found), _multiple_lines(found, goal), _next(found, path))
+    show(lines, {"file": str(path), **told, **found.model_dump(mode="json")}, as_json)
 
 
 def _recipe(named: str, more: list[str], runs: Path) -> Recipe:
@@ -87,7 +91,7 @@ def _recipe(named: str, more: list[str], runs: Path) -> Recipe:
     return recipe_for(named, overrides=more)
 
 
-def _lines(found: Profile, path: Path) -> Iterator[str]:
+def _lines(found: Profile) -> Iterator[str]:
     net, device = found.net, found.device
     yield (
         f"{net.net.name} in {found.precision} on {found.target} ({device.backend} {device.version}, "
@@ -98,6 +102,30 @@ def _lines(found: Profile, path: Path) -> Iterator[str]:
         "(worst)"
     )
     yield from table(_rows(found), right=range(1, 6))
+
+
+def _multiple_lines(found: Profile, target: Target) -> Iterator[str]:
+    """Say which multiple channels are best kept in, and whether the target knows."""
+    if (best := found.best_multiple) is None:
+        return
+    yield from table(
+        [
+            ["channels in multiples of", *(str(each.multiple) for each in found.multiples)],
+            ["% of the dense net's time", *(f"{100 * each.time:.0f}" for each in found.multiples)],
+        ],
+        right=range(1, 1 + len(found.multiples)),
+    )
+    yield "foretold for this net at 0.7, 0.5 and 0.3 of its operations, on average"
+    if best == target.channel_multiple:
+        yield f"best kept in multiples of {best} here, as {target.name} says"
+    else:
+        yield (
+            f"best kept in multiples of {best} here, and {target.name} says {target.channel_multiple}: prune with "
+            f"--set budget.preferred_multiple={best}, or write `channel_multiple: {best}` into a target of your own"
+        )
+
+
+def _next(found: Profile, path: Path) -> Iterator[str]:
     yield f"{path} is written; next: robustdeploy prune … --latency-target 0.5 --target {found.target}"
 
 

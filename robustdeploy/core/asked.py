@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from robustdeploy.core.load import load_recipe
+from robustdeploy.core.load import load_recipe, load_target
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.target import Target
 from robustdeploy.errors import UsageError
@@ -25,19 +25,25 @@ def recipe_for(
 ) -> Recipe:
     """Load a recipe, with the operation budget and a channel multiple that suits all targets put in.
 
-    ``before`` gets it as soon as it is checked as far as that goes without torch.
+    Without a target it is meant for the default one. ``before`` gets it as soon as it is checked as far as that goes
+    without torch.
     """
     more = [] if ops is None else [f"budget.ops={ops!r}"]
-    check = None if before is None else lambda recipe: before(_for_targets(recipe, targets))
-    return _for_targets(load_recipe(name, (*overrides, *more), before=check), targets)
+    check = None if before is None else lambda recipe: before(suited(recipe, targets))
+    return suited(load_recipe(name, (*overrides, *more), before=check), targets)
 
 
-def _for_targets(recipe: Recipe, targets: Sequence[Target]) -> Recipe:
-    # One net is trained for all targets, so its channels have to suit each of them.
-    multiple = math.lcm(recipe.budget.channel_multiple, *(target.channel_multiple for target in targets))
-    if multiple == recipe.budget.channel_multiple:
+def suited(recipe: Recipe, targets: Sequence[Target] = ()) -> Recipe:
+    """Return the recipe with the multiple of channels that the targets run best, where it names none itself."""
+    budget = recipe.budget
+    if budget.names_multiple:
         return recipe
-    return recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"channel_multiple": multiple})})
+    # The profile that a limit on latency follows has learnt what its target runs best.
+    learnt = load_target(budget.latency.target).name if budget.latency else None
+    goals = targets or [load_target(DEFAULT_TARGET)]
+    # One net is trained for all targets, so its channels have to suit each of them.
+    multiple = math.lcm(*(goal.channel_multiple for goal in goals if goal.name != learnt))
+    return recipe.model_copy(update={"budget": budget.model_copy(update={"preferred_multiple": multiple})})
 
 
 def check_targets(targets: Sequence[Target]) -> None:

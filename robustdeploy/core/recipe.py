@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 from pydantic.dataclasses import dataclass
 
 from robustdeploy.core.amount import Amount, Bytes, Latency, microseconds
+from robustdeploy.core.bounds import Count
 from robustdeploy.core.gate import Rule, check_ids
 from robustdeploy.core.kinds import Of
 from robustdeploy.core.model import Noun, Number
@@ -168,8 +169,16 @@ class Budget(Noun):
     latency: LatencyLimit | None = None
     """Time of one image on a target: ``{target: host-cpu, at_most: 0.5}``. Channels are then kept in the multiples that
     the target's profile shows."""
-    channel_multiple: int = Field(default=1, ge=1, le=64)
-    """Channels of a layer are kept in multiples of this; ``run --target`` raises it to the target's own multiple."""
+    channel_multiple: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Channels of a layer are kept in multiples of this, or all of them; 1 leaves every number open."""
+    preferred_multiple: Count | None = None
+    """The multiple where neither ``channel_multiple`` nor the budget speaks against it, and at most half of a small
+    layer. Where neither is given, that which the targets run best is put in."""
+
+    @property
+    def names_multiple(self) -> bool:
+        """Whether the multiple is settled, so that no target has a say in it."""
+        return self.channel_multiple is not None or self.preferred_multiple is not None
 
     @property
     def amounts(self) -> dict[str, float]:

@@ -58,6 +58,9 @@ def training_content(recipe: Recipe) -> dict[str, Any]:
             del content["data"][name]
     if content["budget"]["latency"] is None:
         del content["budget"]["latency"]
+    content["budget"]["channel_multiple"] = recipe.budget.channel_multiple or 1
+    if content["budget"]["preferred_multiple"] in (None, 1):
+        del content["budget"]["preferred_multiple"]
     # They came later too: a recipe that leaves them at their defaults trains as it did before they existed.
     default = Train()
     unused = [name for name in ("start", "schedule", "phases") if getattr(recipe.train, name) == getattr(default, name)]

@@ -11,7 +11,7 @@ import numpy as np
 from robustdeploy.core.metrics import LATENCY_FRACTION
 from robustdeploy.core.report import Diagnostic, Measurement
 from robustdeploy.core.subject import DENSE, Subject, subject_from
-from robustdeploy.core.target import Scenario
+from robustdeploy.core.target import Scenario, Target
 from robustdeploy.evaluate.fraction import Fraction
 from robustdeploy.evaluate.latency import Latency
 from robustdeploy.evaluate.paced import share_of
@@ -19,7 +19,6 @@ from robustdeploy.evaluate.telemetry import disturbance, energy_of
 from robustdeploy.evaluate.timings import STEADY_CV, STEADY_DRIFT, Figure, Timings, over_runs
 
 _MIB = 1 << 20
-_GAIN = "Kernels work on channels in blocks, so that odd numbers of them save nothing: set budget.channel_multiple"
 _MS = 1e-6
 _STEADY = "order statistics of the samples and of the runs, 95 %"
 _UNSTEADY = "from the quietest run to the most disturbed, at least 95 %"
@@ -238,15 +237,25 @@ def gain_diagnostic(latency: Latency) -> Diagnostic:
         text = "whether it is faster than the dense net cannot be told, as their runs are not to be trusted"
         return Diagnostic(id="faster-than-dense", level="warn", text=text)
     value, low, high = (f"{100 * each:.1f}" for each in (found.value, found.low, found.high))
+    what_helps = _what_helps(latency.target)
     took = f"it takes {value} % of the dense net's time, {low} to {high} %"
     if found.high < 1:
         text = f"{took}: pruning bought time here"
     elif found.low > 1:
-        text = f"{took}: pruning made it slower here. {_GAIN}"
+        text = f"{took}: pruning made it slower here. {what_helps}"
     else:
-        text = f"{took}: it is not known to be faster. {_GAIN}"
+        text = f"{took}: it is not known to be faster. {what_helps}"
     level: Literal["ok", "warn"] = "ok" if found.high < 1 else "warn"
     return Diagnostic(id="faster-than-dense", level=level, text=text, value=found.value, threshold=1.0)
+
+
+def _what_helps(target: Target) -> str:
+    # Kernels work on channels in blocks, and what does not fill one takes as long as a whole one.
+    if target.channel_multiple > 1:
+        multiple = f"multiples of {target.channel_multiple} (budget.preferred_multiple)"
+    else:
+        multiple = f"the multiple that `robustdeploy profile --target {target.name}` finds (budget.preferred_multiple)"
+    return f"What helps: channels in {multiple}, a limit on the time itself (--latency-target), or a smaller budget"
 
 
 def energy_diagnostic(latency: Latency) -> Diagnostic:

@@ -14,7 +14,7 @@ from robustdeploy.core.archive import arrays_from, check_arrays
 from robustdeploy.core.files import atomic_write_bytes, canonical_json, sha256_of_text
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_bounded
-from robustdeploy.core.recipe import Recipe, Threat
+from robustdeploy.core.recipe import Budget, Recipe, Threat
 from robustdeploy.core.records import NetRecord, OnnxRecord
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
@@ -130,13 +130,20 @@ def _notes(record: NetRecord) -> Iterator[str]:
         )
 
 
-def target_notes(target: Target, record: NetRecord) -> Iterator[str]:
+def target_notes(target: Target, budget: Budget, record: NetRecord) -> Iterator[str]:
     """Say what a user of this target should know about this net."""
-    odd = [c.layer for c in record.channels if c.kept < c.dense and c.kept % target.channel_multiple]
-    if odd:
+    multiple = target.channel_multiple
+    if odd := [c.layer for c in record.channels if c.kept < c.dense and c.kept % multiple]:
+        if budget.channel_multiple is not None and budget.channel_multiple % multiple:
+            fix = f"prune without budget.channel_multiple (it is {budget.channel_multiple}) to keep such multiples"
+        elif (budget.preferred_multiple or 1) % multiple:
+            fix = f"prune with `--target {target.name}` to keep such multiples"
+        else:  # the budget, or a small layer, left no other choice
+            fix = "where that makes it slow, prune with a limit on the time itself (--latency-target)"
+        kept = "layer keeps" if len(odd) == 1 else "layers keep"
         yield (
-            f"{len(odd)} layers keep a number of channels that is no multiple of {target.channel_multiple}, which "
-            f"{target.name} runs best; prune with `--target {target.name}` to keep such multiples"
+            f"{len(odd)} {kept} a number of channels that is no multiple of {multiple}, which {target.name} runs best; "
+            f"{fix}"
         )
     if target.status == "contract-tested":
         yield f"{target.name} is contract-tested, not run on hardware"

@@ -10,8 +10,10 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from robustdeploy.core.recipe import Budget
 from robustdeploy.errors import BudgetError
 from robustdeploy.prune.costs import NAMES, UNITS, CostModel
+from robustdeploy.prune.latency import LatencyCost
 
 # Counts come in whole channels, so equality is mostly impossible. A net far below its budget compares unfairly with one
 # near it.
@@ -60,15 +62,53 @@ def limits_for(sizes: Sequence[int], multiple: int | Counts, floor: float) -> Li
     return Limits(fewest, most, quantum)
 
 
-def reachable(limits_of: Callable[[Counts], Limits], multiples: Counts, least: int) -> Limits:
-    """Return the limits for these multiples, halved down to ``least`` until the budget can be reached."""
+def limits_meeting(budget: Budget, model: CostModel, sizes: Sequence[int], floor: float) -> Limits:
+    """Return the limits with the largest multiples, up to what is preferred, under which the budget can be met.
+
+    Raises BudgetError where even those that the budget insists on leave no way.
+    """
+    best, least = np.full(len(sizes), budget.preferred_multiple or 1), budget.channel_multiple or 1
+    if isinstance(cost := model.costs.get("latency"), LatencyCost):
+        best = np.lcm(best, cost.quanta())
+    multiples = np.lcm(_leaving_a_choice(best, sizes), least)
     while True:
         try:
-            return limits_of(multiples)
+            return _limits_with(multiples, model, sizes, floor)
         except BudgetError:
             if (multiples <= least).all():
                 raise
-        multiples = np.lcm(np.maximum(1, multiples // 2), least)
+        multiples = least * np.maximum(1, multiples // least // 2)
+
+
+def _leaving_a_choice(multiples: Counts, sizes: Sequence[int]) -> Counts:
+    """Return the multiples, of a small group their largest divisor that is at most half of it."""
+    # A group that is kept whole or not at all could not help to meet a budget.
+    divisors = (
+        max(part for part in range(1, max(1, size // 2) + 1) if multiple % part == 0)
+        for multiple, size in zip(multiples.tolist(), sizes, strict=True)
+    )
+    return np.fromiter(divisors, dtype=np.int64, count=len(sizes))
+
+
+def _limits_with(multiples: Counts, model: CostModel, sizes: Sequence[int], most_floor: float) -> Limits:
+    """Return the highest floor that leaves room to choose and a way to meet the budget exactly."""
+    # No channel has proved its worth yet. Equal ranks in all groups stand for a training's own, to see what can be
+    # reached.
+    evenly = [np.arange(size) / size for size in sizes]
+    # A floor that takes most of the budget would leave the masks nothing to decide between groups.
+    for floor in (most_floor, most_floor / 2, most_floor / 4):
+        limits = limits_for(sizes, multiples, floor)
+        if float(model.utilisation(limits.fewest.astype(float))) > 0.6:
+            continue
+        try:
+            exact_counts(model, evenly, limits)
+        except BudgetError:
+            continue
+        return limits
+    # Without any floor the attempt may still fail; then its error names the smallest reachable cost.
+    limits = limits_for(sizes, multiples, 0.0)
+    exact_counts(model, evenly, limits)
+    return limits
 
 
 def counts_below(model: CostModel, values: Values, limits: Limits, utilisation: float) -> Counts:

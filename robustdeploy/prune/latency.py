@@ -71,14 +71,8 @@ class LatencyCost:
             choices[:, group] = counts
             touched = (self.layers.slope[:, :, group] != 0).any(0)
             its = self.times.by_layer(*self.layers.channels(choices))[:, touched].sum(-1)
-            # At most half of them: a group without a choice could not help to keep a limit.
-            found[group] = max(min(quantum(its, counts)[0], _power_of_two(int(size) // 2)), int(counts[0]))
+            found[group] = max(quantum(its, counts)[0], int(counts[0]))
         return found
-
-
-def _power_of_two(most: int) -> int:
-    """Return the largest power of two up to ``most``, and at least 1."""
-    return 1 << max(0, most.bit_length() - 1)
 
 
 def latency_cost(

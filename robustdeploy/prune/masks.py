@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -33,7 +32,7 @@ from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.module import copied
 from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.nets.normalised import kind_of
-from robustdeploy.prune.budget import TOLERANCE, Counts, Limits, counts_below, exact_counts, limits_for, reachable
+from robustdeploy.prune.budget import TOLERANCE, Counts, Limits, counts_below, exact_counts, limits_meeting
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.costs import CostModel, cost_model
 from robustdeploy.prune.folding import Folding
@@ -101,11 +100,8 @@ class Masks:
             )
         model = cost_model(net, coupling.groups, image_shape, budget, timing)
         try:
-            multiples = np.full(len(coupling.groups), budget.channel_multiple)
-            if isinstance(cost := model.costs.get("latency"), LatencyCost):
-                multiples = np.lcm(multiples, cost.quanta())
             sizes = [group.size for group in coupling.groups]
-            limits = reachable(partial(self._limits, model, sizes), multiples, budget.channel_multiple)
+            limits = limits_meeting(budget, model, sizes, self.floor)
         except BudgetError as problem:
             raise BudgetError(f"{problem}{left}") from problem
         # A rehearsal leaves gradients and moved statistics behind, so it gets a net of its own.
@@ -113,26 +109,6 @@ class Masks:
         masked = MaskedNet(net, coupling.groups, model, limits, self, timing)
         masked.whole = coupling.whole
         return masked
-
-    def _limits(self, model: CostModel, sizes: list[int], multiple: Counts) -> Limits:
-        """Return the highest floor that leaves room to choose and a way to meet the budget exactly."""
-        # No channel has proved its worth yet. Equal ranks in all groups stand for a training's own, to see what can be
-        # reached.
-        evenly = [np.arange(size) / size for size in sizes]
-        # A floor that takes most of the budget would leave the masks nothing to decide between groups.
-        for floor in (self.floor, self.floor / 2, self.floor / 4):
-            limits = limits_for(sizes, multiple, floor)
-            if float(model.utilisation(limits.fewest.astype(float))) > 0.6:
-                continue
-            try:
-                exact_counts(model, evenly, limits)
-            except BudgetError:
-                continue
-            return limits
-        # Without any floor the attempt may still fail; then its error names the smallest reachable cost.
-        limits = limits_for(sizes, multiple, 0.0)
-        exact_counts(model, evenly, limits)
-        return limits
 
 
 class MaskedNet(nn.Module):

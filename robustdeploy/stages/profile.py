@@ -20,6 +20,7 @@ from robustdeploy.errors import ArtifactError, ToolchainError, UsageError
 from robustdeploy.evaluate.profiling import device_of, profile_net
 from robustdeploy.export.agent import build_agent, foreign_plugins
 from robustdeploy.nets.build import build_net
+from robustdeploy.prune.multiples import times_by_multiple
 from robustdeploy.prune.rehearsal import find_groups
 
 
@@ -83,6 +84,7 @@ def profile(
             found = profile_net(
                 net, groups, about, target, chosen, board, place / "agent.pyz", samples, progress, seconds
             )
+    found = found.model_copy(update={"multiples": times_by_multiple(net, groups, about.image_shape, found)})
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, found.model_dump_json() + "\n")
     samples.unlink(missing_ok=True)  # the profile holds what they said

@@ -1,4 +1,5 @@
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -244,8 +245,8 @@ def paired(fractions, **changes):
     ("fractions", "level", "words"),
     [
         ([0.5] * 10, "ok", "it takes 50.0 % of the dense net's time, 50.0 to 50.0 %: pruning bought time here"),
-        ([1.2] * 10, "warn", "pruning made it slower here. Kernels work on channels in blocks"),
-        ([0.8, 1.2] * 5, "warn", "it is not known to be faster"),
+        ([1.2] * 10, "warn", "pruning made it slower here. What helps: channels in multiples of"),
+        ([0.8, 1.2] * 5, "warn", "it is not known to be faster. What helps: channels in multiples of"),
     ],
 )
 def test_what_pruning_bought_is_told_run_by_run(fractions, level, words):
@@ -257,6 +258,19 @@ def test_what_pruning_bought_is_told_run_by_run(fractions, level, words):
     (told,) = [each for each in latency_diagnostics(latency) if each.id == "faster-than-dense"]
     assert told.level == level
     assert words in told.text
+
+
+def test_what_helps_names_the_multiple_that_the_target_knows():
+    slower = paired([1.2] * 10)
+    unknown = replace(slower, target=TARGET.model_copy(update={"channel_multiple": 1}))
+    (told,) = [each for each in latency_diagnostics(unknown) if each.id == "faster-than-dense"]
+    assert f"in the multiple that `robustdeploy profile --target {TARGET.name}` finds (budget.preferred_multiple)" in told.text
+    slower = replace(slower, target=TARGET.model_copy(update={"channel_multiple": 16}))
+    (told,) = [each for each in latency_diagnostics(slower) if each.id == "faster-than-dense"]
+    assert told.text.endswith(
+        "What helps: channels in multiples of 16 (budget.preferred_multiple), a limit on the time itself "
+        "(--latency-target), or a smaller budget"
+    )
 
 
 def test_a_dense_net_that_was_throttled_says_nothing_of_the_pruned_one():

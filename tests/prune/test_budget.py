@@ -15,7 +15,7 @@ from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.memory import peak_bytes, without_values
 from robustdeploy.cost.module import macs, params
 from robustdeploy.errors import BudgetError
-from robustdeploy.prune.budget import TOLERANCE, counts_below, exact_counts, limits_for
+from robustdeploy.prune.budget import TOLERANCE, counts_below, exact_counts, limits_for, limits_meeting
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.costs import NAMES, CostModel, cost_model
 from robustdeploy.prune.operations import Multilinear
@@ -307,3 +307,33 @@ def test_a_group_whose_channels_are_worth_the_same_does_not_count_for_nothing(co
     assert used(model, start) < TOLERANCE < used(model, counts) <= 1
     found, known = (sum(w[:c].sum() for w, c in zip(worths, chosen, strict=True)) for chosen in (counts, other))
     assert found >= known
+
+
+def test_a_preferred_multiple_leaves_every_group_a_choice():
+    """A group of 8 that is kept in eights is kept whole, whatever the budget."""
+    sizes = [6, 8, 12, 16, 24, 64]
+    model = operations(sizes, [1] * 7, 0.5)
+    limits = limits_meeting(Budget(preferred_multiple=8), model, sizes, 0.1)
+    assert limits.quantum.tolist() == [2, 4, 4, 8, 8, 8]
+    assert limits_meeting(Budget(preferred_multiple=16), model, sizes, 0.1).quantum.tolist() == [2, 4, 4, 8, 8, 16]
+    assert limits_meeting(Budget(channel_multiple=8), model, sizes, 0.1).quantum.tolist() == [6, 8, 8, 8, 8, 8]
+
+
+def test_a_preferred_multiple_keeps_no_budget_from_being_met():
+    sizes = [16, 16]
+    model = operations(sizes, [100, 30, 1], 0.1)
+    with pytest.raises(BudgetError, match="or for a smaller channel multiple"):
+        limits_meeting(Budget(channel_multiple=8), model, sizes, 0.1)
+    limits = limits_meeting(Budget(preferred_multiple=8), model, sizes, 0.1)
+    assert limits.quantum.tolist() != [8, 8]
+    counts = exact_counts(model, worth(sizes, 0), limits)
+    assert TOLERANCE < float(model.utilisation(counts.astype(float))) <= 1
+
+
+@pytest.mark.parametrize(("least", "best"), [(2, 8), (8, 24), (3, 8), (4, 4), (1, 24)])
+def test_a_preferred_multiple_stays_within_the_one_that_is_demanded(least, best):
+    sizes = [48, 48, 48]
+    model = operations(sizes, [1] * 4, 0.07)
+    limits = limits_meeting(Budget(channel_multiple=least, preferred_multiple=best), model, sizes, 0.1)
+    assert (limits.quantum % least == 0).all()
+    assert limits_meeting(Budget(channel_multiple=least), model, sizes, 0.1).quantum.tolist() == [least] * 3

@@ -13,6 +13,7 @@ from robustdeploy.prune.groups import traced_groups
 from robustdeploy.prune.latency import LatencyGoal, latency_cost
 from robustdeploy.prune.layers import net_layers
 from robustdeploy.prune.masks import Masks
+from robustdeploy.prune.multiples import times_by_multiple
 from robustdeploy.prune.protocol import TimedPruner
 
 SHAPE = (1, 8, 8)
@@ -98,6 +99,16 @@ def test_the_steps_of_the_table_are_what_channels_are_kept_in(net, profile):
     cost = latency_cost(net, traced_groups(net, SHAPE).groups, SHAPE, profile)
     assert cost.quanta().tolist() == [STEP] * 3
     assert float(cost.of(np.array([16.0] * 3))) == profile.dense_us
+
+
+def test_the_multiple_is_found_that_the_device_works_in(net, profile):
+    """Nets of equal operations are quickest in multiples of the device's own, and larger ones take choices away."""
+    times = times_by_multiple(net, traced_groups(net, SHAPE).groups, SHAPE, profile)
+    told = {each.multiple: each.time for each in times}
+    assert list(told) == [1, 2, 4, 8]
+    assert told[1] > told[2] > told[4]
+    assert profile.best_multiple is None  # as of older versions
+    assert profile.model_copy(update={"multiples": times}).best_multiple == STEP
 
 
 @pytest.mark.parametrize("at_most", [0.9, 0.5, 0.3, "40us"])
