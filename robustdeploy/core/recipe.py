@@ -104,7 +104,10 @@ class Train(Noun):
     """How the rate moves through a phase. ``one-cycle``: linear from 0 to the peak and back."""
     phases: tuple[Phase, ...] = ()
     """What is trained one after the other; unset: one phase that trains weights and masks together."""
+    optimiser: Literal["sgd", "adam", "rmsprop"] = "sgd"
+    """Rule by which the weights, and scores without a rate of their own, are moved; masks always move by ``sgd``."""
     momentum: Number = Field(default=0.9, ge=0, lt=1)
+    """Of ``sgd``; the others average by themselves."""
     weight_decay: Number = Field(default=5e-4, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Autocast precision of the training passes; weights stay in float32. ``auto``: bf16 where the hardware has it."""
@@ -129,6 +132,15 @@ class Train(Noun):
             raise ValueError(f"two phases are named '{twice[0]}'; give each a name of its own")
         if self.phases and self.start is None and all(phase.train == "scores" for phase in self.phases):
             raise ValueError("no phase trains weights, and there is no trained net to start with; give one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _rate_suits_the_optimiser(self) -> Train:
+        rates = {"lr": self.lr, **{f"lr of phase '{phase.name}'": phase.lr for phase in self.phases if phase.lr}}
+        # Their steps are about as long as the rate itself, whatever the gradient: 0.2 would undo the net at once.
+        if self.optimiser != "sgd" and (high := {name: rate for name, rate in rates.items() if rate > 0.1}):
+            name, rate = next(iter(high.items()))
+            raise ValueError(f"{name} is {rate:g}, a rate for sgd; {self.optimiser} takes 0.1 at most, mostly 0.001")
         return self
 
 

@@ -63,7 +63,8 @@ def training_content(recipe: Recipe) -> dict[str, Any]:
         del content["budget"]["preferred_multiple"]
     # They came later too: a recipe that leaves them at their defaults trains as it did before they existed.
     default = Train()
-    unused = [name for name in ("start", "schedule", "phases") if getattr(recipe.train, name) == getattr(default, name)]
+    later = ("start", "schedule", "phases", "optimiser")
+    unused = [name for name in later if getattr(recipe.train, name) == getattr(default, name)]
     for left_out in ("checkpoint_every_s", "device", *unused):
         del content["train"][left_out]
     return content

@@ -42,6 +42,12 @@ def check_shares(warmup: float, freeze: float) -> None:
         raise ValueError(f"0 <= warmup < freeze < 1 is needed, not warmup {warmup} and freeze {freeze}")
 
 
+def begun_parts(parts: int, way: float) -> int:
+    """Return how many of so many equal ``parts`` of a way are done when the share ``way`` of it is."""
+    # 0.3 / 0.1 is a little less than 3.
+    return int(parts * way + 1e-9)
+
+
 @dataclass(frozen=True)
 class Cubic:
     """Masks close along Zhu and Gupta's cubic, which is steep first, in every EVERY-th step."""
@@ -108,7 +114,7 @@ class Rounds:
     def left(self, progress: float, end: float, steps: int, settings: int) -> float | None:
         """Return the way still to go where a new round has begun."""
         # The last round is the freeze itself.
-        begun = 1 + int(self.rounds * (progress - self.warmup) / (end - self.warmup))
+        begun = 1 + begun_parts(self.rounds, (progress - self.warmup) / (end - self.warmup))
         if begun <= settings or begun >= self.rounds:
             return None
         return (self.kept ** (begun / self.rounds) - self.kept) / (1 - self.kept) if self.kept < 1 else 0.0
@@ -126,4 +132,4 @@ class Repeated:
     def left(self, progress: float, end: float, steps: int, settings: int) -> float | None:
         """Return 0 where a new part of the way has begun."""
         # One setting is that of the start.
-        return 0.0 if int(self.times * progress / end) >= settings else None
+        return 0.0 if begun_parts(self.times, progress / end) >= settings else None

@@ -157,6 +157,9 @@ def scaled_counts(
 
     if fits(floored(1.0)):
         return floored(1.0)
+    if not fits(floored(0.0)):
+        # Shares that do not fall to nothing may be too much for a small budget; one weight each is not.
+        return scaled_counts(lambda at: [at * share for share in shares(0.0)], sizes, limits, left)
     low, high = 0.0, 1.0
     for _ in range(60):
         low, high = ((low + high) / 2, high) if fits(floored((low + high) / 2)) else (low, (low + high) / 2)

@@ -260,8 +260,7 @@ def _step(training: Training, batches: Batches, checkpointing: Checkpointing) ->
     training.set_rate()
     perturbation = _perturbation(training, batch.images)
     parts = training.engine(task, batch, perturbation)
-    # Set to None, a parameter that the loss does not reach is left alone; a zero gradient would still decay its weight.
-    training.optimiser.zero_grad(set_to_none=True)
+    training.optimiser.zero_grad()
     parts["loss"].backward()
     # Before the optimiser: a gradient that is not finite must not reach the weights.
     numbers, wanted = _agreed(training, parts, checkpointing)

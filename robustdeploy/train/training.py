@@ -20,12 +20,15 @@ from robustdeploy.train import ranks
 from robustdeploy.train.batches import Batch
 from robustdeploy.train.checkpoints import State
 from robustdeploy.train.loss import BatchLoss, distributed
+from robustdeploy.train.optimiser import STEP, Kinds, Optimiser
 from robustdeploy.train.plan import Plan, PlannedPhase
 from robustdeploy.train.precision import resolved
 from robustdeploy.train.protocol import Replaying, Task
 from robustdeploy.train.sentinel import SentinelProbe, task_after, watches
 
 Tensors = dict[str, Tensor]
+KINDS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "square_avg", STEP)
+"""All that the optimisers keep of a parameter."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Training:
     pruning: Pruning | None
     plan: Plan
     net: nn.Module = field(init=False)
-    optimiser: torch.optim.SGD = field(init=False)
+    optimiser: Optimiser = field(init=False)
     loss: BatchLoss = field(init=False)
     engine: nn.Module = field(init=False)
     """``loss``, shared out over processes where there are several."""
@@ -131,6 +134,12 @@ class Training:
             self.pruning.on_phase(self.plan.info(number))
         for value in (*self.net.parameters(), *self.own_parameters()):
             value.grad = None  # left by a parameter's last step, it would count as this phase's
+        own = self.pruning.own_parameters() if self.pruning is not None and self.trains_scores else []
+        if not self.trains_weights and not own:
+            raise TrainingError(
+                f"phase '{self.phase.name}' trains scores alone, and there are none or they are frozen: there is "
+                "nothing to train; give it train: both or weights, or leave it out"
+            )
         self.use(self.net)
         if self.plan.options.ema is not None:
             self.average = {name: value.clone() for name, value in _floats(self.net).items()}
@@ -148,32 +157,20 @@ class Training:
         """Train ``net`` from now on, with a new optimiser; channels last is the faster layout for convolutions."""
         lay_channels_last(net)
         self.net = net
-        options, phase = self.plan.options, self.phase
         groups: list[dict[str, Any]] = []
-        if self.trains_weights:
+        # A net that became smaller at the end of a phase of scores waits for the next one.
+        if self.trains_weights or self._plain:
             # All of them, frozen ones too: SGD passes over a parameter without a gradient, its weight decay included.
             groups.append({"params": list(net.parameters()), "name": "weights"})
-        if self.pruning is not None and phase.train != "weights" and not self._plain:
+        if self.pruning is not None and self.phase.train != "weights" and not self._plain:
             groups += self.pruning.own_parameters()
-        if not self.trains_weights and not (groups and self.trains_scores):
-            raise TrainingError(
-                f"phase '{phase.name}' trains scores alone, and there are none or they are frozen: there is nothing to "
-                "train; give it train: both or weights, or leave it out"
-            )
-        # Noted before the optimiser is made, which writes its own rate into every group.
-        scheduled = ["lr" not in group for group in groups]
-        self.optimiser = torch.optim.SGD(
-            groups, lr=phase.lr, momentum=options.momentum, weight_decay=options.weight_decay
-        )
-        self._scheduled = [g for g, follows in zip(self.optimiser.param_groups, scheduled, strict=True) if follows]
+        self.optimiser = Optimiser(groups, self.plan.options, self.phase.lr)
         self.attach()
 
     def set_rate(self) -> None:
         """Give the coming step its learning rate; a parameter group of the pruner may have one of its own."""
         first, end = self.plan.first_step(self.number), self.plan.first_step(self.number + 1)
-        rate = self.phase.rate(self.step - first, end - first)
-        for group in self._scheduled:
-            group["lr"] = rate
+        self.optimiser.set_rate(self.phase.rate(self.step - first, end - first))
 
     def note_conditions(self) -> None:
         """Note the format and the number of processes of the step to come, where they are others than before."""
@@ -205,17 +202,20 @@ class Training:
     def shrink(self, proof: Proof) -> None:
         """Go on with the compact net: momenta and averages follow the channels that are kept."""
         assert self.pruning is not None
-        momenta = self._momenta()
-        # Momenta are put into a twin of the net: cut as that is, each stays with its weight, whatever the kind of
-        # layer.
-        moved = _with(self.dense, {name[4:]: value for name, value in momenta.items() if name[:4] == "net."})
-        small_momenta = dict(self.pruning.compact(moved).named_parameters())
+        # What the optimiser keeps is put into a twin of the net: cut as that is, each number stays with its weight,
+        # whatever the kind of layer.
+        small: Kinds = {}
+        for kind, values in self.optimiser.kept(self._named_parameters()).items():
+            of_net = {name[4:]: value for name, value in values.items() if name[:4] == "net."}
+            if kind != STEP:
+                of_net = dict(self.pruning.compact(_with(self.dense, of_net)).named_parameters())
+            small[kind] = {f"net.{name}": value.detach() for name, value in of_net.items()}
         if self.average is not None:
             averaged = self.pruning.compact(_with(self.dense, self.average))
             self.average = {name: value.clone() for name, value in _floats(averaged).items()}
         self.shrunk_at, self.proof = self.step, proof
         self.use(self.pruning.compact())
-        self._set_momenta({f"net.{name}": value.detach() for name, value in small_momenta.items()})
+        self.optimiser.put_back(small, self._named_parameters())
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
@@ -261,7 +261,8 @@ class Training:
         tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
         if self.pruning is not None:
             tensors |= {f"masks.{name}": value for name, value in own_state(self.pruning).items()}
-        tensors |= {f"momentum.{name}": value for name, value in self._momenta().items()}
+        for kind, kept in self.optimiser.kept(self._named_parameters()).items():
+            tensors |= {f"{_place(kind)}{name}": value for name, value in kept.items()}
         tensors |= {f"average.{name}": value for name, value in (self.average or {}).items()}
         if self.best is not None:
             tensors |= {f"best.{name}": value for name, value in self.best.net.items()}
@@ -302,7 +303,8 @@ class Training:
         small = self.pruning is not None and self.shrunk_at is not None
         self.use(cast(Pruning, self.pruning).compact() if small else self.dense)
         self.net.load_state_dict(_under("net.", tensors))
-        self._set_momenta(_under("momentum.", tensors))
+        kinds = {kind: _under(_place(kind), tensors) for kind in KINDS}
+        self.optimiser.put_back(kinds, self._named_parameters())
         self.average = None if self.average is None else _under("average.", tensors)
         self.best = None
         if values["best"] is not None:
@@ -318,17 +320,10 @@ class Training:
             named |= {f"masks.{name}": value for name, value in own_parameters(self.pruning).items()}
         return named
 
-    def _momenta(self) -> Tensors:
-        states = ((name, self.optimiser.state.get(value)) for name, value in self._named_parameters().items())
-        return {name: state["momentum_buffer"] for name, state in states if state and "momentum_buffer" in state}
 
-    def _set_momenta(self, momenta: Mapping[str, Tensor]) -> None:
-        for name, parameter in self._named_parameters().items():
-            if name in momenta:
-                # In the parameter's own layout, channels last, as the optimiser's own buffer would be; a checkpoint's
-                # is contiguous.
-                buffer = torch.empty_like(parameter).copy_(momenta[name])
-                self.optimiser.state[parameter]["momentum_buffer"] = buffer
+def _place(kind: str) -> str:
+    """Return what the names of an optimiser's tensors of one kind begin with in a checkpoint."""
+    return "momentum." if kind == "momentum_buffer" else f"optimiser.{kind}."
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:

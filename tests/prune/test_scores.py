@@ -151,3 +151,98 @@ def test_the_compact_net_of_an_unusual_net_scores_alike(make):
     with torch.no_grad():
         assert torch.allclose(pruning(images), pruning.compact()(images), atol=1e-6)
     assert bool(pruning.whole) == (make is OldNorm)
+
+
+# --- learnt rates (HARP), and channels
+
+
+def wide():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    return net.extend([nn.Flatten(), nn.Linear(32, 10)])
+
+
+def learnt(budget, net=None, **options):
+    pruning = Scores(rates="learned", **options).wrap(net or small(), (1, 8, 8), budget)
+    pruning.on_phase(PhaseInfo("scores", "scores", epochs=2, steps=8))
+    return pruning
+
+
+def test_the_gradient_of_a_rate_is_that_of_its_layers_masks_summed():
+    pruning = learnt(Budget(params=0.2))
+    images, rates = torch.rand(5, 1, 8, 8), pruning.scorer.rates
+    assert rates.shares().tolist() == pytest.approx([max(0.1, rates.least / 0.1)] * 3)
+    masks = [keep.float().requires_grad_() for keep in pruning.keeps]
+    plain = small()
+    values = {f"{n}.weight": plain[n].weight * mask for n, mask in zip((0, 2, 6), masks, strict=True)}
+    torch.func.functional_call(plain, values, (images,)).square().sum().backward()
+    pruning(images).square().sum().backward()
+    slope = (1 - rates.least) * torch.sigmoid(rates.rates.detach()) * torch.sigmoid(-rates.rates.detach())
+    expected = torch.stack([mask.grad.sum() for mask in masks]) * slope
+    assert torch.allclose(rates.rates.grad, expected, rtol=1e-4)
+
+
+def test_the_penalty_is_gamma_times_what_is_over_the_budget_and_gamma_grows_until_an_epoch_is_within():
+    pruning = learnt(Budget(params=0.2), gamma=0.5)
+    rates = pruning.scorer.rates
+    with torch.no_grad():
+        rates.rates.copy_(torch.tensor([0.0, 1.0, -1.0]))
+    sizes, dense = torch.tensor([36.0, 288.0, 80.0]), params(pruning.net)
+    excess = ((rates.shares() * sizes).sum() + (dense - sizes.sum())) / int(0.2 * dense) - 1
+    assert excess > 0
+    for epoch in (1, 2, 3):
+        penalty = pruning.penalty(step_of(1))
+        assert penalty.item() == pytest.approx(0.5 * epoch * excess.item(), rel=1e-5)
+        (found,) = torch.autograd.grad(penalty, rates.rates)
+        (expected,) = torch.autograd.grad(0.5 * epoch * excess, rates.rates, retain_graph=True)
+        assert torch.allclose(found, expected, rtol=1e-4)
+        for _ in range(4):
+            pruning.after_step(0.5)
+    with torch.no_grad():
+        rates.rates.fill_(-9.0)
+    for _ in range(8):
+        pruning.after_step(0.5)
+    assert pruning.penalty(step_of(1)).item() == 0
+    with torch.no_grad():
+        rates.rates.copy_(torch.tensor([0.0, 1.0, -1.0]))
+    assert pruning.penalty(step_of(1)).item() == pytest.approx(0.5 * 4 * excess.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("budget", [{"params": 0.2}, {"ops": 0.3}, {"params": 0.5, "ops": 0.1}])
+def test_rates_are_shifted_alike_until_the_budget_is_met_to_the_weight(budget):
+    pruning = learnt(Budget(**budget))
+    with torch.no_grad():
+        pruning.scorer.rates.rates.copy_(torch.tensor([2.0, 0.0, -1.0]))
+    pruning.finalize()
+    limits = {name: amount * pruning._costs[("ops", "params").index(name)].dense for name, amount in budget.items()}
+    rooms = {name: limit - pruning.costs()[name] for name, limit in limits.items()}
+    assert all(room >= 0 for room in rooms.values())
+    dearest = {cost.name: max(cost.each) for cost in pruning._costs}
+    assert min(room / dearest[name] for name, room in rooms.items()) < 1
+    shares = [float(keep.float().mean()) for keep in pruning.keeps]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_channel_scores_begin_as_the_sums_of_their_own_weights():
+    """The released program takes the numbers as they lie, which adds up those of several channels."""
+    net = wide()
+    pruning = Scores(of="channels").wrap(net, (1, 8, 8), Budget(ops=0.5))
+    pruning.on_phase(SCORING)
+    for group, score in zip(pruning.groups, pruning.scorer.scores, strict=True):
+        sums = net.get_submodule(group.name).weight.detach().abs().sum((1, 2, 3))
+        assert torch.allclose(score, sums / sums.max())
+    pruning.train()(torch.rand(5, 1, 8, 8)).square().sum().backward()
+    assert all((score.grad[~keep] != 0).any() for score, keep in zip(pruning.scorer.scores, pruning.keeps, strict=True))
+
+
+def test_learnt_shares_of_channels_meet_the_budget_with_the_higher_rate_denser():
+    pruning = learnt(Budget(ops=0.2), wide(), of="channels")
+    names = [group.name for group in pruning.groups]
+    with torch.no_grad():
+        pruning.scorer.rates.rates.copy_(torch.tensor([1.5 if name == "0" else -1.5 for name in names]))
+    (found,) = torch.autograd.grad(pruning.penalty(step_of(1)), pruning.scorer.rates.rates)
+    assert (found > 0).all()
+    pruning.finalize()
+    assert 0.97 * 0.2 < pruning.status()["ops"] <= 0.2
+    kept = {name: len(index) for name, index in pruning.kept().items()}
+    assert kept["0"] > 2 * kept["2"]

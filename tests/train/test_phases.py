@@ -228,6 +228,14 @@ def test_a_penalty_is_part_of_the_loss_and_of_the_log(make_net, make_plan, tmp_p
     assert trained.records[0]["train_penalty"] > 0
 
 
+@pytest.mark.parametrize("phases", [THREE, THREE[:2]], ids=["in between", "last"])
+def test_channels_are_cut_at_the_end_of_a_phase_of_scores_alone(phases, make_pruning, make_plan, tmp_path):
+    net, pruning = make_pruning()
+    trained = fit(net, pruning, make_plan(phases=phases), tmp_path, silent)
+    assert 0.97 * 0.4 < pruning.status()["ops"] <= 0.4
+    assert sum(p.numel() for p in trained.net.parameters()) < sum(p.numel() for p in net.parameters())
+
+
 def test_a_phase_that_has_nothing_to_train_says_so(make_net, make_plan, tmp_path):
     net = make_net()
     phases = (replace(THREE[1], first_epoch=0), replace(THREE[2], train="scores", first_epoch=1))
@@ -308,3 +316,8 @@ def test_phases_that_never_prune_or_have_nothing_to_train_are_refused_before_tra
         phases_from(recipe("train.phases=[{name: a, objective: free, epochs: 2}]"), pruned=True)
     both = recipe("prune=scores", "train.phases=[{name: a}, {name: b, train: scores}]")
     assert pruning_from(both, digits, make_net()).own_parameters()
+
+
+def test_no_average_is_kept_of_two_factors(digits, make_net):
+    with pytest.raises(UsageError, match=r"'twin' trains each weight as a product.*leave train.ema unset"):
+        pruning_from(recipe("prune=twin", "train.ema=0.99"), digits, make_net())

@@ -27,6 +27,13 @@ SYSTEMS = {
     "twin-kaiming": {"factors": "kaiming"},
     "admm": {"updates": 3},
     "admm-columns": {"of": "columns", "updates": 3},
+    "scores": {"rates": "learned"},
+    "one-shot-channels": {"of": "channels"},
+    "one-shot-channels-uniform": {"of": "channels", "spread": "uniform", "at": 0.0},
+    "admm-filters": {"of": "filters", "updates": 3},
+    "admm-bn-filters": {"of": "bn-filters", "updates": 3, "as_released": True},
+    "scores-channels": {"of": "channels"},
+    "scores-channels-learned": {"of": "channels", "rates": "learned"},
 }
 BUDGETS = [Budget(params=0.35), Budget(ops=0.2), Budget(params=0.5, ops=0.3)]
 
@@ -36,8 +43,16 @@ def built(name):
     return PRUNERS.build(plugin, SYSTEMS[name])
 
 
-def phase(epochs):
-    return PlannedPhase("train", "both", epochs, Standard(), 0.1)
+ONE = (PlannedPhase("train", "both", 4, Standard(), 0.1),)
+THREE = (
+    PlannedPhase("pretrain", "weights", 1, Standard(), 0.1),
+    PlannedPhase("scores", "scores", 2, Standard(), 0.1, first_epoch=1),
+    PlannedPhase("fine-tune", "weights", 1, Standard(), 0.1, first_epoch=3),
+)
+
+
+def seen_in(net):
+    return torch.cat([value.detach().flatten() for value in net.parameters()])
 
 
 @pytest.mark.slow
@@ -45,16 +60,27 @@ def phase(epochs):
 @pytest.mark.alike(6)
 def test_a_training_meets_the_budget_and_goes_on_exactly_where_it_was_killed(name, make_net, make_plan, tmp_path):
     budget = BUDGETS[len(name) % 3]
-    stops, plan = (2, 5), make_plan(steps=2, phases=(phase(4),), options={"checkpoint_every_s": 0})
+    phases = THREE if name.startswith("scores") else ONE
+    stops, plan = (2, 5), make_plan(steps=2, phases=phases, options={"checkpoint_every_s": 0})
+
+    pruned = []
 
     def train(folder, progress=silent):
         net = make_net()
         pruning = built(name).wrap(net, SHAPE, budget)
+        pruned.append(pruning)
         return fit(net, pruning, plan, folder, progress), pruning
 
-    whole, pruning = train(tmp_path / "whole")
+    seen = []
+    whole, pruning = train(tmp_path / "whole", lambda *_: seen.append(seen_in(pruned[-1].net)))
+    if name.startswith("scores"):  # weight decay too must not reach weights that rest
+        assert all(torch.equal(seen[1], rested) for rested in seen[2:6])
+        assert not torch.equal(seen[0], seen[1])
     dense = make_net()
     found = {"ops": nonzero_macs(whole.net, SHAPE), "params": nonzero_params(whole.net)}
+    if pruning.removes_channels:
+        assert (macs(whole.net, SHAPE), params(whole.net)) == (round(pruning.costs()["ops"]), pruning.costs()["params"])
+        found = {"ops": macs(whole.net, SHAPE), "params": params(whole.net)}
     limits = {n: a * {"ops": macs(dense, SHAPE), "params": params(dense)}[n] for n, a in budget.amounts.items()}
     assert pruning.costs() == found
     assert all(found[n] <= limit for n, limit in limits.items())

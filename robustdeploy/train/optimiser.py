@@ -1,0 +1,84 @@
+"""Optimiser: the recipe's rule for all that follows the phase's rate, and SGD for what has a rate of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustdeploy.core.recipe import Train
+
+Kinds = dict[str, dict[str, Tensor]]
+"""What is kept of each parameter, by what torch calls it (``momentum_buffer``, ``exp_avg`` …) and by parameter."""
+STEP = "step"
+"""What torch calls the count of a parameter's steps; all else that it keeps is shaped like the parameter."""
+
+
+class Optimiser:
+    """One or two optimisers of torch over parameter groups; a group without ``lr`` follows the schedule."""
+
+    def __init__(self, groups: Sequence[Mapping[str, Any]], options: Train, lr: float) -> None:
+        following = [dict(group) for group in groups if "lr" not in group]
+        own = [dict(group) for group in groups if "lr" in group]
+        sgd: dict[str, Any] = {"lr": lr, "momentum": options.momentum, "weight_decay": options.weight_decay}
+        decay = options.weight_decay
+        self._all: list[torch.optim.Optimizer] = []
+        if options.optimiser == "sgd":
+            # In their own order, as one: torch steps them together.
+            self._all.append(torch.optim.SGD([dict(group) for group in groups], **sgd))
+        else:
+            if following and options.optimiser == "adam":
+                self._all.append(torch.optim.Adam(following, lr=lr, weight_decay=decay))
+            elif following:
+                self._all.append(torch.optim.RMSprop(following, lr=lr, weight_decay=decay))
+            # Masks choose their rate, momentum and decay for SGD, and mean nothing under another rule.
+            if own:
+                self._all.append(torch.optim.SGD(own, **sgd))
+        fixed = {id(group["params"][0]) for group in own}
+        self._scheduled = [g for one in self._all for g in one.param_groups if id(g["params"][0]) not in fixed]
+
+    def set_rate(self, rate: float) -> None:
+        """Give what follows the schedule its rate."""
+        for group in self._scheduled:
+            group["lr"] = rate
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for one in self._all:
+            # Set to None, a parameter that the loss does not reach is left alone; a zero gradient would still decay it.
+            one.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """Move all parameters."""
+        for one in self._all:
+            one.step()
+
+    def kept(self, named: Mapping[str, nn.Parameter]) -> Kinds:
+        """Return all that is kept of the parameters ``named``."""
+        found: Kinds = {}
+        for name, parameter in named.items():
+            for one in self._all:
+                for kind, value in one.state.get(parameter, {}).items():
+                    if isinstance(value, Tensor):
+                        found.setdefault(kind, {})[name] = value
+        return found
+
+    def put_back(self, kinds: Mapping[str, Mapping[str, Tensor]], named: Mapping[str, nn.Parameter]) -> None:
+        """Go on from what ``kept`` returned; ``named`` may be the parameters of a smaller net."""
+        for one in self._all:
+            ours = {id(value) for group in one.param_groups for value in group["params"]}
+            for name, parameter in named.items():
+                if id(parameter) not in ours:
+                    continue
+                for kind, values in kinds.items():
+                    if name in values:
+                        one.state[parameter][kind] = _like(parameter, kind, values[name])
+
+
+def _like(parameter: nn.Parameter, kind: str, value: Tensor) -> Tensor:
+    if kind == STEP:
+        return value.detach().clone().cpu()  # torch counts on the CPU
+    # In the parameter's own layout, channels last, as the optimiser's own would be; a checkpoint's is contiguous.
+    return torch.empty_like(parameter).copy_(value)
