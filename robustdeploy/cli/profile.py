@@ -116,11 +116,12 @@ def _multiple_lines(found: Profile, target: Target) -> Iterator[str]:
         right=range(1, 1 + len(found.multiples)),
     )
     yield "foretold for this net at 0.7, 0.5 and 0.3 of its operations, on average"
+    kept = f"best kept in multiples of {best} here" if best > 1 else "any number is as good as a multiple here"
     if best == target.channel_multiple:
-        yield f"best kept in multiples of {best} here, as {target.name} says"
+        yield f"{kept}, as {target.name} says"
     else:
         yield (
-            f"best kept in multiples of {best} here, and {target.name} says {target.channel_multiple}: prune with "
+            f"{kept}, and {target.name} says {target.channel_multiple}: prune with "
             f"--set budget.preferred_multiple={best}, or write `channel_multiple: {best}` into a target of your own"
         )
 
