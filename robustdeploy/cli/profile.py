@@ -27,6 +27,7 @@ from robustdeploy.cli.result import show, table
 from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.load import load_target
 from robustdeploy.core.precisions import asked_precisions, precisions_on
+from robustdeploy.core.profile import NEARLY
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.target import Target
 from robustdeploy.devices.profiles import profiles_beside
@@ -116,13 +117,16 @@ def _multiple_lines(found: Profile, target: Target) -> Iterator[str]:
         right=range(1, 1 + len(found.multiples)),
     )
     yield "foretold for this net at 0.7, 0.5 and 0.3 of its operations, on average"
-    kept = f"best kept in multiples of {best} here" if best > 1 else "any number is as good as a multiple here"
-    if best == target.channel_multiple:
+    own = target.channel_multiple
+    kept = f"best kept in multiples of {best} here" if best > 1 else "any number is good here"
+    if own == best:
         yield f"{kept}, as {target.name} says"
+    elif own in found.good_multiples:
+        yield f"{kept}; those of {own}, which {target.name} says, are as quick within {NEARLY - 1:.0%}"
     else:
         yield (
-            f"{kept}, and {target.name} says {target.channel_multiple}: prune with "
-            f"--set budget.preferred_multiple={best}, or write `channel_multiple: {best}` into a target of your own"
+            f"{kept}, and {target.name} says {own}: prune with --set budget.preferred_multiple={best}, or write "
+            f"`channel_multiple: {best}` into a target of your own"
         )
 
 

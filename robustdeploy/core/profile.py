@@ -96,8 +96,12 @@ class Profile(Noun):
     seconds: float
 
     @property
-    def best_multiple(self) -> int | None:
-        """The multiple to keep channels in; None where that is not known."""
+    def good_multiples(self) -> list[int]:
+        """The multiples to keep channels in, the smallest first; none where that is not known."""
         quickest = min((each.time for each in self.multiples), default=0.0)
-        # Small multiples leave more to choose from, so a net keeps more of its worth.
-        return next((each.multiple for each in self.multiples if each.time <= NEARLY * quickest), None)
+        return [each.multiple for each in self.multiples if each.time <= NEARLY * quickest]
+
+    @property
+    def best_multiple(self) -> int | None:
+        """The one of them that leaves most to choose from, so that a net keeps more of its worth."""
+        return min(self.good_multiples, default=None)
