@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from robustdeploy.core.bounds import Count, Positive, Share
 from robustdeploy.core.recipe import Budget
 from robustdeploy.errors import BudgetError
-from robustdeploy.prune.budget import exact_counts
 from robustdeploy.prune.channel_weights import ChannelWeights
 from robustdeploy.prune.courses import Once, begun_parts
 from robustdeploy.prune.groups import own_names
@@ -105,8 +104,7 @@ class KeptChannels:
     def __call__(self, values: Sequence[Tensor], left: float) -> list[Tensor]:
         """Return masks shaped like ``values``, which are magnitudes."""
         norms = self.weights.summed([value.square() for value in values])
-        counts = exact_counts(self.channels.model, in_equal_shares(norms), self.channels.limits)
-        kept = [highest(norm, int(count)) for norm, count in zip(norms, counts, strict=True)]
+        kept = [highest(norm, count) for norm, count in zip(norms, self.channels.even, strict=True)]
         return self.weights.masks(kept, values)
 
 

@@ -22,7 +22,7 @@ from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.module import copied
 from robustdeploy.errors import BudgetError, TrainingError
 from robustdeploy.nets.normalised import kind_of
-from robustdeploy.prune.budget import Limits, exact_counts, limits_for
+from robustdeploy.prune.budget import Limits, exact_counts, limits_meeting
 from robustdeploy.prune.channel_weights import ChannelWeights
 from robustdeploy.prune.compact import compact_net
 from robustdeploy.prune.costs import CostModel, cost_model
@@ -75,15 +75,23 @@ class Prunable:
     groups: tuple[ChannelGroup, ...]
     model: CostModel
     limits: Limits
+    even: tuple[int, ...]
+    """Channels of each group where all keep about the same share and the budget is used up."""
     whole: Mapping[str, str]
     """Layers that keep all or some of their channels in any case, with the reason."""
 
     @property
     def shares(self) -> list[float]:
-        """Per group, the share of its channels that stays where all groups keep about the same."""
-        evenly = [(np.arange(group.size) + 0.5) / group.size for group in self.groups]
-        counts = exact_counts(self.model, [1 - each for each in evenly], self.limits)
-        return [int(count) / group.size for count, group in zip(counts, self.groups, strict=True)]
+        """Per group, the share of its channels in ``even``."""
+        return [count / group.size for count, group in zip(self.even, self.groups, strict=True)]
+
+    def counts(self, worth: Worth) -> tuple[int, ...]:
+        """Return counts that use the budget up, close to the ranking of ``worth``."""
+        try:
+            return tuple(int(count) for count in exact_counts(self.model, worth, self.limits))
+        except BudgetError:
+            # From this ranking no count was found that fits, and there is one: the training must not end here.
+            return self.even
 
 
 def prunable(net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> Prunable:
@@ -96,12 +104,13 @@ def prunable(net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) 
         raise BudgetError(f"no channels of this {kind_of(net)} can be removed{why}; prune single weights instead")
     try:
         model = cost_model(net, coupling.groups, image_shape, budget)
-        limits = limits_for([group.size for group in coupling.groups], budget.channel_multiple, 0.0)
-        found = Prunable(coupling.groups, model, limits, coupling.whole)
-        _ = found.shares  # what no choice reaches is refused before training
+        sizes = [group.size for group in coupling.groups]
+        # What no choice of channels reaches is refused here, before training, by the same ranking.
+        limits = limits_meeting(budget, model, sizes, floor=0.0)
+        even = exact_counts(model, [np.arange(size) / size for size in sizes], limits)
     except BudgetError as problem:
         raise BudgetError(f"{problem}{left}") from problem
-    return found
+    return Prunable(coupling.groups, model, limits, tuple(int(count) for count in even), coupling.whole)
 
 
 class MaskedChannels(nn.Module):
@@ -120,8 +129,8 @@ class MaskedChannels(nn.Module):
     ) -> None:
         super().__init__()
         self.net = net
-        self.groups, self.model, self.limits = channels.groups, channels.model, channels.limits
-        self.whole = channels.whole
+        self._channels = channels
+        self.groups, self.model, self.whole = channels.groups, channels.model, channels.whole
         self.scorer = scorer
         self._weights, self._spread, self.course = weights, spread, course
         self._folding = Folding(net, self.groups)
@@ -217,7 +226,7 @@ class MaskedChannels(nn.Module):
     def _set(self, *, at_budget: bool) -> None:
         values = self.scorer.values(self._values(), self.keeps)
         if at_budget:
-            counts = [int(count) for count in exact_counts(self.model, self._spread(values), self.limits)]
+            counts: Sequence[int] = self._channels.counts(self._spread(values))
         else:
             counts = cast(Sharing, self.scorer).counts()
         for keep, value, count in zip(self.keeps, values, counts, strict=True):

@@ -99,8 +99,7 @@ class Scores:
                 excess = _excess_of_channels(channels)
                 rates = learnt = LearntRates(kept, len(channels.groups), self.gamma, excess, tensors[0].device)
                 spread = lambda values: learnt.worth([len(value) for value in values])  # noqa: E731
-            shares = channels.shares
-            return ChannelScores(filters, shares, self.lr, rates, tensors[0].device), spread
+            return ChannelScores(filters, channels.shares, self.lr, rates, tensors[0].device), spread
 
         return rehearsed_channels(net, image_shape, channels, filters, self._course, parts)
 
