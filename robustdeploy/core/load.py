@@ -1,4 +1,4 @@
-"""Load a recipe or a target by name or path; all that is wrong with it is told at once, each with its place."""
+"""Load a recipe, a target or a comparison by name or path; what is wrong with it is told at once, with its place."""
 
 from __future__ import annotations
 
@@ -9,30 +9,39 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from robustdeploy.core.builds import build_in, build_of
+from robustdeploy.core.comparison import Comparison
 from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.override import apply_override
 from robustdeploy.core.plain import plain, value_at
 from robustdeploy.core.plug_in_fields import PlugInField, plug_in_places
+from robustdeploy.core.published import Published
 from robustdeploy.core.recipe import ONE, SEVERAL, Choice, PlugIn, Recipe
 from robustdeploy.core.registry import REGISTRIES, Registry
 from robustdeploy.core.rules import Prospect, contradictions, meaning_problems, unmet_problems
-from robustdeploy.core.shipped import ShippedKind, shipped_folder, shipped_names
+from robustdeploy.core.shipped import PUBLISHED, ShippedKind, shipped_folder, shipped_names
 from robustdeploy.core.target import Target
 from robustdeploy.core.traits import traits_of
 from robustdeploy.core.yaml_source import Problem, Source, source_from_file, text_from_value
 from robustdeploy.errors import RecipeError
 
-N = TypeVar("N", Recipe, Target)
+N = TypeVar("N", Recipe, Target, Comparison, Published)
 Registries = Mapping[str, Registry[Any]]
-Kind = Literal["recipe", "target", "gate file", "report"]
+Kind = Literal["recipe", "target", "comparison", "published figures", "gate file", "report"]
 _PLACES = {
     "recipe": "a recipe is the first word of run and prune: robustdeploy run {}",
     "target": "a target is given with --target {}",
+    "comparison": "a comparison is the first word of table: robustdeploy table {}",
+    "published figures": "a comparison names its rows, and table prints them; check it with: robustdeploy validate {}",
     "gate file": "its rules are judged by: robustdeploy gate --rules {}",
     "report": "a report is read by: robustdeploy gate {}",
 }
 """Where a file of each kind belongs on the command line."""
+_NOUNS: Mapping[ShippedKind, Literal["recipe", "target", "comparison"]] = {
+    "recipes": "recipe",
+    "targets": "target",
+    "comparisons": "comparison",
+}
 _CHOICE: TypeAdapter[Choice] = TypeAdapter(PlugIn)
 
 
@@ -42,7 +51,7 @@ def _source(kind: ShippedKind, wanted: str | Path) -> Source:
         if not path.is_file():
             raise RecipeError(_no_file(kind, path))
         source = source_from_file(path, str(path))
-        return of_kind("recipe" if kind == "recipes" else "target", source)
+        return of_kind(_NOUNS[kind], source)
     if wanted not in shipped_names(kind):
         raise RecipeError(_no_name(kind, str(wanted)))
     return source_from_file(shipped_folder(kind) / f"{wanted}.yaml", f"{kind}/{wanted}.yaml")
@@ -65,15 +74,16 @@ def _no_file(kind: ShippedKind, path: Path) -> str:
         inside = [str(each) for each in yaml_files(path)[:5]]
         return f"{path} is a folder" + (f"; give one file: {', '.join(inside)}" if inside else " without a YAML file")
     if path.stem in shipped_names(kind):
-        return f"{path}: no such file; the shipped {kind.removesuffix('s')} is '{path.stem}', without a suffix"
+        return f"{path}: no such file; the shipped {_NOUNS[kind]} is '{path.stem}', without a suffix"
     near = did_you_mean(path.name, (each.name for each in path.parent.glob("*.y*ml")))
     return f"{path}: no such file{near}"
 
 
 def _no_name(kind: ShippedKind, wanted: str) -> str:
     """Say that nothing of this name is shipped, and what of it is there of another kind."""
-    noun, other = ("recipe", "target") if kind == "recipes" else ("target", "recipe")
-    if wanted in shipped_names("targets" if kind == "recipes" else "recipes"):
+    noun = _NOUNS[kind]
+    if others := [each for each in _NOUNS if wanted in shipped_names(each)]:
+        other = _NOUNS[others[0]]
         return f"'{wanted}' is a {other}, not a {noun}; {_PLACES[other].format(wanted)}"
     if Path(wanted).is_dir():
         return _no_file(kind, Path(wanted))
@@ -103,6 +113,10 @@ def _kind_of(data: dict[str, Any]) -> Kind | Literal[""]:
         return "report"
     if "rules" in keys:
         return "gate file"
+    if {"papers", "tables"} <= keys:
+        return "published figures"
+    if {"rows"} & keys and {"recipe", "seeds", "against"} & keys:
+        return "comparison"
     ours, theirs = set(Recipe.model_fields), {*Target.model_fields, "extends"}
     recipe, target = keys & (ours - theirs), keys & (theirs - ours)
     if bool(recipe) == bool(target):
@@ -142,6 +156,23 @@ def load_target(name_or_path: str | Path, registries: Registries | None = REGIST
     source = _source("targets", name_or_path)
     # The passes of precisions load ONNX Runtime, which a mistake in the next word need not wait for.
     return _validated(Target, _extended(source, (_file("targets", name_or_path),)), registries, quick=True)
+
+
+def load_comparison(name_or_path: str | Path, registries: Registries | None = REGISTRIES) -> Comparison:
+    """Load a comparison; a recipe or a target that it names as a path lies beside it."""
+    source = _source("comparisons", name_or_path)
+    for key in ("recipe", "target"):
+        named = source.data.get(key)
+        if isinstance(named, str) and Path(named).suffix in (".yaml", ".yml"):
+            source.data[key] = str(_file("comparisons", name_or_path).parent / named)
+    return _validated(Comparison, source, registries)
+
+
+def load_published(path: Path | None = None) -> Published:
+    """Load published figures: the shipped ones, or those in another file."""
+    shipped = shipped_folder("comparisons") / f"{PUBLISHED}.yaml"
+    label = f"comparisons/{PUBLISHED}.yaml" if path is None else str(path)
+    return _validated(Published, source_from_file(path or shipped, label), None)
 
 
 def _extended(source: Source, line: tuple[Path, ...]) -> Source:
@@ -257,7 +288,7 @@ def prospect_of(recipe: Recipe, registries: Registries = REGISTRIES) -> Prospect
 
 
 def _plugin_problems(kind: type[N], data: Any, registries: Registries, quick: bool) -> Iterator[tuple[Place, str]]:
-    defaults = kind(name="x")
+    defaults = kind.model_construct(name="x")
     for place, field in plug_in_places(kind, data, defaults):
         raw = value_at(data, place, value_at(defaults, place))
         among = [registries[name] for name in field.kinds]

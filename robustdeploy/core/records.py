@@ -65,6 +65,13 @@ class Epochs(Record):
     last: Count
 
 
+class Passes(Record):
+    """How often the steps of a training sent an image through the net, and a gradient back; attacks included."""
+
+    forward: Count
+    backward: Count
+
+
 class LatencyTrial(Record):
     """A choice of channels that was measured before the masks were frozen, as shares of the dense net's time."""
 
@@ -115,6 +122,10 @@ class NetRecord(Record):
     epochs: Epochs | None = None
     events: tuple[Collapse, ...] = ()
     conditions: tuple[Conditions, ...] = ()
+    passes: Passes | None = None
+    """None where it was trained by an older version, or elsewhere."""
+    seconds: float | None = None
+    """How long the training took; what an interruption made vain is left out."""
 
     @property
     def removes_channels(self) -> bool:

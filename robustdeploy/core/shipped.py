@@ -1,11 +1,13 @@
-"""Shipped: the recipes and targets that come with the package, by name."""
+"""Shipped: the recipes, targets and comparisons that come with the package, by name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-ShippedKind = Literal["recipes", "targets"]
+ShippedKind = Literal["recipes", "targets", "comparisons"]
+PUBLISHED = "published"
+"""Beside the comparisons: the figures that they may be printed with."""
 
 
 def shipped_folder(kind: ShippedKind) -> Path:
@@ -17,5 +19,6 @@ def shipped_folder(kind: ShippedKind) -> Path:
 
 
 def shipped_names(kind: ShippedKind) -> tuple[str, ...]:
-    """Return the names that `load_recipe` or `load_target` knows without a path."""
-    return tuple(sorted(path.stem for path in shipped_folder(kind).glob("*.yaml")))
+    """Return the names that `load_recipe`, `load_target` or `load_comparison` knows without a path."""
+    names = {path.stem for path in shipped_folder(kind).glob("*.yaml")}
+    return tuple(sorted(names - {PUBLISHED} if kind == "comparisons" else names))

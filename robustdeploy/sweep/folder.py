@@ -20,6 +20,7 @@ from robustdeploy.core.reading import read_bounded, read_json
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.target import Target
 from robustdeploy.errors import ArtifactError, UsageError
+from robustdeploy.series.series import Job, report_in
 from robustdeploy.sweep.cells import Cell
 
 DECLARED: Final = "sweep.json"
@@ -61,8 +62,18 @@ class SweepFolder:
         """Return the folder of a cell's run."""
         return self.root / cell.name
 
-    def words(self, cell: Cell, root: Path) -> tuple[str, ...]:
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The runs, one for each cell."""
+        return tuple(Job(cell.name) for cell in self.asked.cells)
+
+    def missing(self, job: Job) -> str:
+        """Say why a cell has no report that its run bears out; nothing where it has one."""
+        return report_in(self.root / job.name, self.root)[1]
+
+    def words(self, job: Job, root: Path) -> tuple[str, ...]:
         """Return the words behind ``robustdeploy`` that make a cell's run in ``root``; they work by hand, too."""
+        (cell,) = (each for each in self.asked.cells if each.name == job.name)
         words = ["run", str(root / BASE), "--runs", str(root), "--name", cell.name]
         for option, values in (
             ("--target", [str(root / target) for target in self.asked.targets]),
@@ -72,7 +83,7 @@ class SweepFolder:
             words += [word for value in values for word in (option, value)]
         return tuple(words)
 
-    def files(self) -> dict[str, bytes]:
+    def files(self, job: Job) -> dict[str, bytes]:
         """Return what these words read, by its path in this folder."""
         paths = [self.base, *(self.root / target for target in self.asked.targets)]
         return {path.relative_to(self.root).as_posix(): read_bounded(path) for path in paths}

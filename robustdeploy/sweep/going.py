@@ -14,12 +14,14 @@ from robustdeploy.core.precisions import precisions_on
 from robustdeploy.core.recipe import Choice
 from robustdeploy.errors import UsageError
 from robustdeploy.preflight import check_training
+from robustdeploy.series import going
+from robustdeploy.series.place import Ended, Place
+from robustdeploy.series.places import HERE, place_from
+from robustdeploy.series.series import Say
 from robustdeploy.sweep.cells import axis_from, cells_over
 from robustdeploy.sweep.folder import SweepFolder, begun
-from robustdeploy.sweep.place import Ended, Place, Say
-from robustdeploy.sweep.places import HERE, place_from
 from robustdeploy.sweep.results import write_results
-from robustdeploy.sweep.table import Table, report_of, table_of
+from robustdeploy.sweep.table import Table, table_of
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,6 @@ def go(folder: SweepFolder, place: Place, say: Say) -> Swept:
 
     The results are written after each, so that a long sweep can be looked at while it goes on.
     """
-    left = [cell for cell in folder.asked.cells if report_of(folder, cell)[0] is None]
-    if done := len(folder.asked.cells) - len(left):
-        say(f"sweep: {done} of {len(folder.asked.cells)} runs are done already")
-    failed = {}
-    for cell, ended in place.run(folder, left, say):
-        # By its report and not by its code: a training that gave no sound net ends as an INCONCLUSIVE verdict does.
-        if report_of(folder, cell)[0] is None:
-            failed[cell.name] = ended
-            say(f"sweep: {cell.name} failed: {ended.why}")
-        write_results(folder, table_of(folder))
+    failed = going.go(folder, folder.jobs, place, say, lambda: write_results(folder, table_of(folder)), "sweep")
     table = table_of(folder)
     return Swept(write_results(folder, table), table, failed)

@@ -10,9 +10,7 @@ from robustdeploy.core.gate import Outcome
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.report import Measurement, Report
 from robustdeploy.core.subject import selects
-from robustdeploy.engine.run import Run
-from robustdeploy.errors import RobustdeployError
-from robustdeploy.report.stored import read_report
+from robustdeploy.series.series import report_in
 from robustdeploy.sweep.cells import Cell
 from robustdeploy.sweep.folder import SweepFolder
 
@@ -92,23 +90,12 @@ class Table:
         return {cost.name: frozenset(_unbeaten(self.means, cost)) for cost in COSTS}
 
 
-def report_of(folder: SweepFolder, cell: Cell) -> tuple[Report | None, str]:
-    """Return the report of a cell's run, or why there is none that the run bears out."""
-    root = folder.run_of(cell)
-    if not root.exists():
-        return None, "not begun"
-    try:
-        return read_report(Run.open(root, folder.root)), ""
-    except RobustdeployError as error:
-        return None, error.args[0] if error.args else type(error).__name__
-
-
 def table_of(folder: SweepFolder) -> Table:
     """Read the reports of all cells."""
     rows: list[Row] = []
     missing = {}
     for cell in folder.asked.cells:
-        report, why = report_of(folder, cell)
+        report, why = report_in(folder.run_of(cell), folder.root)
         if report is None:
             missing[cell.name] = why
         else:

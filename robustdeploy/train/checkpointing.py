@@ -40,13 +40,14 @@ class Checkpointing:
     def go_back(self, training: Training) -> None:
         """Put ``training`` where it was last known to be healthy; what happened since is forgotten, but not why."""
         # The state to go back to is older than the collapse. Without its event the same task would run into it again.
-        events = training.events
+        events, passes, seconds = training.events, training.passes, training.seconds
         if not self._restored(training, self._read(self._healthy)):
             raise TrainingError(
                 f"the training has collapsed and its last healthy state is gone from {self._healthy}: "
                 "give a smaller train.task alpha or train.lr, and the run a name of its own if it has one"
             )
         training.events = events
+        training.passes, training.spent_s = passes, seconds  # what was spent in vain was spent
         # restore() made the loss before the events were put back, and with them the safer task.
         training.attach()
 

@@ -32,6 +32,7 @@ from robustdeploy.train.batched import in_batches
 from robustdeploy.train.batches import Batches
 from robustdeploy.train.bn_recalibration import recalibrate
 from robustdeploy.train.checkpointing import Checkpointing
+from robustdeploy.train.passes import Passes
 from robustdeploy.train.plan import Plan
 from robustdeploy.train.protocol import Replaying
 from robustdeploy.train.sentinel import CONFIRM, PROBE, collapse, sound, suspicious, vital_signs, watches
@@ -65,6 +66,10 @@ class Trained:
     conditions: list[dict[str, Any]]
     """From which step (``from_step``) it ran in which ``precision`` (``float32`` or ``bfloat16``) on how many
     ``processes``; one entry, unless it was resumed under other conditions."""
+    passes: Passes
+    """Of all steps."""
+    seconds: float
+    """How long the training took, its looks at held-out images included."""
 
 
 def fit(
@@ -381,6 +386,8 @@ def _finished(training: Training) -> Trained:
         events=training.events,
         proof=proof,
         conditions=training.conditions,
+        passes=training.passes,
+        seconds=round(training.seconds, 3),
     )
 
 

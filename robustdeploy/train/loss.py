@@ -21,6 +21,7 @@ from robustdeploy.prune.protocol import Pruning, StepData
 from robustdeploy.train import ranks
 from robustdeploy.train.batches import Batch
 from robustdeploy.train.narrow_norm import NarrowBatchNorm
+from robustdeploy.train.passes import Passes
 from robustdeploy.train.protocol import ADVERSARIAL, Replaying, Task
 
 
@@ -28,12 +29,18 @@ class BatchLoss(nn.Module):
     """An objective's numbers on a batch, of which ``loss`` is what is minimised, with the pruner's penalty in it."""
 
     def __init__(
-        self, module: nn.Module, threat: Threat, precision: torch.dtype, pruning: Pruning | None = None
+        self,
+        module: nn.Module,
+        threat: Threat,
+        precision: torch.dtype,
+        pruning: Pruning | None = None,
+        passes: Passes | None = None,
     ) -> None:
         super().__init__()
         self.module = module
         self._threat = threat
         self._precision = precision
+        self._passes = Passes() if passes is None else passes
         # In a tuple, or its parameters would count as this module's a second time.
         self._pruning = (pruning,)
         self._features = _layers(pruning)
@@ -47,6 +54,7 @@ class BatchLoss(nn.Module):
             # bfloat16 has float32's range, so gradients need no loss scale; float16 would.
             torch.autocast(batch.images.device.type, dtype=torch.bfloat16, enabled=bf16),
             NarrowBatchNorm(),
+            self._passes.counted(self.module),
             _kept_outputs(self.module, self._features) as features,
         ):
             if perturbation is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from robustdeploy.train.batches import Batch
 from robustdeploy.train.checkpoints import State
 from robustdeploy.train.loss import BatchLoss, distributed
 from robustdeploy.train.optimiser import STEP, Kinds, Optimiser
+from robustdeploy.train.passes import Passes
 from robustdeploy.train.plan import Plan, PlannedPhase
 from robustdeploy.train.precision import resolved
 from robustdeploy.train.protocol import Replaying, Task
@@ -74,12 +76,23 @@ class Training:
     """Like ``Best.robust``, of the last epoch."""
     average: Tensors | None = None
     perturbation: Tensor | None = None
+    passes: Passes = field(default_factory=Passes)
+    """Of all steps so far, those that a collapse has made vain among them."""
+    spent_s: float = 0.0
+    """Seconds until the checkpoint that it was resumed from."""
+    ticks: float = field(default_factory=time.monotonic)
+    """When that was, or when it began."""
 
     def __post_init__(self) -> None:
         # What a user has frozen stays frozen, though phases switch requires_grad on and off.
         self._learning = {name for name, value in self.dense.named_parameters() if value.requires_grad}
         self.net = self.dense
         self.begin_phase(0)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken so far; what an interruption made vain is left out."""
+        return self.spent_s + time.monotonic() - self.ticks
 
     @property
     def device(self) -> torch.device:
@@ -194,7 +207,7 @@ class Training:
         module = torch.compile(self.module) if self.plan.options.compile and self._plain else self.module
         precision = resolved(self.plan.options.precision, self.device)
         moving = self.pruning if self.pruning is not None and not self.pruning.is_frozen else None
-        self.loss = BatchLoss(cast(nn.Module, module), self.plan.threat, precision, moving)
+        self.loss = BatchLoss(cast(nn.Module, module), self.plan.threat, precision, moving, self.passes)
         # DistributedDataParallel looks once at what has requires_grad, so it is made anew after each change.
         self.engine = distributed(self.loss, pixels(self.plan.train.images[:2].to(self.device)))
         self.engine.train()
@@ -281,6 +294,8 @@ class Training:
             "probes": [asdict(probes) for probes in self.probes],
             "events": self.events,
             "conditions": self.conditions,
+            "passes": asdict(self.passes),
+            "seconds": self.seconds,
             "shrunk_at": self.shrunk_at,
             "proof": None if self.proof is None else asdict(self.proof),
             "best": None if self.best is None else self.best.epoch,
@@ -293,6 +308,9 @@ class Training:
         self.step, self.checked, self.number = state.step, values["checked"], values.get("phase", 0)
         self.records, self.sums, self.events = list(values["records"]), dict(values["sums"]), list(values["events"])
         self.conditions = list(values["conditions"])
+        self.spent_s, self.ticks = float(values.get("seconds", 0.0)), time.monotonic()
+        # An object of its own: the loss that counts into it is made anew below.
+        self.passes = Passes(**values.get("passes", {}))
         self.probes = [SentinelProbe(**probes) for probes in values["probes"]]
         self.shrunk_at = values["shrunk_at"]
         self.proof = None if values["proof"] is None else Proof(**values["proof"])

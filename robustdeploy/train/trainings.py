@@ -245,4 +245,5 @@ def _training_facts(trained: Trained) -> dict[str, Any]:
     last = trained.records[-1]["epoch"] if trained.records else 0
     delivered = last if trained.net is trained.last else trained.best_epoch
     epochs = {"delivered": delivered, "best": trained.best_epoch, "last": last}
-    return {"epochs": epochs, "events": trained.events, "conditions": trained.conditions}
+    more = {"events": trained.events, "conditions": trained.conditions, "passes": asdict(trained.passes)}
+    return {"epochs": epochs, "seconds": trained.seconds, **more}

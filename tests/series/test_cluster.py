@@ -13,16 +13,16 @@ import pytest
 
 from robustdeploy.core.load import load_recipe, load_target
 from robustdeploy.errors import ArtifactError, EnvironmentFailure
+from robustdeploy.series.cluster import Cluster, made_on_a_node, unpacked
 from robustdeploy.sweep.cells import axis_from, cells_over
-from robustdeploy.sweep.cluster import Cluster, made_on_a_node, unpacked
 from robustdeploy.sweep.folder import begun
 
 
 @pytest.fixture
 def folder(tmp_path, chain):
-    (cell,) = cells_over([axis_from("seed=0")])
-    made = begun(tmp_path / "sweep", load_recipe(chain / "tiny.yaml"), [load_target(chain / "quick.yaml")], (), [cell])
-    return made, cell
+    cells = cells_over([axis_from("seed=0")])
+    made = begun(tmp_path / "sweep", load_recipe(chain / "tiny.yaml"), [load_target(chain / "quick.yaml")], (), cells)
+    return made, made.jobs[0]
 
 
 def packed(run, name):
@@ -33,30 +33,30 @@ def packed(run, name):
 
 
 def test_a_run_that_comes_back_whole_is_put_in_place_and_a_damaged_one_is_not(desk, folder):
-    made, cell = folder
-    content = packed(desk / "runs/tiny", cell.name)
-    unpacked(content, made, cell)
-    report = made.run_of(cell) / "report.json"
+    made, job = folder
+    content = packed(desk / "runs/tiny", job.name)
+    unpacked(content, made, job)
+    report = made.root / job.name / "report.json"
     before = report.read_bytes()
     # What a node sends again replaces it; what was changed on the way, cut or made up does not.
-    unpacked(content, made, cell)
+    unpacked(content, made, job)
     weights = desk / "runs/tiny/nets/pruned/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    for bad in (packed(desk / "runs/tiny", cell.name), content[: len(content) // 2], b"no archive"):
+    for bad in (packed(desk / "runs/tiny", job.name), content[: len(content) // 2], b"no archive"):
         with pytest.raises(ArtifactError):
-            unpacked(bad, made, cell)
+            unpacked(bad, made, job)
     assert report.read_bytes() == before
     assert sorted(path.name for path in made.root.iterdir()) == ["base.yaml", "seed0", "sweep.json", "targets"]
 
 
 def test_an_archive_that_leads_out_of_the_folder_is_refused(folder):
-    made, cell = folder
+    made, job = folder
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         entry = tarfile.TarInfo("../escaped")
         archive.addfile(entry, io.BytesIO(b""))
     with pytest.raises(ArtifactError, match="cannot be read"):
-        unpacked(buffer.getvalue(), made, cell)
+        unpacked(buffer.getvalue(), made, job)
     assert not (made.root / "escaped").exists()
 
 
@@ -67,9 +67,9 @@ def test_a_node_with_another_version_makes_nothing():
 
 
 def test_a_node_says_what_a_run_said_last(folder):
-    made, cell = folder
-    words = [*made.words(cell, Path()), "--set", "train.epochs=0"]
-    code, said, content = made_on_a_node(_version(), made.files(), words, cell.name, None)
+    made, job = folder
+    words = [*made.words(job, Path()), "--set", "train.epochs=0"]
+    code, said, content = made_on_a_node(_version(), made.files(job), words, job.name, None)
     assert (code, content) == (2, None)
     assert "train.epochs" in said
 
@@ -83,9 +83,9 @@ def _version():
 @pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_the_environments_fault(folder):
-    made, cell = folder
+    made, job = folder
     with pytest.raises(EnvironmentFailure, match=r"no Ray cluster answers at ray://127\.0\.0\.1:9"):
-        list(Cluster("ray://127.0.0.1:9").run(made, [cell], print))
+        list(Cluster("ray://127.0.0.1:9").run(made, [job], print))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Cluster: the runs of a sweep on a Ray cluster, side by side, each brought back whole.
+"""Cluster: the runs of a series on a Ray cluster, side by side, each brought back whole.
 
 Every node needs this very version of robustdeploy, and the data set where the recipe names it. What lies here of a run
 goes along, so that it resumes; one that is not whole comes back too, and one whose node is lost begins anew.
@@ -26,9 +26,8 @@ from robustdeploy.engine.overview import REPORT
 from robustdeploy.engine.verify import verify_run
 from robustdeploy.errors import ArtifactError, EnvironmentFailure, RobustdeployError, ToolchainError
 from robustdeploy.foreign import sentence
-from robustdeploy.sweep.cells import Cell
-from robustdeploy.sweep.folder import SweepFolder
-from robustdeploy.sweep.place import Ended, Say
+from robustdeploy.series.place import Ended, not_begun
+from robustdeploy.series.series import Job, Queue, Say, Series
 
 _LOOK_S = 1.0
 _PARTING_S = 20.0
@@ -43,9 +42,9 @@ class Cluster:
     address: str
     cpus: float = 1.0
 
-    def run(self, folder: SweepFolder, cells: Sequence[Cell], say: Say) -> Iterator[tuple[Cell, Ended]]:
-        """Make the runs as nodes are free, and put each into the sweep's folder as it ends."""
-        if not cells:
+    def run(self, series: Series, jobs: Sequence[Job], say: Say) -> Iterator[tuple[Job, Ended]]:
+        """Make the runs as nodes are free, and put each into the series' folder as it ends."""
+        if not jobs:
             return
         ray = _ray()
         try:
@@ -59,20 +58,20 @@ class Cluster:
         try:
             # Once for all tasks: a task of an older installation would make another net under the same name.
             task = ray.remote(num_cpus=self.cpus, max_retries=0)(made_on_a_node)
-            files = folder.files()
-            asked = {}
-            for cell in cells:
-                words, before = folder.words(cell, Path()), _packed(folder, cell)
-                asked[task.remote(robustdeploy.__version__, files, words, cell.name, before)] = cell
-            say(f"sweep: {len(cells)} runs are with {self.address}")
-            yield from self._gathered(ray, asked, folder, say)
+            yield from self._gathered(ray, task, series, Queue(series, jobs), say)
         finally:
             ray.shutdown()
 
     def _gathered(
-        self, ray: Any, asked: dict[Any, Cell], folder: SweepFolder, say: Say
-    ) -> Iterator[tuple[Cell, Ended]]:
-        while asked:
+        self, ray: Any, task: Any, series: Series, queue: Queue, say: Say
+    ) -> Iterator[tuple[Job, Ended]]:
+        asked: dict[Any, Job] = {}
+        while queue or asked:
+            while (job := queue.ready()) is not None:
+                words, before = series.words(job, Path()), _packed(series, job)
+                # Its files only now: some are of jobs that have just ended.
+                asked[task.remote(robustdeploy.__version__, series.files(job), words, job.name, before)] = job
+                say(f"{job.name} is with {self.address}")
             done, _ = ray.wait(list(asked), num_returns=1, timeout=_LOOK_S)
             try:
                 stop_if_interrupted()
@@ -83,19 +82,22 @@ class Cluster:
                 ray.wait(list(asked), num_returns=len(asked), timeout=_PARTING_S)
                 raise
             for each in done:
-                cell = asked.pop(each)
-                yield cell, _brought_back(ray, each, folder, cell)
-                say(f"sweep: {cell.name} came back, {len(asked)} to go")
+                job = asked.pop(each)
+                ended = _brought_back(ray, each, series, job)
+                queue.ended(job)
+                yield job, ended
+                yield from ((other, not_begun(need)) for other, need in queue.hopeless())
+                say(f"{job.name} came back, {len(asked) + len(queue)} to go")
 
 
-def _brought_back(ray: Any, task: Any, folder: SweepFolder, cell: Cell) -> Ended:
+def _brought_back(ray: Any, task: Any, series: Series, job: Job) -> Ended:
     try:
         code, said, content = ray.get(task)
     except Exception as error:  # whatever a node, its network or the task itself ended in
         return Ended(4, f"its task failed: {sentence(str(error).strip().splitlines()[-1] if str(error) else '')[:300]}")
     if content is not None:
         try:
-            unpacked(content, folder, cell)
+            unpacked(content, series, job)
         except RobustdeployError as error:
             return Ended(error.exit_code, f"what came back is not believed: {error}")
     return Ended(code, f"it ended with exit code {code}: {sentence(said[-300:])}")
@@ -107,7 +109,7 @@ def made_on_a_node(
     """Make one run on this node; return its exit code, the end of what it said, and the run's folder packed."""
     if version != robustdeploy.__version__:
         return 4, f"this node has robustdeploy {robustdeploy.__version__}, and {version} is asked for", None
-    with tempfile.TemporaryDirectory(prefix="robustdeploy-sweep-") as base:
+    with tempfile.TemporaryDirectory(prefix="robustdeploy-series-") as base:
         root = Path(base)
         for path, content in files.items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -127,9 +129,9 @@ def made_on_a_node(
         return done.returncode, done.stderr[-_TAIL:], _content(run, name) if run.is_dir() else None
 
 
-def _packed(folder: SweepFolder, cell: Cell) -> bytes | None:
-    run = folder.run_of(cell)
-    return _content(run, cell.name) if run.is_dir() else None
+def _packed(series: Series, job: Job) -> bytes | None:
+    run = series.root / job.name
+    return _content(run, job.name) if run.is_dir() else None
 
 
 def _content(run: Path, name: str) -> bytes:
@@ -145,15 +147,15 @@ def _extracted(content: bytes, root: Path) -> None:
         archive.extractall(root, filter="data")
 
 
-def unpacked(content: bytes, folder: SweepFolder, cell: Cell) -> None:
-    """Put a run into the sweep's folder, all of it or nothing; one that has a report has to be as its seals say."""
-    place = folder.run_of(cell)
-    with storage_errors(place), tempfile.TemporaryDirectory(prefix=".coming-", dir=folder.root) as coming:
+def unpacked(content: bytes, series: Series, job: Job) -> None:
+    """Put a run into the series' folder, all of it or nothing; one that has a report has to be as its seals say."""
+    place = series.root / job.name
+    with storage_errors(place), tempfile.TemporaryDirectory(prefix=".coming-", dir=series.root) as coming:
         try:
             _extracted(content, Path(coming))
         except (tarfile.TarError, EOFError) as error:
-            raise ArtifactError(f"the packed run {cell.name} cannot be read: {error}") from error
-        run = Path(coming) / cell.name
+            raise ArtifactError(f"the packed run {job.name} cannot be read: {error}") from error
+        run = Path(coming) / job.name
         if (run / REPORT).exists() and (problems := verify_run(run)):
             raise ArtifactError(*problems)
         if place.exists():

@@ -1,15 +1,13 @@
-"""Place: where the runs of a sweep are made."""
+"""Place: where the runs of a series are made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from robustdeploy.sweep.cells import Cell
-from robustdeploy.sweep.folder import SweepFolder
+from robustdeploy.series.series import Job, Say, Series
 
-Say = Callable[[str], object]
 _CODES = {
     2: "wrong usage, recipe or file",
     3: "no sound net",
@@ -35,9 +33,17 @@ class Ended:
         return f"it ended with exit code {self.code}" + (f", {told}" if told else "")
 
 
+def not_begun(need: str) -> Ended:
+    """How a run ended that begins with what another one makes, which failed."""
+    return Ended(4, f"it begins with {need}, which failed")
+
+
 class Place(Protocol):
     """Makes runs and says how each ended."""
 
-    def run(self, folder: SweepFolder, cells: Sequence[Cell], say: Say) -> Iterator[tuple[Cell, Ended]]:
-        """Make the run of each cell in the sweep's folder, and yield the cells as they end."""
+    def run(self, series: Series, jobs: Sequence[Job], say: Say) -> Iterator[tuple[Job, Ended]]:
+        """Make the runs of ``jobs`` in the series' folder, those that others need before these; yield them as they end.
+
+        A job whose needs fail is not begun. Needs that are not among ``jobs`` are done already.
+        """
         ...

@@ -1,0 +1,80 @@
+"""Image passes: every task's are counted where they happen, through a resume and a collapse."""
+
+import pytest
+import torch
+from trainings import Stop, silent
+
+from robustdeploy.train import loop
+from robustdeploy.train.loop import fit
+from robustdeploy.train.passes import Passes
+from robustdeploy.train.tasks.fastat import FastAt
+from robustdeploy.train.tasks.free import Free
+from robustdeploy.train.tasks.n_fgsm import NFgsm
+from robustdeploy.train.tasks.pgd import PgdAt
+from robustdeploy.train.tasks.standard import Standard
+from robustdeploy.train.tasks.trades import Trades
+
+SEEN = 2 * 32
+"""Images that the trainings here take steps on: two batches."""
+
+
+@pytest.mark.parametrize(
+    ("task", "forward", "backward"),
+    [
+        (Standard(), 1, 1),
+        (FastAt(), 2, 2),
+        (FastAt(clean=0.5), 3, 3),
+        (NFgsm(), 2, 2),
+        (PgdAt(steps=3), 4, 4),
+        (PgdAt(steps=3, clean=0.5), 5, 5),
+        # What it says of the clean images during the attack has no gradient.
+        (Trades(steps=3), 6, 5),
+        # Its epochs count every one of its steps on a batch.
+        (Free(replays=2), 1, 1),
+    ],
+    ids=repr,
+)
+def test_a_task_costs_its_attack_steps_and_its_own(make_net, make_plan, tmp_path, task, forward, backward):
+    plan = make_plan(epochs=1, steps=2, task=task, options={"sentinel": False})
+    trained = fit(make_net(), None, plan, tmp_path, silent)
+    assert trained.passes == Passes(forward * SEEN, backward * SEEN)
+
+
+def test_masks_and_bf16_change_no_count(make_pruning, make_plan, tmp_path):
+    net, pruning = make_pruning()
+    trained = fit(net, pruning, make_plan(epochs=2, options={"precision": "bf16"}), tmp_path, silent)
+    assert trained.passes == Passes(2 * 2 * 4 * 32, 2 * 2 * 4 * 32)
+
+
+def test_a_training_that_was_stopped_counts_as_one_that_was_not(make_net, make_plan, tmp_path):
+    plan = make_plan(options={"checkpoint_every_s": 0.0})
+
+    def stop(step, steps, numbers):
+        if step == 6:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(make_net(), None, plan, tmp_path, stop)
+    resumed = fit(make_net(), None, plan, tmp_path, silent)
+    assert resumed.passes == Passes(2 * 12 * 32, 2 * 12 * 32)
+
+
+def test_what_a_collapse_made_vain_was_spent(make_net, make_plan, tmp_path, monkeypatch):
+    reasons = iter(["its accuracy under PGD is gone"])
+    monkeypatch.setattr(loop, "suspicious", lambda now, before: now.step >= 128)
+    monkeypatch.setattr(loop, "collapse", lambda now, before: next(reasons, None))
+    trained = fit(make_net(), None, make_plan(epochs=20, steps=8, batch_size=8), tmp_path, silent)
+    (event,) = trained.events
+    vain = event["step"] - event["back_to_step"]
+    assert vain > 0
+    # N-FGSM, which follows, costs as much as FastAT.
+    assert trained.passes == Passes(2 * (160 + vain) * 8, 2 * (160 + vain) * 8)
+
+
+def test_a_net_under_torch_compile_is_counted_outside_of_it():
+    passes, net = Passes(), torch.compile(torch.nn.Linear(3, 2), backend="eager")
+    with passes.counted(net):
+        net(torch.zeros(5, 3)).sum().backward()
+        with torch.no_grad():
+            net(torch.zeros(4, 3))
+    assert passes == Passes(9, 5)
