@@ -1,6 +1,6 @@
-"""The verbs of the command line, for Python: run, plan, prune, export, evaluate, report, gate, sweep.
+"""The verbs of the command line, for Python: run, plan, prune, export, evaluate, report, gate, sweep, compare_systems.
 
-All but the last two ask one graph of stages for different parts of it.
+All but the last three ask one graph of stages for different parts of it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from robustdeploy.comparing.going import compare_systems
 from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, DEFAULT_TARGET, check_targets, recipe_for, suited
 from robustdeploy.core.builds import with_builds
 from robustdeploy.core.callback import SILENT, Callback, Event
@@ -58,6 +59,7 @@ from robustdeploy.train.trainings import follow as follow_rank_0
 
 __all__ = [
     "Written",
+    "compare_systems",
     "evaluate",
     "export",
     "follow",

@@ -20,6 +20,9 @@ A message says what was asked, what was found and what to do. This file also run
 
 from .foreign import sentence
 
+TOLD_IN = "ROBUSTDEPLOY_TOLD_IN"
+"""Environment variable: a file that a command writes its error to, for the one that started it."""
+
 
 class RobustdeployError(Exception):
     """Root of the tree; its message is meant for the user and needs no traceback.

@@ -10,15 +10,17 @@ import typer
 
 from robustdeploy.core.complaint import fields_of
 from robustdeploy.core.kinds import KINDS
+from robustdeploy.core.load import load_comparison
 from robustdeploy.core.plug_in_fields import EACH, plug_in_fields
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.registry import ATTACKS, FORMATS, PRECISIONS, QUERY_ATTACKS, REGISTRIES, TRACKERS
 from robustdeploy.core.shipped import ShippedKind, shipped_names
+from robustdeploy.errors import RobustdeployError
 
-LISTS = ("recipes", "targets", *KINDS, "metrics")
+LISTS = ("recipes", "targets", "comparisons", *KINDS, "metrics")
 """What ``ls`` lists, beside the runs."""
 RUNS_LIST = "runs"
-NOUNS = ("recipe", "target", "report", "gate")
+NOUNS = ("recipe", "target", "comparison", "report", "gate")
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -29,6 +31,21 @@ def complete_recipe(incomplete: str) -> list[str]:
 def complete_target(incomplete: str) -> list[str]:
     """Names of the shipped targets, and YAML files."""
     return _shipped("targets", incomplete)
+
+
+def complete_comparison(incomplete: str) -> list[str]:
+    """Names of the shipped comparisons, and YAML files."""
+    return _shipped("comparisons", incomplete)
+
+
+def complete_row(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of the rows of the comparison that was named."""
+    given = str(ctx.params.get("plan") or next(iter(ctx.args), "") or "digits-resnet8")
+    try:
+        rows = load_comparison(given, registries=None).rows
+    except RobustdeployError:
+        return []
+    return _beginning(incomplete, [row.name for row in rows])
 
 
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -13,11 +13,12 @@ from robustdeploy.cli.completion import LISTS, RUNS_LIST, complete_list
 from robustdeploy.cli.options import RUNS, JsonOption, RunsOption
 from robustdeploy.cli.result import show, table
 from robustdeploy.core import metrics
+from robustdeploy.core.comparison import Comparison
 from robustdeploy.core.complaint import did_you_mean
-from robustdeploy.core.load import load_recipe, load_target
+from robustdeploy.core.load import load_comparison, load_recipe, load_target
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.registry import REGISTRIES
-from robustdeploy.core.shipped import shipped_folder, shipped_names
+from robustdeploy.core.shipped import ShippedKind, shipped_folder, shipped_names
 from robustdeploy.core.target import Target
 from robustdeploy.engine.ledger import utc_now
 from robustdeploy.engine.overview import age_text, overviews
@@ -80,13 +81,16 @@ def _listed(kind: str) -> list[dict[str, str]]:
         ]
     if kind == "recipes":
         return [_shipped("recipes", name, load_recipe(name, registries=None)) for name in shipped_names("recipes")]
+    if kind == "comparisons":
+        named = shipped_names("comparisons")
+        return [_shipped("comparisons", name, load_comparison(name, registries=None)) for name in named]
     if kind == "targets":
         return [_shipped("targets", name, load_target(name, registries=None)) for name in shipped_names("targets")]
     registry = REGISTRIES[kind]
     return [_entry(name, registry.summary(name), registry.origin(name)) for name in registry.names()]
 
 
-def _shipped(kind: Literal["recipes", "targets"], name: str, loaded: Recipe | Target) -> dict[str, str]:
+def _shipped(kind: ShippedKind, name: str, loaded: Recipe | Target | Comparison) -> dict[str, str]:
     return _entry(name, loaded.description, shipped_folder(kind) / f"{name}.yaml")
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,7 +16,7 @@ from robustdeploy.cli import INTERRUPTED
 from robustdeploy.cli.app import app
 from robustdeploy.cli.streams import exit_code, guard, shows_everything
 from robustdeploy.cli.threads import wait_briefly_if_busy
-from robustdeploy.errors import RobustdeployError
+from robustdeploy.errors import TOLD_IN, RobustdeployError
 from robustdeploy.foreign import json_text, one_line, sentence
 
 _OF_THE_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
@@ -79,6 +82,9 @@ def _told(code: int, kind: str, message: str) -> int:
     """Print an error on stderr, and with ``--json`` as the one document on stdout too."""
     print(f"error: {message}", file=sys.stderr)
     _document(kind, message)
+    if path := os.environ.get(TOLD_IN):
+        with suppress(OSError):
+            Path(path).write_text(message, encoding="utf-8")
     return code
 
 

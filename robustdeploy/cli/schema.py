@@ -14,14 +14,15 @@ from robustdeploy.core.schema import KINDS, schema_of
 from robustdeploy.errors import UsageError
 
 NounArgument = Annotated[
-    str, typer.Argument(metavar="NOUN", help="recipe, target, report or gate.", autocompletion=complete_noun)
+    str,
+    typer.Argument(metavar="NOUN", help="recipe, target, comparison, report or gate.", autocompletion=complete_noun),
 ]
 
 
 def schema(noun: NounArgument = "recipe", as_json: JsonOption = False) -> None:
     """Print JSON Schema for editors and tools.
 
-    Of a recipe, a target, a report or a gate file; with --json too it is that.
+    Of a recipe, a target, a comparison, a report or a gate file; with --json too it is that.
     """
     if noun not in KINDS:
         raise UsageError(f"there is no schema of '{noun}'{did_you_mean(noun, KINDS)} (schemas: {', '.join(KINDS)})")

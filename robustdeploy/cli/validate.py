@@ -1,4 +1,4 @@
-"""``robustdeploy validate``: check recipes, targets and gate files, all problems at once."""
+"""``robustdeploy validate``: check recipes, targets, comparisons and gate files, all problems at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from robustdeploy.cli.completion import complete_yaml
 from robustdeploy.cli.heavy import preparation
 from robustdeploy.cli.options import JsonOption
 from robustdeploy.cli.result import refuse, show
-from robustdeploy.core.load import kind_of_file, load_recipe, load_target, yaml_files
+from robustdeploy.comparing.going import checked
+from robustdeploy.core.load import (
+    kind_of_file,
+    load_comparison,
+    load_published,
+    load_recipe,
+    load_target,
+    yaml_files,
+)
 from robustdeploy.errors import DataError, RecipeError, UsageError
 from robustdeploy.foreign import sentence
 from robustdeploy.preflight import check_recipe, check_rules, remarks
@@ -22,15 +30,18 @@ from robustdeploy.report.load import load_report, load_rules
 FilesArgument = Annotated[
     list[Path],
     typer.Argument(
-        metavar="FILE…", help="Recipe, target or gate files, or folders of them.", autocompletion=complete_yaml
+        metavar="FILE…",
+        help="Recipe, target, comparison or gate files, or folders of them.",
+        autocompletion=complete_yaml,
     ),
 ]
 
 
 def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
-    """Check recipes, targets and gate files.
+    """Check recipes, targets, comparisons and gate files.
 
-    A recipe has a `net` or `data`, a target has a `backend` or `link`, a gate file has `rules`.
+    A recipe has a `net` or `data`, a target has a `backend` or `link`, a comparison has `rows`, a gate file has
+    `rules`.
     """
     problems: dict[str, list[str]] = {}
     for file in _all(files):
@@ -60,6 +71,8 @@ def _check(file: Path) -> None:
     loaders: dict[str, Any] = {
         "recipe": recipe,
         "target": load_target,
+        "comparison": _comparison,
+        "published figures": load_published,
         "gate file": load_rules,
         "report": load_report,
     }
@@ -69,6 +82,15 @@ def _check(file: Path) -> None:
         _check_rules(file, loaded)
     for remark in remarks(loaded) if kind == "recipe" else ():
         print(sentence(f"note: {file}: {remark}"), file=sys.stderr)
+
+
+def _comparison(file: Path) -> None:
+    """Check a plan and every recipe that it makes."""
+    loaded = load_comparison(file)
+    try:
+        checked(loaded)
+    except UsageError as error:
+        raise RecipeError(*(f"{file}: {line}" for line in error.args)) from error
 
 
 def _check_rules(file: Path, recipe: Any) -> None:

@@ -96,5 +96,3 @@ class Comparison(Noun):
 def with_training(recipe: Recipe, own: Mapping[str, Any]) -> Recipe:
     """Return the recipe with fields of its training replaced."""
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=dict(own))})
-
-

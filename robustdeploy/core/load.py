@@ -215,7 +215,7 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolved_yaml(noun: Recipe | Target) -> str:
-    """Return YAML with every field written out; loading it gives an equal recipe or target."""
+    """Return YAML with every field written out; loading it gives an equal one."""
     return text_from_value(plain(noun))
 
 

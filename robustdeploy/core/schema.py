@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+from robustdeploy.core.comparison import Comparison
 from robustdeploy.core.gate import Gate
 from robustdeploy.core.load import Registries
 from robustdeploy.core.metrics import METRICS
@@ -14,7 +15,7 @@ from robustdeploy.core.registry import REGISTRIES, Registry
 from robustdeploy.core.report import Report
 from robustdeploy.core.target import Target
 
-Kind = Literal["recipe", "target", "report", "gate"]
+Kind = Literal["recipe", "target", "comparison", "report", "gate"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Schema = dict[str, Any]
 
@@ -25,11 +26,13 @@ _FRACTION = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?\s*/\s*[0-9]+(\.[0
 
 
 def schema_of(kind: Kind, registries: Registries = REGISTRIES) -> Schema:
-    """Return the schema of a recipe, a target, a report or a gate's file of rules; it imports every plug-in."""
+    """Return the schema of what users write, or of a report; it imports every plug-in."""
     if kind == "report":
         schema = Report.model_json_schema(mode="serialization")
     elif kind == "gate":
         schema = _fractions_too(_gate())
+    elif kind == "comparison":
+        schema = _fractions_too(_with_plug_ins(Comparison.model_json_schema(), Comparison, registries))
     elif kind == "target":
         schema = _fractions_too(_target(registries))
     else:

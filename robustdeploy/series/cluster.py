@@ -62,9 +62,7 @@ class Cluster:
         finally:
             ray.shutdown()
 
-    def _gathered(
-        self, ray: Any, task: Any, series: Series, queue: Queue, say: Say
-    ) -> Iterator[tuple[Job, Ended]]:
+    def _gathered(self, ray: Any, task: Any, series: Series, queue: Queue, say: Say) -> Iterator[tuple[Job, Ended]]:
         asked: dict[Any, Job] = {}
         while queue or asked:
             while (job := queue.ready()) is not None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustdeploy.core.interrupts import interrupted, stop_if_interrupted
+from robustdeploy.errors import TOLD_IN
+from robustdeploy.foreign import sentence
 from robustdeploy.series.place import Ended, not_begun
 from robustdeploy.series.series import Job, Queue, Say, Series
 
@@ -37,18 +39,25 @@ class Here:
             for job in self._ended(running):
                 code = running.pop(job).returncode
                 queue.ended(job)
-                yield job, Ended(code)
+                yield job, Ended(code, _told(series, job))
                 yield from ((each, not_begun(need)) for each, need in queue.hopeless())
 
     def _started(self, series: Series, job: Job) -> subprocess.Popen[bytes]:
-        quiet = ["--quiet"] if self.quiet else []
+        # Lines of several runs at once would be told apart by nobody.
+        quiet = ["--quiet"] if self.quiet or self.at_once > 1 else []
+        _told(series, job)  # of an earlier call
         # A net's own code may lie where the command was given.
         paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
         threads = {} if self.at_once == 1 else _threads(self.at_once)
         return subprocess.Popen(
             [sys.executable, "-m", "robustdeploy", *series.words(job, series.root.absolute()), *quiet],
             cwd=series.root,
-            env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)},
+            env={
+                **os.environ,
+                **threads,
+                TOLD_IN: str(_told_in(series, job).absolute()),
+                "PYTHONPATH": os.pathsep.join(paths),
+            },
             stdout=subprocess.DEVNULL,
             # Of its own, so that Ctrl-C reaches it once and from here alone: a second signal would end it at once.
             start_new_session=True,
@@ -70,6 +79,22 @@ class Here:
                 process.wait()
             stop_if_interrupted()
         return ended
+
+
+def _told_in(series: Series, job: Job) -> Path:
+    """Return the file that a run's error is written to, for the series to repeat it."""
+    return series.root / f".told-{job.name}"
+
+
+def _told(series: Series, job: Job) -> str:
+    """Take a run's error out of its file; nothing where it ended without one, or was killed."""
+    path = _told_in(series, job)
+    try:
+        text = path.read_text(encoding="utf-8")
+        path.unlink()
+    except (OSError, ValueError):
+        return ""
+    return sentence(" ".join(text.split()))[:1000]
 
 
 def _threads(at_once: int) -> dict[str, str]:

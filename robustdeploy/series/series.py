@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
 from robustdeploy.engine.run import Run
 from robustdeploy.errors import RobustdeployError
@@ -57,6 +58,16 @@ def report_in(root: Path, runs: Path) -> tuple[Report | None, str]:
         return read_report(Run.open(root, runs)), ""
     except RobustdeployError as error:
         return None, error.args[0] if error.args else type(error).__name__
+
+
+def anywhere(recipe: Recipe) -> Recipe:
+    """Return the recipe with paths that lead from any folder."""
+    data, train = recipe.data, recipe.train
+    if data.path is not None:
+        data = data.model_copy(update={"path": Path(data.path).absolute()})
+    if train.start is not None:
+        train = train.model_copy(update={"start": Path(train.start).absolute()})
+    return recipe.model_copy(update={"data": data, "train": train})
 
 
 class Queue:

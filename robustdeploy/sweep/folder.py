@@ -20,7 +20,7 @@ from robustdeploy.core.reading import read_bounded, read_json
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.target import Target
 from robustdeploy.errors import ArtifactError, UsageError
-from robustdeploy.series.series import Job, report_in
+from robustdeploy.series.series import Job, anywhere, report_in
 from robustdeploy.sweep.cells import Cell
 
 DECLARED: Final = "sweep.json"
@@ -108,7 +108,7 @@ def begun(
     root: Path, recipe: Recipe, targets: Sequence[Target], precisions: Sequence[str], cells: Sequence[Cell]
 ) -> SweepFolder:
     """Make the folder of a sweep, or add ``cells`` to it; one of another recipe or target is a UsageError."""
-    texts = {root / BASE: resolved_yaml(_in_place(recipe))}
+    texts = {root / BASE: resolved_yaml(anywhere(recipe))}
     # Written out: a target that is changed in between would leave runs that cannot be compared.
     texts |= {root / _path_of(target): resolved_yaml(target) for target in targets}
     asked = Asked(targets=tuple(map(_path_of, targets)), precisions=tuple(precisions), cells=tuple(cells))
@@ -134,13 +134,3 @@ def begun(
 
 def _path_of(target: Target) -> str:
     return f"{TARGETS}/{target.name}.yaml"
-
-
-def _in_place(recipe: Recipe) -> Recipe:
-    """Return the recipe with paths that lead from anywhere."""
-    data, train = recipe.data, recipe.train
-    if data.path is not None:
-        data = data.model_copy(update={"path": Path(data.path).absolute()})
-    if train.start is not None:
-        train = train.model_copy(update={"start": Path(train.start).absolute()})
-    return recipe.model_copy(update={"data": data, "train": train})

@@ -82,6 +82,6 @@ def go(folder: SweepFolder, place: Place, say: Say) -> Swept:
 
     The results are written after each, so that a long sweep can be looked at while it goes on.
     """
-    failed = going.go(folder, folder.jobs, place, say, lambda: write_results(folder, table_of(folder)), "sweep")
+    failed = going.go(folder, folder.jobs, place, say, lambda failed: write_results(folder, table_of(folder)), "sweep")
     table = table_of(folder)
     return Swept(write_results(folder, table), table, failed)

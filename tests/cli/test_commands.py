@@ -20,6 +20,7 @@ COMMANDS = [
     "report",
     "gate",
     "sweep",
+    "table",
     "profile",
     "bisect",
     "compare",

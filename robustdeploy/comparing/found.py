@@ -1,0 +1,168 @@
+"""Found: what a finished row is known by, read from its run alone: report, manifests and outcomes per image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from robustdeploy.comparing.folder import TableFolder
+from robustdeploy.comparing.rows import RowRun
+from robustdeploy.core.archive import Arrays, arrays_from
+from robustdeploy.core.comparison import PRETRAIN
+from robustdeploy.core.reading import read_bounded
+from robustdeploy.core.records import NetRecord, OnnxRecord
+from robustdeploy.core.report import Measurement, Report
+from robustdeploy.core.subject import selects
+from robustdeploy.engine.places import net_place, onnx_place
+from robustdeploy.engine.run import Run
+from robustdeploy.engine.runner import held
+from robustdeploy.errors import ArtifactError, RobustdeployError
+from robustdeploy.evaluate.outcomes import Bits
+from robustdeploy.series.series import report_in
+
+CLEAN, WORST = "clean", "worst"
+_MOST = 2**36
+"""Bytes of the outcomes on a whole test set."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a row's trainings cost together, those that it begins with among them."""
+
+    passes: float | None
+    """Images sent forward and back, half of the sum of both; None where a training did not record them."""
+    seconds: float | None
+    phases: str
+    """Epochs, one training after the other; ``s`` marks scores alone, ``w`` weights alone."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One finished run of a row."""
+
+    run: RowRun
+    report: Report
+    record: NetRecord
+    subject: str
+    measured: Mapping[str, Measurement]
+    """By attack; ``clean`` and ``worst`` beside them."""
+    right: Mapping[str, Bits]
+    """By the same names: one bit per test image, still labelled right."""
+    test_images: str
+    """Digest of which test images these are, and of their labels."""
+    file_kib: float
+    """Of the exported file."""
+    nonzero_macs: int
+    nonzero_params: int
+    spent: Spent
+    p50: Measurement | None
+    """Median latency, where the net is smaller; zeros save a dense runtime nothing."""
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """Labels of the attacks, without the worst case over them."""
+        return tuple(name for name in self.measured if name not in (CLEAN, WORST))
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What the checks of the evaluation say of its accuracies: VOID ones prove nothing, SUSPECT ones little."""
+        found = []
+        for each in self.report.diagnostics:
+            of_time = each.id.startswith("latency")
+            about = any("accuracy" in metric for metric in each.metrics) or not (each.metrics or of_time)
+            if each.level != "ok" and about and each.subject in (None, self.subject):
+                found.append(f"{'VOID' if each.level == 'block' else 'SUSPECT'}: {each.id}")
+        return tuple(dict.fromkeys(found))
+
+
+def found_of(folder: TableFolder, run: RowRun) -> Found | str:
+    """Read a row's run; a text says why there is nothing to show."""
+    report, why = report_in(folder.root / run.name, folder.root)
+    if report is None:
+        return why
+    try:
+        return _read(folder, run, report)
+    except RobustdeployError as error:
+        return error.args[0] if error.args else type(error).__name__
+
+
+def _read(folder: TableFolder, run: RowRun, report: Report) -> Found:
+    opened = Run.open(folder.root / run.name, folder.root)
+    record = held(opened, opened.net_place, NetRecord).record
+    evidence = next((each for each in report.deployed if selects(None, each.subject, report.net)), None)
+    if evidence is None or evidence.lost:
+        raise ArtifactError(evidence.lost if evidence else f"{opened.root} was measured on no target")
+    path = opened.root / evidence.evaluation / "outcomes.npz"
+    arrays = arrays_from(read_bounded(path, most=_MOST), str(path), _MOST)
+    onnx = held(opened, onnx_place(report.net, "fp32", folder.target.opset), OnnxRecord)
+    measured = dict(_measured(report, evidence.subject))
+    zeros = onnx.record.zeros
+    return Found(
+        run=run,
+        report=report,
+        record=record,
+        subject=evidence.subject,
+        measured=measured,
+        right=_right(arrays, [name for name in measured if name not in (CLEAN, WORST)], str(path)),
+        test_images=hashlib.sha256(_array(arrays, "ids", str(path)).tobytes() + arrays["labels"].tobytes()).hexdigest(),
+        file_kib=(onnx.folder / "model.onnx").stat().st_size / 1024,
+        nonzero_macs=record.macs if zeros is None else zeros.nonzero_macs,
+        nonzero_params=record.params if zeros is None else zeros.nonzero_params,
+        spent=_spent(folder, run, record),
+        p50=_p50(report, evidence.subject) if record.removes_channels else None,
+    )
+
+
+def _measured(report: Report, subject: str) -> Iterator[tuple[str, Measurement]]:
+    for row in report.measurements:
+        if row.subject == subject and row.metric == "clean_accuracy":
+            yield CLEAN, row
+        if row.subject == subject and row.metric == "robust_accuracy":
+            yield str(row.attack), row
+
+
+def _right(arrays: Arrays, attacks: list[str], where: str) -> dict[str, Bits]:
+    labels = _array(arrays, "labels", where)
+    clean: Bits = _array(arrays, "predictions", where) == labels
+    # Right as it is and under the attack, as the report counts it.
+    bits = {name: clean & (_array(arrays, f"{name}/predictions", where) == labels) for name in attacks}
+    worst: Bits = np.logical_and.reduce([clean, *bits.values()])
+    return {CLEAN: clean, **bits, WORST: worst}
+
+
+def _array(arrays: Arrays, name: str, where: str) -> np.ndarray[Any, Any]:
+    if name not in arrays:
+        raise ArtifactError(f"{where} holds no array '{name}'; evaluate again")
+    return arrays[name]
+
+
+def _spent(folder: TableFolder, run: RowRun, own: NetRecord) -> Spent:
+    before = [folder.run(name) for name in run.needs]
+    records = [*(_record_of(folder, each) for each in before), own]
+    passes = [None if each.passes is None else (each.passes.forward + each.passes.backward) / 2 for each in records]
+    seconds = [each.seconds for each in records]
+    return Spent(
+        passes=None if None in passes else sum(each for each in passes if each is not None),
+        seconds=None if None in seconds else sum(each for each in seconds if each is not None),
+        phases=" + ".join(_phases(each) for each in (*before, run)),
+    )
+
+
+def _record_of(folder: TableFolder, run: RowRun) -> NetRecord:
+    return held(Run.open(folder.root / run.name, folder.root), net_place(run.net), NetRecord).record
+
+
+def _phases(run: RowRun) -> str:
+    train = run.recipe.train
+    marks = {"both": "", "scores": "s", "weights": "w"}
+    told = [f"{train.epochs if each.epochs is None else each.epochs}{marks[each.train]}" for each in train.phases]
+    return ("pretrain " if run.row == PRETRAIN else "") + (" + ".join(told) or str(train.epochs))
+
+
+def _p50(report: Report, subject: str) -> Measurement | None:
+    rows = (row for row in report.measurements if row.metric == "latency_ms.p50" and row.subject == subject)
+    return next(rows, None)

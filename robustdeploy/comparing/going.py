@@ -1,0 +1,110 @@
+"""Going: make the rows that are not done yet, and write the table anew after each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustdeploy.comparing.folder import TableFolder, begun
+from robustdeploy.comparing.results import write_results
+from robustdeploy.comparing.rows import RowRun, base_recipe, runs_of
+from robustdeploy.comparing.table import Table, table_of
+from robustdeploy.core.asked import DEFAULT_RUNS
+from robustdeploy.core.comparison import Comparison
+from robustdeploy.core.complaint import did_you_mean
+from robustdeploy.core.interrupts import catch_signals
+from robustdeploy.core.load import load_comparison, load_published, load_target
+from robustdeploy.core.recipe import Recipe
+from robustdeploy.errors import RobustdeployError, UsageError
+from robustdeploy.preflight import check_data, check_recipe, check_run_folder
+from robustdeploy.series.going import go
+from robustdeploy.series.place import Ended
+from robustdeploy.series.places import HERE, place_from
+from robustdeploy.series.series import Say
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What came of a comparison."""
+
+    folder: TableFolder
+    page: Path
+    table: Table
+    failed: Mapping[str, Ended]
+    """How the runs ended that were begun and have no report, by name."""
+    asked: tuple[str, ...]
+    """Names of the runs that were asked for."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every run that was asked for has a report, else that of the first that failed."""
+        if not any(name in self.table.missing for name in self.asked):
+            return 0
+        return next((ended.code for ended in self.failed.values() if ended.code > 0), 4)
+
+
+def compare_systems(
+    plan: str | Path,
+    *,
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    target: str | None = None,
+    at_once: int = 1,
+    on: str = HERE,
+    runs: Path = DEFAULT_RUNS,
+    name: str | None = None,
+    say: Say = print,
+    quiet: bool = False,
+) -> Compared:
+    """Make the rows of a comparison, by name or YAML file, and the table of all that are there.
+
+    A repeated call goes on with what is missing. ``only`` are the rows to make, with what they begin with. ``at_once``
+    of them run side by side here; ``on`` is where the runs are made, as for ``--on``.
+    """
+    comparison = load_comparison(plan)
+    place = place_from(on, quiet=quiet, at_once=at_once)
+    base, found = checked(comparison, overrides, target)
+    root = runs / (name or f"table-{comparison.name}")
+    names = [row.name for row in comparison.rows]
+    if unknown := [each for each in only if each not in names]:
+        near = did_you_mean(unknown[0], names)
+        raise UsageError(f"--only {unknown[0]}: there is no such row{near} (rows: {', '.join(names)})")
+    for run in found:
+        check_run_folder(root / run.name, run.recipe)
+    check_data(base.data)
+    with catch_signals():
+        folder = begun(root, comparison, base, load_target(target or comparison.target), found)
+        jobs = folder.jobs_for(only)
+
+        def written(failed: Mapping[str, Ended]) -> tuple[Path, Table]:
+            table = table_of(folder, {name: ended.why for name, ended in failed.items()})
+            return write_results(folder, table, at_once), table
+
+        failed = go(folder, jobs, place, say, written, "table")
+        return Compared(folder, *written(failed), failed, tuple(job.name for job in jobs))
+
+
+def checked(
+    comparison: Comparison, overrides: Sequence[str] = (), target: str | None = None
+) -> tuple[Recipe, tuple[RowRun, ...]]:
+    """Return the recipe of all rows and their runs; what is wrong with any of them is told at once."""
+    base = base_recipe(comparison, load_target(target or comparison.target), overrides)
+    problems = list(_unknown_figures(comparison))
+    found = runs_of(comparison, base)
+    for run in found:
+        try:
+            check_recipe(run.recipe)
+        except RobustdeployError as error:
+            problems += [f"row '{run.row}': {line}" for line in error.args]
+    if problems:
+        raise UsageError(*dict.fromkeys(problems))
+    return base, found
+
+
+def _unknown_figures(comparison: Comparison) -> Iterator[str]:
+    named = {name: row.name for row in comparison.rows for name in row.published}
+    known = load_published().rows if named else {}
+    for name, row in named.items():
+        if name not in known:
+            yield f"row '{row}': there is no published row '{name}'{did_you_mean(name, known)}"

@@ -1,0 +1,99 @@
+"""Rows: the runs that a comparison asks for, each with its recipe, and what it begins with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustdeploy.core.asked import recipe_for
+from robustdeploy.core.comparison import PRETRAIN, ComparedRow, Comparison, with_training
+from robustdeploy.core.given import NET_FILES
+from robustdeploy.core.recipe import Budget, Choice, Recipe
+from robustdeploy.core.registry import PRUNERS
+from robustdeploy.core.subject import DENSE, PRUNED
+from robustdeploy.core.target import Target
+from robustdeploy.engine.places import net_place
+from robustdeploy.engine.run import training_fingerprint
+from robustdeploy.series.series import Job, anywhere
+
+_UNPRUNED = {"prune": Choice(name="masks"), "budget": Budget()}
+"""What makes a training that of the dense net: masks without a budget remove nothing."""
+
+
+@dataclass(frozen=True)
+class RowRun:
+    """One run: a row under one seed, or the dense training that rows begin with."""
+
+    row: str
+    """Name of the row, or ``pretrain``."""
+    seed: int
+    recipe: Recipe
+    needs: tuple[str, ...] = ()
+    """Names of the runs whose trainings came before this one's, the first of all first."""
+
+    @property
+    def name(self) -> str:
+        """Name of its folder; what is trained otherwise is another run."""
+        seed = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.row}{seed}-{training_fingerprint(self.recipe)[:8]}"
+
+    @property
+    def net(self) -> str:
+        """What subjects call its net."""
+        return PRUNED if is_pruned(self.recipe) else DENSE
+
+    @property
+    def job(self) -> Job:
+        """The run as a series makes it."""
+        return Job(self.name, self.needs)
+
+    @property
+    def delivered(self) -> tuple[str, ...]:
+        """The two files that another training begins with, by their paths in the series' folder."""
+        return tuple(f"{self.name}/{net_place(self.net)}/{file}" for file in NET_FILES)
+
+
+def is_pruned(recipe: Recipe) -> bool:
+    """Whether a recipe's net is pruned; a question that needs no torch for the shipped pruners' names alone."""
+    needs_budget = getattr(PRUNERS.get(recipe.prune.name), "needs_budget", True)
+    return recipe.budget.is_set or not needs_budget
+
+
+def base_recipe(comparison: Comparison, target: Target, overrides: Sequence[str]) -> Recipe:
+    """Return what all rows have in common: the recipe without a net beside it, and without rules."""
+    base = recipe_for(comparison.recipe, targets=[target], overrides=[*comparison.set, *overrides])
+    # The dense net is a row of its own, and a rule of the recipe may be one that no dense row can meet.
+    return anywhere(base.model_copy(update={"baseline": False, "gate": (), "precisions": ()}))
+
+
+def runs_of(comparison: Comparison, base: Recipe) -> tuple[RowRun, ...]:
+    """Return all runs, those that others begin with before these."""
+    return tuple(run for seed in comparison.seeds for run in _runs_of_seed(comparison, base, seed))
+
+
+def _runs_of_seed(comparison: Comparison, base: Recipe, seed: int) -> Iterator[RowRun]:
+    seeded = base.model_copy(update={"seed": seed})
+    made: dict[str, RowRun] = {}
+    if comparison.pretrain is not None and any(row.after == PRETRAIN for row in comparison.rows):
+        own = {name: getattr(comparison.pretrain, name) for name in comparison.pretrain.model_fields_set}
+        dense = with_training(seeded, own).model_copy(update={"name": PRETRAIN, **_UNPRUNED})
+        made[PRETRAIN] = RowRun(PRETRAIN, seed, dense)
+        yield made[PRETRAIN]
+    for row in comparison.rows:
+        before = None if row.after is None else made[row.after]
+        start = None if before is None else Path(before.name) / net_place(before.net)
+        needs = () if before is None else (*before.needs, before.name)
+        made[row.name] = RowRun(row.name, seed, _recipe_of(comparison, row, seeded, start), needs)
+        yield made[row.name]
+
+
+def _recipe_of(comparison: Comparison, row: ComparedRow, base: Recipe, start: Path | None) -> Recipe:
+    budget = comparison.budget_of(row)
+    multiple = math.lcm(budget.channel_multiple, base.budget.channel_multiple)
+    pruned = {"prune": row.prune, "budget": budget.model_copy(update={"channel_multiple": multiple})}
+    changed = _UNPRUNED if row.prune is None else pruned
+    # From the series' folder: the same words for a run that is made on another machine.
+    own = {**row.own_training, "start": start}
+    return with_training(base, own).model_copy(update={"name": row.name, **changed})
