@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -65,6 +66,14 @@ def pytest_collection_modifyitems(items):
 def _own_state(tmp_path_factory):
     """Keep what robustdeploy remembers of its user away from who runs these tests."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster on this machine: where clients reach it, and the port that its processes know each other by."""
+
+    address: str
+    port: int
 
 
 @dataclass(frozen=True)
@@ -167,6 +176,23 @@ def small_disk(tmp_path):
         pytest.skip("no small disk can be mounted here; that needs root")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def cluster():
+    """A real cluster of this machine alone, on ports that nobody else uses."""
+    pytest.importorskip("ray")
+    with socket.socket() as one, socket.socket() as other:
+        ports = []
+        for each in (one, other):
+            each.bind(("127.0.0.1", 0))
+            ports.append(each.getsockname()[1])
+    program = str(Path(sys.executable).parent / "ray")
+    start = [program, "start", "--head", f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}", "--num-cpus=2"]
+    more = ["--include-dashboard=false", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0"]
+    subprocess.run([*start, *more], check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    yield Cluster(f"ray://127.0.0.1:{ports[1]}", ports[0])
+    subprocess.run([program, "stop", "--force"], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Cluster: the runs of a series on a Ray cluster, side by side, each brought back whole.
 
 Every node needs this very version of robustdeploy, and the data set where the recipe names it. What lies here of a run
-goes along, so that it resumes; one that is not whole comes back too, and one whose node is lost begins anew.
+goes along, so that it resumes; one that is not whole comes back too. One whose worker or node is lost is begun anew there.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Cluster:
                 f"no Ray cluster answers at {self.address}: {sentence(str(error))[:300]}"
             ) from error
         try:
-            # Once for all tasks: a task of an older installation would make another net under the same name.
-            task = ray.remote(num_cpus=self.cpus, max_retries=0)(made_on_a_node)
+            # A task whose worker or node is lost is begun once more, and with it the run: nothing of it came back.
+            task = ray.remote(num_cpus=self.cpus, max_retries=2)(made_on_a_node)
             yield from self._gathered(ray, task, series, Queue(series, jobs), say)
         finally:
             ray.shutdown()

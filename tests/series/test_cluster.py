@@ -2,10 +2,6 @@
 
 import io
 import json
-import os
-import socket
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -88,29 +84,22 @@ def test_a_cluster_that_is_not_there_is_the_environments_fault(folder):
         list(Cluster("ray://127.0.0.1:9").run(made, [job], print))
 
 
-@pytest.fixture
-def cluster():
-    """A real cluster of this machine alone, on ports that nobody else uses."""
-    pytest.importorskip("ray")
-    with socket.socket() as one, socket.socket() as other:
-        ports = []
-        for each in (one, other):
-            each.bind(("127.0.0.1", 0))
-            ports.append(each.getsockname()[1])
-    program = str(Path(sys.executable).parent / "ray")
-    start = [program, "start", "--head", f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}", "--num-cpus=2"]
-    more = ["--include-dashboard=false", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0"]
-    subprocess.run([*start, *more], check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    yield f"ray://127.0.0.1:{ports[1]}"
-    subprocess.run([program, "stop", "--force"], check=True, capture_output=True)
-
-
 @pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_sweep_on_a_real_cluster_brings_every_run_back(cluster, tmp_path, chain, command):
     for name in ("tiny.yaml", "quick.yaml"):
         (tmp_path / name).write_bytes((chain / name).read_bytes())
-    words = ("--set", "baseline=false", "--set", "train.epochs=3", "--over", "seed=0,1", "--on", cluster, "--json")
+    words = (
+        "--set",
+        "baseline=false",
+        "--set",
+        "train.epochs=3",
+        "--over",
+        "seed=0,1",
+        "--on",
+        cluster.address,
+        "--json",
+    )
     done = command(tmp_path, "sweep", "tiny.yaml", "--target", "quick.yaml", *words)
     assert done.code == 0, done.err
     assert [row["run"] for row in done.document["rows"]] == ["seed0", "seed1"]
