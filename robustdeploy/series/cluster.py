@@ -1,7 +1,7 @@
 """Cluster: the runs of a series on a Ray cluster, side by side, each brought back whole.
 
 Every node needs this very version of robustdeploy, and the data set where the recipe names it. What lies here of a run
-goes along, so that it resumes; one that is not whole comes back too. One whose worker or node is lost is begun anew there.
+goes along, so that it resumes; one that is not whole comes back too. One whose worker or node is lost begins anew.
 """
 
 from __future__ import annotations
