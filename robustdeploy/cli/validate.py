@@ -38,7 +38,7 @@ FilesArgument = Annotated[
 
 
 def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
-    """Check recipes, targets, comparisons and gate files.
+    """Check files that users write.
 
     A recipe has a `net` or `data`, a target has a `backend` or `link`, a comparison has `rows`, a gate file has
     `rules`.
