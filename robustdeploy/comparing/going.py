@@ -89,9 +89,9 @@ def checked(
     comparison: Comparison, overrides: Sequence[str] = (), target: str | None = None
 ) -> tuple[Recipe, tuple[RowRun, ...]]:
     """Return the recipe of all rows and their runs; what is wrong with any of them is told at once."""
-    base = base_recipe(comparison, load_target(target or comparison.target), overrides)
+    goal, base = load_target(target or comparison.target), base_recipe(comparison, overrides)
     problems = list(_unknown_figures(comparison))
-    found = runs_of(comparison, base)
+    found = runs_of(comparison, base, goal)
     for run in found:
         try:
             check_recipe(run.recipe)

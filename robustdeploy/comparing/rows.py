@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustdeploy.core.asked import recipe_for
+from robustdeploy.core.asked import suited
 from robustdeploy.core.comparison import PRETRAIN, ComparedRow, Comparison, with_training
 from robustdeploy.core.given import NET_FILES
+from robustdeploy.core.load import load_recipe
 from robustdeploy.core.recipe import Budget, Choice, Recipe
 from robustdeploy.core.registry import PRUNERS
 from robustdeploy.core.subject import DENSE, PRUNED
@@ -61,39 +61,36 @@ def is_pruned(recipe: Recipe) -> bool:
     return recipe.budget.is_set or not needs_budget
 
 
-def base_recipe(comparison: Comparison, target: Target, overrides: Sequence[str]) -> Recipe:
+def base_recipe(comparison: Comparison, overrides: Sequence[str]) -> Recipe:
     """Return what all rows have in common: the recipe without a net beside it, and without rules."""
-    base = recipe_for(comparison.recipe, targets=[target], overrides=[*comparison.set, *overrides])
+    base = load_recipe(comparison.recipe, [*comparison.set, *overrides])
     # The dense net is a row of its own, and a rule of the recipe may be one that no dense row can meet.
     return anywhere(base.model_copy(update={"baseline": False, "gate": (), "precisions": ()}))
 
 
-def runs_of(comparison: Comparison, base: Recipe) -> tuple[RowRun, ...]:
-    """Return all runs, those that others begin with before these."""
-    return tuple(run for seed in comparison.seeds for run in _runs_of_seed(comparison, base, seed))
+def runs_of(comparison: Comparison, base: Recipe, target: Target) -> tuple[RowRun, ...]:
+    """Return all runs to be measured on ``target``, those that others begin with before these."""
+    return tuple(run for seed in comparison.seeds for run in _runs_of_seed(comparison, base, seed, target))
 
 
-def _runs_of_seed(comparison: Comparison, base: Recipe, seed: int) -> Iterator[RowRun]:
+def _runs_of_seed(comparison: Comparison, base: Recipe, seed: int, target: Target) -> Iterator[RowRun]:
     seeded = base.model_copy(update={"seed": seed})
     made: dict[str, RowRun] = {}
     if comparison.pretrain is not None and any(row.after == PRETRAIN for row in comparison.rows):
         own = {name: getattr(comparison.pretrain, name) for name in comparison.pretrain.model_fields_set}
         dense = with_training(seeded, own).model_copy(update={"name": PRETRAIN, **_UNPRUNED})
-        made[PRETRAIN] = RowRun(PRETRAIN, seed, dense)
+        made[PRETRAIN] = RowRun(PRETRAIN, seed, suited(dense, [target]))
         yield made[PRETRAIN]
     for row in comparison.rows:
         before = None if row.after is None else made[row.after]
         start = None if before is None else Path(before.name) / net_place(before.net)
         needs = () if before is None else (*before.needs, before.name)
-        made[row.name] = RowRun(row.name, seed, _recipe_of(comparison, row, seeded, start), needs)
+        made[row.name] = RowRun(row.name, seed, _recipe_of(comparison, row, seeded, start, target), needs)
         yield made[row.name]
 
 
-def _recipe_of(comparison: Comparison, row: ComparedRow, base: Recipe, start: Path | None) -> Recipe:
-    budget = comparison.budget_of(row)
-    multiple = math.lcm(budget.channel_multiple, base.budget.channel_multiple)
-    pruned = {"prune": row.prune, "budget": budget.model_copy(update={"channel_multiple": multiple})}
-    changed = _UNPRUNED if row.prune is None else pruned
+def _recipe_of(comparison: Comparison, row: ComparedRow, base: Recipe, start: Path | None, target: Target) -> Recipe:
+    changed = _UNPRUNED if row.prune is None else {"prune": row.prune, "budget": comparison.budget_of(row)}
     # From the series' folder: the same words for a run that is made on another machine.
     own = {**row.own_training, "start": start}
-    return with_training(base, own).model_copy(update={"name": row.name, **changed})
+    return suited(with_training(base, own).model_copy(update={"name": row.name, **changed}), [target])
