@@ -56,7 +56,7 @@ class RowRun:
 
 
 def is_pruned(recipe: Recipe) -> bool:
-    """Whether a recipe's net is pruned; a question that needs no torch for the shipped pruners' names alone."""
+    """Whether a recipe's net is pruned, as ``train.setup`` tells it; to import that loads torch, also for a typo."""
     needs_budget = getattr(PRUNERS.get(recipe.prune.name), "needs_budget", True)
     return recipe.budget.is_set or not needs_budget
 
