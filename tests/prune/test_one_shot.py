@@ -81,6 +81,28 @@ def test_the_cut_net_is_smaller_and_uses_its_budget_up(spread):
         assert max(highest) < 1.5 * min(lowest)
 
 
+def test_channels_stay_in_the_multiples_that_are_given_or_preferred():
+    given = OneShot(of="channels").wrap(small(), SHAPE, Budget(ops=0.4, channel_multiple=2))
+    preferred = OneShot(of="channels").wrap(small(), SHAPE, Budget(ops=0.4, preferred_multiple=2))
+    for pruning in (given, preferred):
+        pruning.finalize()
+        assert all(len(index) % 2 == 0 for index in pruning.kept().values())
+        assert 0.97 * 0.4 < pruning.status()["ops"] <= 0.4
+
+
+def test_where_a_ranking_leads_to_no_fitting_counts_all_groups_keep_the_same_share(monkeypatch):
+    pruning = OneShot(of="channels").wrap(small(), SHAPE, Budget(ops=0.4))
+
+    def lost(*_):
+        raise BudgetError("no choice of channels lands there")
+
+    monkeypatch.setattr("robustdeploy.prune.masked_channels.exact_counts", lost)
+    pruning.finalize()
+    assert 0.97 * 0.4 < pruning.status()["ops"] <= 0.4
+    shares = [float(keep.float().mean()) for keep in pruning.keeps]
+    assert max(shares) - min(shares) < 0.2
+
+
 def test_what_is_removed_hangs_on_the_options_and_so_do_the_rules_of_a_gate():
     for of in ("weights", "channels"):
         recipe = load_recipe("digits-resnet8", (f"prune={{name: one-shot, of: {of}}}", "gate=[]"))
