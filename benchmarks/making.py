@@ -89,6 +89,7 @@ def _description(row: Row, recipe: Recipe, manifest: Manifest, seconds: float) -
         **({"phases": facts["phases"]} if "phases" in facts else {}),
         "collapses": facts["events"],
         "ops_asked": row.ops,
+        **({} if row.latency is None else {"latency_asked": row.latency, "latency_found": facts["latency"]}),
         "ops_fraction": facts["macs"] / facts["dense_macs"],
         **{name: facts[name] for name in ("macs", "dense_macs", "params", "dense_params")},
         "training": {

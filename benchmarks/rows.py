@@ -10,11 +10,12 @@ from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.errors import UsageError
 
-Method = Literal["dense", "in-train", "scratch", "one-shot"]
+Method = Literal["dense", "in-train", "aligned", "scratch", "one-shot"]
 
 METHODS: dict[Method, str] = {
     "dense": "dense",
     "in-train": "pruned in training",
+    "aligned": "pruned in training, latency limited too",
     "scratch": "same shape, fresh weights",
     "one-shot": "dense, pruned once (L1), fine-tuned",
 }
@@ -30,6 +31,8 @@ class Row:
     """Operations asked for, as a fraction of the dense net's."""
     method: Method = "in-train"
     seed: int = 0
+    latency: float | None = None
+    """Time asked for on ``host-cpu``, as a fraction of the dense net's."""
 
     @property
     def name(self) -> str:
@@ -47,18 +50,24 @@ class Row:
 
         The comparison with the dense net is a row of its own, so no run trains that beside it.
         """
-        budget = self.ops if self.method == "in-train" else "null"
+        budget = self.ops if self.method in ("in-train", "aligned") else "null"
         given = [f"budget.ops={budget}", f"seed={self.seed}", f"train.epochs={epochs}", f"train.device={device}"]
+        if self.latency is not None:
+            given += [f"budget.latency.target={TIMED_ON}", f"budget.latency.at_most={self.latency:g}"]
         where = [] if data is None else [f"data.path={data}"]
         return recipe_for(self.recipe, overrides=[*given, *where, "baseline=false"])
 
 
+TIMED_ON = "host-cpu"
 _CIFAR10 = "cifar10-resnet20"
 ROWS = (
     Row(_CIFAR10, 1.0, "dense"),
     Row(_CIFAR10, 0.7),
     Row(_CIFAR10, 0.5),
     *(Row(_CIFAR10, 0.3, seed=seed) for seed in (0, 1, 2)),
+    Row(_CIFAR10, 0.7, "aligned", latency=0.85),
+    Row(_CIFAR10, 0.5, "aligned", latency=0.65),
+    Row(_CIFAR10, 0.3, "aligned", latency=0.45),
     Row(_CIFAR10, 0.3, "scratch"),
     Row(_CIFAR10, 0.3, "one-shot"),
 )

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from robustdeploy.core.recipe import Budget
 from robustdeploy.errors import BudgetError
 from robustdeploy.prune.costs import NAMES, UNITS, CostModel
-from robustdeploy.prune.latency import LatencyCost
 
 # Counts come in whole channels, so equality is mostly impossible. A net far below its budget compares unfairly with one
 # near it.
@@ -40,6 +39,10 @@ class Limits:
         snapped = np.where(counts >= self.most, self.most, counts // self.quantum * self.quantum)
         return np.clip(snapped, self.fewest, self.most)
 
+    def clipped(self, counts: Counts) -> Counts:
+        """Return ``counts`` inside the limits, in whichever multiple they are."""
+        return np.clip(counts, self.fewest, self.most)
+
     def moves(self, counts: Counts) -> list[Counts]:
         """Return the choices that differ from ``counts`` by one quantum in one group."""
         steps = []
@@ -62,15 +65,16 @@ def limits_for(sizes: Sequence[int], multiple: int | Counts, floor: float) -> Li
     return Limits(fewest, most, quantum)
 
 
-def limits_meeting(budget: Budget, model: CostModel, sizes: Sequence[int], floor: float) -> Limits:
+def limits_meeting(
+    budget: Budget, model: CostModel, sizes: Sequence[int], floor: float, steps: Counts | None = None
+) -> Limits:
     """Return the limits with the largest multiples, up to what is preferred, under which the budget can be met.
 
-    Raises BudgetError where even those that the budget insists on leave no way.
+    ``steps`` are the multiples that a profile shows; they come in the place of what is preferred. Raises BudgetError
+    where even those that the budget insists on leave no way.
     """
-    best, least = np.full(len(sizes), budget.preferred_multiple or 1), budget.channel_multiple or 1
-    if isinstance(cost := model.costs.get("latency"), LatencyCost):
-        best = np.lcm(best, cost.quanta())
-    multiples = np.lcm(_leaving_a_choice(best, sizes), least)
+    preferred, least = np.full(len(sizes), budget.preferred_multiple or 1), budget.channel_multiple or 1
+    multiples = np.lcm(_leaving_a_choice(preferred, sizes), least) if steps is None else steps
     while True:
         try:
             return _limits_with(multiples, model, sizes, floor)
@@ -95,10 +99,11 @@ def _limits_with(multiples: Counts, model: CostModel, sizes: Sequence[int], most
     # No channel has proved its worth yet. Equal ranks in all groups stand for a training's own, to see what can be
     # reached.
     evenly = [np.arange(size) / size for size in sizes]
+    least = float(model.utilisation(limits_for(sizes, multiples, 0.0).fewest.astype(float)))
     # A floor that takes most of the budget would leave the masks nothing to decide between groups.
     for floor in (most_floor, most_floor / 2, most_floor / 4):
         limits = limits_for(sizes, multiples, floor)
-        if float(model.utilisation(limits.fewest.astype(float))) > 0.6:
+        if float(model.utilisation(limits.fewest.astype(float))) > max(0.6, least):
             continue
         try:
             exact_counts(model, evenly, limits)

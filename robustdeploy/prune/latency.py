@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import nn
 
 from robustdeploy.core.profile import Profile
-from robustdeploy.cost.layer_times import LayerTimes, grid, quantum
+from robustdeploy.cost.layer_times import LayerTimes
 from robustdeploy.errors import BudgetError
 from robustdeploy.prune.groups import ChannelGroup
 from robustdeploy.prune.layers import NetLayers, net_layers
@@ -58,21 +58,6 @@ class LatencyCost:
         """Say which groups have a part in ``kept`` taking more than ``share`` of ``limit``: all, or none."""
         touched: npt.NDArray[np.bool_] = (self.layers.slope != 0).any((0, 1))
         return touched & bool(self.of(kept) / limit > share)
-
-    def quanta(self) -> Counts:
-        """Return the multiple that each group's channels are best kept in, by the layers that it touches."""
-        sizes = self.layers.sizes
-        found = np.ones(len(sizes), dtype=np.int64)
-        for group, size in enumerate(sizes):
-            counts = grid(int(size))
-            # Steps are looked for where the choice will be made: beside layers that lost about half their channels.
-            others = np.where(sizes >= 16, -(-sizes // 16) * 8, np.maximum(1, sizes // 2))
-            choices = np.tile(others, (len(counts), 1))
-            choices[:, group] = counts
-            touched = (self.layers.slope[:, :, group] != 0).any(0)
-            its = self.times.by_layer(*self.layers.channels(choices))[:, touched].sum(-1)
-            found[group] = max(quantum(its, counts)[0], int(counts[0]))
-        return found
 
 
 def latency_cost(

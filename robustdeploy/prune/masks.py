@@ -18,6 +18,7 @@ With a budget of operations alone, utilisation is operations over budget, and fa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -42,6 +43,7 @@ from robustdeploy.prune.information import ImageGradients, worth_in_order
 from robustdeploy.prune.latency import ENOUGH, TRIALS, LatencyCost, LatencyGoal
 from robustdeploy.prune.protocol import PhaseInfo, StepData
 from robustdeploy.prune.rehearsal import find_groups, rehearse
+from robustdeploy.prune.staircase import counts_worth_most, first_steps
 
 # The slides leave scale and shift open. ½·tanh spans exactly 1, so that a shift can move any mask across the rounding
 # point.
@@ -101,12 +103,15 @@ class Masks:
         model = cost_model(net, coupling.groups, image_shape, budget, timing)
         try:
             sizes = [group.size for group in coupling.groups]
-            limits = limits_meeting(budget, model, sizes, self.floor)
+            # Where other targets run the net as well, what they prefer is kept on the staircase too.
+            multiple = math.lcm(budget.channel_multiple or 1, budget.preferred_multiple or 1)
+            steps = first_steps(model, sizes, multiple, self.floor) if model.steps else None
+            limits = limits_meeting(budget, model, sizes, self.floor, steps)
         except BudgetError as problem:
             raise BudgetError(f"{problem}{left}") from problem
         # A rehearsal leaves gradients and moved statistics behind, so it gets a net of its own.
         rehearse(MaskedNet(copied(net), coupling.groups, model, limits, self), net, image_shape)
-        masked = MaskedNet(net, coupling.groups, model, limits, self, timing)
+        masked = MaskedNet(net, coupling.groups, model, limits, self, timing, multiple)
         masked.whole = coupling.whole
         return masked
 
@@ -129,6 +134,7 @@ class MaskedNet(nn.Module):
         limits: Limits,
         options: Masks,
         timing: LatencyGoal | None = None,
+        multiple: int = 1,
     ) -> None:
         super().__init__()
         self.net = net
@@ -137,6 +143,8 @@ class MaskedNet(nn.Module):
         self.limits = limits
         self.options = options
         self.timing = timing
+        self.multiple = multiple
+        """What every count is a multiple of; ``limits`` has the one that each group is best kept in on the way."""
         self.sizes = [group.size for group in groups]
         self.whole: dict[str, str] = {}
         """Layers that keep all or some of their channels in any case, with the reason."""
@@ -316,6 +324,11 @@ class MaskedNet(nn.Module):
         self._count_flips(before)
 
     def _solve(self, order: list[np.ndarray]) -> None:
+        if self.model.steps:
+            start = counts_below(self.model, self._values(), self.limits, 1.0)
+            worths = [part.cpu().numpy() for part in self._worths()]
+            self._set_counts(order, counts_worth_most(self.model, worths, self.limits, self.multiple, start))
+            return
         for _ in range(3):  # what a channel costs depends on the counts, and these on what it costs
             self._set_counts(order, exact_counts(self.model, self._values(), self.limits))
 

@@ -9,12 +9,15 @@ from torch import nn
 from robustdeploy.core.profile import Device, LayerKind, Profile, ProfiledLayer, ProfiledNet
 from robustdeploy.core.recipe import Budget, Choice, LatencyLimit
 from robustdeploy.errors import BudgetError
+from robustdeploy.prune.budget import limits_for
+from robustdeploy.prune.costs import CostModel, cost_model
 from robustdeploy.prune.groups import traced_groups
 from robustdeploy.prune.latency import LatencyGoal, latency_cost
 from robustdeploy.prune.layers import net_layers
 from robustdeploy.prune.masks import Masks
 from robustdeploy.prune.multiples import times_by_multiple
 from robustdeploy.prune.protocol import TimedPruner
+from robustdeploy.prune.staircase import evenly, first_steps, mixed, most_valuable, summed
 
 SHAPE = (1, 8, 8)
 STEP = 4
@@ -95,10 +98,12 @@ def slower(profile, factor):
     return measure, asked
 
 
-def test_the_steps_of_the_table_are_what_channels_are_kept_in(net, profile):
-    cost = latency_cost(net, traced_groups(net, SHAPE).groups, SHAPE, profile)
-    assert cost.quanta().tolist() == [STEP] * 3
-    assert float(cost.of(np.array([16.0] * 3))) == profile.dense_us
+@pytest.mark.parametrize("at_most", [0.9, 0.5, 0.3])
+def test_the_steps_of_the_table_are_what_channels_are_kept_in(net, profile, at_most):
+    goal = LatencyGoal(profile, at_most * profile.dense_us)
+    model = cost_model(net, traced_groups(net, SHAPE).groups, SHAPE, budget(at_most), goal)
+    assert float(model.costs["latency"].of(np.array([16.0] * 3))) == profile.dense_us
+    assert all(multiple % STEP == 0 for multiple in first_steps(model, [16] * 3, 1, 0.1).tolist())
 
 
 def test_the_multiple_is_found_that_the_device_works_in(net, profile):
@@ -172,3 +177,50 @@ def test_what_follows_the_device_is_in_the_state_and_is_not_copied(net, profile)
     masked = pruned(net, profile, 0.5, measure)
     assert "trials" in masked.state_dict()
     assert copy.deepcopy(masked).timing is masked.timing
+
+
+class Stairs:
+    """A time that goes up and down again, as where a kernel for few channels is slower than that for all."""
+
+    def __init__(self, rng):
+        steps = rng.uniform(-0.5, 1.5, (3, 13)).cumsum(1)
+        self.table = steps - steps.min() + 1
+
+    def of(self, kept):
+        counts = np.asarray(kept, dtype=int)
+        return sum(self.table[group][counts[..., group]] for group in range(3)) + 0.0
+
+
+class Operations:
+    def of(self, kept):
+        return np.asarray(kept, dtype=float).prod(-1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_best_counts_on_a_staircase_are_those_of_trying_all(seed):
+    rng = np.random.default_rng(seed)
+    stairs, whole = Stairs(rng), np.array([12, 12, 12])
+    costs = {"ops": Operations(), "latency": stairs}
+    dense = {name: float(cost.of(whole)) for name, cost in costs.items()}
+    model = CostModel(costs, dense, {"latency": 0.6 * dense["latency"], "ops": 0.7 * dense["ops"]})
+    worth = mixed(summed([np.sort(rng.exponential(size=12))[::-1] for _ in range(3)]), evenly(model, whole))
+    every = np.array([*itertools.product(range(1, 13), repeat=3)])
+    possible = model.utilisation(every.astype(float)) <= 1
+    best = worth(every)[possible].max()
+    found = most_valuable(model, worth, limits_for([12] * 3, 1, 0.0), [whole])
+    assert float(model.utilisation(found.astype(float))) <= 1
+    assert float(worth(found[None])[0]) >= best - 0.01
+
+
+def test_a_layer_that_is_slower_with_fewer_channels_stays_whole(net, profile):
+    """ONNX Runtime takes longer for 12 of 16 channels than for all of them."""
+
+    def slower_with_less(kind):
+        us = np.array(kind.us)
+        us[:, 4:-1] = us[:, -1:] * 3
+        return kind.model_copy(update={"us": tuple(map(tuple, us.tolist()))})
+
+    steep = profile.model_copy(update={"kinds": tuple(map(slower_with_less, profile.kinds))})
+    counts = [len(each) for each in pruned(net, steep, 0.6).kept().values()]
+    assert all(count == 16 or count <= 4 for count in counts)
+    assert 16 in counts
