@@ -14,7 +14,9 @@ Small nets come first. With `--minutes` no other is begun after so long; what wa
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
+import inspect
 import io
 import json
 import math
@@ -29,6 +31,7 @@ import time
 import warnings
 from collections import Counter
 from contextlib import redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -248,16 +251,52 @@ def main() -> int:
 
 
 def code() -> str:
-    """Return a mark of everything that a row hangs on: the versions of torch, and this package's own source."""
-    files = (file for folder in _ASKED for file in sorted((ROOT / "robustdeploy" / folder).rglob("*.py")))
-    mark = hashlib.sha256(f"{torch.__version__} {torchvision.__version__}".encode())
-    for file in (*files, ROOT / "benchmarks" / "structures.py"):
-        mark.update(file.read_bytes())
+    """Return a mark of everything that a row hangs on: the libraries' versions, and the code that says what it says."""
+    mark = hashlib.sha256(" ".join(f"{name} {version(name)}" for name in _LIBRARIES).encode())
+    for file in deciding():
+        mark.update(_code(file.read_text(encoding="utf-8")).encode())
+    for function in (choice, lost, tried, _found):
+        mark.update(_code(inspect.getsource(function)).encode())
     return mark.hexdigest()[:12]
 
 
-_ASKED = ("cost", "export", "nets", "prune")
-"""The packages that say what becomes of a net."""
+def deciding() -> list[Path]:
+    """Return the modules that decide what becomes of a net: those asked here, and what these import of four packages.
+
+    Elsewhere a recipe is read and images are held, which says nothing of any net.
+    """
+    found, todo = set(), [f"robustdeploy.{name}" for name in _FOLLOWED]
+    while todo:
+        file = ROOT / Path(*todo.pop().split(".")).with_suffix(".py")
+        if file.is_file() and file not in found:
+            found.add(file)
+            todo += filter(_OF_NETS.match, _imported(ast.parse(file.read_text(encoding="utf-8"))))
+    return sorted({*found, *(ROOT / "robustdeploy" / file for file in _ASKED), ROOT / "benchmarks" / "structures.py"})
+
+
+def _imported(tree: ast.Module) -> list[str]:
+    return [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+
+
+def _code(text: str) -> str:
+    """Return what Python makes of a source: comments, docstrings and the breaking of lines decide nothing."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(line: ast.AST) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+
+
+_FOLLOWED = ("cost.module", "export.rehearsal", "nets.build", "nets.steady", "prune.groups", "prune.masks")
+_ASKED = ("train/setup.py", "train/start.py")
+"""These hand on what the recipe says; what else they import has to do with trainings and with stored nets."""
+_OF_NETS = re.compile(r"robustdeploy\.(cost|export|nets|prune)\.")
+_LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
 
 
 def _file(name: str, kept: Path) -> Path:
