@@ -22,6 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+RULE = "gate=[{id: RD-ACC-01, metric: clean_accuracy, at_least: 0.5, n_at_least: 300}]"
+RARE = "gate=[{id: RD-LAT-01, metric: latency_ms.p99.9, at_most: 10}]"
 MISTAKES: dict[str, Sequence[str]] = {
     "run name with a space": ["run", "--name", "my run"],
     "run name that is a path": ["prune", "--name", "../elsewhere"],
@@ -68,6 +70,10 @@ MISTAKES: dict[str, Sequence[str]] = {
     "--ops-target out of range": ["prune", "--ops-target", "1.5"],
     "--ops-target no number": ["prune", "--ops-target", "thirty"],
     "--seed negative": ["prune", "--seed=-1"],
+    "rule of more images than there are": ["prune", "--set", "evaluate.limit=64"],
+    "rule of more images, of a run": ["run", "tiny.yaml", "--set", "evaluate.limit=64", "--set", RULE],
+    "plan: rule of more images": ["plan", "--set", "evaluate.limit=64"],
+    "rule of more samples than a target takes": ["run", "--set", RARE, "--target", "hasty.yaml"],
     "run not there": ["export", "nowhere"],
     "evaluate: run not there": ["evaluate", "nowhere"],
     "evaluate: a weights file": ["evaluate", "mine.pt"],
@@ -104,6 +110,7 @@ MISTAKES: dict[str, Sequence[str]] = {
 _FILES = {
     "tiny.yaml": "name: begun\nnet: resnet8\nbudget: {ops: 0.3}\n",
     "quick.yaml": "extends: host-cpu\nname: quick\n",
+    "hasty.yaml": "extends: host-cpu\nname: hasty\nlatency: {warmup_s: 0.01, min_s: 0.05, min_samples: 100}\n",
     "wrong.yaml": "name: wrong\nnet: resnt8\n",
     "notes.txt": "nothing\n",
     "my_nets.py": "class Small:\n    pass\n",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,13 @@ from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.precisions import asked_precisions, form_of, precisions_on
 from robustdeploy.core.recipe import Budget, Choice, Data, Recipe
 from robustdeploy.core.registry import FORMATS
+from robustdeploy.core.rules import Prospect, too_few_problems
 from robustdeploy.core.subject import PRUNED, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.data.find import find_source
 from robustdeploy.engine.evaluations import evaluations_named
 from robustdeploy.engine.lineage import command_for, export_command
+from robustdeploy.engine.manifest import FILE_NAME
 from robustdeploy.engine.places import net_place, onnx_place
 from robustdeploy.engine.run import Run, check_same_training, holder, in_use
 from robustdeploy.engine.runner import check_finished
@@ -38,13 +40,28 @@ from robustdeploy.errors import RecipeError, StorageError, UsageError
 _DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla")
 
 
-def check_training(recipe: Recipe, runs: Path, name: str | None) -> None:
-    """Refuse a run that cannot be trained: its name and folder, its recipe, what it starts from, its data."""
+def check_training(
+    recipe: Recipe, runs: Path, name: str | None, targets: Sequence[Target] = (), *, force: bool = False
+) -> None:
+    """Refuse a run that cannot be trained: its name and folder, and all that `check_asked` looks at."""
     check_run_folder(Run.folder_for(runs, recipe, name), recipe)
+    check_asked(recipe, runs, name, targets, force=force)
+
+
+def check_asked(
+    recipe: Recipe, runs: Path, name: str | None, targets: Sequence[Target] = (), *, force: bool = False
+) -> None:
+    """Refuse what no run could do: by its recipe, what it starts from, its data or its rules; nothing is written.
+
+    A net that is trained stays what it is, whatever its rules ask; ``force`` trains it again.
+    """
     check_recipe(recipe)
     if recipe.train.start is not None:
         check_start(recipe.train.start, runs)
     check_data(recipe.data)
+    run = Run(Run.folder_for(runs, recipe, name), recipe)
+    if force or not (run.root / run.net_place / FILE_NAME).exists():
+        check_samples(recipe, targets)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -189,5 +206,16 @@ def check_rules(
         classes=source.classes,
         dense=None if dense is None else partial(dense, recipe),
     )
-    if problems := [text for _, text in gate_problems(prospect)]:
-        raise RecipeError(*(f"gate: {text}" for text in problems))
+    _refuse(gate_problems(prospect))
+
+
+def check_samples(recipe: Recipe, targets: Sequence[Target] = ()) -> None:
+    """Refuse rules that ask for more images or samples than there will be: the part of `check_rules` without torch."""
+    source = find_source(recipe.data)
+    counted = None if source.count_test is None else source.count_test()
+    _refuse(gate_problems(Prospect(recipe, {}, targets=tuple(targets), test_images=counted), too_few_problems))
+
+
+def _refuse(problems: Iterable[tuple[object, str]]) -> None:
+    if texts := [text for _, text in problems]:
+        raise RecipeError(*(f"gate: {text}" for text in texts))

@@ -4,11 +4,21 @@ import os
 
 import pytest
 
-from robustdeploy.core.load import load_recipe
+from robustdeploy.core.load import load_recipe, load_target
 from robustdeploy.core.recipe import Data
+from robustdeploy.core.target import LatencyPlan
+from robustdeploy.data.find import find_source
 from robustdeploy.engine.run import Run
 from robustdeploy.errors import DataError, RecipeError, StorageError, UsageError
-from robustdeploy.preflight import check_data, check_recipe, check_run_folder, check_start, check_training, remarks
+from robustdeploy.preflight import (
+    check_asked,
+    check_data,
+    check_recipe,
+    check_run_folder,
+    check_start,
+    check_training,
+    remarks,
+)
 
 
 def recipe(*overrides):
@@ -94,3 +104,34 @@ def test_a_radius_that_is_seldom_meant_is_remarked_on():
     assert "8/255" in told
     (told,) = remarks(recipe("evaluate.attacks=[{name: pgd, alpha: 0.9}]"))
     assert told.startswith("evaluate.attacks[0].alpha is 0.9")
+
+
+RULE = "gate=[{id: RD-ACC-01, metric: clean_accuracy, at_least: 0.5, n_at_least: 300}]"
+
+
+def test_a_rule_of_more_images_than_there_will_be_is_refused_unless_the_net_is_trained(tmp_path):
+    asked, runs = recipe("evaluate.limit=64", RULE), tmp_path / "runs"
+    told = "RD-ACC-01 can never hold: needs 300 where the evaluation has 64 test images"
+    for check in (check_training, check_asked):
+        with pytest.raises(RecipeError, match=told):
+            check(asked, runs, "mine")
+    run = Run.for_recipe(runs, asked, "mine")
+    (run.root / run.net_place).mkdir(parents=True)
+    (run.root / run.net_place / "manifest.json").touch()
+    check_asked(asked, runs, "mine")
+    with pytest.raises(RecipeError, match=told):
+        check_asked(asked, runs, "mine", force=True)
+
+
+def test_images_are_counted_where_that_needs_no_torch(tmp_path):
+    with pytest.raises(RecipeError, match="needs 600 where the evaluation has 544 test images"):
+        check_asked(recipe(RULE.replace("300", "600")), tmp_path, None)
+    assert find_source(recipe().data).test_images == len(find_source(recipe().data).test())
+
+
+def test_a_rule_of_more_samples_than_a_target_takes_is_refused(tmp_path):
+    rule = "gate=[{id: RD-LAT-01, metric: latency_ms.p99.9, at_most: 10}]"
+    plan = LatencyPlan(min_samples=100)
+    hasty = load_target("host-cpu").model_copy(update={"latency": plan})
+    with pytest.raises(RecipeError, match=r"host-cpu may stop at latency.min_samples, 100"):
+        check_asked(recipe(rule), tmp_path, None, [hasty])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 from robustdeploy.cli.heavy import api
 from robustdeploy.cli.options import (
@@ -34,6 +35,7 @@ from robustdeploy.core.asked import check_targets, recipe_for
 from robustdeploy.core.load import load_target
 from robustdeploy.data.find import looking_once
 from robustdeploy.engine.plan import Step
+from robustdeploy.preflight import check_asked
 from robustdeploy.tracking.chosen import listening
 
 
@@ -67,7 +69,8 @@ def plan(
         more = overrides(
             set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable, latency_target, target
         )
-        loaded = recipe_for(recipe, targets=goals, overrides=more)
+        check = partial(check_asked, runs=runs, name=name, targets=goals, force=force)
+        loaded = recipe_for(recipe, targets=goals, overrides=more, before=check)
         run, steps = api.plan(
             loaded,
             goals,

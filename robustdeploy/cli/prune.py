@@ -65,7 +65,7 @@ def prune(
     command resumes what was interrupted. With --target, layers keep channels in the target's multiples.
     """
     with listening(track, quiet or as_json) as callback, looking_once():
-        goal = load_target(target) if target else None
+        goals = [load_target(target)] if target else []
         more = overrides(
             set_,
             ops_target,
@@ -79,15 +79,15 @@ def prune(
             [target] if target else [],
         )
         # Of several processes one has the run's folder already.
-        check = None if follows() else partial(check_training, runs=runs, name=name)
-        loaded = recipe_for(recipe, targets=[goal] if goal else [], overrides=more, before=check)
+        check = None if follows() else partial(check_training, runs=runs, name=name, targets=goals, force=force)
+        loaded = recipe_for(recipe, targets=goals, overrides=more, before=check)
         if follows():
             api.follow(loaded)
             return
         for remark in remarks(loaded):
             callback.say(f"note: {remark}")
         callback.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
-        run = api.prune(loaded, targets=[goal] if goal else [], runs=runs, name=name, force=force, callback=callback)
+        run = api.prune(loaded, targets=goals, runs=runs, name=name, force=force, callback=callback)
     _show(run, target or "host-cpu", as_json)
 
 

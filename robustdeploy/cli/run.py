@@ -86,7 +86,7 @@ def run(
         for goal in goals:
             precisions_on(goal, [Choice(name=each) for each in precision or ()])
         # Of several processes one has the run's folder already.
-        check = None if follows() else partial(check_training, runs=runs, name=name)
+        check = None if follows() else partial(check_training, runs=runs, name=name, targets=goals, force=force)
         loaded = recipe_for(recipe, targets=goals, overrides=more, before=check)
         if follows():
             api.follow(loaded)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robustdeploy.core.reading import no_file
-from robustdeploy.errors import ArtifactError, StorageError
+from robustdeploy.errors import ArtifactError, StorageError, UsageError
 from robustdeploy.foreign import json_text
 
 # EDQUOT is a quota, EROFS a disk that the kernel mounted read-only after an error.
@@ -104,6 +104,16 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {reason}; {fix} or choose another folder, then repeat") from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and all above it; where something else stands in its place, that is a UsageError that names it."""
+    try:
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        there = next((p for p in (path, *path.parents) if not p.is_dir() and (p.exists() or p.is_symlink())), path)
+        raise UsageError(f"{there} is no folder, and one is needed there; remove it, then repeat") from error
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Give a folder that is gone after the block; where there is no room for one, a StorageError names TMPDIR."""
@@ -144,8 +154,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     # In the same folder, as a rename is one step only within one file system. The name is random, so that two processes
     # do not write into one file.
     beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    make_folder(path.parent)
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield beside
             # Before the rename: file systems may write the name first, and a power cut would leave an empty file under

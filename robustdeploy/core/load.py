@@ -263,10 +263,12 @@ def rule_problems(data: Any, place: Place) -> Iterator[tuple[Place, str]]:
         yield from (((*place, index, *inner), text) for inner, text in meaning_problems(rule))
 
 
-def gate_problems(prospect: Prospect) -> Iterator[tuple[Place, str]]:
+def gate_problems(
+    prospect: Prospect, search: Callable[[Rule, Prospect], Iterator[tuple[Place, str]]] = unmet_problems
+) -> Iterator[tuple[Place, str]]:
     """Say which rules of a recipe no evaluation of it can meet."""
     for index, rule in enumerate(prospect.recipe.gate):
-        for inner, text in unmet_problems(rule, prospect):
+        for inner, text in search(rule, prospect):
             yield ("gate", index, *inner), f"{rule.id} can never hold: {text}"
 
 

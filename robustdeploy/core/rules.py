@@ -158,11 +158,17 @@ def unmet_problems(rule: Rule, prospect: Prospect) -> Iterator[Problem]:
     """Say why no evaluation of the recipe can meet a rule that has a meaning in itself."""
     metric = METRICS[rule.metric]
     yield from _missing_rows(rule, metric, prospect)
-    yield from _too_few(rule, metric, prospect)
+    yield from too_few_problems(rule, prospect)
     # A dense net beside the pruned one is held to no budget.
     about_dense = rule.subject is not None and parts_of(rule.subject)[0] == DENSE and prospect.pruned
     if metric.limited_by is not None and not about_dense:
         yield from _against_budget(rule, metric, prospect)
+
+
+def too_few_problems(rule: Rule, prospect: Prospect) -> Iterator[Problem]:
+    """Say why there will be too few images, or samples on a target; no attack and no pruner is asked, so no torch."""
+    metric = METRICS[rule.metric]
+    yield from _too_few(rule, metric, prospect)
     if metric.support == "samples":
         for target in prospect.targets:
             yield from _against_target(rule, metric, target)

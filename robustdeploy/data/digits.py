@@ -13,6 +13,8 @@ from robustdeploy.data.split import split
 from robustdeploy.errors import DataError
 
 _TEST_SHARE = 0.3
+_TEST_IMAGES = 544
+"""What that share comes to: the set never changes, and to read it takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Digits:
             mirror=False,
             train=partial(_read, "train", size),
             test=partial(_read, "test", size),
+            count_test=lambda: _TEST_IMAGES,
             mean=(0.3053,),
             std=(0.3759,),
         )

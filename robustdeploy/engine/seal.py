@@ -15,6 +15,7 @@ from robustdeploy.core.files import (
     atomic_write_text,
     hash_or_reason,
     lies_in,
+    make_folder,
     sha256_of_text,
     storage_errors,
     sync_file,
@@ -91,8 +92,7 @@ class Slot:
         # A run may have been sent by somebody else, with a link in it to a folder of the user's.
         if not lies_in(path, self.root):
             raise UsageError(f"{path} leads out of the run through a link; nothing is written there, remove the link")
-        with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         return path
 
     @property
@@ -162,6 +162,7 @@ class Slot:
         links = [p for p in (path, *path.parents) if p.is_symlink() and p.is_relative_to(self.root) and p != self.root]
         if links or not path.resolve().is_relative_to(self.root.resolve()):
             raise UsageError(f"{path} is reached through a link; it is not cleared, remove it yourself")
+        make_folder(path)  # or say what stands there instead
         with storage_errors(path):
             # First of all: a kill while the rest is deleted must not leave a seal on half a folder.
             (path / FILE_NAME).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
-from robustdeploy.core.files import atomic_write_bytes
+from robustdeploy.core.files import atomic_write_bytes, make_folder
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.data.load import Loaded
 from robustdeploy.engine.stage import Work
@@ -42,7 +42,7 @@ def fine_tune(
     Resumes what an interrupted call has left.
     """
     folder = work.folder / FOLDER
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     changed = {"epochs": tuning.epochs, "lr": tuning.lr, "phases": (), "precision": "fp32", "ema": None, "start": None}
     train = recipe.train.model_copy(update={**changed, "compile": False})
     device = device_from(recipe.train.device)

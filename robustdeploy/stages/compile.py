@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from robustdeploy.core.files import make_folder
 from robustdeploy.core.plain import plain
 from robustdeploy.core.subject import Subject
 from robustdeploy.core.target import Target
@@ -69,7 +70,7 @@ class Compile:
         """Build, and fetch the files."""
         session, callback = self.session, self.session.callback
         folder, onnx = work.folder / FOLDER, work.of(self.export).folder / "model.onnx"
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
 
         def progress(what: str, done: int, total: int) -> None:
             callback.progress(f"{self.target.name}, {what}", done, total)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from robustdeploy.core.callback import SILENT, Callback
-from robustdeploy.core.files import atomic_write_text, temporary_folder
+from robustdeploy.core.files import atomic_write_text, make_folder, temporary_folder
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.precisions import precisions_on
 from robustdeploy.core.profile import Profile, ProfiledNet
@@ -85,7 +85,7 @@ def profile(
                 net, groups, about, target, chosen, board, place / "agent.pyz", samples, progress, seconds
             )
     found = found.model_copy(update={"multiples": times_by_multiple(net, groups, about.image_shape, found)})
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     atomic_write_text(path, found.model_dump_json() + "\n")
     samples.unlink(missing_ok=True)  # the profile holds what they said
     return found, path

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
-from robustdeploy.core.files import atomic_write_json, atomic_write_text, storage_errors
+from robustdeploy.core.files import atomic_write_json, atomic_write_text, make_folder
 from robustdeploy.core.load import resolved_yaml
 from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import read_bounded, read_json
@@ -123,8 +123,7 @@ def begun(
             raise UsageError(f"{root} is a sweep on {places}; give this one a --name")
         added = tuple(cell for cell in asked.cells if cell not in before.asked.cells)
         asked = before.asked.model_copy(update={"cells": (*before.asked.cells, *added)})
-    with storage_errors(root):
-        (root / TARGETS).mkdir(parents=True, exist_ok=True)
+    make_folder(root / TARGETS)
     # The recipe first: a kill in between leaves a folder that is no sweep yet.
     for path, text in texts.items():
         atomic_write_text(path, text)

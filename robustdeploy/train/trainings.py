@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from robustdeploy.core.amount import absolute
-from robustdeploy.core.files import atomic_write_bytes
+from robustdeploy.core.files import atomic_write_bytes, make_folder
 from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.records import NetRecord
 from robustdeploy.core.room import available_bytes, check_room
@@ -232,7 +232,7 @@ def _kept(work: Work, info: NetInfo, data: Loaded, trained: Trained, facts: Mapp
     for place, net in (("best", trained.best), ("last", trained.last)):
         shutil.rmtree(work.folder / place, ignore_errors=True)  # of a training that this one takes the place of
         if trained.best is not trained.last:
-            (work.folder / place).mkdir(exist_ok=True)
+            make_folder(work.folder / place)
             save_net(work.folder / place, cast(Normalised, net.cpu()), info)
             work.keep(f"{place}/model.safetensors", f"{place}/net.json")
     atomic_write_bytes(work.folder / "held_out.npz", held_out_file(data))

@@ -18,11 +18,12 @@ from robustdeploy.core.files import (
     atomic_write_text,
     canonical_json,
     expanded,
+    make_folder,
     sha256_of_file,
     storage_errors,
     temporary_folder,
 )
-from robustdeploy.errors import StorageError
+from robustdeploy.errors import StorageError, UsageError
 
 
 def test_canonical_json_is_one_text_for_equal_values():
@@ -97,6 +98,16 @@ def test_storage_errors_are_told_apart_from_other_errors(tmp_path, number, fix):
         raise OSError(number, os.strerror(number))
     with pytest.raises(FileNotFoundError), storage_errors(tmp_path / "a"):
         (tmp_path / "missing").read_bytes()
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nothing"), os.mkfifo])
+@pytest.mark.parametrize("below", ["", "b/c"])
+def test_what_stands_where_a_folder_is_needed_is_named(tmp_path, make, below):
+    make(tmp_path / "a")
+    with pytest.raises(UsageError, match=r"/a is no folder, and one is needed there; remove it, then repeat"):
+        make_folder(tmp_path / "a" / below)
+    with pytest.raises(UsageError, match=r"/a is no folder"):
+        atomic_write_bytes(tmp_path / "a" / below / "file", b"")
 
 
 def test_a_home_that_nobody_has_is_left_as_it_is_written(monkeypatch):
