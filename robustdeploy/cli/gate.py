@@ -10,6 +10,7 @@ import typer
 from robustdeploy.cli.completion import complete_yaml
 from robustdeploy.cli.options import RUNS, EvaluationOption, JsonOption, QuietOption, RunArgument, RunsOption
 from robustdeploy.cli.result import show, verdict_document, verdict_lines
+from robustdeploy.core.settings import is_own
 from robustdeploy.engine.lineage import label_target
 from robustdeploy.engine.run import Run
 from robustdeploy.errors import UsageError
@@ -52,7 +53,7 @@ def gate(
         with Terminal(quiet or as_json) as callback:
             callback.say(f"run {opened.root}, {label_target(loaded) or ', '.join(loaded.targets)}")
             for other in other_evaluations(opened, loaded):
-                how = f"robustdeploy report {opened.root} --target {other}"
+                how = f"robustdeploy report {opened.root}{'' if is_own(other) else f' --target {other}'}"
                 callback.say(f"note: this says nothing of {other}; `{how}` does")
     verdict = judge_report(loaded, None if rules is None else load_rules(rules))
     about = {"report": loaded.name, "targets": list(loaded.targets), "label": loaded.label}

@@ -17,10 +17,9 @@ from robustdeploy.cli.options import (
     RunsOption,
     TrackOption,
 )
-from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
+from robustdeploy.cli.result import accuracy_lines, gate_command, show, verdict_lines
 from robustdeploy.core.choices import words_in
-from robustdeploy.core.report import Report
-from robustdeploy.engine.lineage import label_target
+from robustdeploy.core.settings import evaluations_of
 from robustdeploy.engine.run import Run
 from robustdeploy.preflight import check_formats, check_reportable
 from robustdeploy.tracking.chosen import listening
@@ -47,7 +46,8 @@ def report(
 ) -> None:
     """Write, judge and render report.json.
 
-    It is assembled from the sealed stages, of every target that was evaluated.
+    It is assembled from the sealed stages, of every target that was evaluated. One of less, by --target, stands beside
+    it under its own name.
     """
     with listening(track, quiet or as_json) as callback:
         opened = Run.open(run, runs)
@@ -58,10 +58,7 @@ def report(
         written = reporting.report(opened, target or (), formats=chosen, callback=callback)
     lines = [*accuracy_lines(written.report), *verdict_lines(written.report.verdict)]
     lines += [f"{path} is written" for path in written.files]
-    lines[-1] += f"; next: robustdeploy gate {opened.root}{_named(written.report)}"
+    if named := evaluations_of(written.files[0].name):
+        lines.append(f"{opened.root / 'report.json'} stays as it is; this one is of {', '.join(named)} alone")
+    lines[-1] += f"; next: {gate_command(written.files[0])}"
     show(lines, written.report.model_dump(mode="json"), as_json)
-
-
-def _named(report: Report) -> str:
-    """Return the option that names an evaluation under other settings, which ``gate`` must be asked for."""
-    return f" --target {label_target(report)}" if report.label else ""

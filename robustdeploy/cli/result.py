@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 
 from robustdeploy.cli.streams import shows_everything
+from robustdeploy.core.settings import evaluations_of, is_own
 from robustdeploy.errors import RobustdeployError
 from robustdeploy.foreign import json_text, one_line, sentence
 from robustdeploy.report.evidence import BALANCE, is_unbalanced, subjects_in_order
@@ -49,6 +51,14 @@ def refuse(error: RobustdeployError, document: Any, as_json: bool) -> NoReturn:
     show((), document, as_json)
     print(f"error: {error}", file=sys.stderr)
     raise typer.Exit(error.exit_code)
+
+
+def gate_command(report: Path) -> str:
+    """Return the command that judges a report which has just been written, by its file."""
+    named = evaluations_of(report.name)
+    if len(named) == 1 and not is_own(named[0]):
+        return f"robustdeploy gate {report.parent} --target {named[0]}"
+    return f"robustdeploy gate {report if named else report.parent}"
 
 
 def verdict_lines(verdict: Any) -> list[str]:

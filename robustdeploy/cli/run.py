@@ -33,7 +33,7 @@ from robustdeploy.cli.options import (
     TrackOption,
     overrides,
 )
-from robustdeploy.cli.result import accuracy_lines, show, verdict_lines
+from robustdeploy.cli.result import accuracy_lines, gate_command, show, verdict_lines
 from robustdeploy.core.asked import check_targets, recipe_for
 from robustdeploy.core.callback import Callback
 from robustdeploy.core.load import load_target
@@ -42,7 +42,6 @@ from robustdeploy.core.precisions import precisions_on
 from robustdeploy.core.recipe import Choice, Recipe
 from robustdeploy.core.report import Report
 from robustdeploy.data.find import looking_once
-from robustdeploy.engine.lineage import label_target
 from robustdeploy.preflight import check_training, remarks
 from robustdeploy.report.judge import judged_by
 from robustdeploy.tracking.chosen import listening
@@ -120,7 +119,6 @@ def _judged(report: Report, asked: Recipe, callback: Callback) -> Report:
 
 def _show(report: Report, files: Sequence[Path], as_json: bool) -> None:
     page = next((path for path in files if path.suffix == ".html"), files[0])
-    named = f" --target {label_target(report)}" if report.label else ""
     lines = [*accuracy_lines(report), *verdict_lines(report.verdict)]
-    lines += [f"{page} is written; open it, or judge again: robustdeploy gate {page.parent}{named}"]
+    lines += [f"{page} is written; open it, or judge again: {gate_command(files[0])}"]
     show(lines, report.model_dump(mode="json"), as_json)

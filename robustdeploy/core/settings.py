@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from robustdeploy.core.files import canonical_json, sha256_of_text
@@ -40,9 +40,19 @@ def is_own(evaluation: str) -> bool:
     return _MARK not in evaluation
 
 
-def report_suffix(evaluation: str) -> str:
-    """Return what the names of a report's files end in: nothing for the recipe's own evaluation."""
-    return "" if is_own(evaluation) else f"-{evaluation}"
+def report_suffix(evaluations: Sequence[str], everything: Collection[str]) -> str:
+    """Return what the names of a report's files end in: nothing where it tells of ``everything`` that is the recipe's.
+
+    One that tells of less stands beside, lest it take the place of the other and pass where that does not.
+    """
+    whole = all(map(is_own, evaluations)) and set(everything) <= set(evaluations)
+    return "" if whole else f"-{'+'.join(evaluations)}"
+
+
+def evaluations_of(report: str) -> list[str]:
+    """Return the evaluations that a report's file name says it is of; none for those of the report of all."""
+    stem = report.removesuffix(".json").removeprefix("report").removeprefix("-")
+    return stem.split("+") if stem else []
 
 
 def differences(own: Mapping[str, Any], used: Mapping[str, Any], prefix: str = "") -> Iterator[Override]:

@@ -13,7 +13,7 @@ from robustdeploy.core.asked import DEFAULT_RUNS
 from robustdeploy.core.given import RUN_FILES
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Override, Report, SubjectEvidence
-from robustdeploy.core.settings import as_options, is_own, overrides, target_of
+from robustdeploy.core.settings import as_options, evaluations_of, is_own, overrides, target_of
 from robustdeploy.core.subject import FP32, IMPORTED, Subject
 from robustdeploy.engine.manifest import FILE_NAME, Manifest
 from robustdeploy.engine.places import (
@@ -105,6 +105,17 @@ def command_for(root: Path, place: str) -> str:
     return _command("export" if kind == ONNX else "evaluate", root, target, precision_of(place))
 
 
+def remedy(path: Path) -> str:
+    """Return how a damaged file is had again: of a run, by a command that can be pasted; of others nothing is known."""
+    root = next((folder for folder in path.parents if (folder / RUN_FILES[0]).is_file()), None)
+    if root is None:
+        return "put it back, or write it again"
+    inside = path.relative_to(root).as_posix()
+    if place := place_of(inside):
+        return f"`{command_for(root, place)} --force` makes it again"
+    return f"`{report_command(root, path.name)}` writes it again" if "/" not in inside else "put it back"
+
+
 def export_command(root: Path, subject: Subject) -> str:
     """Return the command that makes the file of a subject as its target takes it."""
     return _command("export", root, subject.place, subject.precision)
@@ -132,15 +143,20 @@ def _overrides(evaluation: Manifest, recipe: Recipe) -> tuple[Override, ...]:
 
 
 def report_problems(
-    root: Path, report: Report, made: Manifests, net: str, recipes: Collection[str], files: Mapping[str, str]
+    root: Path,
+    report: Report,
+    made: Manifests,
+    net: str,
+    recipes: Collection[str],
+    files: Mapping[str, str],
+    command: str,
 ) -> list[str]:
-    """Compare what a report says that it is about with what is there now.
+    """Compare what a report says that it is about with what is there now; ``command`` writes it again.
 
     ``net`` is the place of the run's own net, ``recipes`` holds the SHA-256 that the run's recipe may have in it, and
     ``files`` those of files by path.
     """
-    asked = f" --target {named}" if (named := label_target(report)) else ""
-    again = f"`robustdeploy report {root}{asked}` writes it again"
+    again = f"`{command}` writes it again"
     if net not in made:
         return [f"the report is out of date: {root / net} is not finished any more; {again}"]
     common: dict[str, str | None] = {
@@ -153,6 +169,11 @@ def report_problems(
     told = [_out_of_date("", report.sha256, common)]
     told += [_evidence_problem(root, each, made, files) for each in report.deployed if each.evaluation]
     return [f"{problem}; {again}" for problem in dict.fromkeys(told) if problem]
+
+
+def report_command(root: Path, name: str) -> str:
+    """Return the command that writes the report in the file ``name`` of a run."""
+    return f"robustdeploy report {quote(str(root))}{''.join(f' --target {each}' for each in evaluations_of(name))}"
 
 
 def label_target(report: Report) -> str:

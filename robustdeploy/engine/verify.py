@@ -17,7 +17,7 @@ from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
 from robustdeploy.core.yaml_source import source_from_file
 from robustdeploy.engine.ledger import LEDGER, Ledger, Record, own_net
-from robustdeploy.engine.lineage import behind, chain_problems, report_problems
+from robustdeploy.engine.lineage import behind, chain_problems, report_command, report_problems
 from robustdeploy.engine.manifest import FILE_NAME, Manifest, read_manifest
 from robustdeploy.engine.places import KINDS, kind_of, net_place
 from robustdeploy.engine.seal import PARTS, place_problems, sealed_manifests
@@ -115,8 +115,8 @@ def verify_run(root: Path) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def evidence_problems(held: Held, report: Report) -> list[str]:
-    """Say why a report of this run cannot be believed now: the recipe, and every stage that it rests on."""
+def evidence_problems(held: Held, report: Report, name: str) -> list[str]:
+    """Say why a report of this run, a file of this name, cannot be believed now: the recipe, all that it rests on."""
     evaluations = [each.evaluation for each in report.deployed if each.evaluation]
     places = tuple(dict.fromkeys([held.net, *(place for each in evaluations for place in behind(each, held.made))]))
     sealed = sealed_manifests(held.records)
@@ -126,7 +126,7 @@ def evidence_problems(held: Held, report: Report) -> list[str]:
             problems += place_problems(held.root, place, sealed[place])
     if held.recipe is not None:
         problems += chain_problems(held.root, places, held.made, held.recipe)
-    return list(dict.fromkeys([*problems, *_subject_problems(held, report)]))
+    return list(dict.fromkeys([*problems, *_subject_problems(held, report, name)]))
 
 
 def _recipe_problems(held: Held) -> Iterator[str]:
@@ -162,13 +162,15 @@ def _report_file_problems(held: Held, path: Path) -> list[str]:
     if not path.is_file():
         return []  # told already
     try:
-        return _subject_problems(held, Report.model_validate(read_json(path)))
+        return _subject_problems(held, Report.model_validate(read_json(path)), path.name)
     except (ArtifactError, ValidationError) as error:
-        return [f"{path} cannot be read as a report ({type(error).__name__}); `robustdeploy report` writes it again"]
+        again = f"`{report_command(held.root, path.name)}` writes it again"
+        return [f"{path} cannot be read as a report ({type(error).__name__}); {again}"]
 
 
-def _subject_problems(held: Held, report: Report) -> list[str]:
-    return report_problems(held.root, report, held.made, held.net, held.recipes, held.files)
+def _subject_problems(held: Held, report: Report, name: str) -> list[str]:
+    again = report_command(held.root, name)
+    return report_problems(held.root, report, held.made, held.net, held.recipes, held.files, again)
 
 
 def _additions(held: Held) -> Iterator[str]:

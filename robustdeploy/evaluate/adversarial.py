@@ -12,6 +12,7 @@ from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.records import AttackRecord
 from robustdeploy.core.trust import Trust
+from robustdeploy.engine.lineage import remedy
 from robustdeploy.engine.stage import Work
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.attack import Bench, Found, Images, Progress, adversaries_from, attack_host
@@ -24,7 +25,6 @@ from robustdeploy.onboard.types import Labels, Threat
 
 FILE = "attacks.npz"
 _MOST_BYTES = 2**36
-_AGAIN = "`robustdeploy evaluate --force` finds it again"
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,8 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
         images = arrays[f"{name}/images"]
         # The seal is checked already; this also catches a box that was made smaller since.
         if outside := violations(of.images, images, threat):
-            raise ArtifactError(
-                f"{path}: {outside:,} images of '{name}' lie outside of the threat's box, so it was edited; {_AGAIN}"
-            )
+            where = f"{path}: {outside:,} images of '{name}' lie outside of the threat's box"
+            raise ArtifactError(f"{where}, so it was edited; {remedy(path)}")
         return Found(images, arrays[f"{name}/predictions"])
 
     _check(arrays, path, {"predictions": ("int64", ())}, len(test.ids))
@@ -111,9 +110,9 @@ def _check(arrays: Arrays, path: Path, wanted: Mapping[str, tuple[str, tuple[int
     try:
         check_arrays(arrays, str(path), wanted)
     except ArtifactError as problem:
-        raise ArtifactError(f"{problem}; {_AGAIN}") from problem
+        raise ArtifactError(f"{problem}; {remedy(path)}") from problem
     if (held := len(arrays[next(iter(wanted))])) != count:
-        raise ArtifactError(f"{path} is of {held:,} test images where {count:,} are used; {_AGAIN}")
+        raise ArtifactError(f"{path} is of {held:,} test images where {count:,} are used; {remedy(path)}")
 
 
 def _curve_name(multiple: float) -> str:

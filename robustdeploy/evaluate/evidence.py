@@ -17,6 +17,7 @@ from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import read_json
 from robustdeploy.core.report import Diagnostic, Figures, Histogram, Measurement, Sample
 from robustdeploy.core.subject import Subject
+from robustdeploy.engine.lineage import remedy
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.latency import Latency
 from robustdeploy.evaluate.outcomes import Outcomes
@@ -36,7 +37,7 @@ class EvaluationRows(Noun):
 
 def read_rows(path: Path) -> EvaluationRows:
     """Return what an evaluation left in ``path``; what is damaged, edited or of another version is an ArtifactError."""
-    again = "run `robustdeploy evaluate --force` again"
+    again = remedy(path)
     try:
         found = read_json(path)
     except ArtifactError as problem:

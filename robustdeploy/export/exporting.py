@@ -23,6 +23,7 @@ from robustdeploy.cost.memory import images_at_once
 from robustdeploy.cost.onnx_graph import macs as onnx_macs
 from robustdeploy.data.images import pixels
 from robustdeploy.data.noise import Noise
+from robustdeploy.engine.lineage import remedy
 from robustdeploy.engine.stage import Finished, Work
 from robustdeploy.errors import ArtifactError
 from robustdeploy.export.golden import GOLDEN, golden_images
@@ -79,7 +80,7 @@ def held_out_images(trained: Path, info: NetInfo) -> tuple[Bytes, Labels]:
         if not 0 <= int(held["labels"].min()) <= int(held["labels"].max()) < len(info.classes):
             raise ArtifactError(f"'labels' in {path} are not of the net's {len(info.classes)} classes")
     except ArtifactError as problem:
-        raise ArtifactError(f"{problem}; `robustdeploy prune --force` makes it again") from problem
+        raise ArtifactError(f"{problem}; {remedy(path)}") from problem
     return held["images"], held["labels"]
 
 

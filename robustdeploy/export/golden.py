@@ -10,6 +10,7 @@ import numpy as np
 
 from robustdeploy.core.archive import Arrays, arrays_from, check_arrays
 from robustdeploy.core.reading import read_bounded
+from robustdeploy.engine.lineage import remedy
 from robustdeploy.errors import ArtifactError
 from robustdeploy.nets.store import NetInfo
 from robustdeploy.onboard.types import Bytes, Labels, Scores
@@ -36,5 +37,5 @@ def load_golden(path: Path, info: NetInfo) -> Arrays:
         arrays = arrays_from(read_bounded(path, most), str(path), most)
         check_arrays(arrays, str(path), wanted)
     except ArtifactError as problem:
-        raise ArtifactError(f"{problem}; `robustdeploy export --force` makes it again") from problem
+        raise ArtifactError(f"{problem}; {remedy(path)}") from problem
     return arrays

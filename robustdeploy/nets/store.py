@@ -30,6 +30,7 @@ from robustdeploy.core.reading import parse_json, read_bounded, size_text
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.trust import Trust, check_trusted
 from robustdeploy.engine.ledger import LEDGER, Ledger, own_net
+from robustdeploy.engine.lineage import remedy
 from robustdeploy.engine.places import net_place
 from robustdeploy.errors import ArtifactError, RecipeError
 from robustdeploy.foreign import shown_name
@@ -41,7 +42,6 @@ from robustdeploy.nets.size import Size, resize_modules, size_differences
 NET_FILE = "net.json"
 WEIGHTS_FILE = "model.safetensors"
 _DIGEST_KEY = "net_json"
-_AGAIN = "put it back, or have `robustdeploy prune --force` write it again"
 # Files are bounded before they are read: a run may come from anybody, and memory is taken at once.
 _MOST_INFO = 64 * 2**20
 _MOST_WEIGHTS = 16 * 2**30
@@ -125,11 +125,11 @@ def load_info(folder_or_run: Path | str) -> NetInfo:
     try:
         return NetInfo.model_validate(parse_json(read_bounded(path, _MOST_INFO), "it"))
     except ArtifactError as error:
-        raise ArtifactError(f"{path} is no description of a net: {error}; {_AGAIN}") from error
+        raise ArtifactError(f"{path} is no description of a net: {error}; {remedy(path)}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise ArtifactError(f"{path} is no description of a net: {place}: {first['msg']}; {_AGAIN}") from error
+        raise ArtifactError(f"{path} is no description of a net: {place}: {first['msg']}; {remedy(path)}") from error
 
 
 def dense_net(info: NetInfo, origin: Path | None = None) -> Normalised:
@@ -169,14 +169,14 @@ def _weights(folder: Path, info: NetInfo) -> dict[str, Tensor]:
     if (found := hashlib.sha256(content).hexdigest()) != info.weights_sha256:
         raise ArtifactError(
             f"{path} is not the file that {NET_FILE} was written with (SHA-256 {found[:12]}…, expected "
-            f"{info.weights_sha256[:12]}…): it was truncated, edited or replaced; save the net again"
+            f"{info.weights_sha256[:12]}…): it was truncated, edited or replaced; {remedy(path)}"
         )
     if _said(content, path) != _digest(info):
-        raise ArtifactError(f"{folder / NET_FILE} was edited after {WEIGHTS_FILE} was written; save the net again")
+        raise ArtifactError(f"{folder / NET_FILE} was edited after {WEIGHTS_FILE} was written; {remedy(path)}")
     try:
         return load(content)
     except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
-        raise ArtifactError(f"cannot read {path}: {error}; save the net again") from error
+        raise ArtifactError(f"cannot read {path}: {error}; {remedy(path)}") from error
 
 
 def _said(content: bytes, path: Path) -> Any:

@@ -19,7 +19,7 @@ from robustdeploy.core.settings import label_in, overrides
 from robustdeploy.core.subject import DENSE, Subject
 from robustdeploy.cost import COUNTED
 from robustdeploy.engine.ledger import utc_now
-from robustdeploy.engine.lineage import Manifests, behind, evidence_sha256
+from robustdeploy.engine.lineage import Manifests, behind, evidence_sha256, remedy
 from robustdeploy.engine.manifest import FILE_NAME, producer
 from robustdeploy.engine.places import board_place, evaluation_of
 from robustdeploy.engine.stage import Finished
@@ -225,13 +225,11 @@ def _json(path: Path) -> Any:
     try:
         return read_json(path)
     except ArtifactError as problem:
-        raise ArtifactError(f"{problem}; run `robustdeploy evaluate --force` again") from problem
+        raise ArtifactError(f"{problem}; {remedy(path)}") from problem
 
 
 def _mapping(path: Path) -> dict[str, Any]:
     found = _json(path)
     if not isinstance(found, dict):
-        raise ArtifactError(
-            f"{path} holds no facts by name, so it was edited; run `robustdeploy evaluate --force` again"
-        )
+        raise ArtifactError(f"{path} holds no facts by name, so it was edited; {remedy(path)}")
     return found

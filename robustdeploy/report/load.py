@@ -16,11 +16,11 @@ from robustdeploy.core.reading import values_from
 from robustdeploy.core.report import SCHEMA_VERSION, Report
 from robustdeploy.core.rules import contradictions
 from robustdeploy.core.yaml_source import Problem, source_from_file
+from robustdeploy.engine.lineage import remedy
 from robustdeploy.errors import ArtifactError, RecipeError
 from robustdeploy.report.judge import judge_report
 
 _MOST_BYTES = 256 * 2**20
-_AGAIN = "write it again with 'robustdeploy evaluate'"
 
 
 def load_rules(path: Path) -> tuple[Rule, ...]:
@@ -58,7 +58,7 @@ def load_report(path: Path) -> Report:
     if _outcomes(again) != _outcomes(report.verdict):
         raise ArtifactError(
             f"{path}: says {report.verdict.outcome} where its rows and rules give {again.outcome}, or differs in the "
-            f"outcome of a rule, so it was edited; {_AGAIN}"
+            f"outcome of a rule, so it was edited; {remedy(path)}"
         )
     return report
 
@@ -70,7 +70,7 @@ def _outcomes(verdict: Verdict) -> Sequence[object]:
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; {_AGAIN}")
+        raise ArtifactError(f"{path}: no such file; {remedy(path)}")
     if path.suffix.lower() != ".json":
         rules = "; rules are given with --rules" if path.suffix in (".yaml", ".yml") else ""
         raise ArtifactError(f"{path} is no report: a run is read here, by folder or name, or a report.json{rules}")
@@ -79,7 +79,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path}: not text in UTF-8 (byte {error.start:,}), so no report; {_AGAIN}") from error
+        raise ArtifactError(f"{path}: not text in UTF-8 (byte {error.start:,}); {remedy(path)}") from error
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -91,9 +91,9 @@ def _parsed(path: Path, text: str) -> Any:
         # A truncated file ends where the reader still waits for more; any other fault was made by somebody.
         cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         why = f"ends at line {error.lineno}, in the middle" if cut else f"is not JSON at line {error.lineno}"
-        raise ArtifactError(f"{path}: {why}, so it was {'truncated' if cut else 'edited'}; {_AGAIN}") from error
+        raise ArtifactError(f"{path}: {why}, so it was {'truncated' if cut else 'edited'}; {remedy(path)}") from error
     except ValueError as error:
-        raise ArtifactError(f"{path}: is no report: {error}; {_AGAIN}") from error
+        raise ArtifactError(f"{path}: is no report: {error}; {remedy(path)}") from error
 
 
 def _validated(path: Path, data: Any) -> Report:
@@ -107,4 +107,4 @@ def _validated(path: Path, data: Any) -> Report:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"{path}: {place} {complaint(first, Report)}, so it was edited; {_AGAIN}") from error
+        raise ArtifactError(f"{path}: {place} {complaint(first, Report)}, so it was edited; {remedy(path)}") from error

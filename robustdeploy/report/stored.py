@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustdeploy.core.report import Report
-from robustdeploy.core.settings import is_own, report_suffix, target_of
+from robustdeploy.core.settings import is_own, target_of
 from robustdeploy.core.subject import subject_from
 from robustdeploy.engine.evaluations import check_evaluated, evaluation_named, evaluations_in, evaluations_named
 from robustdeploy.engine.ledger import LEDGER
+from robustdeploy.engine.lineage import report_command
 from robustdeploy.engine.manifest import FILE_NAME
 from robustdeploy.engine.places import KINDS, NETS, evaluation_of
 from robustdeploy.engine.run import Run
@@ -24,14 +25,18 @@ def read_report(run: Run, target: str | None = None) -> Report:
     One that the ledger does not have in these words, or that tells of what is there no more, is an ArtifactError.
     """
     name = "" if target is None else evaluation_named(target)
-    path = run.root / f"report{report_suffix(name)}.json"
+    path, alone = run.root / "report.json", run.root / f"report-{name}.json"
     how = f"robustdeploy report {run.root}{'' if is_own(name) else f' --target {name}'}"
+    if not is_own(name) or (alone.exists() and not path.exists()):
+        path = alone
     if not path.exists():
         evaluations_named(run, [name] if name else ())
         raise UsageError(f"{run.root} has no report{f' on {name}' if name else ''} yet: run `{how}` first")
     loaded = believed(path)
     if name and target_of(name) not in loaded.targets:
         check_evaluated(run, name)
+        if alone.exists():
+            return believed(alone)
         raise UsageError(f"{path} is of {', '.join(loaded.targets)} alone; `{how}` tells of {name} too")
     return on_target(loaded, target_of(name)) if name else loaded
 
@@ -58,10 +63,11 @@ def believed(path: Path) -> Report:
     path = path.resolve()
     held = held_by(path.parent)
     # The file first and its evidence second: an edited report may claim any evidence.
+    again = f"`{report_command(held.root, path.name)}` writes it again"
     if problems := written_problems(held, path.name):
-        raise ArtifactError(*(f"{problem}; `robustdeploy report` writes it again" for problem in problems))
+        raise ArtifactError(*(f"{problem}; {again}" for problem in problems))
     loaded = load_report(path)
-    if problems := evidence_problems(held, loaded):
+    if problems := evidence_problems(held, loaded, path.name):
         raise ArtifactError(*problems)
     return loaded
 

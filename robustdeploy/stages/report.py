@@ -13,7 +13,7 @@ from robustdeploy.core.report import Report
 from robustdeploy.core.settings import is_own, report_suffix
 from robustdeploy.core.subject import subject_from
 from robustdeploy.devices.profiles import profiles_beside
-from robustdeploy.engine.evaluations import evaluations_named, own_evaluations, unfinished
+from robustdeploy.engine.evaluations import evaluations_in, evaluations_named, own_evaluations, unfinished
 from robustdeploy.engine.lineage import behind, chain_problems, source
 from robustdeploy.engine.manifest import FILE_NAME
 from robustdeploy.engine.places import BOARDS, ENGINES, NETS, ONNX, evaluation_of, subject_of
@@ -46,9 +46,9 @@ def report(
 ) -> Written:
     """Assemble, judge and render one report of the run's evaluations.
 
-    ``targets`` names them: targets, or one ``TARGET@LABEL`` for an evaluation under other settings, whose files stand
-    beside those of the recipe's own. Left out, all of the recipe's own are told. ``lost`` says of subjects that should
-    be among them why they are not; rules on these are INCONCLUSIVE.
+    ``targets`` names them: targets, or one ``TARGET@LABEL`` for an evaluation under other settings. Left out, all of
+    the recipe's own are told. A report of less than these has files of its own, and the report of all stays. ``lost``
+    says of subjects that should be among them why they are not; rules on these are INCONCLUSIVE.
     """
     check_formats(formats)
     names = evaluations_named(run, [targets] if isinstance(targets, str) else targets)
@@ -71,7 +71,7 @@ def report(
         if problems := list(chain_problems(run.root, chain, made, run.recipe)):
             raise ArtifactError(*problems)
         told = assemble(run.name, run.recipe, own, found, made, lost, _untold(run, names, [*lost], [*waiting]))
-        suffix = report_suffix(names[0])
+        suffix = report_suffix(names, _all_targets(run, [*lost, *waiting]))
         path = run.root / f"report{suffix}.json"
         # The JSON first: the renderings are made of it and may fail, while it alone is what is judged.
         atomic_write_json(path, told.model_dump(mode="json"))
@@ -81,6 +81,12 @@ def report(
     callback.report(told, files)
     callback.say(f"report: {told.verdict.headline}, on {', '.join([*names, *lost])}")
     return Written(told, files)
+
+
+def _all_targets(run: Run, unmeasured: Sequence[str]) -> list[str]:
+    """Return the targets that the recipe's own settings were to be measured on, whether they were or not."""
+    measured = [name for name in evaluations_in(run) if is_own(name)]
+    return [*measured, *(subject_from(each).place for each in unmeasured)]
 
 
 def _untold(run: Run, names: Sequence[str], lost: Sequence[str], waiting: Sequence[str]) -> list[str]:

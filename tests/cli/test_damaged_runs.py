@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import shutil
 
 import numpy as np
@@ -111,6 +112,8 @@ def test_a_damaged_file_that_was_sealed_again_is_one_sentence_with_the_fix(
     assert len(said.splitlines()) == 1, said
     assert len(said) < 600
     assert any(fix in said for fix in ("again", "was edited")), said
+    advised = re.findall(r"`robustdeploy ([^`]*)`", said)
+    assert all("runs/tiny" in command for command in advised), said
 
 
 FACTS = [

@@ -68,10 +68,22 @@ def test_a_lost_target_stops_no_other_and_is_inconclusive(desk, command):
     alone = command(desk, "gate", "--target", "quick", "--quiet")
     assert (alone.code, "far" in alone.out) == (0, False)
     assert command(desk, "gate", "--target", "far").code == 3
-    # One that names the others alone says nothing of it, and says so.
-    assert command(desk, "report", "--target", "quick").code == 0
-    done = command(desk, "gate")
+    # One that names the others alone says nothing of it, says so, and leaves the report of all alone.
+    before = (desk / "runs/tiny/report.json").read_bytes()
+    done = command(desk, "report", "--target", "quick")
+    assert done.code == 0
+    assert "runs/tiny/report.json stays as it is; this one is of quick alone" in done.out
+    assert "next: robustdeploy gate runs/tiny/report-quick.json" in done.out
+    assert (desk / "runs/tiny/report.json").read_bytes() == before
+    assert command(desk, "gate").code == 3
+    done = command(desk, "gate", "runs/tiny/report-quick.json")
     assert (done.code, "not checked  the run has other targets that are not told here: far; " in done.out) == (0, True)
+    assert command(desk, "verify").code == 0
+    (desk / "runs/tiny/report-quick.json").write_bytes(before)
+    done = command(desk, "verify")
+    assert (done.code, "report-quick.json was changed" in done.err) == (2, True)
+    done = command(desk, "gate", "runs/tiny/report-quick.json")
+    assert (done.code, "`robustdeploy report runs/tiny --target quick` writes it again" in done.err) == (2, True)
 
 
 @pytest.mark.slow

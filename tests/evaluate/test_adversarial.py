@@ -53,7 +53,7 @@ def test_each_array_must_be_there_in_its_kind_and_number(tmp_path, name):
     ):
         arrays = whole()
         change(arrays)
-        with pytest.raises(ArtifactError, match=r"`robustdeploy evaluate --force` finds it again"):
+        with pytest.raises(ArtifactError, match=r"put it back, or write it again"):
             loaded(tmp_path, arrays)
 
 

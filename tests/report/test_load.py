@@ -69,7 +69,7 @@ def test_what_is_no_report_is_refused(tmp_path, content, words):
 
 
 def test_a_missing_report_says_how_to_make_one(tmp_path):
-    with pytest.raises(ArtifactError, match="no such file; write it again with"):
+    with pytest.raises(ArtifactError, match="no such file; put it back, or write it again"):
         load_report(tmp_path / "report.json")
 
 
