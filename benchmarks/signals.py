@@ -12,7 +12,11 @@ Then the same command is given again. It must end as without a signal, and the r
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
+import io
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -21,15 +25,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import small_run
+import torch
 
+from robustdeploy.cli import group
+from robustdeploy.cli import main as command_line
 from robustdeploy.core.metrics import METRICS
 
 TARGET = ("--target", "quick.yaml")
@@ -48,6 +56,8 @@ ENDS_S = 60.0
 GONE_S = 15.0
 """How long the processes that it started may take to notice that it is gone."""
 PATIENCE_S = 600.0
+FORK = multiprocessing.get_context("fork")
+"""Libraries take longer to load than most commands to end."""
 MARK = "ROBUSTDEPLOY_TRIAL"
 """An environment variable by which the processes of a trial are known."""
 
@@ -78,40 +88,80 @@ class Ended:
     err: str
 
 
-def started(words: Sequence[str], folder: Path, mark: str) -> subprocess.Popen[str]:
+@dataclass(frozen=True)
+class Started:
+    """A command at work."""
+
+    pid: int
+    ended: Callable[[float], int | None]
+    """Wait so many seconds and return the exit code, minus the signal's number where that ended it; None: it runs."""
+
+
+def started(words: Sequence[str], folder: Path, mark: str, *, fresh: bool = False) -> Started:
     """Start the command line in a process group and a temporary folder of its own."""
     (folder / "tmp").mkdir(exist_ok=True)
     own = {MARK: mark, "TMPDIR": str(folder / "tmp"), "XDG_STATE_HOME": str(folder / "state"), "OMP_NUM_THREADS": "1"}
+    if not fresh:
+        forked = FORK.Process(target=_called, args=(words, folder, own))
+        forked.start()
+        return Started(forked.pid or 0, lambda seconds: (forked.join(seconds), forked.exitcode)[1])
     with (folder / "err").open("w") as err:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "robustdeploy", *words],
             cwd=folder,
             env={**os.environ, **own},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=err,
-            text=True,
             start_new_session=True,
         )
+
+    def ended(seconds: float) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(seconds)
+        return None
+
+    return Started(process.pid, ended)
+
+
+def _called(words: Sequence[str], folder: Path, own: Mapping[str, str]) -> None:
+    """Be the command line, in a process of its own."""
+    os.setsid()
+    os.chdir(folder)
+    os.environ.update(own)
+    tempfile.tempdir = None  # of the campaign, so far
+    for number, name in ((0, os.devnull), (1, os.devnull), (2, "err")):
+        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = open(1, "w", encoding="utf-8"), open(2, "w", encoding="utf-8")  # noqa: SIM115
+    sys.argv = ["robustdeploy", *words]
+    command_line()
+
+
+def loaded() -> None:
+    """Have everything loaded that the commands need, so that their processes need not."""
+    for name in ("api", *(f"cli.{command}" for command in group.COMMANDS), "evaluate.comparison", "stages.report"):
+        importlib.import_module(f"robustdeploy.{name}")
+    torch.set_num_threads(1)  # also so that this process may be forked
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(torch.nn.Flatten().eval(), (torch.zeros(2, 1, 8, 8),), dynamo=True)
 
 
 def done(words: Sequence[str], folder: Path) -> Ended:
     """Give a command and leave it alone."""
     began = time.monotonic()
-    process = started(words, folder, "")
-    code = process.wait(PATIENCE_S)
+    code = started(words, folder, "").ended(PATIENCE_S)
+    assert code is not None, f"{' '.join(words)} was not done after {PATIENCE_S:.0f} s"
     return Ended(code, time.monotonic() - began, (folder / "err").read_text(errors="replace"))
 
 
-def left(mark: str) -> list[int]:
-    """Return the processes of a trial that still run."""
+def left(mark: str, session: int) -> list[int]:
+    """Return the processes of a trial that still run: by what they were given, or by the session of the command."""
     sought, found = f"{MARK}={mark}".encode(), []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if (
-                sought in (folder / "environ").read_bytes().split(b"\0")
-                and b") Z" not in (folder / "stat").read_bytes()
-            ):
+            state, _, _, its, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+            if state != "Z" and (int(its) == session or sought in (folder / "environ").read_bytes().split(b"\0")):
                 found.append(int(folder.name))
         except OSError:
             continue
@@ -134,29 +184,25 @@ def contents(run: Path) -> dict[str, Any]:
     return found
 
 
-def tried(name: str, number: signal.Signals, at_s: float, before: Path, folder: Path, alone: Alone) -> Trial:
+def tried(name: str, number: signal.Signals, at_s: float, folder: Path, alone: Alone, *, fresh: bool) -> Trial:
     """Give a command, send it a signal, look round, and give it again."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(before, folder, symlinks=True)
+    shutil.copytree(alone.before, folder, symlinks=True)
     mark, words = f"{name}-{number}-{at_s:.6f}", COMMANDS[name]
-    process = started(words, folder, mark)
-    time.sleep(at_s)
-    hit, began = process.poll() is None, time.monotonic()
+    process = started(words, folder, mark, fresh=fresh)
+    hit, began = process.ended(at_s) is None, time.monotonic()
     if hit and number == signal.SIGINT:
         os.killpg(process.pid, number)
     elif hit:
-        process.send_signal(number)
-    try:
-        code: int | None = process.wait(ENDS_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        code = process.wait() and None
-    ended_s = time.monotonic() - began
-    while (stayed := left(mark)) and time.monotonic() < began + ended_s + GONE_S:
+        os.kill(process.pid, number)
+    code, ended_s = process.ended(ENDS_S), time.monotonic() - began
+    while (stayed := left(mark, process.pid)) and time.monotonic() < began + ended_s + GONE_S:
         time.sleep(0.1)
     for pid in stayed:
         os.kill(pid, signal.SIGKILL)
-    said, strewn = (folder / "err").read_text(errors="replace"), list((folder / "tmp").iterdir())
+    said = (folder / "err").read_text(errors="replace")
+    # torch keeps a cache of its own between processes.
+    strewn = [path for path in (folder / "tmp").iterdir() if not path.name.startswith("torchinductor")]
     strewn += [path for path in (folder / "runs").rglob(".*") if path.name != ".lock"]
     checked, again = done(("verify", "runs/tiny"), folder), done(words, folder)
     usual = {-number} if number == signal.SIGKILL else {128 + number}
@@ -204,7 +250,7 @@ def alone(root: Path) -> dict[str, Alone]:
     return found
 
 
-def campaign(trials: int, minutes: float, seed: int, root: Path, names: Sequence[str]) -> list[Trial]:
+def campaign(trials: int, minutes: float, seed: int, root: Path, names: Sequence[str], *, fresh: bool) -> list[Trial]:
     """Interrupt each command in turn, by each signal in turn, at moments that chance names."""
     chance, usual, found = random.Random(seed), alone(root), []
     end = time.monotonic() + 60 * minutes
@@ -212,8 +258,9 @@ def campaign(trials: int, minutes: float, seed: int, root: Path, names: Sequence
         if time.monotonic() > end:
             break
         name, number = names[index % len(names)], SIGNALS[index // len(names) % len(SIGNALS)]
-        at_s = chance.uniform(0, 1.05 * usual[name].seconds)
-        found.append(tried(name, number, at_s, usual[name].before, root / "trial", usual[name]))
+        # A process that was forked needs a moment until it is the command line.
+        at_s = chance.uniform(0 if fresh else 0.3, max(0.5, 1.05 * usual[name].seconds))
+        found.append(tried(name, number, at_s, root / "trial", usual[name], fresh=fresh))
         shown = asdict(found[-1])
         print(json.dumps(shown if found[-1].faults else {**shown, "said": ""}), file=sys.stderr, flush=True)
     return found
@@ -239,9 +286,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--command", action="append", choices=list(COMMANDS), help="of these alone")
+    parser.add_argument("--fresh", action="store_true", help="each command loads its libraries itself, too")
     options = parser.parse_args()
+    names = options.command or list(COMMANDS)
+    loaded()
     with tempfile.TemporaryDirectory() as root:
-        found = campaign(options.trials, options.minutes, options.seed, Path(root), options.command or list(COMMANDS))
+        found = campaign(options.trials, options.minutes, options.seed, Path(root), names, fresh=options.fresh)
     print(json.dumps(counted(found), indent=2))
     return int(any(trial.faults for trial in found))
 

@@ -99,6 +99,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         reason = (error.strerror or str(error)).lower()
         if error.errno in _FULL:
             reason, fix = f"{reason} ({_free_space(path)})", "make room"
+        elif error.errno == errno.EISDIR:
+            fix = "remove that folder"
         else:
             fix = "make it writable for this user"
         raise StorageError(f"cannot write {path}: {reason}; {fix} or choose another folder, then repeat") from error
