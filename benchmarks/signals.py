@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -97,12 +98,14 @@ class Started:
     """Wait so many seconds and return the exit code, minus the signal's number where that ended it; None: it runs."""
 
 
-def started(words: Sequence[str], folder: Path, mark: str, *, fresh: bool = False) -> Started:
-    """Start the command line in a process group and a temporary folder of its own."""
+def started(
+    words: Sequence[str], folder: Path, mark: str, *, fresh: bool = False, most_bytes: int | None = None
+) -> Started:
+    """Start the command line in a process group and a temporary folder of its own; no file may have ``most_bytes``."""
     (folder / "tmp").mkdir(exist_ok=True)
     own = {MARK: mark, "TMPDIR": str(folder / "tmp"), "XDG_STATE_HOME": str(folder / "state"), "OMP_NUM_THREADS": "1"}
     if not fresh:
-        forked = FORK.Process(target=_called, args=(words, folder, own))
+        forked = FORK.Process(target=_called, args=(words, folder, own, most_bytes))
         forked.start()
         return Started(forked.pid or 0, lambda seconds: (forked.join(seconds), forked.exitcode)[1])
     with (folder / "err").open("w") as err:
@@ -124,7 +127,7 @@ def started(words: Sequence[str], folder: Path, mark: str, *, fresh: bool = Fals
     return Started(process.pid, ended)
 
 
-def _called(words: Sequence[str], folder: Path, own: Mapping[str, str]) -> None:
+def _called(words: Sequence[str], folder: Path, own: Mapping[str, str], most_bytes: int | None) -> None:
     """Be the command line, in a process of its own."""
     os.setsid()
     os.chdir(folder)
@@ -134,7 +137,26 @@ def _called(words: Sequence[str], folder: Path, own: Mapping[str, str]) -> None:
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = open(1, "w", encoding="utf-8"), open(2, "w", encoding="utf-8")  # noqa: SIM115
     sys.argv = ["robustdeploy", *words]
+    if most_bytes is not None:
+        # What is said goes through a pipe, which no limit cuts short.
+        _pour(folder / "out")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     command_line()
+
+
+def _pour(path: Path) -> None:
+    """Have stderr written to ``path`` by another process, as limits are a process's own."""
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.close(write)
+        with os.fdopen(read, "rb") as heard, path.open("wb") as file:
+            while said := heard.read1():
+                file.write(said)
+                file.flush()
+        os._exit(0)
+    os.close(read)
+    os.dup2(write, 2)
+    os.close(write)
 
 
 def loaded() -> None:
@@ -184,6 +206,12 @@ def contents(run: Path) -> dict[str, Any]:
     return found
 
 
+def strewn(folder: Path) -> list[Path]:
+    """Return the temporary files that a command has left; torch keeps a cache of its own between processes."""
+    found = [path for path in (folder / "tmp").iterdir() if not path.name.startswith("torchinductor")]
+    return found + [path for path in (folder / "runs").rglob(".*") if path.name != ".lock"]
+
+
 def tried(name: str, number: signal.Signals, at_s: float, folder: Path, alone: Alone, *, fresh: bool) -> Trial:
     """Give a command, send it a signal, look round, and give it again."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -201,9 +229,7 @@ def tried(name: str, number: signal.Signals, at_s: float, folder: Path, alone: A
     for pid in stayed:
         os.kill(pid, signal.SIGKILL)
     said = (folder / "err").read_text(errors="replace")
-    # torch keeps a cache of its own between processes.
-    strewn = [path for path in (folder / "tmp").iterdir() if not path.name.startswith("torchinductor")]
-    strewn += [path for path in (folder / "runs").rglob(".*") if path.name != ".lock"]
+    after = strewn(folder)
     checked, again = done(("verify", "runs/tiny"), folder), done(words, folder)
     usual = {-number} if number == signal.SIGKILL else {128 + number}
     faults = {
@@ -212,7 +238,7 @@ def tried(name: str, number: signal.Signals, at_s: float, folder: Path, alone: A
         "a traceback": any("Traceback" in each.err for each in (Ended(0, 0, said), checked, again)),
         "no sentence": hit and code == 128 + number and "interrupted" not in said,
         f"{len(stayed)} processes stayed": bool(stayed),
-        f"strewn: {', '.join(path.name for path in strewn)}": bool(strewn) and number != signal.SIGKILL,
+        f"strewn: {', '.join(path.name for path in after)}": bool(after) and number != signal.SIGKILL,
         f"verify ended with {checked.code}": checked.code not in (0, 2),
         f"given again it ended with {again.code} and not {alone.code}": again.code != alone.code,
         "the run holds something else": contents(folder / "runs" / "tiny") != alone.contents,

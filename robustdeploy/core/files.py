@@ -19,8 +19,8 @@ from robustdeploy.errors import ArtifactError, StorageError, UsageError
 from robustdeploy.foreign import json_text
 
 # EDQUOT is a quota, EROFS a disk that the kernel mounted read-only after an error.
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_STORAGE = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_STORAGE = _FULL | {errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR}
 
 
 def canonical_json(value: Any) -> str:
@@ -99,6 +99,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         reason = (error.strerror or str(error)).lower()
         if error.errno in _FULL:
             reason, fix = f"{reason} ({_free_space(path)})", "make room"
+        elif error.errno == errno.EFBIG:
+            fix = "allow larger files (`ulimit -f unlimited`)"
         elif error.errno == errno.EISDIR:
             fix = "remove that folder"
         else:

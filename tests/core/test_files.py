@@ -89,6 +89,8 @@ def test_a_disk_that_takes_no_more_is_a_storage_error_and_keeps_the_old_content(
     [
         (errno.ENOSPC, r"MiB free there\); make room or choose"),
         (errno.EDQUOT, "; make room or choose"),
+        (errno.EFBIG, r"file too large; allow larger files \(`ulimit -f unlimited`\) or choose"),
+        (errno.EISDIR, "is a directory; remove that folder or choose"),
         (errno.EROFS, "read-only file system; make it writable for this user or choose"),
         (errno.EACCES, "permission denied; make it writable for this user or choose"),
     ],
