@@ -54,6 +54,8 @@ COMMANDS: dict[str, Sequence[str]] = {
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 ENDS_S = 60.0
 """How long a command may take to come to a safe point on a busy machine."""
+HEEDED_S = 5.0
+"""A command that ends as usual this long after a signal has not heard it."""
 GONE_S = 15.0
 """How long the processes that it started may take to notice that it is gone."""
 PATIENCE_S = 600.0
@@ -236,6 +238,7 @@ def tried(name: str, number: signal.Signals, at_s: float, folder: Path, alone: A
         f"did not end in {ENDS_S:.0f} s": code is None,
         f"exit code {code}": hit and code is not None and code not in {*usual, alone.code},
         "a traceback": any("Traceback" in each.err for each in (Ended(0, 0, said), checked, again)),
+        "it was not heeded": hit and code == alone.code and ended_s > HEEDED_S,
         "no sentence": hit and code == 128 + number and "interrupted" not in said,
         f"{len(stayed)} processes stayed": bool(stayed),
         f"strewn: {', '.join(path.name for path in after)}": bool(after) and number != signal.SIGKILL,

@@ -16,6 +16,7 @@ from robustdeploy.cli import INTERRUPTED
 from robustdeploy.cli.app import app
 from robustdeploy.cli.streams import exit_code, guard, shows_everything
 from robustdeploy.cli.threads import wait_briefly_if_busy
+from robustdeploy.core.interrupts import remember_interrupts
 from robustdeploy.errors import TOLD_IN, RobustdeployError
 from robustdeploy.foreign import json_text, one_line, sentence
 
@@ -27,6 +28,7 @@ _WrongUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 
 def ended() -> int:
     """Run the command that was asked for and return its exit code; what it printed has been written or is given up."""
+    remember_interrupts()
     stdout, _stderr = guard()
     code, said = exit_code(_run(), stdout)
     if said:

@@ -14,6 +14,21 @@ from robustdeploy.errors import Interrupted
 _received: list[int] = []
 
 
+def remember_interrupts() -> None:
+    """Have Ctrl-C outside of `catch_signals` remembered as well as raised, so that the next block of it does not begin.
+
+    What is raised while a library loads, or inside an exporter, may be taken by that library for an error of its own.
+    """
+
+    def note(number: int, frame: FrameType | None) -> None:
+        _received.append(number)
+        raise KeyboardInterrupt
+
+    # A command that was started to ignore Ctrl-C goes on doing so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+
+
 @contextmanager
 def catch_signals() -> Iterator[None]:
     """Collect the first SIGINT or SIGTERM inside the block; a second one ends the process at once.
@@ -33,6 +48,7 @@ def catch_signals() -> Iterator[None]:
             signal.raise_signal(number)
         _received.append(number)
 
+    stop_if_interrupted()
     # Whatever was there before comes back at the end: a notebook or a test runner has handlers of its own.
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
