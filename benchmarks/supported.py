@@ -8,6 +8,7 @@
 Each net, and each kind of structure in `structures.py`, is a process of its own: it is built for ten classes, exported
 and run by ONNX Runtime, its operations are counted, and its channel groups are found and tried out, as by `prune`.
 Nothing is trained. What was tried is kept while the code stays the same, so that an interrupted command goes on.
+Where it has changed, `--earlier` takes rows over, family by family, after the smallest net of each was tried again.
 Small nets come first. With `--minutes` no other is begun after so long; what was not tried is counted and named.
 """
 
@@ -206,6 +207,9 @@ def page(nets: list[dict[str, Any]], kinds: list[dict[str, Any]]) -> str:
     """Return the page with its tables renewed; its words are written by hand."""
     made = f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}, one thread"
     text = PAGE.read_text(encoding="utf-8")
+    taken = sum("earlier" in row for row in nets)
+    if taken:
+        made += f". {taken} rows are of earlier code; of each family the smallest net was tried again, and is the same"
     for mark, content in (("nets", f"{table(nets)}\n\nTried with {made}."), ("kinds", table_of_kinds(kinds))):
         before, _, rest = text.partition(f"<!-- {mark} -->\n")
         _, _, after = rest.partition(f"<!-- end of {mark} -->\n")
@@ -230,6 +234,11 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print what was found")
     parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "supported", help="where what was tried is kept")
     parser.add_argument("--check", action="store_true", help="write nothing; 1 where the page says something else")
+    parser.add_argument(
+        "--earlier",
+        type=Path,
+        help="rows of earlier code, taken over where the smallest of a family comes out the same",
+    )
     parser.add_argument("--minutes", type=int, help="after which no further net is begun")
     options = parser.parse_args()
     torch.set_num_threads(1)  # also so that this process may be forked
@@ -237,7 +246,15 @@ def main() -> int:
     kept = options.kept / code()
     asked = options.nets or [*KINDS, *names()]
     end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
-    found = {name: _row(name, kept, end) for name in sorted(asked, key=size)}
+    found: dict[str, dict[str, Any]] = {}
+    alike: dict[str, bool] = {}
+    for name in sorted(asked, key=size):
+        before = None if options.earlier is None else _held(name, options.earlier)
+        if before is not None and alike.get(family(name), False):
+            found[name] = {**before, "earlier": True}
+            continue
+        found[name] = _row(name, kept, end)
+        alike.setdefault(family(name), before is not None and same(before, found[name]))
     rows = [found[name] for name in asked]
     if options.json:
         print(json.dumps(rows, indent=2))
@@ -258,6 +275,17 @@ def code() -> str:
     for function in (choice, lost, tried, _found):
         mark.update(_code(inspect.getsource(function)).encode())
     return mark.hexdigest()[:12]
+
+
+def family(name: str) -> str:
+    """Return what a net is one size of; each kind of structure stands for itself."""
+    its = re.match(r"[a-z]+(_v\d|_[xy](?=_))?", name)
+    return name if name in KINDS or its is None else f"{its.group()}{'_bn' if name.endswith('_bn') else ''}"
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two rows say the same, however long they took."""
+    return _timeless(line(one)) == _timeless(line(other))
 
 
 def deciding() -> list[Path]:
@@ -310,15 +338,20 @@ def _load() -> None:
         torch.onnx.export(nn.Flatten().eval(), (torch.zeros(2, 1, 8, 8),), dynamo=True)
 
 
-def _row(name: str, kept: Path, end: float) -> dict[str, Any]:
+def _held(name: str, kept: Path) -> dict[str, Any] | None:
+    """Return what was found of a net before, if anything was."""
     file = _file(name, kept)
-    if file.exists():
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+
+
+def _row(name: str, kept: Path, end: float) -> dict[str, Any]:
+    if (held := _held(name, kept)) is not None:
+        return held
     if time.monotonic() > end:
         return lost(name, NO_TIME)
     row = _in_a_process(name)
     kept.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(row, indent=2), encoding="utf-8")
+    _file(name, kept).write_text(json.dumps(row, indent=2), encoding="utf-8")
     return row
 
 

@@ -1,6 +1,7 @@
 """The page of supported nets: it names every classifier that torchvision lists, and what it says is found again."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -132,3 +133,53 @@ def test_a_net_that_is_tried_again_has_its_row_on_the_page(name, supported):
 def test_a_row_that_says_something_else_is_found(supported):
     row = {"net": "resnet18", "side": 64, "macs": 1, "params": 1, "groups": 1, "channels": 1, "left": {}, "seconds": 1}
     assert supported.untrue([row]) == ["| `resnet18` | 64 | 0.0 M | 0.00 M | pruned: 1 group, 1 channels | 1 |"]
+
+
+def test_comments_do_not_decide_and_constants_do(supported):
+    assert supported._code('def f():\n    """Say."""\n    return 1  # one') == supported._code("def f():\n    return 1")
+    assert supported._code("LIMIT = 1") != supported._code("LIMIT = 2")
+    files = {str(file.relative_to(ROOT)) for file in supported.deciding()}
+    assert {"robustdeploy/prune/follow.py", "robustdeploy/export/twin.py", "benchmarks/structures.py"} <= files
+    assert not files & {"robustdeploy/nets/store.py", "robustdeploy/export/agent.py", "robustdeploy/core/files.py"}
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("regnet_y_128gf", "regnet_y"),
+        ("efficientnet_b7", "efficientnet"),
+        ("efficientnet_v2_l", "efficientnet_v2"),
+        ("vgg19_bn", "vgg_bn"),
+        ("wide_resnet50_2", "wide"),
+        ("channel shuffle", "channel shuffle"),
+    ],
+)
+def test_nets_of_one_family_differ_in_size(name, family, supported):
+    assert supported.family(name) == family
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_rows_of_earlier_code_are_taken_over_where_the_smallest_is_the_same(groups, supported, monkeypatch, tmp_path):
+    def row(name, groups=1):
+        return {
+            "net": name,
+            "side": 64,
+            "macs": 1,
+            "params": 1,
+            "groups": groups,
+            "channels": 1,
+            "left": {},
+            "seconds": 9,
+        }
+
+    (tmp_path / "earlier").mkdir()
+    for name in ("vgg11", "vgg19"):
+        (tmp_path / f"earlier/{name}.json").write_text(json.dumps(row(name)))
+    tried = []
+    monkeypatch.setattr(supported, "_in_a_process", lambda name: (tried.append(name), row(name, groups))[1])
+    monkeypatch.setattr(supported, "_load", lambda: None)
+    monkeypatch.setattr(
+        sys, "argv", ["supported.py", "vgg19", "vgg11", "--kept", str(tmp_path), "--earlier", str(tmp_path / "earlier")]
+    )
+    assert supported.main() == 0
+    assert tried == (["vgg11"] if groups == 1 else ["vgg11", "vgg19"])

@@ -71,7 +71,7 @@ def report(
         if problems := list(chain_problems(run.root, chain, made, run.recipe)):
             raise ArtifactError(*problems)
         told = assemble(run.name, run.recipe, own, found, made, lost, _untold(run, names, [*lost], [*waiting]))
-        suffix = report_suffix(names, _all_targets(run, [*lost, *waiting]))
+        suffix = report_suffix(names, _all_targets(run, [each for each in waiting if each not in lost]))
         path = run.root / f"report{suffix}.json"
         # The JSON first: the renderings are made of it and may fail, while it alone is what is judged.
         atomic_write_json(path, told.model_dump(mode="json"))
