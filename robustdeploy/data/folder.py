@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustdeploy.data.image_folder import folder_source
+from robustdeploy.data.image_folder import folder_source, names_in
 from robustdeploy.data.images import Source, needed
 from robustdeploy.errors import DataError
 
@@ -23,7 +23,8 @@ class Folder:
         """Return the source at ``path``; with ``size`` images become squares of that side, whatever their shape."""
         folder = needed(path, "folder", _LAYOUT)
         if not (folder / "train").is_dir():
-            raise DataError(f"data set 'folder': there is no train folder in {folder.absolute()}; expected {_LAYOUT}")
+            there = f"there is no train folder in {folder.absolute()}, found {names_in(folder)}"
+            raise DataError(f"data set 'folder': {there}; expected {_LAYOUT}")
         return folder_source(folder, size, folder.absolute().name, mirror=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,8 @@ def folder_source(path: Path, size: int | None, name: str, mirror: bool) -> Sour
         )
     (files, others), (test_files, test_others) = _files_of(classes), _files_of(theirs)
     heads = [_head(files[label]) for label in files]
-    _, height, width = heads[0]
+    # The usual size of them: else one odd image at the front would have all others told as odd.
+    ((height, width), _), *_ = Counter(head[1:] for head in heads).most_common()
     # Colour if any class has it: grey becomes colour without a loss, and not the other way round.
     shape = (max(head[0] for head in heads), size or height, size or width)
     read = partial(_read, shape=shape, resize=size is not None)
@@ -80,7 +81,7 @@ def _test_folder(path: Path) -> Path:
     for name in ("test", "val"):
         if (path / name).is_dir():
             return path / name
-    raise DataError(f"there is no test or val folder in {path.absolute()}, found {_names(path)}")
+    raise DataError(f"there is no test or val folder in {path.absolute()}, found {names_in(path)}")
 
 
 def _classes(folder: Path) -> dict[str, Path]:
@@ -102,7 +103,7 @@ def _classes(folder: Path) -> dict[str, Path]:
             )
         found[name] = Path(entry.path)
     if len(found) < 2:
-        raise DataError(f"{folder.absolute()} must hold one folder per class, at least two; found {_names(folder)}")
+        raise DataError(f"{folder.absolute()} must hold one folder per class, at least two; found {names_in(folder)}")
     # Sorted by code point, not by locale: the order is that of the logits, on every machine.
     return dict(sorted(found.items()))
 
@@ -111,8 +112,14 @@ def _files_of(classes: Mapping[str, Path]) -> tuple[dict[str, list[Path]], Count
     """Return the image files of every class, by name, also from folders inside it; and the suffixes of other files."""
     files: dict[str, list[Path]] = {}
     others: Counter[str] = Counter()
+    real = {Path(os.path.realpath(place)): name for name, place in classes.items()}
+    above = {folder for place in real for folder in place.parents}
     for name, place in classes.items():
-        found = list(_walk(place))
+
+        def strays(folder: Path, name: str = name) -> bool:
+            return folder in above or any(real.get(each, name) != name for each in (folder, *folder.parents))
+
+        found = list(_walk(place, strays))
         # The order in which a system lists files differs from machine to machine, and ids are places in this list.
         files[name] = sorted(path for path, is_image in found if is_image)
         others.update(one_line(path.suffix.lower())[:10] for path, is_image in found if not is_image)
@@ -128,17 +135,24 @@ def _most(found: Counter[str]) -> list[tuple[str, int]]:
     return sorted(found.items(), key=lambda item: (-item[1], not item[0], item[0]))[:5]
 
 
-def _walk(folder: Path, within: tuple[str, ...] = ()) -> Iterator[tuple[Path, bool]]:
-    """Files below ``folder``, each with whether its name is an image's; links are followed, though never in circles."""
+def _walk(folder: Path, strays: Callable[[Path], bool], within: tuple[str, ...] = ()) -> Iterator[tuple[Path, bool]]:
+    """Files below ``folder``, each with whether its name is an image's; links are followed, though never in circles.
+
+    One that leads where it ``strays``, to images of other classes, is a DataError.
+    """
     # By real path, as a link into a folder above would go round for ever under new names.
     own = os.path.realpath(folder)
     if own in within:
         return
+    if strays(Path(own)):
+        raise DataError(
+            f"{one_line(folder.absolute())} leads to images of other classes, in {one_line(own)}; remove that link"
+        )
     for entry in _entries(folder):
         if entry.name.startswith(".") or entry.name in _NOT_CLASSES:
             continue
         if entry.is_dir():
-            yield from _walk(Path(entry.path), (*within, own))
+            yield from _walk(Path(entry.path), strays, (*within, own))
         else:
             yield Path(entry.path), Path(entry.name).suffix.lower() in SUFFIXES
 
@@ -151,7 +165,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"cannot read the folder {one_line(folder.absolute())}: {error.strerror}") from error
 
 
-def _names(folder: Path) -> str:
+def names_in(folder: Path) -> str:
+    """Return the first names of what lies in a folder, for a sentence."""
     return _some(sorted(one_line(p.name) for p in folder.iterdir())) or "nothing"
 
 

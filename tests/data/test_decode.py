@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -296,7 +297,8 @@ def left_behind(root):
 
 def circle(root):
     (root / "train/left/again").symlink_to(root / "train/left")
-    (root / "train/left/up").symlink_to(root)
+    (root / "train/left/deep").mkdir()
+    (root / "train/left/deep/up").symlink_to("..")
 
 
 def nested(root):
@@ -321,6 +323,40 @@ def test_links_in_circles_end(root):
     circle(root)
     loaded, _ = read(root)
     assert loaded.classes == ("left", "right")
+    assert len(loaded.train) + len(loaded.validation) == 10
+
+
+LINKS = {
+    "left/up": "..",
+    "left/all": "../..",
+    "left/other": "../right",
+    "left/deep_": "../right/deep",
+    "same": "right",
+}
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_a_link_to_images_of_another_class_is_refused(root, link):
+    nested(root)
+    (root / "train/right/deep").mkdir()
+    (root / "train/right/0.png").rename(root / "train/right/deep/0.png")
+    (root / "train" / link).symlink_to(LINKS[link])
+    if link == "same":
+        (root / "test/same").symlink_to("right")
+    with pytest.raises(DataError, match=r"leads to images of other classes, in .*; remove that link"):
+        read(root)
+
+
+def test_one_image_of_another_size_is_told_and_not_all_others(root):
+    for name in ("middle", "right"):
+        shutil.copytree(root / "train/left", root / "train" / name, dirs_exist_ok=True)
+        shutil.copytree(root / "test/left", root / "test" / name, dirs_exist_ok=True)
+    first = min((root / "train/left").iterdir())
+    Image.fromarray(np.zeros((9, 7), np.uint8)).save(first)
+    with pytest.raises(DataError) as refused:
+        read(root)
+    assert str(refused.value).count("and others are") == 1
+    assert f"{first} is 9×7 and others are" in str(refused.value)
 
 
 def test_files_of_other_kinds_are_counted(root):
