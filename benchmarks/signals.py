@@ -220,7 +220,9 @@ def tried(name: str, number: signal.Signals, at_s: float, folder: Path, alone: A
     shutil.copytree(alone.before, folder, symlinks=True)
     mark, words = f"{name}-{number}-{at_s:.6f}", COMMANDS[name]
     process = started(words, folder, mark, fresh=fresh)
-    hit, began = process.ended(at_s) is None, time.monotonic()
+    began = time.monotonic()
+    hit = process.ended(at_s) is None
+    at_s, began = time.monotonic() - began, time.monotonic()
     if hit and number == signal.SIGINT:
         os.killpg(process.pid, number)
     elif hit:
@@ -282,14 +284,17 @@ def alone(root: Path) -> dict[str, Alone]:
 def campaign(trials: int, minutes: float, seed: int, root: Path, names: Sequence[str], *, fresh: bool) -> list[Trial]:
     """Interrupt each command in turn, by each signal in turn, at moments that chance names."""
     chance, usual, found = random.Random(seed), alone(root), []
+    lasts = {name: its.seconds for name, its in usual.items()}
     end = time.monotonic() + 60 * minutes
     for index in range(trials):
         if time.monotonic() > end:
             break
         name, number = names[index % len(names)], SIGNALS[index // len(names) % len(SIGNALS)]
         # A process that was forked needs a moment until it is the command line.
-        at_s = chance.uniform(0 if fresh else 0.3, max(0.5, 1.05 * usual[name].seconds))
+        at_s = chance.uniform(0 if fresh else 0.3, max(0.5, lasts[name]))
         found.append(tried(name, number, at_s, root / "trial", usual[name], fresh=fresh))
+        if not found[-1].hit:
+            lasts[name] = min(lasts[name], found[-1].at_s)  # a machine that is less busy now is through sooner
         shown = asdict(found[-1])
         print(json.dumps(shown if found[-1].faults else {**shown, "said": ""}), file=sys.stderr, flush=True)
     return found

@@ -22,6 +22,10 @@ from robustdeploy.foreign import json_text, one_line, sentence
 
 _OF_THE_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
 """What the system says of a path that a user gave and nobody may even look at."""
+_LEFT = (
+    "code of a net or a plug-in left the program by sys.exit({}), so there is no result; what starts a program of its "
+    "own belongs under `if __name__ == '__main__':`"
+)
 # What Typer raises for a wrong option or command has no public name of its own.
 _WrongUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -48,6 +52,11 @@ def _run() -> int | None:
         return _usage_told(error)
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
+    except SystemExit as end:
+        # Typer ends so where the shell asks what completes a word. Of anybody else's code a 0 would read as PASS.
+        if any(name.endswith("_COMPLETE") for name in os.environ):
+            raise
+        return _told(2, "UsageError", _LEFT.format(end.code))
     except OSError as error:
         if error.errno not in _OF_THE_PATH or error.filename is None:
             return _fault(error)

@@ -96,10 +96,10 @@ def _from_factory(name: str, options: Mapping[str, Any], classes: int, channels:
     except (RobustdeployError, KeyboardInterrupt):
         raise
     except BaseException as error:  # the module is foreign code, which may raise anything or leave
-        raise RecipeError(
-            f"net '{name}' cannot be imported: {type(error).__name__}: {error}; write package.module:factory and see "
-            "that the package is installed, on PYTHONPATH or in this folder"
-        ) from error
+        fix = "write package.module:factory and see that the package is installed, on PYTHONPATH or in this folder"
+        if isinstance(error, SystemExit):
+            fix = "what starts a program of its own belongs under `if __name__ == '__main__':`"
+        raise RecipeError(f"net '{name}' cannot be imported: {type(error).__name__}: {error}; {fix}") from error
     _check_factory(name, factory)
     return _called(name, factory, {**_sizes(name, factory, classes, channels), **options})
 

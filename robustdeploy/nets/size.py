@@ -19,7 +19,7 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Convolutions whose weights lie as inputs × outputs of a group × positions."""
 WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 """Layers with a weight for each pair of an output and an input."""
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 NORMALISATIONS = (*BATCH_NORMS, *_INSTANCE_NORMS, nn.GroupNorm)
 """Normalisation of channels; its parameters have one number for each."""

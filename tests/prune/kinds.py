@@ -417,6 +417,11 @@ KINDS = {
     "one group": (one_group, {"body.3.0": 16}, {"body.0": "body.1 normalises 12 of its channels together"}),
     "instance norm": (instance_normed, {"body.3": 16, "body.0": 12}, {}),
     "batch norm without weights": (plain_batch_norm, {"body.3": 16, "body.0": 12}, {}),
+    "synchronised batch norm": (
+        lambda: nn.SyncBatchNorm.convert_sync_batchnorm(in_order(block(1, 12), block(12, 16))),
+        {"body.1.0": 16, "body.0.0": 12},
+        {},
+    ),
     "ConvNeXt": (convnext, {"p": 64}, {"q": "the normalisation in stem.1 takes all its channels together"}),
     "ResNeXt": (resnext, {"block.2": 24, "block.1.0": 8}, {}),
     "ghost": (ghost, {"b.0": 16, "cheap.0": 12}, {}),
