@@ -167,9 +167,13 @@ def table_of_kinds(rows: list[dict[str, Any]]) -> str:
 
 def line(row: dict[str, Any]) -> str:
     """Return one row of either table."""
+    if "line" in row:
+        return str(row["line"])
     if row["net"] in KINDS:
         return f"| {row['net']} | {told(row)} |"
-    costs = f"{row['macs'] / 1e6:,.1f} M | {row['params'] / 1e6:,.2f} M" if "macs" in row else "| "
+    if "macs" not in row:  # what is refused is counted all the same
+        row |= {count: lost(row["net"], "")[count] for count in ("macs", "params")}
+    costs = f"{row['macs'] / 1e6:,.1f} M | {row['params'] / 1e6:,.2f} M"
     return f"| `{row['net']}` | {row['side']} | {costs} | {told(row)} | {row['seconds']:,.0f} |"
 
 
@@ -207,9 +211,10 @@ def page(nets: list[dict[str, Any]], kinds: list[dict[str, Any]]) -> str:
     """Return the page with its tables renewed; its words are written by hand."""
     made = f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}, one thread"
     text = PAGE.read_text(encoding="utf-8")
-    taken = sum("earlier" in row for row in nets)
-    if taken:
-        made += f". {taken} rows are of earlier code; of each family the smallest net was tried again, and is the same"
+    if taken := [row for row in nets if "line" in row]:
+        again = sum(row["again"] for row in taken)
+        told = f"{len(taken)} rows are of earlier code; for {again} of them"
+        made += f". {told} a smaller net of the family was tried again and is the same"
     for mark, content in (("nets", f"{table(nets)}\n\nTried with {made}."), ("kinds", table_of_kinds(kinds))):
         before, _, rest = text.partition(f"<!-- {mark} -->\n")
         _, _, after = rest.partition(f"<!-- end of {mark} -->\n")
@@ -235,9 +240,7 @@ def main() -> int:
     parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "supported", help="where what was tried is kept")
     parser.add_argument("--check", action="store_true", help="write nothing; 1 where the page says something else")
     parser.add_argument(
-        "--earlier",
-        type=Path,
-        help="rows of earlier code, taken over where the smallest of a family comes out the same",
+        "--earlier", action="store_true", help="keep the page's rows where the smallest net of the family is the same"
     )
     parser.add_argument("--minutes", type=int, help="after which no further net is begun")
     options = parser.parse_args()
@@ -246,15 +249,16 @@ def main() -> int:
     kept = options.kept / code()
     asked = options.nets or [*KINDS, *names()]
     end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
+    held = written() if options.earlier else {}
     found: dict[str, dict[str, Any]] = {}
     alike: dict[str, bool] = {}
     for name in sorted(asked, key=size):
-        before = None if options.earlier is None else _held(name, options.earlier)
-        if before is not None and alike.get(family(name), False):
-            found[name] = {**before, "earlier": True}
-            continue
-        found[name] = _row(name, kept, end)
-        alike.setdefault(family(name), before is not None and same(before, found[name]))
+        before, its = held.get(name), family(name)
+        if before is None or not alike.get(its, time.monotonic() > end):
+            found[name] = _row(name, kept, end)
+            alike[its] = before is not None and _timeless(before) == _timeless(line(found[name]))
+        else:
+            found[name] = {"net": name, "line": before, "again": its in alike}
     rows = [found[name] for name in asked]
     if options.json:
         print(json.dumps(rows, indent=2))
@@ -283,9 +287,10 @@ def family(name: str) -> str:
     return name if name in KINDS or its is None else f"{its.group()}{'_bn' if name.endswith('_bn') else ''}"
 
 
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two rows say the same, however long they took."""
-    return _timeless(line(one)) == _timeless(line(other))
+def written() -> dict[str, str]:
+    """Return the lines of the page's tables by what they are of, but for nets that were not tried."""
+    lines = [text for text in PAGE.read_text(encoding="utf-8").splitlines() if text.startswith("| ")]
+    return {text.split("|")[1].strip(" `"): text for text in lines if "not known: " not in text}
 
 
 def deciding() -> list[Path]:

@@ -1,7 +1,6 @@
 """The page of supported nets: it names every classifier that torchvision lists, and what it says is found again."""
 
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -161,25 +160,19 @@ def test_nets_of_one_family_differ_in_size(name, family, supported):
 @pytest.mark.parametrize("groups", [1, 2])
 def test_rows_of_earlier_code_are_taken_over_where_the_smallest_is_the_same(groups, supported, monkeypatch, tmp_path):
     def row(name, groups=1):
-        return {
-            "net": name,
-            "side": 64,
-            "macs": 1,
-            "params": 1,
-            "groups": groups,
-            "channels": 1,
-            "left": {},
-            "seconds": 9,
-        }
+        counts = {"macs": 1, "params": 1, "groups": groups, "channels": 1}
+        return {"net": name, "side": 64, **counts, "left": {}, "seconds": 9}
 
-    (tmp_path / "earlier").mkdir()
-    for name in ("vgg11", "vgg19"):
-        (tmp_path / f"earlier/{name}.json").write_text(json.dumps(row(name)))
+    monkeypatch.setattr(supported, "PAGE", tmp_path / "page.md")
+    supported.PAGE.write_text(supported.table([row("vgg11"), row("vgg19")]))
     tried = []
     monkeypatch.setattr(supported, "_in_a_process", lambda name: (tried.append(name), row(name, groups))[1])
     monkeypatch.setattr(supported, "_load", lambda: None)
-    monkeypatch.setattr(
-        sys, "argv", ["supported.py", "vgg19", "vgg11", "--kept", str(tmp_path), "--earlier", str(tmp_path / "earlier")]
-    )
+    monkeypatch.setattr(sys, "argv", ["supported.py", "vgg19", "vgg11", "--kept", str(tmp_path), "--earlier"])
     assert supported.main() == 0
     assert tried == (["vgg11"] if groups == 1 else ["vgg11", "vgg19"])
+
+
+def test_a_net_that_was_not_tried_is_no_row_to_take_over(supported):
+    assert {"resnet18", "a plain chain"} <= set(supported.written())
+    assert not any("not known" in line for line in supported.written().values())
