@@ -137,11 +137,11 @@ def _called(words: Sequence[str], folder: Path, own: Mapping[str, str], most_byt
     tempfile.tempdir = None  # of the campaign, so far
     for number, name in ((0, os.devnull), (1, os.devnull), (2, "err")):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+    if most_bytes is not None:
+        _pour(folder / "out")  # through a pipe, which no limit cuts short
     sys.stdout, sys.stderr = open(1, "w", encoding="utf-8"), open(2, "w", encoding="utf-8")  # noqa: SIM115
     sys.argv = ["robustdeploy", *words]
     if most_bytes is not None:
-        # What is said goes through a pipe, which no limit cuts short.
-        _pour(folder / "out")
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     command_line()
 
