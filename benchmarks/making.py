@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comparisons
 import machine
 from rowfile import ROW_FILE, read_row
 from rows import Row
 from stopwatch import Stopwatch, Timed
 
+import comparisons
 from robustdeploy.api import prune
 from robustdeploy.core.callback import Callback
 from robustdeploy.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, sha256_of_file

@@ -34,7 +34,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import results
 import timing
-from comparisons import renewed
 from machine import in_words
 from making import Places, make
 from measure import SEED, measure
@@ -43,6 +42,8 @@ from rowfile import read_row
 from rows import ROWS, Row, row_named
 from stopwatch import Stopwatch
 from table import END, START, write_table
+
+from comparisons import renewed
 
 SHAPE = (3, 32, 32)
 RECIPE = """
