@@ -6,15 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
 from robustdeploy.comparing.folder import TableFolder, begun
 from robustdeploy.comparing.results import write_results
 from robustdeploy.comparing.rows import RowRun, base_recipe, runs_of
 from robustdeploy.comparing.table import Table, table_of
 from robustdeploy.core.asked import DEFAULT_RUNS
 from robustdeploy.core.comparison import Comparison
-from robustdeploy.core.complaint import did_you_mean
+from robustdeploy.core.complaint import complaint, did_you_mean
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.load import load_comparison, load_published, load_target
+from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.errors import RobustdeployError, UsageError
 from robustdeploy.preflight import check_data, check_recipe, check_run_folder
@@ -94,12 +98,20 @@ def checked(
     found = runs_of(comparison, base, goal)
     for run in found:
         try:
+            # What a row lays over the recipe may contradict what it leaves alone.
+            Recipe.model_validate(plain(run.recipe))
             check_recipe(run.recipe)
+        except ValidationError as error:
+            problems += [f"row '{run.row}': {_told(each)}" for each in error.errors()]
         except RobustdeployError as error:
             problems += [f"row '{run.row}': {line}" for line in error.args]
     if problems:
         raise UsageError(*dict.fromkeys(problems))
     return base, found
+
+
+def _told(error: ErrorDetails) -> str:
+    return f"{'.'.join(map(str, error['loc']))} {complaint(error, Recipe)}".strip()
 
 
 def _unknown_figures(comparison: Comparison) -> Iterator[str]:

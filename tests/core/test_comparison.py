@@ -63,6 +63,11 @@ def test_a_mistake_is_told_with_its_place(tmp_path, rows, more, told):
         (["{name: a, prune: masks, budget: {ops: 30}}"], "", "row 'a': budget.ops is 30"),
         (["{name: a, prune: masks, published: [wang]}"], "", "row 'a': there is no published row 'wang'"),
         (["{name: a, prune: masks}"], "set: [train.epochss=3]\n", "train.epochss: unknown key"),
+        (
+            ["{name: a, prune: masks, train: {phases: [{name: p, lr: 0.5}]}}"],
+            "set: [train.optimiser=adam, train.lr=0.001]\n",
+            "row 'a': train",
+        ),
         (["{name: a, prune: masks}"], "target: host-cpuu\n", "unknown target 'host-cpuu'"),
     ],
 )
