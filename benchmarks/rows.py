@@ -54,6 +54,8 @@ class Row:
         given = [f"budget.ops={budget}", f"seed={self.seed}", f"train.epochs={epochs}", f"train.device={device}"]
         if self.latency is not None:
             given += [f"budget.latency.target={TIMED_ON}", f"budget.latency.at_most={self.latency:g}"]
+        # They were made before targets had a say in the number of channels.
+        given += ["budget.channel_multiple=1"]
         where = [] if data is None else [f"data.path={data}"]
         return recipe_for(self.recipe, overrides=[*given, *where, "baseline=false"])
 
