@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import controls
 import machine
 from rowfile import ROW_FILE, read_row
 from rows import Row
 from stopwatch import Stopwatch, Timed
 
-import comparisons
 from robustdeploy.api import prune
 from robustdeploy.core.callback import Callback
 from robustdeploy.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, sha256_of_file
@@ -49,7 +49,7 @@ def _trained(row: Row, recipe: Recipe, places: Places, callback: Callback) -> Ru
     # Rules are for what is measured later, on another number of images than a trial may have.
     recipe = recipe.model_copy(update={"gate": ()})
     if row.pattern is not None:
-        return comparisons.trained(row, recipe, places.results / row.pattern.name, places.work, callback)
+        return controls.trained(row, recipe, places.results / row.pattern.name, places.work, callback)
     return prune(recipe, runs=places.work, name=row.name, callback=callback)
 
 

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(do=_train)
     measured = commands.add_parser("measure", help="attack the net of a row on all test images")
     measured.set_defaults(do=_measure)
+    measured.add_argument("--quick", action="store_true", help="without PGD-50-10, which takes most of the time")
     for command in (train, measured):
         command.add_argument("row", help="name of the row, see list")
         command.add_argument("--data", type=Path, help="folder of the data set")
@@ -84,7 +85,8 @@ def _train(options: argparse.Namespace) -> None:
 def _measure(options: argparse.Namespace) -> None:
     row = row_named(options.row)
     with Terminal() as callback:
-        path = measure(row, options.data, options.device, Places(options.results, options.work), callback)
+        places = Places(options.results, options.work)
+        path = measure(row, options.data, options.device, places, callback, options.quick)
     print(f"{path} is written; next: python benchmarks/results.py table")
 
 

@@ -105,12 +105,15 @@ def _cells(record: Record, link: str) -> list[str]:
 
 def _accuracy(record: Record, attack: str | None) -> str:
     row = _measurement(record, attack)
+    if row is None:
+        return "not measured"
     return f"{100 * row['value']:.2f} [{100 * row['low']:.2f}, {100 * row['high']:.2f}]"
 
 
-def _measurement(record: Record, attack: str | None) -> Record:
+def _measurement(record: Record, attack: str | None) -> Record | None:
+    """Return what was found under an attack; None where it was left out."""
     rows: list[Record] = record["measured"]["measurements"]
-    return next(row for row in rows if row.get("attack") == attack)
+    return next((row for row in rows if row.get("attack") == attack), None)
 
 
 def _duration(seconds: float) -> str:
@@ -127,11 +130,15 @@ def _against_dense(records: Sequence[Record]) -> list[str]:
     for record in records:
         base = dense.get(_schedule(record))
         if base is not None and base is not record:
-            values = (_measurement(record, a)["value"] - _measurement(base, a)["value"] for a in (None, *ATTACKS))
-            lines.append(_line([record["row"], *(f"{100 * value:+.2f}" for value in values)]))
+            lines.append(_line([record["row"], *(_difference(record, base, a) for a in (None, *ATTACKS))]))
     if not lines:
         return []
     return ["", "Against the dense net, in points:", "", _line(heads), _line(["---"] * len(heads)), *lines]
+
+
+def _difference(record: Record, base: Record, attack: str | None) -> str:
+    one, other = _measurement(record, attack), _measurement(base, attack)
+    return "" if one is None or other is None else f"{100 * (one['value'] - other['value']):+.2f}"
 
 
 def _latencies(records: Sequence[Record]) -> list[str]:
@@ -187,7 +194,10 @@ def _over_seeds(records: Sequence[Record]) -> list[str]:
 
 
 def _span(group: Sequence[Record], attack: str | None) -> str:
-    values = [100 * _measurement(record, attack)["value"] for record in group]
+    found = [_measurement(record, attack) for record in group]
+    values = [100 * row["value"] for row in found if row is not None]
+    if len(values) < len(group):
+        return f"{attack or 'clean'} not measured for all"
     return f"{attack or 'clean'} {mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 

@@ -12,9 +12,10 @@ from torch import nn
 
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.attacks.pgd import Pgd
+from robustdeploy.cli.options import overrides
 from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.callback import SILENT, Callback
-from robustdeploy.core.load import load_recipe
+from robustdeploy.core.load import load_recipe, load_target
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Data
 from robustdeploy.cost.module import macs
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import results
 import timing
+from controls import renewed
 from machine import in_words
 from making import Places, make
 from measure import SEED, measure
@@ -110,6 +112,14 @@ def test_a_pruned_row_is_what_the_command_line_gives(row):
     users = plain(recipe_for("cifar10-resnet20", row.ops, overrides=given))
     ours = plain(row.recipe_from(Path("cifar"), 7, "cpu"))
     assert {part for part in users if users[part] != ours[part]} == {"baseline"}
+
+
+def test_an_aligned_row_is_what_the_command_line_gives():
+    row = row_named("cifar10-resnet20-ops0.5-aligned")
+    budget = row.recipe_from(Path("cifar"), 7, "cpu").budget
+    words = overrides(["budget.channel_multiple=1"], "0.5", latency="0.65", targets=["host-cpu"])
+    assert budget == recipe_for("cifar10-resnet20", overrides=words, targets=[load_target("host-cpu")]).budget
+    assert (budget.ops, budget.latency.target, budget.latency.at_most) == (0.5, "host-cpu", 0.65)
 
 
 def test_the_dense_row_has_no_budget():
@@ -409,6 +419,17 @@ def test_the_page_shows_all_rows_and_keeps_what_stands_around_them(tmp_path):
         assert (page.parent / target).is_dir()
     write_table(folder, page)
     assert page.read_text() == text
+
+
+def test_the_page_says_which_attack_was_left_out(tmp_path):
+    dense, pruned = (next(row for row in ROWS if row.ops == ops) for ops in (1, 0.5))
+    records = [a_record(dense, (750, 420, 370, 345)), a_record(pruned, (700, 400, 365, 340))]
+    records[1]["measured"]["measurements"].pop()
+    write_records(tmp_path / "results", records)
+    write_table(tmp_path / "results", tmp_path / "results.md")
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    assert f"| {pruned.name} | -5.00 | -2.00 | -0.50 |  |" in lines
+    assert [line.endswith("| not measured |") for line in lines if line.startswith("| [")] == [False, True]
 
 
 def test_the_page_says_what_pruning_cost_and_what_the_sentinel_did(tmp_path):
