@@ -45,8 +45,6 @@ from rows import ROWS, Row, row_named
 from stopwatch import Stopwatch
 from table import END, START, write_table
 
-from comparisons import renewed
-
 SHAPE = (3, 32, 32)
 RECIPE = """
     name: digits-tiny
