@@ -7,7 +7,7 @@ import pytest
 from robustdeploy.engine.ledger import Ledger
 
 RUN = ["run", "tiny.yaml", "--name", "tiny", "--target", "quick.yaml"]
-FAR = "name: far\nlink: {name: ssh, host: nowhere.invalid}\n"
+FAR = "name: far\nchannel_multiple: 16\nlink: {name: ssh, host: nowhere.invalid}\n"
 TWIN = "extends: host-cpu\nname: twin\nlatency: {warmup_s: 0.01, min_s: 0.05, max_s: 1, min_samples: 100}\n"
 
 

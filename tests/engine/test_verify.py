@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
+from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.files import sha256_of_file
-from robustdeploy.core.load import load_recipe
 from robustdeploy.engine.manifest import FILE_NAME, read_manifest
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.verify import verify_run
@@ -241,8 +241,8 @@ def test_an_export_made_anew_leaves_the_evaluation_behind(desk, command):
 
 def test_an_evaluation_under_settings_that_the_recipe_had_is_out_of_date(desk, command):
     run = desk / "runs/tiny"
-    asked = load_recipe(
-        desk / "tiny.yaml", ["evaluate.limit=50", "evaluate.attacks=[fgsm, {name: square, queries: 9}]"]
+    asked = recipe_for(
+        desk / "tiny.yaml", overrides=["evaluate.limit=50", "evaluate.attacks=[fgsm, {name: square, queries: 9}]"]
     )
     # As ``prune --force`` does it, with the same net in the end.
     Run.for_recipe(run.parent, asked, "tiny", anew=True)
