@@ -16,7 +16,7 @@ from robustdeploy.cli import INTERRUPTED
 from robustdeploy.cli.app import app
 from robustdeploy.cli.streams import exit_code, guard, shows_everything
 from robustdeploy.cli.threads import wait_briefly_if_busy
-from robustdeploy.core.interrupts import remember_interrupts
+from robustdeploy.core.interrupts import remember_interrupts, signal_received
 from robustdeploy.errors import TOLD_IN, RobustdeployError
 from robustdeploy.foreign import json_text, one_line, sentence
 
@@ -77,7 +77,7 @@ def _fault(error: Exception) -> int:
 
 
 def _interrupted() -> int:
-    return _told(130, "Interrupted", INTERRUPTED)
+    return _told(128 + signal_received(), "Interrupted", INTERRUPTED)
 
 
 def _began_as_interrupt(error: BaseException | None) -> bool:

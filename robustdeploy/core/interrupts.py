@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from robustdeploy.errors import Interrupted
 
@@ -15,18 +16,26 @@ _received: list[int] = []
 
 
 def remember_interrupts() -> None:
-    """Have Ctrl-C outside of `catch_signals` remembered as well as raised, so that the next block of it does not begin.
+    """Have signals outside of `catch_signals` remembered as well as raised, so that its next block does not begin.
 
     What is raised while a library loads, or inside an exporter, may be taken by that library for an error of its own.
+    SIGTERM is raised like Ctrl-C, so that what was begun is cleaned up.
     """
 
     def note(number: int, frame: FrameType | None) -> None:
         _received.append(number)
         raise KeyboardInterrupt
 
-    # A command that was started to ignore Ctrl-C goes on doing so.
+    # A command that was started to ignore one of them goes on doing so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, note)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, note)
+
+
+def signal_received() -> int:
+    """Return the first signal that was remembered; that of Ctrl-C where none was."""
+    return _received[0] if _received else signal.SIGINT
 
 
 @contextmanager
@@ -54,10 +63,19 @@ def catch_signals() -> Iterator[None]:
     try:
         yield
         stop_if_interrupted()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    except BaseException:
+        _restore(before)
         _received.clear()
+        raise
+    _restore(before)
+    # One may still have come while the handlers were put back.
+    if _received:
+        raise Interrupted(_received.pop())
+
+
+def _restore(before: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def interrupted() -> bool:

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from robustdeploy.core import interrupts
-from robustdeploy.core.interrupts import catch_signals, interrupted, remember_interrupts
+from robustdeploy.core.interrupts import catch_signals, interrupted, remember_interrupts, signal_received
 from robustdeploy.errors import Interrupted
 
 
@@ -33,26 +33,46 @@ def test_an_error_is_told_rather_than_the_signal_before_it():
         step(signal.SIGTERM, None)
 
 
-def test_an_interrupt_that_a_library_took_for_its_own_does_not_let_the_work_begin():
-    before, done = signal.getsignal(signal.SIGINT), []
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        remember_interrupts()
-        with contextlib.suppress(KeyboardInterrupt):  # as extension modules do
-            os.kill(os.getpid(), signal.SIGINT)
-            done.append("not interrupted")
-        with pytest.raises(Interrupted), catch_signals():
-            done.append("begun")
-    finally:
-        signal.signal(signal.SIGINT, before)
-        interrupts._received.clear()
+@pytest.fixture
+def handlers():
+    """Puts back what a test does to the signals of this process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    interrupts._received.clear()
+
+
+@pytest.mark.parametrize(("number", "own"), [(signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, None)])
+def test_a_signal_that_a_library_took_for_its_own_does_not_let_the_work_begin(handlers, number, own):
+    done = []
+    signal.signal(number, own or signal.SIG_DFL)
+    remember_interrupts()
+    with contextlib.suppress(KeyboardInterrupt):  # as extension modules do
+        os.kill(os.getpid(), number)
+        done.append("not interrupted")
+    assert signal_received() == number
+    with pytest.raises(Interrupted), catch_signals():
+        done.append("begun")
     assert done == []
 
 
-def test_a_command_that_was_told_to_ignore_interrupts_does():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        remember_interrupts()
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_was_told_to_ignore_signals_does(handlers, number):
+    signal.signal(number, signal.SIG_IGN)
+    remember_interrupts()
+    assert signal.getsignal(number) is signal.SIG_IGN
+
+
+def test_a_signal_that_comes_while_the_block_ends_is_not_lost(monkeypatch):
+    restore = interrupts._restore
+
+    def late(before):
+        interrupts._received.append(signal.SIGTERM)
+        restore(before)
+
+    monkeypatch.setattr(interrupts, "_restore", late)
+    with pytest.raises(Interrupted) as stopped, catch_signals():
+        pass
+    assert stopped.value.exit_code == 143
+    assert not interrupted()
