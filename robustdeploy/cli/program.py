@@ -45,6 +45,8 @@ def _run() -> int | None:
     try:
         wait_briefly_if_busy()
         code = app(prog_name="robustdeploy", standalone_mode=False)
+        if code == 130:  # Typer makes this of an interrupt, and says nothing
+            return _interrupted()
         return code if isinstance(code, int) else None
     except RobustdeployError as error:
         return _told(error.exit_code, type(error).__name__, str(error))
