@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robustdeploy.core.callback import SILENT, Callback, Event
 from robustdeploy.core.files import atomic_write_text, canonical_json
-from robustdeploy.errors import TrainingError
+from robustdeploy.errors import ArtifactError, TrainingError
 from robustdeploy.train import ranks
 from robustdeploy.train.checkpoints import State, load_checkpoint, save_checkpoint, state_from_bytes, state_to_bytes
 from robustdeploy.train.training import Training
@@ -100,5 +100,11 @@ class Checkpointing:
             state = state_from_bytes(sent)
         if state is None:
             return False
-        training.restore(state)
+        try:
+            training.restore(state)
+        except KeyError as error:
+            raise ArtifactError(
+                f"the checkpoint of step {state.step} in {self._checkpoints} has no {error}: another version of this "
+                "program began the training; finish it with that, or remove this folder to train anew"
+            ) from error
         return True

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from robustdeploy.errors import TrainingError
+from robustdeploy.errors import ArtifactError, TrainingError
 from robustdeploy.train import ranks
 from robustdeploy.train.checkpointing import Checkpointing
 from robustdeploy.train.checkpoints import load_checkpoint
@@ -164,3 +165,13 @@ def test_no_other_rank_touches_the_folder(make, monkeypatch, tmp_path):
     checkpointing.write_log(training)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert checkpointing.resume(training) is False  # it waits for what rank 0 hands it, and reads nothing itself
+
+
+def test_a_checkpoint_of_another_version_is_told_with_the_way_out(make, tmp_path):
+    training, checkpointing = make(tmp_path, 5)
+    state = training.state()
+    training.state = lambda: replace(state, values={k: v for k, v in state.values.items() if k != "probes"})
+    checkpointing.save(training)
+    resumed, again = make(tmp_path)
+    with pytest.raises(ArtifactError, match=r"step 5 in .*checkpoints has no 'probes': .* remove this folder"):
+        again.resume(resumed)
