@@ -232,6 +232,7 @@ class Hands:
         self.move(0.5)
 
 
+@pytest.mark.exhaustive
 def test_a_turn_lasts_as_long_as_its_own_steps_and_the_device():
     hands = Hands()
     with Turns(hands.train, partial(hands.move, 0.25), clock=hands.read) as turns:
@@ -250,6 +251,7 @@ def end_at_step_two(after):
     os._exit(9)
 
 
+@pytest.mark.exhaustive
 def test_what_a_training_raises_is_raised_where_it_is_waited_for():
     with Turns(break_at_step_two) as turns:
         turns.advance(1)

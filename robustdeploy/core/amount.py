@@ -135,4 +135,5 @@ Latency = Annotated[
 def absolute(amount: float, dense: float) -> float:
     """Return the limit that ``amount`` means for a net whose dense form costs ``dense``."""
     # A limit of one operation has no use, so 1 can mean all of them.
-    return amount * dense if amount <= 1 else amount
+    # Rounded, since 0.3712 of 625 is 232, and not the little less that floats make of it.
+    return round(amount * dense, 6) if amount <= 1 else amount

@@ -78,8 +78,8 @@ def test_three_boards_give_the_outcome_of_one_though_one_goes_for_good(desk, com
     assert [bool(each["lost"]) for each in deeds] == [name == gone for name in "abc"]
     assert done.err.count(" is lost: ") == 1
     assert command(desk, "report", "--target", "three").code == 0
-    assert "board 2 of 3" in (desk / "runs/tiny/report.md").read_text()
-    assert "board 2 of 3" in (desk / "runs/tiny/report.html").read_text()
+    assert "board 2 of 3" in (desk / "runs/tiny/report-three.md").read_text()
+    assert "board 2 of 3" in (desk / "runs/tiny/report-three.html").read_text()
 
 
 def test_latency_is_of_the_first_board_alone_and_begins_anew_where_that_is_lost(desk, command, boards, monkeypatch):
@@ -103,6 +103,7 @@ def test_latency_is_of_the_first_board_alone_and_begins_anew_where_that_is_lost(
     assert len(measured(desk, "two", "timings.json")["scenarios"]["single-stream"]) == 10
 
 
+@pytest.mark.exhaustive
 def test_ctrl_c_ends_all_boards_and_the_evaluation_resumes(desk, spawn, command, boards):
     words = ["evaluate", "--target", target(desk, "three", *map(boards.link, ("a", "b", "c")))]
     words += ["--attacks", "{name: square, queries: 300}"]

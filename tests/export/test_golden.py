@@ -26,11 +26,11 @@ def test_golden_images_are_read_as_they_were_packed_and_equal_ones_are_equal_byt
 @pytest.mark.parametrize(
     "damage", [lambda c: c[: len(c) // 2], lambda c: b"", lambda c: None], ids=["cut", "0", "gone"]
 )
-def test_what_is_damaged_or_missing_is_told_with_the_command_that_makes_it_again(images, tmp_path, damage):
+def test_what_is_damaged_or_missing_is_told_with_what_to_do(images, tmp_path, damage):
     path = tmp_path / "golden.npz"
     if (content := damage(golden(images))) is not None:
         path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"golden\.npz.*`robustdeploy export --force` makes it again"):
+    with pytest.raises(ArtifactError, match=r"golden\.npz.*; put it back, or write it again"):
         load_golden(path, INFO)
 
 

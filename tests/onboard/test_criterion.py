@@ -17,6 +17,8 @@ OTHERS = {
     "evaluate/classes.py",
     "nets/steady.py",
     "prune/budget.py",
+    "prune/rates.py",
+    "prune/staircase.py",
     "onboard/criterion.py",
     "export/torch_operators.py",
 }

@@ -89,7 +89,7 @@ def as_told(model, error):
     """The model with the limits that the error says can be reached."""
     told = re.findall(r"(?:target allow is|found below it is) ([0-9.e+-]+) of the ([a-z ]+) \(", str(error))
     named = {words: name for name, words in NAMES.items()}
-    changed = {named[words]: float(fraction) * model.dense[named[words]] for fraction, words in told}
+    changed = {named[words]: absolute(float(fraction), model.dense[named[words]]) for fraction, words in told}
     assert changed
     return CostModel(model.costs, model.dense, {**model.limits, **changed})
 

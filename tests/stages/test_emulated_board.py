@@ -102,7 +102,9 @@ def test_a_rule_on_its_latency_is_inconclusive_and_says_why(evaluated, command):
 @pytest.mark.slow
 def test_an_emulated_board_is_never_taken_for_a_real_one(evaluated, command, emulated_board):
     folder, _, _ = evaluated
-    (folder / "sly.yaml").write_text(f"name: sly\nextends: {emulated_board}/target.yaml\nemulated: false\n")
+    (folder / "sly.yaml").write_text(
+        f"name: sly\nextends: {emulated_board}/target.yaml\nemulated: false\nchannel_multiple: 16\n"
+    )
     done = command(folder, "run", "tiny.yaml", "--name", "tiny", "--target", "sly.yaml")
     assert done.code == 4
     assert "is an emulated board; set `emulated: true` in the target, so that it is not timed" in done.err

@@ -240,6 +240,7 @@ def test_fine_tuning_that_was_killed_goes_on(desk, command, spawn):
     assert first > left[0]
 
 
+@pytest.mark.exhaustive
 def test_each_build_is_measured_and_every_rule_is_asked_of_each(desk, command):
     words = ("--name", "tiny", "--target", written(desk, "[fp32]", "often"), "--builds", "3", "--precision", "fp32")
     done = command(desk, "run", "tiny.yaml", *words, "--json")

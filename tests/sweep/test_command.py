@@ -38,6 +38,7 @@ def test_a_mistake_in_any_cell_is_told_before_the_first_run(bench, command, word
     assert not (bench / "runs").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_and_its_results_are_those_of_the_reports(bench, command, spawn):
     root = bench / "runs/sweep-tiny"
