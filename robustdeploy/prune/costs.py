@@ -29,7 +29,7 @@ UNITS = {"ops": "MACs", "params": "parameters", "memory": "bytes", "latency": "u
 
 
 class Cost(Protocol):
-    """One cost; it never falls when a group keeps more."""
+    """One cost; it never falls when a group keeps more, but for latency, which goes up and down a staircase."""
 
     def of(self, kept: Floats) -> Floats:
         """Return the cost of ``kept`` channels per group; a leading axis is a batch of choices."""

@@ -107,6 +107,8 @@ class Masks:
             multiple = math.lcm(budget.channel_multiple or 1, budget.preferred_multiple or 1)
             steps = first_steps(model, sizes, multiple, self.floor) if model.steps else None
             limits = limits_meeting(budget, model, sizes, self.floor, steps)
+            if (limits.quantum % multiple != 0)[limits.quantum < limits.most].any():
+                multiple = budget.channel_multiple or 1  # the limits cannot be met in what is preferred
         except BudgetError as problem:
             raise BudgetError(f"{problem}{left}") from problem
         # A rehearsal leaves gradients and moved statistics behind, so it gets a net of its own.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -70,6 +71,8 @@ def counts_worth_most(
     # What adds nothing by itself is still kept where it costs nothing; untrained, that is all there is to go by.
     worth = mixed(summed(worths), evenly(model, limits.most))
     free = limits_for(limits.most.tolist(), multiple, float((limits.fewest / limits.most).min()))
+    # The start has to be a choice among them: it keeps the limits, whatever becomes of the search.
+    free = replace(free, fewest=np.minimum(free.fewest, limits.fewest))
     counts = most_valuable(model, worth, free, [start])
     if float(model.utilisation(counts.astype(float))) > 1:
         raise BudgetError("by the corrected table, no choice of channels is quick enough")

@@ -224,3 +224,13 @@ def test_a_layer_that_is_slower_with_fewer_channels_stays_whole(net, profile):
     counts = [len(each) for each in pruned(net, steep, 0.6).kept().values()]
     assert all(count == 16 or count <= 4 for count in counts)
     assert 16 in counts
+
+
+@pytest.mark.parametrize(("at_most", "multiple"), [(0.9, 8), (0.5, 8), (0.3, 1), (0.2, 1), (0.14, 1)])
+def test_what_other_targets_prefer_never_ends_a_training_at_the_freeze(net, profile, at_most, multiple):
+    """A limit that is too tight for multiples of 8 is met without them, as the start has promised."""
+    masked = pruned(net, profile, at_most, preferred_multiple=8)
+    assert masked.costs()["latency"] <= budget(at_most).latency.limit_us(profile.dense_us)
+    kept = [len(each) for each in masked.kept().values()]
+    assert all(count % masked.multiple == 0 for count in kept)
+    assert masked.multiple == multiple
