@@ -131,8 +131,8 @@ def counts_below(model: CostModel, values: Values, limits: Limits, utilisation: 
     while free.any():
         fixed, ranked = np.where(free, -1, counts), ranked[free[ranked]]
         low, high = 0, len(ranked)
-        # Halving finds the most, because no cost falls when a group keeps more. Latency may (see ``Cost``): then what is
-        # found fits all the same, and staircase.py looks for more at the freeze.
+        # Halving finds the most, because no cost falls when a group keeps more. Latency may (see ``Cost``): then what
+        # is found fits all the same, and staircase.py looks for more at the freeze.
         while low < high:  # the most channels whose counts still fit
             middle = (low + high + 1) // 2
             if model.utilisation(_counts_of(ranked[:middle], limits, fixed).astype(float)) <= utilisation:
