@@ -55,8 +55,8 @@ def _run() -> int | None:
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except SystemExit as end:
-        # Typer ends so where the shell asks what completes a word. Of anybody else's code a 0 would read as PASS.
-        if any(name.endswith("_COMPLETE") for name in os.environ):
+        # Typer ends so where it completed a word or showed how. Of anybody else's code a 0 would read as PASS.
+        if _raised_by_typer(end):
             raise
         return _told(2, "UsageError", _LEFT.format(end.code))
     except OSError as error:
@@ -80,6 +80,12 @@ def _fault(error: Exception) -> int:
 
 def _interrupted() -> int:
     return _told(128 + signal_received(), "Interrupted", INTERRUPTED)
+
+
+def _raised_by_typer(end: SystemExit) -> bool:
+    """Whether Typer's own code asked to leave, and not code that it called."""
+    *_, (frame, _line) = traceback.walk_tb(end.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == typer.__name__
 
 
 def _began_as_interrupt(error: BaseException | None) -> bool:
