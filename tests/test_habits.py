@@ -132,9 +132,11 @@ IMPORTED_IN_FUNCTIONS = {
     ): "a board without numpy says so, and nothing prints to the pipe",
     ("robustdeploy/nets/cifar_resnet.py", "robustdeploy.nets.residual"): OF_NETS,
     ("robustdeploy/nets/lenet.py", "robustdeploy.nets.plain_conv"): OF_NETS,
+    ("robustdeploy/nets/lenet_300_100.py", "robustdeploy.nets.plain_linear"): OF_NETS,
     ("robustdeploy/nets/preact_resnet18.py", "robustdeploy.nets.preact_resnet"): OF_NETS,
     ("robustdeploy/nets/resnet18.py", "robustdeploy.nets.residual"): OF_NETS,
     ("robustdeploy/nets/vgg16_bn.py", "robustdeploy.nets.plain_conv"): OF_NETS,
+    ("robustdeploy/nets/wang_cnn.py", "robustdeploy.nets.plain_conv"): OF_NETS,
     ("robustdeploy/nets/wide_resnet.py", "robustdeploy.nets.preact_resnet"): OF_NETS,
 }
 """Module, what it imports in a function, and why; commands are imported by cli/group.py, what is heavy by heavy.py."""

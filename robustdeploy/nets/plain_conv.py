@@ -1,4 +1,4 @@
-"""Plain convolutional nets: VGG with batch normalisation, and LeNet."""
+"""Plain convolutional nets: VGG with batch normalisation, LeNet, and strided convolutions."""
 
 from __future__ import annotations
 
@@ -59,15 +59,43 @@ class LeNetCaffe(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map N×C×H×W to N×classes logits; H and W are at least 28."""
         # The first linear layer reads 4×4 maps, and below 28 pixels there are none of that size.
-        if min(images.shape[-2:]) < 28:
-            raise ValueError(
-                f"LeNet needs images of at least 28×28 pixels and got {images.shape[-2]}×{images.shape[-1]}; "
-                "choose a residual net, or enlarge the images with data.size"
-            )
+        refuse_smaller(images, 28, "LeNet")
         features = F.max_pool2d(F.relu(self.conv1(images)), 2)
         features = pooled_to(F.max_pool2d(F.relu(self.conv2(features)), 2), 4)
         logits: Tensor = self.fc2(F.relu(self.fc1(torch.flatten(features, 1))))
         return logits
+
+
+class StridedConvolutions(nn.Module):
+    """Convolutions of 8×8, 6×6 and 5×5 in steps of 2, 2 and 1, and a linear layer; larger images are pooled at the end.
+
+    Source: Galloway et al. 2018, the net in full precision.
+    """
+
+    def __init__(self, width: int, classes: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 8, stride=2, padding=3)
+        self.conv2 = nn.Conv2d(width, 2 * width, 6, stride=2)
+        self.conv3 = nn.Conv2d(2 * width, 2 * width, 5)
+        self.fc = nn.Linear(2 * width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map N×C×H×W to N×classes logits; H and W are at least 28."""
+        refuse_smaller(images, 28, "this net")
+        features = images
+        for convolution in (self.conv1, self.conv2, self.conv3):
+            features = F.relu(convolution(features))
+        logits: Tensor = self.fc(torch.flatten(pooled_to(features, 1), 1))
+        return logits
+
+
+def refuse_smaller(images: Tensor, side: int, net: str) -> None:
+    """Raise ValueError where N×C×H×W images have fewer rows or columns than a net needs."""
+    if min(images.shape[-2:]) < side:
+        raise ValueError(
+            f"{net} needs images of at least {side}×{side} pixels and got {images.shape[-2]}×{images.shape[-1]}; "
+            "choose a residual net, or enlarge the images with data.size"
+        )
 
 
 def pooled_to(features: Tensor, side: int) -> Tensor:

@@ -14,6 +14,13 @@ from robustdeploy.nets.channel_pad import ChannelPad
 from robustdeploy.nets.normalised import Normalised
 
 COLOUR = (3, 32, 32)
+SMALL: dict[str, dict[str, object]] = {
+    "lenet": {},
+    "lenet-300-100": {},
+    "wang-cnn": {"width": 32},
+    "wide-resnet": {"depth": 10, "width": 1},
+}
+"""Options that make a net small, where that is not a width of 4; a narrow net of ReLUs alone has dead channels."""
 
 
 def built(name: str, classes: int = 10, shape: tuple[int, int, int] = COLOUR, **options: object) -> Normalised:
@@ -63,8 +70,7 @@ def test_the_hydra_head_has_two_hidden_layers_on_2048_features() -> None:
 @pytest.mark.parametrize("name", NETS.names())
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 40, 40)])
 def test_every_net_trains_on_grey_and_colour(name: str, shape: tuple[int, int, int]) -> None:
-    width = {} if name in ("lenet", "wide-resnet") else {"width": 4}
-    small = {"depth": 10, "width": 1} if name == "wide-resnet" else width
+    small = SMALL.get(name, {"width": 4})
     torch.manual_seed(0)
     net = built(name, 7, shape, **small)
     net(torch.rand(2, *shape)).square().mean().backward()
@@ -79,6 +85,28 @@ def test_the_callers_seed_decides_the_weights(name: str) -> None:
         states.append(torch.cat([p.detach().flatten() for p in built(name).parameters()]))
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected_macs", "expected_params"),
+    [
+        ("lenet", {}, 2_293_000, 431_080),
+        ("lenet-300-100", {}, 266_200, 266_610),
+        ("wang-cnn", {}, 2_347_648, 178_986),
+    ],
+)
+def test_nets_for_grey_images_cost_what_their_papers_say(
+    name: str, options: dict[str, object], expected_macs: int, expected_params: int
+) -> None:
+    net = built(name, 10, (1, 28, 28), **options)
+    assert (macs(net, (1, 28, 28)), params(net)) == (expected_macs, expected_params)
+
+
+@pytest.mark.parametrize("name", ["lenet-300-100", "wang-cnn"])
+def test_larger_images_are_averaged_and_smaller_ones_refused(name: str) -> None:
+    assert built(name, 10, (1, 64, 51))(torch.zeros(1, 1, 64, 51)).shape == (1, 10)
+    with pytest.raises(Exception, match="at least 28×28 pixels and got 27×40"):
+        built(name, 10, (1, 27, 40))
 
 
 def test_lenet_pools_larger_images_and_names_the_smallest() -> None:

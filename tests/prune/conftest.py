@@ -115,6 +115,8 @@ class Twice(nn.Module):
 
 SHIPPED = {
     "lenet": ((1, 28, 28), {"first": 8, "second": 12, "hidden": 24}),
+    "lenet-300-100": ((1, 8, 8), {"first": 24, "second": 12, "side": 8}),
+    "wang-cnn": ((1, 28, 28), {"width": 4}),
     "vgg16-bn": ((3, 16, 16), {"width": 8}),
     "wide-resnet": ((3, 16, 16), {"depth": 10, "width": 1}),
 }
