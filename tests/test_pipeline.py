@@ -108,6 +108,7 @@ def cut_ledger(run, last):
     (run / "ledger.jsonl").write_text("".join(lines[: end + 1]))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_kill_while_torch_is_attacked_keeps_every_sealed_part(unevaluated, chain, spawn, command):
     shutil.rmtree(unevaluated / "runs/tiny/attacks")

@@ -199,6 +199,7 @@ def write_steps(path, name, steps, after):
         after(step, steps, {})
 
 
+@pytest.mark.exhaustive
 def test_a_training_moves_in_its_turn_only(tmp_path):
     path = tmp_path / "steps"
     with Turns(partial(write_steps, path, "a", 5)) as one, Turns(partial(write_steps, path, "b", 3)) as two:

@@ -39,6 +39,7 @@ def test_threads_wait_briefly_on_a_busy_machine_alone(tmp_path):
     assert SPINS not in spins(tmp_path, load=None)
 
 
+@pytest.mark.alike(1)
 @pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "17"}, {"OMP_WAIT_POLICY": "PASSIVE"}])
 def test_what_the_user_has_set_stays(tmp_path, own):
     assert spins(tmp_path, load=1.0, **own) == {own.get("GOMP_SPINCOUNT", "0")}

@@ -182,6 +182,7 @@ def test_a_fault_of_the_engine_is_named_by_its_step_and_a_sound_one_by_none(desk
     assert blamed(wrong)[0].startswith("engine on null@")
 
 
+@pytest.mark.exhaustive
 def test_what_pruning_costs_is_named_too(desk, command):
     found = bisected(command, desk, measured(command, desk, written(desk), "fp32"), "fp32")
     assert found["first"]["before"] == "dense net in torch"

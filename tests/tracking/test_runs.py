@@ -22,6 +22,7 @@ def epochs_in(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_goes_on_in_the_same_mlflow_run_and_every_tracker_has_each_epoch_once(
     tmp_path, spawn, command, monkeypatch
 ):

@@ -24,7 +24,7 @@ SHAPE = (3, 32, 32)
 OPS = 0.6
 KINDS = (
     pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.exhaustive),  # shuffled channels
-    "mobilenet_v3_small",  # depthwise layers, squeeze and excitation
+    pytest.param("mobilenet_v3_small", marks=pytest.mark.exhaustive),  # depthwise layers, squeeze and excitation
 )
 
 

@@ -95,7 +95,7 @@ def whole(train, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.alike(3)
+@pytest.mark.alike(2)
 def test_a_training_goes_on_exactly_from_every_step(train, whole, tmp_path):
     for last in range(1, STEPS + 1):
         folder = tmp_path / str(last)

@@ -54,7 +54,8 @@ def train(world, *jobs):
     return [[json.loads(Path(f"{folder}.rank{rank}.json").read_text()) for rank in range(world)] for folder in finished]
 
 
-STOPS = range(1, 12)
+STOPS = (1, 4, 6, 7, 9, 11)
+"""Inside an epoch, at its end, around the freeze, and behind it."""
 MOVES = [(task, stop_at) for task in ("fastat", "free") for stop_at in (4, 9)]
 """Before the freeze and after it; a task that carries a perturbation hands every process its part."""
 
