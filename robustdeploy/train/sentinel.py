@@ -148,11 +148,12 @@ def watches(task: Task | Replaying) -> bool:
 
 
 def task_after(task: Task | Replaying, collapses: int, eps: float) -> Task | Replaying:
-    """Return the task to train with after ``collapses`` of them; it keeps the share of clean images."""
+    """Return the task to train with after ``collapses`` of them; it keeps what both have a word for."""
     if not collapses:
         return task
     ladder = LADDER if eps <= STRONG_NOISE_EPS else LADDER[1:]
-    tasks = [TASKS.build(name, {**options, "clean": getattr(task, "clean", 0.0)}) for name, options in ladder]
+    same = {option: getattr(task, option, 0.0) for option in ("clean", "l1")}
+    tasks = [TASKS.build(name, {**options, **same}) for name, options in ladder]
     safer: list[Task] = [other for other in tasks if type(other) is not type(task)]
     # After the last rung its task stays; several small steps are not watched, so no further collapse is counted.
     return safer[min(collapses, len(safer)) - 1]

@@ -8,6 +8,7 @@ from robustdeploy.train import loop
 from robustdeploy.train.loop import fit
 from robustdeploy.train.passes import Passes
 from robustdeploy.train.tasks.fastat import FastAt
+from robustdeploy.train.tasks.fgsm import FgsmAt
 from robustdeploy.train.tasks.free import Free
 from robustdeploy.train.tasks.n_fgsm import NFgsm
 from robustdeploy.train.tasks.pgd import PgdAt
@@ -24,9 +25,11 @@ SEEN = 2 * 32
         (Standard(), 1, 1),
         (FastAt(), 2, 2),
         (FastAt(clean=0.5), 3, 3),
+        (FgsmAt(), 2, 2),
         (NFgsm(), 2, 2),
         (PgdAt(steps=3), 4, 4),
         (PgdAt(steps=3, clean=0.5), 5, 5),
+        (PgdAt(steps=3, clean=0.5, l1=0.1), 5, 5),
         # What it says of the clean images during the attack has no gradient.
         (Trades(steps=3), 6, 5),
         # Its epochs count every one of its steps on a batch.

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustdeploy.core.bounds import Count, Share
+from robustdeploy.core.bounds import Count, NotNegative, Share
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
-from robustdeploy.train.mixing import check_share, mixed
+from robustdeploy.train.mixing import check_l1, check_share, mixed
 from robustdeploy.train.tasks.ascent import check_count, reaching, slope
 
 
@@ -30,10 +30,13 @@ class Free:
     """Optimiser steps on each batch, the paper's m."""
     clean: Share = 0.0
     """Share of the loss, in [0, 1), that the images have as they are (Wang et al. 2018)."""
+    l1: NotNegative = 0.0
+    """Weight in the loss of the mean magnitude of latent features, which makes them sparse (Guo et al. 2018)."""
 
     def __post_init__(self) -> None:
         check_count("replays", self.replays)
         check_share(self.clean)
+        check_l1(self.l1)
 
     def start(self, images: Tensor) -> Tensor:
         """Return no perturbation at all."""
@@ -45,7 +48,7 @@ class Free:
         """Return the cross-entropy on ``images`` + ``perturbation``, cut to [0, 1], and the accuracy on it."""
         shifted = images + perturbation
         attacked = shifted + (shifted.clamp(0, 1) - shifted).detach()  # exactly the clamped value, with slope 1
-        return mixed(net, attacked, images, labels, self.clean)
+        return mixed(net, attacked, images, labels, self.clean, self.l1)
 
     def climb(self, perturbation: Tensor, gradient: Tensor | None, threat: Threat) -> Tensor:
         """Return ``perturbation`` moved by eps along the gradient's sign, cut to ± eps.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustdeploy.core.bounds import NotNegative, Share, Step
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
-from robustdeploy.train.mixing import check_share, mixed
+from robustdeploy.train.mixing import check_l1, check_share, mixed
 from robustdeploy.train.tasks.ascent import anywhere, check_step, inside, spread, step_up
 
 
@@ -32,10 +32,13 @@ class NFgsm:
     """Step in pixels of [0, 1]; unset means eps, the paper's."""
     clean: Share = 0.0
     """Share of the loss, in [0, 1), that the images have as they are (Wang et al. 2018)."""
+    l1: NotNegative = 0.0
+    """Weight in the loss of the mean magnitude of latent features, which makes them sparse (Guo et al. 2018)."""
 
     def __post_init__(self) -> None:
         check_step(self.alpha)
         check_share(self.clean)
+        check_l1(self.l1)
         if not (isfinite(self.noise) and self.noise >= 0):
             raise ValueError(f"noise must be a multiple of eps, 0 or more, not {self.noise}")
 
@@ -49,7 +52,7 @@ class NFgsm:
         attacked = step_up(
             lambda moved: nn.functional.cross_entropy(net(moved).float(), labels), start, alpha, room, "N-FGSM"
         )
-        return mixed(net, attacked, images, labels, self.clean)
+        return mixed(net, attacked, images, labels, self.clean, self.l1)
 
 
 plugin = NFgsm

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robustdeploy.core.bounds import Count, Share, Step
+from robustdeploy.core.bounds import Count, NotNegative, Share, Step
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
-from robustdeploy.train.mixing import check_share, mixed
+from robustdeploy.train.mixing import check_l1, check_share, mixed
 from robustdeploy.train.tasks.ascent import ball, check_count, check_step, inside, spread, step_up
 
 
@@ -24,11 +24,14 @@ class PgdAt:
     """Step in pixels of [0, 1]; unset means eps / 4, the paper's 2/255 at eps 8/255."""
     clean: Share = 0.0
     """Share of the loss, in [0, 1), that the images have as they are (Wang et al. 2018)."""
+    l1: NotNegative = 0.0
+    """Weight in the loss of the mean magnitude of latent features, which makes them sparse (Guo et al. 2018)."""
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
         check_step(self.alpha)
         check_share(self.clean)
+        check_l1(self.l1)
 
     def __call__(
         self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise
@@ -41,7 +44,7 @@ class PgdAt:
             attacked = step_up(
                 lambda moved: nn.functional.cross_entropy(net(moved).float(), labels), attacked, alpha, room, "PGD"
             )
-        return mixed(net, attacked, images, labels, self.clean)
+        return mixed(net, attacked, images, labels, self.clean, self.l1)
 
 
 plugin = PgdAt

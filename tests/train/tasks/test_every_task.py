@@ -17,8 +17,17 @@ EPS = 0.1
 REACH = {"standard": 0.0, "n-fgsm": 3 * EPS}
 """How far from its image the net may be fed one, where that is not eps."""
 MIXING = [name for name in TASKS.names() if "clean" in {f.name for f in dataclasses.fields(TASKS.get(name))}]
-CHOICES = [*((name, {}) for name in TASKS.names()), *((name, {"clean": 0.25}) for name in MIXING)]
+CHOICES = [
+    *((name, {}) for name in TASKS.names()),
+    *((name, {"clean": 0.25}) for name in MIXING),
+    ("standard", {"l1": 0.1}),
+    ("pgd", {"clean": 0.25, "l1": 0.1}),
+    ("fgsm", {"draw": "truncated-normal"}),
+]
 ATTACKING = [choice for choice in CHOICES if choice[0] != "standard"]
+
+NOISY = [(name, options) for name, options in ATTACKING if name not in ("free", "fgsm") or "draw" in options]
+"""Those whose attack hangs on the noise."""
 
 
 def called(choice):
@@ -37,7 +46,7 @@ def run(choice, net, batch, **changed):
 
 
 def test_the_tasks_that_take_clean_images_are_these():
-    assert set(MIXING) >= {"fastat", "free", "n-fgsm", "pgd"}
+    assert set(MIXING) >= {"fastat", "fgsm", "free", "n-fgsm", "pgd"}
 
 
 def test_the_net_is_fed_images_inside_the_ball_and_the_box(choice, seen, plain_net, batch):
@@ -57,7 +66,7 @@ def test_the_loss_is_taken_where_the_attack_has_gone(choice, seen, plain_net, ba
     run(choice, net, (images, labels, noise))
     last = net.images[-1]
     way = (last[: len(images)] - images).abs()[(images > 0.2) & (images < 0.8)]
-    assert float(way.mean()) > EPS / 2
+    assert float(way.mean()) > EPS / (4 if "draw" in choice[1] else 2)
     if len(last) > len(images):
         assert torch.equal(last[len(images) :], images)
 
@@ -114,7 +123,7 @@ def test_the_same_noise_gives_the_same_bits(choice, seen, plain_net, batch):
     assert all(torch.equal(first[name], third[name]) for name in first)
 
 
-@pytest.mark.parametrize("choice", [c for c in ATTACKING if c[0] != "free"], ids=called)
+@pytest.mark.parametrize("choice", NOISY, ids=called)
 def test_other_noise_gives_another_attack(choice, seen, plain_net, batch):
     one, two = seen(plain_net()), seen(plain_net())
     run(choice, one, batch())
@@ -201,8 +210,9 @@ def test_it_trains_a_masked_net_in_either_precision(choice, device, precision, f
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in pruning.net.parameters())
     assert (pruning.logits.grad is None) == frozen
     if choice[0] != "standard":
-        way = (net.images[-1][:32] - images).abs().flatten(1)
-        assert float(way.amax(1).min()) > EPS / 2  # no image stays behind, as one without a slope would
+        way = (net.images[-1][:32] - images).abs().flatten(1).amax(1)
+        # No image stays behind, as one without a slope would; where the lengths are drawn, some are short.
+        assert float(way.min()) > EPS / (1000 if "draw" in choice[1] else 2)
 
 
 @pytest.mark.parametrize("name", MIXING)
@@ -229,6 +239,7 @@ WRONG = [
     ("trades", {"beta": 0.0}, "beta must be above 0, not 0"),
     ("trades", {"beta": float("nan")}, "beta must be above 0, not nan"),
     ("free", {"replays": 0}, "replays must be at least 1, not 0"),
+    *((name, {"l1": l1}, "l1 must be 0 or more") for name in ("standard", *MIXING) for l1 in (-0.1, float("nan"))),
     *((name, {"clean": share}, r"clean must be in \[0, 1\)") for name in MIXING for share in (1.0, -0.1, float("nan"))),
 ]
 
