@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.choices import choice_from
 from robustdeploy.core.complaint import did_you_mean
@@ -22,43 +24,62 @@ from robustdeploy.core.factories import (
 from robustdeploy.core.given import NET_FILES, no_run
 from robustdeploy.core.load import gate_problems, prospect_of
 from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.phases import is_pruned, phases_of
 from robustdeploy.core.precisions import asked_precisions, form_of, precisions_on
+from robustdeploy.core.reading import parse_json, read_bounded
 from robustdeploy.core.recipe import Budget, Choice, Data, Recipe
 from robustdeploy.core.registry import FORMATS
 from robustdeploy.core.rules import Prospect, too_few_problems
+from robustdeploy.core.start import check_same_net
 from robustdeploy.core.subject import PRUNED, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.data.find import find_source
+from robustdeploy.devices.profiles import kept_profile, profiles_beside
 from robustdeploy.engine.evaluations import evaluations_named
 from robustdeploy.engine.lineage import command_for, export_command
 from robustdeploy.engine.manifest import FILE_NAME
 from robustdeploy.engine.places import net_place, onnx_place
 from robustdeploy.engine.run import Run, check_same_training, holder, in_use
 from robustdeploy.engine.runner import check_finished
-from robustdeploy.errors import RecipeError, StorageError, UsageError
+from robustdeploy.errors import ArtifactError, RecipeError, StorageError, UsageError
 
 _DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla")
 
 
 def check_training(
-    recipe: Recipe, runs: Path, name: str | None, targets: Sequence[Target] = (), *, force: bool = False
+    recipe: Recipe,
+    runs: Path,
+    name: str | None,
+    targets: Sequence[Target] = (),
+    *,
+    force: bool = False,
+    profiles: Path | None = None,
 ) -> None:
     """Refuse a run that cannot be trained: its name and folder, and all that `check_asked` looks at."""
     check_run_folder(Run.folder_for(runs, recipe, name), recipe)
-    check_asked(recipe, runs, name, targets, force=force)
+    check_asked(recipe, runs, name, targets, force=force, profiles=profiles)
 
 
 def check_asked(
-    recipe: Recipe, runs: Path, name: str | None, targets: Sequence[Target] = (), *, force: bool = False
+    recipe: Recipe,
+    runs: Path,
+    name: str | None,
+    targets: Sequence[Target] = (),
+    *,
+    force: bool = False,
+    profiles: Path | None = None,
 ) -> None:
     """Refuse what no run could do: by its recipe, what it starts from, its data or its rules; nothing is written.
 
-    A net that is trained stays what it is, whatever its rules ask; ``force`` trains it again.
+    A net that is trained stays what it is, whatever its rules ask; ``force`` trains it again. Limits
+    on latency need ``profiles``, a folder; without it they are those beside ``runs``.
     """
     check_recipe(recipe)
     if recipe.train.start is not None:
-        check_start(recipe.train.start, runs)
+        check_start(recipe, recipe.train.start, runs)
+    check_phases(recipe)
     check_data(recipe.data)
+    check_latency(recipe, profiles_beside(runs) if profiles is None else profiles)
     run = Run(Run.folder_for(runs, recipe, name), recipe)
     if force or not (run.root / run.net_place / FILE_NAME).exists():
         check_samples(recipe, targets)
@@ -117,14 +138,38 @@ def check_net(net: Choice) -> None:
         check_factory_source(net.name, file)
 
 
-def check_start(start: Path, runs: Path) -> None:
-    """Refuse a start that is neither a stored net nor a run that has trained one."""
-    if any((place / NET_FILES[0]).is_file() for place in (start, start / Run(start, Recipe(name="start")).net_place)):
-        return
+def check_phases(recipe: Recipe) -> None:
+    """Refuse phases that train nothing the pruner needs, or that are too short for their objective."""
+    phases_of(recipe, pruned=is_pruned(recipe))
+
+
+def check_start(recipe: Recipe, start: Path, runs: Path) -> None:
+    """Refuse a start that is neither a stored net nor a run that has trained one, or that is not the recipe's net."""
+    for place in (start, start / Run(start, Recipe(name="start")).net_place):
+        if (place / NET_FILES[0]).is_file():
+            _check_start_net(recipe, place / NET_FILES[0], start)
+            return
     if (start / "recipe.yaml").is_file():
         first = command_for(start, net_place(PRUNED))
         raise UsageError(f"train.start: the run {start} has no trained net yet; finish it first: `{first}`")
     raise UsageError(f"train.start: {no_run(start, runs)}")
+
+
+def _check_start_net(recipe: Recipe, file: Path, start: Path) -> None:
+    """Look at what a net.json says its net is; what is wrong with the file itself is told when it is loaded."""
+    try:
+        data = parse_json(read_bounded(file), str(file))
+        net = Choice.model_validate(data["net"])
+        smaller = len(data.get("modules", {}))
+    except (ArtifactError, ValidationError, AttributeError, KeyError, TypeError):
+        return
+    check_same_net(recipe, net, smaller, start)
+
+
+def check_latency(recipe: Recipe, profiles: Path) -> None:
+    """Refuse a limit on latency on a target whose times mean nothing, or without a profile of the net on it."""
+    if recipe.budget.latency is not None:
+        kept_profile(recipe, recipe.budget.latency, profiles)
 
 
 def check_device(device: str) -> None:

@@ -8,11 +8,13 @@ from robustdeploy.core.load import load_recipe, load_target
 from robustdeploy.core.recipe import Data
 from robustdeploy.core.target import LatencyPlan
 from robustdeploy.data.find import find_source
+from robustdeploy.devices.profiles import profiles_beside
 from robustdeploy.engine.run import Run
 from robustdeploy.errors import DataError, RecipeError, StorageError, UsageError
 from robustdeploy.preflight import (
     check_asked,
     check_data,
+    check_latency,
     check_recipe,
     check_run_folder,
     check_start,
@@ -79,13 +81,39 @@ def test_a_run_folder_that_cannot_be_one_is_refused(tmp_path):
 
 def test_a_start_without_a_net_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"train.start: .*gone does not exist"):
-        check_start(tmp_path / "gone", tmp_path)
+        check_start(recipe(), tmp_path / "gone", tmp_path)
     run = Run.for_recipe(tmp_path, recipe(), "begun")
     with pytest.raises(UsageError, match="has no trained net yet"):
-        check_start(run.root, tmp_path)
+        check_start(recipe(), run.root, tmp_path)
     (run.root / "nets/pruned").mkdir(parents=True)
     (run.root / "nets/pruned/net.json").write_text("{}")
-    check_start(run.root, tmp_path)
+    check_start(recipe(), run.root, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"net": 3}', '{"net": {"name": "resnet8"}, "modules": 7}'])
+def test_a_damaged_start_is_left_to_who_reads_all_of_it(tmp_path, damage):
+    (tmp_path / "net.json").write_text(damage)
+    check_start(recipe("net=resnet8"), tmp_path, tmp_path)
+
+
+def test_a_limit_on_latency_needs_a_profile_and_the_command_for_it_fits(tmp_path):
+    limit = "budget.latency={target: host-cpu, at_most: 0.5}"
+    for more, command in [
+        ((), "robustdeploy profile digits-resnet8 --target host-cpu"),
+        (("name=mine",), "robustdeploy profile RECIPE --target host-cpu"),
+        (("net=resnet20",), "robustdeploy profile digits-resnet8 --set 'net={name: resnet20}' --target host-cpu"),
+    ]:
+        with pytest.raises(UsageError, match="there is no profile of") as refused:
+            check_latency(recipe(limit, *more), tmp_path / "profiles")
+        assert f"run `{command}` first" in str(refused.value)
+    check_latency(recipe(), tmp_path / "profiles")
+
+
+def test_the_runs_of_a_sweep_or_a_table_share_the_profiles_of_all_runs(tmp_path):
+    runs = tmp_path / "runs"
+    (runs / "sweep-tiny").mkdir(parents=True)
+    (runs / "sweep-tiny" / "base.yaml").touch()
+    assert profiles_beside(runs / "sweep-tiny") == profiles_beside(runs) == tmp_path / "profiles"
 
 
 @pytest.mark.parametrize(

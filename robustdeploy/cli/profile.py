@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -28,10 +28,11 @@ from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.load import load_target
 from robustdeploy.core.precisions import asked_precisions, precisions_on
 from robustdeploy.core.profile import NEARLY
-from robustdeploy.core.recipe import Recipe
+from robustdeploy.core.recipe import Choice, Recipe
 from robustdeploy.core.target import Target
-from robustdeploy.devices.profiles import profiles_beside
+from robustdeploy.devices.profiles import check_profilable, profiles_beside
 from robustdeploy.engine.run import Run
+from robustdeploy.preflight import check_data, check_recipe
 from robustdeploy.tracking.chosen import listening
 
 if TYPE_CHECKING:
@@ -67,13 +68,22 @@ def profile(
     multiples channels cost nothing to keep; a limit on latency (budget.latency) needs it.
     """
     goal = load_target(target)
-    loaded = _recipe(recipe, overrides(set_, data=data), runs)
-    chosen = precisions_on(goal, asked_precisions(loaded, [precision] if precision else []))[0]
+    check_profilable(goal)
+
+    def chosen(of: Recipe) -> Choice:
+        return precisions_on(goal, asked_precisions(of, [precision] if precision else []))[0]
+
+    def check(asked: Recipe) -> None:
+        check_recipe(asked)
+        check_data(asked.data)
+        chosen(asked)
+
+    loaded = _recipe(recipe, overrides(set_, data=data), runs, check)
     with listening(None, quiet or as_json) as callback:
         found, path = profiling.profile(
             loaded,
             goal,
-            precision=chosen,
+            precision=chosen(loaded),
             folder=profiles_beside(runs),
             seconds=seconds,
             force=force,
@@ -84,12 +94,12 @@ def profile(
     show(lines, {"file": str(path), **told, **found.model_dump(mode="json")}, as_json)
 
 
-def _recipe(named: str, more: list[str], runs: Path) -> Recipe:
+def _recipe(named: str, more: list[str], runs: Path, check: Callable[[Recipe], None]) -> Recipe:
     """Return the recipe of that name, or that of the run."""
     for place in (Path(named), runs / named):
         if (place / "recipe.yaml").is_file():
-            return recipe_for(Run.open(place, runs).root / "recipe.yaml", overrides=more)
-    return recipe_for(named, overrides=more)
+            return recipe_for(Run.open(place, runs).root / "recipe.yaml", overrides=more, before=check)
+    return recipe_for(named, overrides=more, before=check)
 
 
 def _lines(found: Profile) -> Iterator[str]:

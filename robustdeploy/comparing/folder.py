@@ -16,13 +16,11 @@ from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.target import Target
 from robustdeploy.core.yaml_source import text_from_value
 from robustdeploy.engine.manifest import FILE_NAME
-from robustdeploy.engine.places import net_place
+from robustdeploy.engine.places import SERIES, net_place
 from robustdeploy.engine.run import Run
 from robustdeploy.errors import RobustdeployError, UsageError
 from robustdeploy.series.series import Job, report_in
 
-BASE: Final = "base.yaml"
-"""The recipe of all rows, without what is a row's own. No `recipe.yaml`: that would make the folder a run."""
 PLAN: Final = "plan.yaml"
 ROWS, TARGETS = "rows", "targets"
 
@@ -98,7 +96,7 @@ def begun(root: Path, comparison: Comparison, base: Recipe, target: Target, runs
     """
     folder = TableFolder(root, comparison, target, tuple(runs))
     # What decides the numbers: rows that were measured otherwise could not stand beside those that are there.
-    fixed = {root / BASE: resolved_yaml(base), root / TARGETS / f"{target.name}.yaml": resolved_yaml(target)}
+    fixed = {root / SERIES: resolved_yaml(base), root / TARGETS / f"{target.name}.yaml": resolved_yaml(target)}
     if changed := [path for path, text in fixed.items() if path.exists() and read_bounded(path) != text.encode()]:
         raise UsageError(
             f"{root} is a table of another {changed[0].name}, or under other --set; give this one a --name"

@@ -20,12 +20,13 @@ from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.load import load_comparison, load_published, load_target
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
+from robustdeploy.devices.profiles import profiles_beside
 from robustdeploy.errors import RobustdeployError, UsageError
-from robustdeploy.preflight import check_data, check_recipe, check_run_folder
+from robustdeploy.preflight import check_data, check_latency, check_phases, check_recipe, check_run_folder
 from robustdeploy.series.going import go
 from robustdeploy.series.place import Ended
 from robustdeploy.series.places import HERE, place_from
-from robustdeploy.series.series import Say
+from robustdeploy.series.series import Say, series_folder
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,19 @@ def compare_systems(
     A repeated call goes on with what is missing. ``only`` are the rows to make, with what they begin with. ``at_once``
     of them run side by side here; ``on`` is where the runs are made, as for ``--on``.
     """
-    comparison = load_comparison(plan)
     place = place_from(on, quiet=quiet, at_once=at_once)
-    base, found = checked(comparison, overrides, target)
-    root = runs / (name or f"table-{comparison.name}")
-    names = [row.name for row in comparison.rows]
-    if unknown := [each for each in only if each not in names]:
-        near = did_you_mean(unknown[0], names)
-        raise UsageError(f"--only {unknown[0]}: there is no such row{near} (rows: {', '.join(names)})")
+    comparison = load_comparison(plan, quick=True)
+    root = series_folder(runs, name or f"table-{comparison.name}")
+    _check_rows(only, [row.name for row in comparison.rows])
+    # Twice: what needs no torch is told at once, and not after the seconds that torch takes to load.
+    base, found = checked(comparison, overrides, target, quick=True)
     for run in found:
         check_run_folder(root / run.name, run.recipe)
     check_data(base.data)
+    for run in found:
+        check_latency(run.recipe.model_copy(update={"name": base.name}), profiles_beside(runs))
+    comparison = load_comparison(plan)
+    base, found = checked(comparison, overrides, target)
     with catch_signals():
         folder = begun(root, comparison, base, load_target(target or comparison.target), found)
         jobs = folder.jobs_for(only)
@@ -89,11 +92,20 @@ def compare_systems(
         return Compared(folder, *written(failed), failed, tuple(job.name for job in jobs))
 
 
+def _check_rows(asked: Sequence[str], names: Sequence[str]) -> None:
+    if unknown := [each for each in asked if each not in names]:
+        near = did_you_mean(unknown[0], names)
+        raise UsageError(f"--only {unknown[0]}: there is no such row{near} (rows: {', '.join(names)})")
+
+
 def checked(
-    comparison: Comparison, overrides: Sequence[str] = (), target: str | None = None
+    comparison: Comparison, overrides: Sequence[str] = (), target: str | None = None, *, quick: bool = False
 ) -> tuple[Recipe, tuple[RowRun, ...]]:
-    """Return the recipe of all rows and their runs; what is wrong with any of them is told at once."""
-    goal, base = load_target(target or comparison.target), base_recipe(comparison, overrides)
+    """Return the recipe of all rows and their runs; what is wrong with any of them is told at once.
+
+    With ``quick`` nothing is looked at that needs torch.
+    """
+    goal, base = load_target(target or comparison.target), base_recipe(comparison, overrides, quick=quick)
     problems = list(_unknown_figures(comparison))
     found = runs_of(comparison, base, goal)
     for run in found:
@@ -101,6 +113,7 @@ def checked(
             # What a row lays over the recipe may contradict what it leaves alone.
             Recipe.model_validate(plain(run.recipe))
             check_recipe(run.recipe)
+            check_phases(run.recipe)
         except ValidationError as error:
             problems += [f"row '{run.row}': {_told(each)}" for each in error.errors()]
         except RobustdeployError as error:

@@ -10,14 +10,25 @@ from robustdeploy.core.asked import suited
 from robustdeploy.core.comparison import PRETRAIN, ComparedRow, Comparison, with_training
 from robustdeploy.core.given import NET_FILES
 from robustdeploy.core.load import load_recipe
+from robustdeploy.core.phases import is_pruned
 from robustdeploy.core.recipe import Budget, Choice, Recipe
-from robustdeploy.core.registry import PRUNERS
 from robustdeploy.core.subject import DENSE, PRUNED
 from robustdeploy.core.target import Target
 from robustdeploy.engine.places import net_place
 from robustdeploy.engine.run import training_fingerprint
+from robustdeploy.errors import UsageError
 from robustdeploy.series.series import Job, anywhere
 
+_OWN = {
+    "prune": "each row of the plan says how it prunes",
+    "budget": "the plan's `budget` is what every row may cost",
+    "seed": "the plan's `seeds` are those of all rows",
+    "train.start": "rows say `after` in the plan what they begin with",
+    "gate": "rows are compared and not judged",
+    "baseline": "the dense net is a row of its own, with `prune: null`",
+    "precisions": "rows are measured in their target's first precision",
+}
+"""Fields of a recipe that a comparison sets itself, and where."""
 _UNPRUNED = {"prune": Choice(name="masks"), "budget": Budget()}
 """What makes a training that of the dense net: masks without a budget remove nothing."""
 
@@ -55,15 +66,17 @@ class RowRun:
         return tuple(f"{self.name}/{net_place(self.net)}/{file}" for file in NET_FILES)
 
 
-def is_pruned(recipe: Recipe) -> bool:
-    """Whether a recipe's net is pruned, as ``train.setup`` tells it; to import that loads torch, also for a typo."""
-    needs_budget = getattr(PRUNERS.get(recipe.prune.name), "needs_budget", True)
-    return recipe.budget.is_set or not needs_budget
+def base_recipe(comparison: Comparison, overrides: Sequence[str], *, quick: bool = False) -> Recipe:
+    """Return what all rows have in common: the recipe without a net beside it, and without rules.
 
-
-def base_recipe(comparison: Comparison, overrides: Sequence[str]) -> Recipe:
-    """Return what all rows have in common: the recipe without a net beside it, and without rules."""
-    base = load_recipe(comparison.recipe, [*comparison.set, *overrides])
+    A ``quick`` one is checked as far as that goes without torch. What is a row's own cannot be set for all of them.
+    """
+    for override in (*comparison.set, *overrides):
+        field = override.partition("=")[0].strip()
+        for own, home in _OWN.items():
+            if field == own or field.startswith((f"{own}.", f"{own}[")):
+                raise UsageError(f"--set {field}: it has no effect on a table; {home}")
+    base = load_recipe(comparison.recipe, [*comparison.set, *overrides], quick=quick)
     # The dense net is a row of its own, and a rule of the recipe may be one that no dense row can meet.
     return anywhere(base.model_copy(update={"baseline": False, "gate": (), "precisions": ()}))
 

@@ -107,7 +107,10 @@ def _time(value: Any) -> float | str:
         if not 0 < microseconds(value) <= 3.6e9:
             raise refusal
         return f"{value[: match.start(3)].strip()}{match[3]}"
-    fraction = _number(_COUNT, _TIME_SAYS, value) if isinstance(value, str) else value
+    try:
+        fraction = _number(_COUNT, _TIME_SAYS, value)
+    except ValueError:  # it speaks of whole numbers
+        raise refusal from None
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
         raise refusal
     return float(fraction)

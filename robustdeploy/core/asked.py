@@ -22,15 +22,17 @@ def recipe_for(
     targets: Sequence[Target] = (),
     overrides: Sequence[str] = (),
     before: Callable[[Recipe], object] | None = None,
+    *,
+    quick: bool = False,
 ) -> Recipe:
     """Load a recipe, with the operation budget and a channel multiple that suits all targets put in.
 
     Without a target it is meant for the default one. ``before`` gets it as soon as it is checked as far as that goes
-    without torch.
+    without torch; a ``quick`` one is checked no further.
     """
     more = [] if ops is None else [f"budget.ops={ops!r}"]
     check = None if before is None else lambda recipe: before(suited(recipe, targets))
-    return suited(load_recipe(name, (*overrides, *more), before=check), targets)
+    return suited(load_recipe(name, (*overrides, *more), before=check, quick=quick), targets)
 
 
 def suited(recipe: Recipe, targets: Sequence[Target] = ()) -> Recipe:

@@ -34,20 +34,52 @@ def declared_options(path: Path, attribute: str) -> type[Any] | None:
 
     ``attribute`` is its class, or a name that is bound to it.
     """
+    node, bound = _dataclass_in(path, attribute)
+    if node is None:
+        return None
+    # A module may bind `int` or `Share` to something of its own.
+    known = {name: kind for name, kind in _TYPES.items() if name not in bound or _means_the_same(bound[name])}
+    return checked_type(node.name, list(_fields(node, known)), ast.get_docstring(node))
+
+
+@cache
+def declared_value(path: Path, attribute: str, name: str, default: Any = None) -> Any:
+    """Return what the plug-in's class gives ``name`` at its top, a field or not; ``default`` where it gives it nothing.
+
+    Raises LookupError where the file does not tell.
+    """
+    node, _ = _dataclass_in(path, attribute)
+    if node is None:
+        raise LookupError(name)
+    for line in node.body:
+        if isinstance(line, ast.FunctionDef) and line.name == name:
+            raise LookupError(name)  # a property: what it gives is known when it runs
+        if isinstance(line, ast.AnnAssign | ast.Assign) and name in _assigned(line):
+            try:
+                return default if line.value is None else ast.literal_eval(line.value)
+            except ValueError as error:
+                raise LookupError(name) from error
+    return default
+
+
+def _assigned(line: ast.AnnAssign | ast.Assign) -> list[str]:
+    targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _dataclass_in(path: Path, attribute: str) -> tuple[ast.ClassDef | None, dict[str, ast.stmt]]:
+    """Return the class of the plug-in, where the file alone tells all of it, and what names the file binds."""
     try:
         body = ast.parse(path.read_bytes()).body
     except (OSError, SyntaxError, ValueError):
-        return None
+        return None, {}
     bound = {name: node for node in body for name in _names(node)}
     node: ast.stmt | None = bound.get(attribute)
     if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Name):
         node = bound.get(node.value.id)
     # Fields that a base adds stand in another file, so this one does not tell them all.
-    if not isinstance(node, ast.ClassDef) or node.bases or "dataclass" not in map(_called, node.decorator_list):
-        return None
-    # A module may bind `int` or `Share` to something of its own.
-    known = {name: kind for name, kind in _TYPES.items() if name not in bound or _means_the_same(bound[name])}
-    return checked_type(node.name, list(_fields(node, known)), ast.get_docstring(node))
+    whole = isinstance(node, ast.ClassDef) and not node.bases and "dataclass" in map(_called, node.decorator_list)
+    return (node if whole and isinstance(node, ast.ClassDef) else None), bound
 
 
 def _names(node: ast.stmt) -> Iterator[str]:
@@ -57,8 +89,7 @@ def _names(node: ast.stmt) -> Iterator[str]:
     elif isinstance(node, ast.Import | ast.ImportFrom):
         yield from (alias.asname or alias.name for alias in node.names)
     elif isinstance(node, ast.Assign | ast.AnnAssign):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        yield from (target.id for target in targets if isinstance(target, ast.Name))
+        yield from _assigned(node)
 
 
 def _means_the_same(node: ast.stmt) -> bool:

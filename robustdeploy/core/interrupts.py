@@ -26,11 +26,11 @@ def remember_interrupts() -> None:
         _received.append(number)
         raise KeyboardInterrupt
 
-    # A command that was started to ignore one of them goes on doing so.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, note)
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, note)
+    # A shell has every command that it begins in the background ignore Ctrl-C. It would be heeded inside
+    # `catch_signals` and nowhere else; whoever sends a signal to this process itself means it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN):
+            signal.signal(number, note)
 
 
 def signal_received() -> int:

@@ -131,20 +131,21 @@ def load_recipe(
     *,
     foresee: bool = False,
     before: Callable[[Recipe], object] | None = None,
+    quick: bool = False,
 ) -> Recipe:
     """Load a recipe and apply overrides such as ``budget.ops=0.3``; without ``registries`` plug-ins go unchecked.
 
     With ``foresee``, a rule that no evaluation of the recipe can meet is a problem too. ``before`` gets the recipe when
-    all is checked that needs no torch, and may refuse it by an error of its own.
+    all is checked that needs no torch, and may refuse it by an error of its own; a ``quick`` one is checked no further.
     """
     source = _source("recipes", name_or_path)
     for override in overrides:
         apply_override(source, override)
     # In two passes: a typing error is told at once, and not after the seconds that torch takes to load.
-    quick = _validated(Recipe, source, registries, quick=True)
+    recipe = _validated(Recipe, source, registries, quick=True)
     if before is not None:
-        before(quick)
-    return quick if registries is None else _validated(Recipe, source, registries, foresee=foresee)
+        before(recipe)
+    return recipe if quick or registries is None else _validated(Recipe, source, registries, foresee=foresee)
 
 
 def load_target(name_or_path: str | Path, registries: Registries | None = REGISTRIES) -> Target:
@@ -158,14 +159,19 @@ def load_target(name_or_path: str | Path, registries: Registries | None = REGIST
     return _validated(Target, _extended(source, (_file("targets", name_or_path),)), registries, quick=True)
 
 
-def load_comparison(name_or_path: str | Path, registries: Registries | None = REGISTRIES) -> Comparison:
-    """Load a comparison; a recipe or a target that it names as a path lies beside it."""
+def load_comparison(
+    name_or_path: str | Path, registries: Registries | None = REGISTRIES, *, quick: bool = False
+) -> Comparison:
+    """Load a comparison; a recipe or a target that it names as a path lies beside it.
+
+    A ``quick`` one is checked as far as that goes without torch.
+    """
     source = _source("comparisons", name_or_path)
     for key in ("recipe", "target"):
         named = source.data.get(key)
         if isinstance(named, str) and Path(named).suffix in (".yaml", ".yml"):
             source.data[key] = str(_file("comparisons", name_or_path).parent / named)
-    return _validated(Comparison, source, registries)
+    return _validated(Comparison, source, registries, quick=quick)
 
 
 def load_published(path: Path | None = None) -> Published:

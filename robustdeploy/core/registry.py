@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean, is_dataclass_type
-from robustdeploy.core.declared import declared_options
+from robustdeploy.core.declared import declared_options, declared_value
 from robustdeploy.core.factories import TORCHVISION, check_factory_name, is_factory, source_of
 from robustdeploy.core.kinds import KINDS, Kind
 from robustdeploy.core.options import options_type
@@ -126,8 +126,7 @@ class Registry(Generic[T]):
                 return [] if self.accepts(name) else [(("name",), self.unknown(name, others))]
             # What a file declares is enough for a misspelt option; the rest waits until torch is loaded anyway.
             if quick and self.heavy:
-                entry = None if name in self._files else self._entries[name]
-                declared = declared_options(self.origin(name), entry.attr if entry else "plugin")
+                declared = declared_options(self.origin(name), self._bound_to(name))
                 return [] if declared is None else _checked(declared, options)[1]
             return self._attempt(name, options)[1]
         except RecipeError as error:
@@ -151,6 +150,17 @@ class Registry(Generic[T]):
         if path is None:
             raise RecipeError(self.unknown(name))
         return path / "__init__.py" if path.is_dir() else path
+
+    def trait(self, name: str, attribute: str, default: Any = None) -> Any:
+        """Return what the class of ``name`` gives ``attribute``, or ``default``; imported where its file tells not."""
+        try:
+            return declared_value(self.origin(name), self._bound_to(name), attribute, default)
+        except LookupError:
+            return getattr(self.get(name), attribute, default)
+
+    def _bound_to(self, name: str) -> str:
+        """Return what the file of ``name`` binds its class to."""
+        return "plugin" if name in self._files else self._entries[name].attr or "plugin"
 
     def foreign(self) -> Mapping[str, Path]:
         """Return the files of the plug-ins that other packages add, by name, without importing any."""

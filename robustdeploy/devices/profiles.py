@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -9,10 +10,18 @@ from pydantic import ValidationError
 
 from robustdeploy.core.complaint import complaint
 from robustdeploy.core.files import canonical_json, sha256_of_text
+from robustdeploy.core.load import load_recipe, load_target
 from robustdeploy.core.plain import plain
+from robustdeploy.core.precisions import precisions_on
 from robustdeploy.core.profile import Device, Profile, ProfiledNet
 from robustdeploy.core.reading import read_bounded
+from robustdeploy.core.recipe import Choice, LatencyLimit, Recipe
+from robustdeploy.core.shipped import shipped_names
+from robustdeploy.core.target import Target
+from robustdeploy.core.trust import told
+from robustdeploy.data.find import find_source
 from robustdeploy.devices.builder import differing
+from robustdeploy.engine.places import SERIES
 from robustdeploy.errors import ArtifactError, ToolchainError, UsageError
 
 FOLDER: Final = "profiles"
@@ -21,8 +30,49 @@ _MOST_BYTES = 256 << 20
 
 
 def profiles_beside(runs: Path) -> Path:
-    """Return the folder of profiles that goes with a folder of runs."""
-    return runs.parent / FOLDER
+    """Return the folder of profiles that goes with a folder of runs, or with one of a sweep or a table in it."""
+    return (runs.parent if (runs / SERIES).is_file() else runs).parent / FOLDER
+
+
+def net_of(recipe: Recipe) -> ProfiledNet:
+    """Return which net a recipe's profile is of; of its data, the images' shape and the classes count."""
+    source = find_source(recipe.data)
+    return ProfiledNet(net=recipe.net, classes=len(source.classes), image_shape=source.image_shape)
+
+
+def again(recipe: Recipe, target: Target, precision: Choice) -> str:
+    """Return the command that makes the profile."""
+    words = ["robustdeploy profile", "RECIPE"]
+    if recipe.name in shipped_names("recipes"):
+        words[1] = recipe.name
+        if recipe.net != load_recipe(recipe.name, registries=None).net:
+            words.append(f"--set 'net={told(recipe.net)}'")
+    if recipe.data.path is not None:
+        words.append(f"--data {shlex.quote(str(recipe.data.path))}")
+    words.append(f"--target {target.name}")
+    if precision.name != target.precisions[0].name:
+        words.append(f"--precision {precision.name}")
+    return " ".join(words)
+
+
+def check_profilable(target: Target) -> None:
+    """Refuse a target whose times mean nothing."""
+    if target.emulated:
+        raise UsageError(f"{target.name} is emulated, so its latency says nothing and there is nothing to profile")
+
+
+def timed_on(recipe: Recipe, limit: LatencyLimit) -> tuple[Target, Choice]:
+    """Return the target of a limit on latency, and the precision that a recipe's net is timed in there."""
+    target = load_target(limit.target)
+    if target.emulated:
+        raise UsageError(f"budget.latency: {target.name} is emulated, and its latency says nothing; name a real device")
+    return target, precisions_on(target, recipe.precisions)[0]
+
+
+def kept_profile(recipe: Recipe, limit: LatencyLimit, folder: Path) -> Profile:
+    """Return the profile in ``folder`` that a recipe's limit on latency needs; UsageError where there is none."""
+    target, precision = timed_on(recipe, limit)
+    return load_profile(folder, target.name, precision.name, net_of(recipe), again(recipe, target, precision))
 
 
 def profile_path(folder: Path, target: str, precision: str, net: ProfiledNet) -> Path:

@@ -99,15 +99,15 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a folder's manifest; a missing or malformed one is an ArtifactError."""
     path = folder / FILE_NAME
     if not path.exists():
-        raise ArtifactError(f"{folder} holds no {FILE_NAME}: the stage did not finish; run it again")
+        raise ArtifactError(f"{folder} holds no {FILE_NAME}: the stage did not finish")
     try:
         return Manifest.model_validate(read_json(path))
     except ArtifactError as error:
-        raise ArtifactError(f"{path} is not a manifest ({error}); run the stage again") from error
+        raise ArtifactError(f"{path} is not a manifest ({error})") from error
     except ValidationError as error:
         first = error.errors()[0]
         what = f"{'.'.join(map(str, first['loc']))} {complaint(first, Manifest)}".strip()
-        raise ArtifactError(f"{path} is not a manifest ({what}); run the stage again") from error
+        raise ArtifactError(f"{path} is not a manifest ({what})") from error
 
 
 def hashes_of(folder: Path, outputs: Iterable[Path]) -> dict[str, str]:

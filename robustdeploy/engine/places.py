@@ -16,6 +16,10 @@ KINDS: Final = (NETS, ONNX, ATTACKS, ENGINES, BOARDS)
 """Folders at the top of a run, in the order in which they are made."""
 
 
+SERIES: Final = "base.yaml"
+"""The recipe that several runs in one folder have in common. No `recipe.yaml`: that would make the folder a run."""
+
+
 def net_place(net: str) -> str:
     """Return where a trained net lies, e.g. ``nets/pruned``."""
     return f"{NETS}/{net}"

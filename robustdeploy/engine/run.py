@@ -70,6 +70,15 @@ def training_content(recipe: Recipe) -> dict[str, Any]:
     return content
 
 
+def named_folder(runs: Path, name: str) -> Path:
+    """Return the folder of that name in ``runs``; a name that is none, or leads out of it, is a UsageError."""
+    if not _NAME.fullmatch(name) or name == LATEST:
+        raise UsageError(
+            f"'{name}' cannot name a run; use up to 100 of letters, digits, '.', '_' and '-', and not '{LATEST}'"
+        )
+    return runs / name
+
+
 @dataclass(frozen=True)
 class Run:
     """One run folder."""
@@ -120,12 +129,7 @@ class Run:
     @staticmethod
     def folder_for(runs: Path, recipe: Recipe, name: str | None = None) -> Path:
         """Return the folder that the run of ``recipe`` has or would have; a name that is none is a UsageError."""
-        chosen = name or f"{recipe.name}-{training_fingerprint(recipe)[:8]}"
-        if not _NAME.fullmatch(chosen) or chosen == LATEST:
-            raise UsageError(
-                f"'{chosen}' cannot name a run; use up to 100 of letters, digits, '.', '_' and '-', and not '{LATEST}'"
-            )
-        return runs / chosen
+        return named_folder(runs, name or f"{recipe.name}-{training_fingerprint(recipe)[:8]}")
 
     @classmethod
     def open(cls, path: Path | None, runs: Path) -> Run:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from robustdeploy.core.given import is_run
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
-from robustdeploy.engine.run import Run
-from robustdeploy.errors import RobustdeployError
+from robustdeploy.engine.run import Run, named_folder
+from robustdeploy.errors import RobustdeployError, UsageError
 from robustdeploy.report.stored import read_report
 
 Say = Callable[[str], object]
@@ -58,6 +59,14 @@ def report_in(root: Path, runs: Path) -> tuple[Report | None, str]:
         return read_report(Run.open(root, runs)), ""
     except RobustdeployError as error:
         return None, error.args[0] if error.args else type(error).__name__
+
+
+def series_folder(runs: Path, name: str) -> Path:
+    """Return the folder in ``runs`` for the runs of a series; a name that is none, or a run's, is a UsageError."""
+    folder = named_folder(runs, name)
+    if is_run(folder):
+        raise UsageError(f"{folder} is one run, and a folder for several is needed; give another --name")
+    return folder
 
 
 def anywhere(recipe: Recipe) -> Recipe:

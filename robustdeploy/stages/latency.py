@@ -10,21 +10,25 @@ import numpy as np
 from torch import nn
 
 from robustdeploy.core.files import sha256_of_file, temporary_folder
-from robustdeploy.core.load import load_target
-from robustdeploy.core.precisions import precisions_on
-from robustdeploy.core.recipe import Choice, Recipe
+from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import PRECISIONS
 from robustdeploy.core.subject import FP32
 from robustdeploy.core.target import Target
 from robustdeploy.devices.board import Board
 from robustdeploy.devices.build import build_engine
-from robustdeploy.devices.profiles import check_device, load_profile, profile_path, profiles_beside
-from robustdeploy.errors import UsageError
+from robustdeploy.devices.profiles import (
+    again,
+    check_device,
+    kept_profile,
+    net_of,
+    profile_path,
+    profiles_beside,
+    timed_on,
+)
 from robustdeploy.evaluate.profiling import Floats, device_of, undisturbed
 from robustdeploy.export.metadata import NO_METADATA
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.prune.latency import LatencyGoal
-from robustdeploy.stages.profile import again, net_of
 from robustdeploy.stages.session import Session
 from robustdeploy.train.start import starting_net
 
@@ -41,10 +45,9 @@ def latency_goal(session: Session, *, measuring: bool) -> LatencyGoal | None:
     limit = session.asked.budget.latency
     if limit is None:
         return None
-    target, precision = _place(session.asked)
+    target, precision = timed_on(session.asked, limit)
     command = again(session.asked, target, precision)
-    folder = profiles_beside(session.run.root.parent)
-    profile = load_profile(folder, target.name, precision.name, net_of(session.asked), command)
+    profile = kept_profile(session.asked, limit, profiles_beside(session.run.root.parent))
     check_device(profile, session.fleet(target).first(lambda board: device_of(board, target)), command)
     # Hours of training lie before the next question, and a silent connection is easily lost.
     session.leave(target)
@@ -54,19 +57,12 @@ def latency_goal(session: Session, *, measuring: bool) -> LatencyGoal | None:
 
 def profile_inputs(session: Session) -> dict[str, str]:
     """Return the SHA-256 of the profile that the training follows; nothing without a limit on latency."""
-    if session.asked.budget.latency is None:
+    limit = session.asked.budget.latency
+    if limit is None:
         return {}
-    target, precision = _place(session.asked)
+    target, precision = timed_on(session.asked, limit)
     path = profile_path(profiles_beside(session.run.root.parent), target.name, precision.name, net_of(session.asked))
     return {"profile": sha256_of_file(path)} if path.is_file() else {}
-
-
-def _place(recipe: Recipe) -> tuple[Target, Choice]:
-    assert recipe.budget.latency is not None
-    target = load_target(recipe.budget.latency.target)
-    if target.emulated:
-        raise UsageError(f"budget.latency: {target.name} is emulated, and its latency says nothing; name a real device")
-    return target, precisions_on(target, recipe.precisions)[0]
 
 
 def _measured(session: Session, target: Target, precision: Choice, compact: nn.Module) -> float:

@@ -10,30 +10,17 @@ from robustdeploy.core.callback import SILENT, Callback
 from robustdeploy.core.files import atomic_write_text, make_folder, temporary_folder
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.precisions import precisions_on
-from robustdeploy.core.profile import Profile, ProfiledNet
+from robustdeploy.core.profile import Profile
 from robustdeploy.core.recipe import Choice, Recipe
 from robustdeploy.core.target import Target
-from robustdeploy.data.find import find_source
 from robustdeploy.devices.fleet import fleet_of
-from robustdeploy.devices.profiles import check_device, load_profile, profile_path
+from robustdeploy.devices.profiles import again, check_device, check_profilable, load_profile, net_of, profile_path
 from robustdeploy.errors import ArtifactError, ToolchainError, UsageError
 from robustdeploy.evaluate.profiling import device_of, profile_net
 from robustdeploy.export.agent import build_agent, foreign_plugins
 from robustdeploy.nets.build import build_net
 from robustdeploy.prune.multiples import times_by_multiple
 from robustdeploy.prune.rehearsal import find_groups
-
-
-def net_of(recipe: Recipe) -> ProfiledNet:
-    """Return which net a recipe's profile is of; of its data, the images' shape and the classes count."""
-    source = find_source(recipe.data)
-    return ProfiledNet(net=recipe.net, classes=len(source.classes), image_shape=source.image_shape)
-
-
-def again(recipe: Recipe, target: Target, precision: Choice) -> str:
-    """Return the command that makes the profile."""
-    own = "" if precision.name == target.precisions[0].name else f" --precision {precision.name}"
-    return f"robustdeploy profile {recipe.name} --target {target.name}{own}"
 
 
 def profile(
@@ -50,8 +37,7 @@ def profile(
 
     One that is there already, of the same device, is returned as it is, unless ``force`` says otherwise.
     """
-    if target.emulated:
-        raise UsageError(f"{target.name} is emulated, so its latency says nothing and there is nothing to profile")
+    check_profilable(target)
     chosen = precision or precisions_on(target, recipe.precisions)[0]
     about = net_of(recipe)
     path = profile_path(folder, target.name, chosen.name, about)

@@ -19,13 +19,12 @@ from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import read_bounded, read_json
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.target import Target
+from robustdeploy.engine.places import SERIES
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.series.series import Job, anywhere, report_in
 from robustdeploy.sweep.cells import Cell
 
 DECLARED: Final = "sweep.json"
-BASE: Final = "base.yaml"
-"""The recipe of all cells, before their overrides. No `recipe.yaml`: that would make the folder a run."""
 
 
 TARGETS: Final = "targets"
@@ -56,7 +55,7 @@ class SweepFolder:
     @property
     def base(self) -> Path:
         """The recipe of all cells."""
-        return self.root / BASE
+        return self.root / SERIES
 
     def run_of(self, cell: Cell) -> Path:
         """Return the folder of a cell's run."""
@@ -74,7 +73,7 @@ class SweepFolder:
     def words(self, job: Job, root: Path) -> tuple[str, ...]:
         """Return the words behind ``robustdeploy`` that make a cell's run in ``root``; they work by hand, too."""
         (cell,) = (each for each in self.asked.cells if each.name == job.name)
-        words = ["run", str(root / BASE), "--runs", str(root), "--name", cell.name]
+        words = ["run", str(root / SERIES), "--runs", str(root), "--name", cell.name]
         for option, values in (
             ("--target", [str(root / target) for target in self.asked.targets]),
             ("--precision", self.asked.precisions),
@@ -108,7 +107,7 @@ def begun(
     root: Path, recipe: Recipe, targets: Sequence[Target], precisions: Sequence[str], cells: Sequence[Cell]
 ) -> SweepFolder:
     """Make the folder of a sweep, or add ``cells`` to it; one of another recipe or target is a UsageError."""
-    texts = {root / BASE: resolved_yaml(anywhere(recipe))}
+    texts = {root / SERIES: resolved_yaml(anywhere(recipe))}
     # Written out: a target that is changed in between would leave runs that cannot be compared.
     texts |= {root / _path_of(target): resolved_yaml(target) for target in targets}
     asked = Asked(targets=tuple(map(_path_of, targets)), precisions=tuple(precisions), cells=tuple(cells))

@@ -12,12 +12,13 @@ from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.load import gate_problems, load_target, prospect_of
 from robustdeploy.core.precisions import precisions_on
 from robustdeploy.core.recipe import Choice
+from robustdeploy.devices.profiles import profiles_beside
 from robustdeploy.errors import UsageError
 from robustdeploy.preflight import check_training
 from robustdeploy.series import going
 from robustdeploy.series.place import Ended, Place
 from robustdeploy.series.places import HERE, place_from
-from robustdeploy.series.series import Say
+from robustdeploy.series.series import Say, series_folder
 from robustdeploy.sweep.cells import axis_from, cells_over
 from robustdeploy.sweep.folder import SweepFolder, begun
 from robustdeploy.sweep.results import write_results
@@ -65,12 +66,16 @@ def sweep(
     check_targets(goals)
     for goal in goals:
         precisions_on(goal, [Choice(name=each) for each in precisions])
-    base = recipe_for(recipe, overrides=overrides)
-    root = runs / (name or f"sweep-{base.name}")
-    # All of them before the first: a mistake in the last would be found after the others' hours of training.
+    base = recipe_for(recipe, overrides=overrides, quick=True)
+    root = series_folder(runs, name or f"sweep-{base.name}")
+    # All of them before the first: a mistake in the last would be found after the others' hours of training. And what
+    # needs no torch before what does.
     for cell in cells:
-        check = partial(check_training, runs=root, name=cell.name)
-        asked = recipe_for(recipe, targets=goals, overrides=[*overrides, *cell.overrides], before=check)
+        check = partial(check_training, runs=root, name=cell.name, profiles=profiles_beside(runs))
+        recipe_for(recipe, targets=goals, overrides=[*overrides, *cell.overrides], before=check, quick=True)
+    base = recipe_for(recipe, overrides=overrides)
+    for cell in cells:
+        asked = recipe_for(recipe, targets=goals, overrides=[*overrides, *cell.overrides])
         if problems := [text for _, text in gate_problems(prospect_of(asked))]:
             raise UsageError(*(f"{' '.join(cell.overrides)}: {text}" for text in problems))
     with catch_signals():

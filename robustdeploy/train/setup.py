@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from robustdeploy.core.phases import is_pruned, phases_of
 from robustdeploy.core.recipe import Budget, Phase, Recipe, Train
 from robustdeploy.core.registry import PRUNERS, SCHEDULES, TASKS
 from robustdeploy.core.subject import DENSE, PRUNED
@@ -63,15 +64,9 @@ def phases_from(recipe: Recipe, *, pruned: bool) -> tuple[PlannedPhase, ...]:
 
     A net that is not ``pruned`` takes part in those that train weights; where there are none, in one of no epochs.
     """
-    written = recipe.train.phases or (Phase(name="train"),)
-    if pruned and all(phase.train == "weights" for phase in written):
-        raise UsageError(
-            f"no phase of train.phases trains scores, so '{recipe.prune.name}' would never prune: give one of them "
-            "train: scores, or train: both"
-        )
-    chosen = [phase for phase in written if pruned or phase.train != "scores"]
     # No epochs: a dense net that its start has trained already is delivered as it is.
-    chosen = chosen or [written[0].model_copy(update={"train": "weights", "epochs": 0})]
+    none = [phase.model_copy(update={"train": "weights", "epochs": 0}) for phase in recipe.train.phases[:1]]
+    chosen = phases_of(recipe, pruned=pruned) or none
     planned: list[PlannedPhase] = []
     for phase in chosen:
         select = phase.select or (recipe.train.select if phase is chosen[-1] else "last")
@@ -83,12 +78,6 @@ def _planned(phase: Phase, train: Train, select: Literal["best", "last"], first_
     chosen, schedule = phase.objective or train.task, phase.schedule or train.schedule
     objective: Task | Replaying = TASKS.build(chosen.name, chosen.options)
     epochs = train.epochs if phase.epochs is None else phase.epochs
-    if isinstance(objective, Replaying) and 0 < epochs < objective.replays:
-        where = "train.epochs" if phase.epochs is None else f"epochs of phase '{phase.name}'"
-        raise UsageError(
-            f"task '{chosen.name}' makes {objective.replays} steps on each batch, and {where} counts all of them: "
-            f"{epochs} would leave images unseen; give {objective.replays} or more, or fewer replays"
-        )
     return PlannedPhase(
         name=phase.name,
         train=phase.train,
@@ -99,12 +88,6 @@ def _planned(phase: Phase, train: Train, select: Literal["best", "last"], first_
         select=select,
         first_epoch=first_epoch,
     )
-
-
-def is_pruned(recipe: Recipe) -> bool:
-    """Whether the recipe's net is pruned: it has a budget, or a pruner that has a goal of its own."""
-    needs_budget = getattr(PRUNERS.get(recipe.prune.name), "needs_budget", True)
-    return recipe.budget.is_set or not needs_budget
 
 
 def own_net_of(recipe: Recipe) -> str:

@@ -8,9 +8,8 @@ import torch
 
 from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.trust import told
+from robustdeploy.core.start import check_same_net
 from robustdeploy.data.load import Loaded
-from robustdeploy.errors import UsageError
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.channel_pad import set_gains
 from robustdeploy.nets.normalised import Normalised
@@ -57,7 +56,7 @@ def net_info(recipe: Recipe, data: Loaded) -> NetInfo:
         shape, mean, std = data.image_shape, data.mean, data.std
         return NetInfo(net=recipe.net, classes=data.classes, image_shape=shape, mean=mean, std=std)
     info = load_info(recipe.train.start)
-    _check_same_net(recipe, info, recipe.train.start)
+    check_same_net(recipe, info.net, len(info.modules), recipe.train.start)
     check_fits(info, data)
     return info
 
@@ -76,16 +75,3 @@ def start_facts(recipe: Recipe) -> dict[str, str]:
     mark = load_info(recipe.train.start).weights_sha256
     told = f"from a trained net (SHA-256 {mark[:12]}…); whether it has seen the validation images is not known here"
     return {"start": told}
-
-
-def _check_same_net(recipe: Recipe, info: NetInfo, start: Path) -> None:
-    if info.net != recipe.net:
-        raise UsageError(
-            f"train.start: the net in {start} is {told(info.net)}, the recipe's {told(recipe.net)}; give a recipe of "
-            f"that net, or --set 'net={told(info.net)}'"
-        )
-    if info.modules:
-        raise UsageError(
-            f"train.start: the net in {start} is compact already ({len(info.modules)} of its layers are smaller than "
-            "dense), and a budget is of the dense net; start from the dense one"
-        )

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from robustdeploy.core.declared import declared_options
+from robustdeploy.core.declared import declared_options, declared_value
 from robustdeploy.core.options import options_type
 from robustdeploy.core.registry import REGISTRIES, Registry
 
@@ -35,6 +35,26 @@ def test_options_of_what_needs_torch_are_all_of_types_that_can_be_read(kind):
     for name in REGISTRIES[kind].names():
         for field in dataclasses.fields(declared_options(REGISTRIES[kind].origin(name), "plugin")):
             assert field.type is not Any, (name, field.name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "attribute"),
+    [("pruners", name, "needs_budget") for name in REGISTRIES["pruners"].names()]
+    + [("tasks", name, "replays") for name in REGISTRIES["tasks"].names()],
+)
+def test_a_trait_read_from_a_file_is_that_of_the_class(kind, name, attribute):
+    registry = REGISTRIES[kind]
+    assert registry.trait(name, attribute, "none") == getattr(registry.get(name), attribute, "none")
+
+
+@pytest.mark.parametrize(
+    "body", ["deep = 3 + 4", "@property\n    def deep(self): return 7", "deep: int = field(default=7)"]
+)
+def test_a_trait_that_a_file_does_not_tell_is_not_guessed(tmp_path, body):
+    (tmp_path / "made.py").write_text(f"@dataclass\nclass Made:\n    {body}\nplugin = Made\n")
+    with pytest.raises(LookupError):
+        declared_value(tmp_path / "made.py", "plugin", "deep")
+    assert declared_value(tmp_path / "made.py", "plugin", "other", 2) == 2
 
 
 FILE = '''

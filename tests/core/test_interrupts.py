@@ -58,10 +58,21 @@ def test_a_signal_that_a_library_took_for_its_own_does_not_let_the_work_begin(ha
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_command_that_was_told_to_ignore_signals_does(handlers, number):
+def test_a_command_that_a_shell_began_in_the_background_heeds_signals_all_the_same(handlers, number):
     signal.signal(number, signal.SIG_IGN)
     remember_interrupts()
-    assert signal.getsignal(number) is signal.SIG_IGN
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+    assert signal_received() == number
+
+
+def test_a_handler_of_somebody_else_stays(handlers):
+    def own(number, frame):
+        return None
+
+    signal.signal(signal.SIGINT, own)
+    remember_interrupts()
+    assert signal.getsignal(signal.SIGINT) is own
 
 
 def test_a_signal_that_comes_while_the_block_ends_is_not_lost(monkeypatch):
