@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustdeploy.attacks.protocol import margin_loss
+from robustdeploy.attacks.losses import margin_loss
 from robustdeploy.core.registry import REGISTRIES
 from robustdeploy.data.noise import Noise
 from robustdeploy.export.agent import build_agent

@@ -8,13 +8,13 @@ success is lost when the image is stored in 8 bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustdeploy.attacks.protocol import box, cross_entropy, input_gradient, margin_loss, to_grey_levels
-from robustdeploy.core.bounds import Count, Step
+from robustdeploy.attacks.losses import LOSSES, suffix
+from robustdeploy.attacks.protocol import box, input_gradient, to_grey_levels
+from robustdeploy.core.bounds import Count, LossName, Step
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Threat
@@ -30,7 +30,7 @@ class Pgd:
     """Random starts; later ones attack only the images that still stand."""
     alpha: Step | None = None
     """Step in pixels of [0, 1]; unset means eps / 4, which is 2/255 at eps 8/255."""
-    loss: Literal["cross-entropy", "margin"] = "cross-entropy"
+    loss: LossName = "cross-entropy"
     """What the steps climb; ``margin`` often finds what cross-entropy leaves, and the other way round."""
 
     def __post_init__(self) -> None:
@@ -41,9 +41,9 @@ class Pgd:
 
     @property
     def label(self) -> str:
-        """``pgd-10``, or ``pgd-50-10`` for 50 steps from each of 10 starts; ``-margin`` where that is the loss."""
+        """``pgd-10``, or ``pgd-50-10`` for 50 steps from each of 10 starts; ``-margin`` or ``-dlr`` by loss."""
         restarts = f"-{self.restarts}" if self.restarts > 1 else ""
-        return f"pgd-{self.steps}{restarts}" + ("-margin" if self.loss == "margin" else "")
+        return f"pgd-{self.steps}{restarts}{suffix(self.loss)}"
 
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
         """Return the strongest image found for each input."""
@@ -70,7 +70,7 @@ class Pgd:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run one restart; return the best iterate per image, its loss, and whether it is misclassified."""
         low, high = box(images, threat)
-        climbed = margin_loss if self.loss == "margin" else cross_entropy
+        climbed = LOSSES[self.loss]
         # Iterates are rounded to grey levels, and a smaller step would be rounded back to where it began.
         alpha = max(self.alpha if self.alpha is not None else threat.levels / 255 / 4, 1 / 255)
         # Uniform in the box and not in the ball: near black or white, cutting would heap starts up at the border.

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.attacks.losses import Loss, cross_entropy
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Scores N×K and labels N to one value per image, the higher the closer to being fooled."""
 
 
 class GradientAttack(Protocol):
@@ -38,21 +35,6 @@ def box(images: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
 def to_grey_levels(images: Tensor) -> Tensor:
     """Round to the 256 values that an 8-bit image can hold, so that what is attacked is what can be delivered."""
     return torch.round(images * 255) / 255
-
-
-def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of each image, the loss that nets are trained with."""
-    return nn.functional.cross_entropy(scores.float(), labels, reduction="none")
-
-
-def margin_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the best other score less the label's, per image: above zero is misclassified.
-
-    Carlini and Wagner (S&P 2017) attack this; it never saturates, whatever the scale of the scores.
-    """
-    own = scores.float().gather(1, labels[:, None])
-    others = scores.float().scatter(1, labels[:, None], -torch.inf)
-    return others.amax(1) - own.squeeze(1)
 
 
 def input_gradient(net: nn.Module, images: Tensor, labels: Tensor, loss: Loss = cross_entropy) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from robustdeploy.attacks.protocol import GradientAttack, box, input_gradient, margin_loss, to_grey_levels
+from robustdeploy.attacks.losses import margin_loss
+from robustdeploy.attacks.protocol import GradientAttack, box, input_gradient, to_grey_levels
 from robustdeploy.core.trust import Trust
 from robustdeploy.cost.memory import images_at_once
 from robustdeploy.data.images import pixels

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from robustdeploy.attacks.protocol import box, input_gradient, margin_loss, to_grey_levels
+from robustdeploy.attacks.losses import margin_loss
+from robustdeploy.attacks.protocol import box, input_gradient, to_grey_levels
 from robustdeploy.core.registry import ATTACKS
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat

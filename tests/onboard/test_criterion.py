@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 import robustdeploy
-from robustdeploy.attacks.protocol import margin_loss
+from robustdeploy.attacks.losses import margin_loss
 from robustdeploy.onboard.criterion import CLASSIFICATION
 
 SCORES = np.array([[1.0, 3.0, 2.0], [4.0, 0.0, 4.0], [0.0, 0.5, -8.0]], np.float32)
