@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from robustdeploy.attacks.losses import LOSSES, suffix
-from robustdeploy.attacks.protocol import box, input_gradient, to_grey_levels
+from robustdeploy.attacks.protocol import box, to_grey_levels
+from robustdeploy.attacks.signed_steps import Slope, climbed
 from robustdeploy.core.bounds import Count, LossName, Step
 from robustdeploy.data.noise import Noise
-from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Threat
 
 
@@ -69,37 +69,12 @@ class Pgd:
         self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise, restart: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run one restart; return the best iterate per image, its loss, and whether it is misclassified."""
-        low, high = box(images, threat)
-        climbed = LOSSES[self.loss]
-        # Iterates are rounded to grey levels, and a smaller step would be rounded back to where it began.
-        alpha = max(self.alpha if self.alpha is not None else threat.levels / 255 / 4, 1 / 255)
+        low, high = room = box(images, threat)
         # Uniform in the box and not in the ball: near black or white, cutting would heap starts up at the border.
         start = low + (high - low) * noise.uniform(restart, tuple(images.shape[1:]))
-        current = to_grey_levels(start).clamp(low, high)
-        best, best_loss = current.clone(), torch.full((len(images),), -torch.inf, device=images.device)
-        fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        active = torch.arange(len(images), device=images.device)
-        # One pass more than steps: the last iterate is judged as well, and needs no gradient.
-        for step in range(self.steps + 1):
-            last = step == self.steps
-            gradient, scores = (
-                (None, net(current[active]).detach())
-                if last
-                else input_gradient(net, current[active], labels[active], climbed)
-            )
-            wrong = ~CLASSIFICATION.right(scores, labels[active])
-            loss = climbed(scores, labels[active])
-            better = wrong | (loss > best_loss[active])
-            best[active[better]] = current[active[better]]
-            best_loss[active[better]] = loss[better]
-            fooled[active[wrong]] = True
-            if gradient is None or bool(wrong.all()):
-                break
-            # An image that is fooled rests where it is; a further step might take it back.
-            active, gradient = active[~wrong], gradient[~wrong]
-            stepped = to_grey_levels(current[active] + alpha * gradient.sign())
-            current[active] = torch.minimum(torch.maximum(stepped, low[active]), high[active])
-        return best, best_loss, fooled
+        start = to_grey_levels(start).clamp(low, high)
+        alpha = threat.levels / 255 / 4 if self.alpha is None else self.alpha
+        return climbed(net, start, labels, room, self.steps, alpha, Slope(LOSSES[self.loss]))
 
 
 plugin = Pgd

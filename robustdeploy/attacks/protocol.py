@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -37,7 +38,9 @@ def to_grey_levels(images: Tensor) -> Tensor:
     return torch.round(images * 255) / 255
 
 
-def input_gradient(net: nn.Module, images: Tensor, labels: Tensor, loss: Loss = cross_entropy) -> tuple[Tensor, Tensor]:
+def input_gradient(
+    net: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, loss: Loss = cross_entropy
+) -> tuple[Tensor, Tensor]:
     """Return the gradient of each image's loss by its pixels, and the scores it was taken at.
 
     It is zero where the net's graph does not reach back to the pixels; that such a net only looks robust is for the

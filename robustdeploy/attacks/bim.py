@@ -1,0 +1,37 @@
+"""BIM: several signed gradient steps from the image itself (Kurakin, Goodfellow and Bengio, ICLR workshop 2017)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from robustdeploy.attacks.protocol import box
+from robustdeploy.attacks.signed_steps import Slope, climbed
+from robustdeploy.core.bounds import Count, Step
+from robustdeploy.data.noise import Noise
+from robustdeploy.onboard.types import Threat
+
+
+@dataclass(frozen=True)
+class Bim:
+    """PGD without a random start, so that nothing about it is random."""
+
+    steps: Count = 10
+    """Gradient steps."""
+    alpha: Step | None = None
+    """Step in pixels of [0, 1]; unset means eps / 4."""
+
+    @property
+    def label(self) -> str:
+        """``bim-10``."""
+        return f"bim-{self.steps}"
+
+    def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
+        """Return the strongest image found for each input."""
+        alpha = threat.levels / 255 / 4 if self.alpha is None else self.alpha
+        best, _, _ = climbed(net, images.clone(), labels, box(images, threat), self.steps, alpha, Slope())
+        return best
+
+
+plugin = Bim
