@@ -49,8 +49,12 @@ COMMANDS: dict[str, Sequence[str]] = {
     "report": ("report", "runs/tiny"),
     "gate": ("gate", "runs/tiny"),
     "run": ("run", *small_run.WORDS),
+    "table": ("table", "both.yaml"),
+    "profile": ("profile", "tiny.yaml", *TARGET, "--seconds", "2"),
 }
-"""Each makes what the next one needs; the last goes all the way."""
+"""Each of the first makes what the next one needs."""
+ALONE = ("run", "table", "profile")
+"""These begin with nothing and go all the way."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 ENDS_S = 60.0
 """How long a command may take to come to a safe point on a busy machine."""
@@ -192,11 +196,11 @@ def left(mark: str, session: int) -> list[int]:
     return found
 
 
-def contents(run: Path) -> dict[str, Any]:
+def contents(runs: Path) -> dict[str, Any]:
     """Return what a signal must not change: weights, files, images, and every row but those of time."""
     found: dict[str, Any] = {}
-    for path in sorted(run.rglob("*")):
-        place = str(path.relative_to(run))
+    for path in sorted(runs.rglob("*")):
+        place = str(path.relative_to(runs))
         if path.suffix in (".safetensors", ".onnx") and "checkpoints" not in place:
             found[place] = path.read_bytes()
         elif path.suffix == ".npz":
@@ -234,7 +238,7 @@ def tried(name: str, number: signal.Signals, at_s: float, folder: Path, alone: A
         os.kill(pid, signal.SIGKILL)
     said = (folder / "err").read_text(errors="replace")
     after = strewn(folder)
-    checked, again = done(("verify", "runs/tiny"), folder), done(words, folder)
+    checked, again = verified(folder), done(words, folder)
     usual = {-number} if number == signal.SIGKILL else {128 + number}
     faults = {
         f"did not end in {ENDS_S:.0f} s": code is None,
@@ -246,13 +250,20 @@ def tried(name: str, number: signal.Signals, at_s: float, folder: Path, alone: A
         f"strewn: {', '.join(path.name for path in after)}": bool(after) and number != signal.SIGKILL,
         f"verify ended with {checked.code}": checked.code not in (0, 2),
         f"given again it ended with {again.code} and not {alone.code}": again.code != alone.code,
-        "the run holds something else": contents(folder / "runs" / "tiny") != alone.contents,
-        "not sound afterwards": done(("verify", "runs/tiny"), folder).code not in (0, alone.verify),
+        "the run holds something else": contents(folder / "runs") != alone.contents,
+        "not sound afterwards": verified(folder).code not in (0, alone.verify),
     }
     heard = f"{said[-700:]}\n{checked.err[-300:]}\n{again.err[-700:]}"
     found = tuple(fault for fault, there in faults.items() if there)
     shown = (round(at_s, 2), hit, code, round(ended_s, 1), checked.code, again.code)
     return Trial(name, number.name, *shown, heard, found)
+
+
+def verified(folder: Path) -> Ended:
+    """Verify all runs that are there; return the worst end, with all that was said."""
+    runs = sorted(path.parent for path in (folder / "runs").rglob("ledger.jsonl"))
+    ends = [done(("verify", str(run.relative_to(folder))), folder) for run in runs]
+    return Ended(max((each.code for each in ends), default=0), 0, "".join(each.err for each in ends))
 
 
 @dataclass(frozen=True)
@@ -266,24 +277,25 @@ class Alone:
     verify: int
 
 
-def alone(root: Path) -> dict[str, Alone]:
-    """Make a run stage by stage; keep it as it was before each."""
+def alone(root: Path, names: Sequence[str] = tuple(COMMANDS)) -> dict[str, Alone]:
+    """Make a run stage by stage, and what is made at once; keep all as it was before each command of ``names``."""
     folder, found = small_run.written(root / "made"), {}
-    fresh = shutil.copytree(folder, root / "before" / "run")
-    for name, words in COMMANDS.items():
-        before = fresh if name == "run" else shutil.copytree(folder, root / "before" / name, symlinks=True)
-        if name == "run":
-            folder = shutil.copytree(fresh, root / "whole")
-        ended = done(words, folder)
-        verified = done(("verify", "runs/tiny"), folder).code
-        found[name] = Alone(before, ended.code, ended.seconds, contents(folder / "runs" / "tiny"), verified)
-        print(f"{name}: {ended.seconds:.1f} s, exit {ended.code}, verify {verified}", file=sys.stderr, flush=True)
+    fresh = shutil.copytree(folder, root / "before" / "fresh")
+    # A stage needs those before it, whether these are asked for or not.
+    needed = [name for name in COMMANDS if name in names or (name not in ALONE and set(names) - set(ALONE))]
+    for name in needed:
+        before = fresh if name in ALONE else shutil.copytree(folder, root / "before" / name, symlinks=True)
+        here = shutil.copytree(fresh, root / f"whole-{name}") if name in ALONE else folder
+        ended = done(COMMANDS[name], here)
+        sound = verified(here).code
+        found[name] = Alone(before, ended.code, ended.seconds, contents(here / "runs"), sound)
+        print(f"{name}: {ended.seconds:.1f} s, exit {ended.code}, verify {sound}", file=sys.stderr, flush=True)
     return found
 
 
 def campaign(trials: int, minutes: float, seed: int, root: Path, names: Sequence[str], *, fresh: bool) -> list[Trial]:
     """Interrupt each command in turn, by each signal in turn, at moments that chance names."""
-    chance, usual, found = random.Random(seed), alone(root), []
+    chance, usual, found = random.Random(seed), alone(root, names), []
     lasts = {name: its.seconds for name, its in usual.items()}
     end = time.monotonic() + 60 * minutes
     for index in range(trials):

@@ -50,7 +50,7 @@ def tried(name: str, most_bytes: int, folder: Path, alone: signals.Alone) -> Tri
     code = signals.started(words, folder, "", most_bytes=most_bytes).ended(signals.PATIENCE_S)
     said = (folder / "out").read_text(errors="replace")
     strewn = signals.strewn(folder)
-    checked, again = signals.done(("verify", "runs/tiny"), folder), signals.done(words, folder)
+    checked, again = signals.verified(folder), signals.done(words, folder)
     last = said.strip().splitlines()[-1:] or [""]
     faults = {
         f"exit code {code}": code not in (4, alone.code),
@@ -59,7 +59,7 @@ def tried(name: str, most_bytes: int, folder: Path, alone: signals.Alone) -> Tri
         f"strewn: {', '.join(path.name for path in strewn)}": bool(strewn),
         f"verify ended with {checked.code}": checked.code not in (0, 2),
         f"given again it ended with {again.code} and not {alone.code}": again.code != alone.code,
-        "the run holds something else": signals.contents(folder / "runs" / "tiny") != alone.contents,
+        "the run holds something else": signals.contents(folder / "runs") != alone.contents,
     }
     found = tuple(fault for fault, there in faults.items() if there)
     return Trial(name, most_bytes, code, checked.code, again.code, f"{said[-600:]}\n{again.err[-300:]}", found)
@@ -67,7 +67,7 @@ def tried(name: str, most_bytes: int, folder: Path, alone: signals.Alone) -> Tri
 
 def campaign(trials: int, minutes: float, seed: int, root: Path, names: Sequence[str]) -> list[Trial]:
     """Try each command in turn under limits that chance names, small ones more often."""
-    chance, usual, found = random.Random(seed), signals.alone(root), []
+    chance, usual, found = random.Random(seed), signals.alone(root, names), []
     end = time.monotonic() + 60 * minutes
     for index in range(trials):
         if time.monotonic() > end:

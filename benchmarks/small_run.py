@@ -26,12 +26,22 @@ extends: host-cpu
 name: quick
 latency: {warmup_s: 0.01, min_s: 0.05, max_s: 1, min_samples: 100}
 """
+PLAN = """\
+name: both
+recipe: tiny.yaml
+target: quick.yaml
+budget: {ops: 0.5}
+rows:
+  - {name: channels, prune: masks}
+  - {name: again, prune: masks, after: channels, train: {epochs: 1}}
+"""
 WORDS = ("tiny.yaml", "--target", "quick.yaml", "--name", NAME)
 
 
 def written(folder: Path) -> Path:
-    """Write the recipe and the target into ``folder``."""
+    """Write the recipe, the target and a comparison into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny.yaml").write_text(RECIPE)
     (folder / "quick.yaml").write_text(TARGET)
+    (folder / "both.yaml").write_text(PLAN)
     return folder

@@ -22,13 +22,14 @@ from robustdeploy.cost.sparse import PATTERNED
 from robustdeploy.errors import BudgetError
 from robustdeploy.nets.normalised import kind_of
 from robustdeploy.prune.courses import Cubic, check_shares
-from robustdeploy.prune.groups import COMPUTED, computed_weights, told_whole
+from robustdeploy.prune.groups import told_whole
 from robustdeploy.prune.masked_weights import MaskedWeights, rehearsed
 from robustdeploy.prune.weight_budget import (
     LayerWeight,
     Limit,
     Maskable,
     layer_weights,
+    unmasked,
     weight_costs,
     weight_limits,
 )
@@ -73,12 +74,12 @@ class NM:
         limits = weight_limits(budget, weight_costs(net, image_shape, budget, every))
         able = [weight for weight in every if self._reads_groups(net, weight)]
         if not able:
-            left = told_whole(dict.fromkeys(computed_weights(net, image_shape), COMPUTED))
+            left = told_whole(unmasked(net, image_shape))
             raise BudgetError(f"no layer of this {kind_of(net)} reads a multiple of {self.m} inputs{left}")
         chosen = self._chosen(every, able, limits)
         costs = weight_costs(net, image_shape, budget, chosen)
         whole = {w.layer: self._why_whole(net, w) for w in every if w not in chosen}
-        whole |= dict.fromkeys(computed_weights(net, image_shape), COMPUTED)
+        whole |= unmasked(net, image_shape)
         layers = Maskable(tuple(chosen), costs, limits, whole)
         return rehearsed(
             net,

@@ -132,6 +132,9 @@ def weight_limits(budget: Budget, costs: Sequence[WeightCost]) -> tuple[Limit, .
     return tuple(limit for limit in limits if limit.cost.name != "memory")
 
 
+ELSEWHERE = "weights are masked in convolutions and linear layers alone"
+
+
 @dataclass(frozen=True)
 class Maskable:
     """What of a net can be masked, what it costs, and what of that a budget allows."""
@@ -160,6 +163,21 @@ class Maskable:
         return all(limit.cost.of(counts) <= limit.most for limit in self.limits)
 
 
+def unmasked(net: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, str]:
+    """Return what of ``net`` multiplies by weights and is never masked, with the reason."""
+    whole = dict.fromkeys(computed_weights(net, image_shape), COMPUTED)
+    for name, module in net.named_modules():
+        if isinstance(module, LAYERS) or ".parametrizations." in name:
+            continue
+        # One row for all, as a table of positions has, multiplies nothing.
+        wide = [own for own, value in module.named_parameters(recurse=False) if value.dim() > 1 and len(value) > 1]
+        if type(module).__module__.startswith("torch.nn.") and wide:
+            whole[name] = ELSEWHERE
+        else:
+            whole |= {f"{name}.{own}".lstrip("."): ELSEWHERE for own in wide}
+    return whole
+
+
 def maskable(
     net: nn.Module, image_shape: tuple[int, int, int], budget: Budget, means: str, *, ends_whole: bool = False
 ) -> Maskable:
@@ -169,7 +187,7 @@ def maskable(
     one weight in each layer is more than the budget allows; ``means`` says how it would be met.
     """
     every = layer_weights(net, image_shape)
-    whole = dict.fromkeys(computed_weights(net, image_shape), COMPUTED)
+    whole = unmasked(net, image_shape)
     weights = every[1:-1] if ends_whole else every
     if ends_whole:
         whole |= {weight.layer: "the first and the last layer were asked to" for weight in (*every[:1], *every[-1:])}

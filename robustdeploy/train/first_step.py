@@ -20,14 +20,29 @@ from robustdeploy.train.loss import BatchLoss
 from robustdeploy.train.plan import Plan
 from robustdeploy.train.precision import resolved
 
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 IMAGES = 2
 """Of the step; a layer that normalises a batch needs more than one."""
+_ADVICE = {
+    "modified by an inplace operation": "; it overwrites what the pass back needs: write y = y * 2, not y *= 2",
+    "leaf Variable that requires grad is being used in an in-place": "; it overwrites its own images or weights: write "
+    "x = x - 0.5, not x -= 0.5",
+    "view of a leaf Variable": "; it overwrites its own images or weights: work on x.clone()",
+    "must implement either the backward": "; give each torch.autograd.Function a backward",
+    "more than 1 value per channel": "; batch normalisation of maps of one pixel needs more: shrink the images less",
+}
+"""What torch's own words mean for a net, by a part of them."""
 
 
 def check_first_step(net: nn.Module, plan: Plan, what: str) -> None:
     """Raise an error where a step of the training on the first images fails; ``net`` is left as it is."""
     if not any(parameter.requires_grad for parameter in net.parameters()):
         raise UsageError(f"{what} has no parameter that can be trained; leave requires_grad on where it should be")
+    if closed := [name for name, layer in net.named_modules() if isinstance(layer, _DROPOUT) and layer.p >= 1]:
+        raise UsageError(
+            f"{what} cannot be trained: dropout in {closed[0].removeprefix('net.')} has p = 1, so nothing passes it "
+            "while training; give it a p below 1"
+        )
     # Two images show every fault that this looks for, and a whole batch takes long on the CPU.
     few = replace(plan, options=plan.options.model_copy(update={"batch_size": IMAGES}))
     try:
@@ -41,8 +56,10 @@ def check_first_step(net: nn.Module, plan: Plan, what: str) -> None:
         raise UsageError(f"{what} cannot be trained: {problem}") from problem
     except Exception as problem:  # foreign code may raise anything
         told = f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0]}".removesuffix(": ")
+        advice = next((said for words, said in _ADVICE.items() if words in told), "")
+        told = told.partition(" Hint: ")[0][:200]
         raise UsageError(
-            f"{what} cannot be trained: a step in training mode, on a batch of {IMAGES}, fails ({told[:300]})"
+            f"{what} cannot be trained: a step in training mode, on a batch of {IMAGES}, fails ({told}){advice}"
         ) from problem
 
 

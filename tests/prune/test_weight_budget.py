@@ -10,7 +10,17 @@ from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import macs, params
 from robustdeploy.cost.sparse import nonzero_macs, nonzero_params
 from robustdeploy.errors import BudgetError
-from robustdeploy.prune.weight_budget import layer_weights, priced, weight_costs, weight_limits
+from robustdeploy.nets.normalised import Normalised
+from robustdeploy.prune.groups import COMPUTED
+from robustdeploy.prune.weight_budget import (
+    ELSEWHERE,
+    layer_weights,
+    maskable,
+    priced,
+    unmasked,
+    weight_costs,
+    weight_limits,
+)
 
 ZOO = ("resnet8", "preact-resnet18", "torchvision-mobilenet", "flat", "grouped", "twice", "bare")
 
@@ -31,6 +41,31 @@ def test_costs_are_what_counting_the_zeros_of_a_net_gives(subject):
         kept.append(int(torch.count_nonzero(value)))
     assert ops.of(kept) == nonzero_macs(net, subject.shape)
     assert numbers.of(kept) == nonzero_params(net)
+
+
+class Cells(nn.Module):
+    """What multiplies by weights and is neither a convolution nor a linear layer, beside what is."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(6, 2)
+        self.cell, self.rows = nn.GRUCell(24, 6), nn.Parameter(torch.randn(6, 6))
+        self.start = nn.Parameter(torch.randn(1, 6))
+        self.fixed = parametrizations.weight_norm(nn.Linear(6, 6))
+
+    def forward(self, images):
+        maps = self.stem(images).transpose(1, 2).flatten(2)
+        state = self.start.expand(len(maps), -1)
+        for row in maps.unbind(1):
+            state = self.cell(row, state)
+        return self.fc(self.fixed(state @ self.rows))
+
+
+def test_what_is_never_masked_is_named_where_a_budget_is_out_of_reach():
+    assert unmasked(Cells(), (1, 8, 8)) == {"cell": ELSEWHERE, "rows": ELSEWHERE, "fixed": COMPUTED}
+    told = r"out of reach.*what stays whole: fixed .*; rows, cell \(weights are masked in convolutions"
+    with pytest.raises(BudgetError, match=told):
+        maskable(Normalised(Cells(), (0.5,), (0.5,)), (1, 8, 8), Budget(ops=0.1), "masks on weights")
 
 
 def test_shared_weights_are_one_tensor_and_computed_ones_none():

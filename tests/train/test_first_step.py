@@ -74,12 +74,19 @@ REFUSED = {
     "features first": (while_training(lambda net, maps: (maps, net.score(maps))), "the one called 'logits' or 'out'"),
     "a decision": (lambda net, maps: F.one_hot(net.score(maps).argmax(1), 10), "its scores have no gradient"),
     "a detached part": (pixels_cut, "the net cuts the graph between pixels and scores, so FastAT has no gradient"),
-    "overwritten": (overwritten, "modified by an inplace operation"),
+    "overwritten": (overwritten, "; it overwrites what the pass back needs: write y = y * 2, not y *= 2"),
     "old checkpointing": (
         lambda net, maps: net.score(checkpoint(net.more, F.pad(maps, (1, 1, 1, 1)), use_reentrant=True)),
         "use_reentrant=True",
     ),
 }
+
+
+def test_dropout_that_lets_nothing_through_is_named(make_plan):
+    net = Net()
+    net.norm = nn.Sequential(net.norm, nn.Dropout2d(1.0))
+    with pytest.raises(UsageError, match=r"dropout in norm\.1 has p = 1, so nothing passes it while training"):
+        check_first_step(Normalised(net, [0.3], [0.4]), make_plan(), "net 'mine'")
 
 
 @pytest.mark.parametrize("name", FINE)
