@@ -37,6 +37,7 @@ from robustdeploy.engine.runner import Runner, check_finished, working
 from robustdeploy.engine.stage import Finished
 from robustdeploy.errors import Interrupted, RobustdeployError, UsageError
 from robustdeploy.evaluate.attack import adversaries_from
+from robustdeploy.evaluate.distances import distances_from
 from robustdeploy.export.exporting import target_notes
 from robustdeploy.export.rehearsal import rehearse
 from robustdeploy.nets.store import load_info
@@ -216,7 +217,9 @@ def prune(
     this is for rank 0; all other processes call ``follow``.
     """
     loaded = pinned(suited(recipe, targets) if isinstance(recipe, Recipe) else recipe_for(recipe, ops, targets))
-    adversaries_from(loaded.evaluate.attacks)  # found wrong after hours of training, an attack would cost them
+    # Found wrong after hours of training, one of these would cost them.
+    adversaries_from(loaded.evaluate.attacks)
+    distances_from(loaded.evaluate.distances)
     root, net = Run.folder_for(runs, loaded, name), own_net_of(loaded)
     # Listing a data set of many files takes minutes, and checking and loading would each do so.
     with looking_once():

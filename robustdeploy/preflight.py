@@ -192,10 +192,10 @@ def check_budget(budget: Budget) -> None:
 
 
 def check_attacks(recipe: Recipe) -> None:
-    """Refuse an attack that stands twice with the same options."""
-    attacks = recipe.evaluate.attacks
-    if twice := next((each for index, each in enumerate(attacks) if each in attacks[:index]), None):
-        raise UsageError(f"evaluate.attacks: {twice.name} stands there twice with the same options; keep one")
+    """Refuse an attack or a distance that stands twice with the same options."""
+    for name, chosen in (("attacks", recipe.evaluate.attacks), ("distances", recipe.evaluate.distances)):
+        if twice := next((each for index, each in enumerate(chosen) if each in chosen[:index]), None):
+            raise UsageError(f"evaluate.{name}: {twice.name} stands there twice with the same options; keep one")
 
 
 def check_evaluable(run: Run, goal: Target, data: Path | None, precisions: Sequence[str] = ()) -> None:
@@ -242,7 +242,11 @@ def check_rules(
     ``dense`` works out what the dense net costs, by the names of Budget; it is asked only where a rule needs it.
     """
     # To count the test images may read a large archive.
-    asks = any(METRICS[rule.metric].support in ("images", "curve") for rule in recipe.gate if rule.metric in METRICS)
+    asks = any(
+        METRICS[rule.metric].support in ("images", "curve", "distances")
+        for rule in recipe.gate
+        if rule.metric in METRICS
+    )
     source = find_source(recipe.data)
     prospect = replace(
         prospect_of(recipe),

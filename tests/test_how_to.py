@@ -137,6 +137,20 @@ def test_the_gradient_attack_stays_in_the_box_and_finds_what_noise_does_not(regi
     assert (net(found).argmax(1) != labels).sum() > (net(noise).argmax(1) != labels).sum()
 
 
+def test_the_distance_finds_wrong_images_and_none_nearer_than_the_boundary(registries):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)).eval()
+    images = torch.rand(32, 1, 8, 8)
+    scores = net(images).detach()
+    found = registries["distances"].build("straight-line", {})(
+        net, images, scores.argmax(1), Noise(1, torch.arange(32))
+    )
+    exact = (scores[:, 0] - scores[:, 1]).abs() / (net[1].weight[0] - net[1].weight[1]).norm()
+    assert (net(found).argmax(1) != scores.argmax(1)).all()
+    # Two classes and one direction: the line is the shortest way.
+    torch.testing.assert_close((found - images).flatten(1).norm(dim=1), exact.detach(), rtol=0, atol=1e-3)
+
+
 def test_the_query_attack_stays_in_the_box_and_treats_each_image_alone(registries):
     weights = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
     asked = []
@@ -218,6 +232,7 @@ def test_one_run_takes_all_of_them_from_the_data_to_the_format(tried):
     attacks = {"fgsm", "mi-fgsm-5", "strongest-fgsm-mi-fgsm-3", "corners-10", "worst"}
     assert attacks <= {row["attack"] for row in board}
     assert next(row["value"] for row in board if row["metric"] == "attack_queries") == 10
+    assert next(row["n"] for row in report["measurements"] if row["metric"] == "r2") > 0
     assert report["subjects"][0]["board"]["backend"] == "onnx-reference"
     assert report["subjects"][0]["board"]["where"] == "this machine at nice 10"
     assert 0.97 * 0.5 < report["budget"]["macs"] / report["budget"]["dense_macs"] <= 0.5

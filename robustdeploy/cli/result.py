@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 
 from robustdeploy.cli.streams import shows_everything
+from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.settings import evaluations_of, is_own
 from robustdeploy.errors import RobustdeployError
 from robustdeploy.foreign import json_text, one_line, sentence
 from robustdeploy.report.evidence import BALANCE, is_unbalanced, subjects_in_order
+from robustdeploy.report.quantity import quantity
+
+_LEFT_OUT = {"already_wrong": "wrong already", "not_found": "without one found"}
 
 
 def show(lines: Iterable[str], document: Any, as_json: bool) -> None:
@@ -98,7 +102,21 @@ def accuracy_lines(report: Any) -> list[str]:
         for subject, width in zip(subjects, widths, strict=True):
             line += f"{_share(cells.get((metric, subject, attack))):>{width}}"
         lines.append(line)
-    return [*lines, *_balance(report, dict(zip(subjects, widths, strict=True)))]
+    return [*lines, *_balance(report, dict(zip(subjects, widths, strict=True))), *_distances(report)]
+
+
+def _distances(report: Any) -> Iterator[str]:
+    """Return a line for each mean distance, with what of the images it is not of."""
+    rows = [row for row in report.measurements if row.metric in METRICS and METRICS[row.metric].support == "distances"]
+    for row in rows:
+        told = row.conditions
+        left = [f"{told[key]:,} {words}" for key, words in _LEFT_OUT.items() if told.get(key)]
+        beside = f" ({', '.join(left)})" if left else ""
+        value, low, high = (quantity(each, "") for each in (row.value, row.low, row.high))
+        yield (
+            f"{f'{row.metric} by {row.attack}':<28}{value} [{low}, {high}] {row.unit}, "
+            f"n = {row.n:,}{beside}, {row.subject}"
+        )
 
 
 def _balance(report: Any, widths: dict[str, int]) -> list[str]:

@@ -285,11 +285,16 @@ def prospect_of(recipe: Recipe, registries: Registries = REGISTRIES) -> Prospect
         is_query = choice.name in registries["query-attacks"]
         built = registries["query-attacks" if is_query else "attacks"].build(choice.name, choice.options)
         attacks[str(getattr(built, "label", choice.name))] = is_query
+    distances = {}
+    for choice in recipe.evaluate.distances:
+        distance = registries["distances"].build(choice.name, choice.options)
+        distances[distance.label] = distance.metric, distance.limit
     # Built, since what is removed may hang on its options.
     pruner = registries["pruners"].build(recipe.prune.name, recipe.prune.options)
     return Prospect(
         recipe,
         attacks,
+        distances,
         removes_channels=getattr(pruner, "removes_channels", True),
         pruned=recipe.budget.is_set or not getattr(pruner, "needs_budget", True),
     )

@@ -37,8 +37,9 @@ class Metric:
     high: float = math.inf
     limited_by: Literal["ops", "params", "memory"] | None = None
     """The limit of the budget that bounds it, so that a rule may say ``at_most: budget``."""
-    support: Literal["images", "curve", "samples", "count"] = "images"
-    """What a row's ``n`` counts: test images, those of the curve, timed runs; ``count``: counted exactly, n is 1."""
+    support: Literal["images", "curve", "distances", "samples", "count"] = "images"
+    """What a row's ``n`` counts: test images, those of the curve, those of which a distance was found, timed runs;
+    ``count``: counted exactly, n is 1."""
     bounded: bool = True
     """Whether its rows have an interval, or need none because they are exact."""
 
@@ -76,6 +77,10 @@ def _late(name: str, meaning: str) -> Metric:
     return Metric(name, _SHARE, meaning, higher_is_better=False, high=1, support="samples")
 
 
+def _distance(name: str, unit: str, meaning: str) -> Metric:
+    return Metric(name, unit, meaning, True, ("torch",), "always", support="distances")
+
+
 # A closed list: a rule on a misspelt metric would find no row, and only after the training.
 _ALL = (
     _accuracy("clean_accuracy", "share of test images labelled right"),
@@ -100,6 +105,8 @@ _ALL = (
         high=1,
         support="curve",
     ),
+    _distance("r2_deepfool", "l2", "mean distance to the nearest wrong image by DeepFool, of images labelled right"),
+    _distance("r2", "l2", "the same by a distance of another package, which `attack` names"),
     Metric(
         "top1_agreement",
         _SHARE,

@@ -225,6 +225,8 @@ class Evaluate(Noun):
     """Multiples of the threat's eps at which the curve of robustness over eps is measured with PGD-10."""
     curve_limit: int = Field(default=200, ge=1)
     """Test images used for that curve."""
+    distances: tuple[Annotated[PlugIn, Of("distances")], ...] = ()
+    """What measures, in torch, how far an image must be moved to be labelled wrong; each says on how many images."""
 
 
 class Recipe(Noun):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import combinations
 
@@ -136,6 +136,8 @@ class Prospect:
     recipe: Recipe
     attacks: Mapping[str, bool]
     """Labels of the recipe's attacks, and whether each is a query attack."""
+    distances: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Labels of the recipe's distances, each with its metric and how many images it looks at."""
     removes_channels: bool = True
     """Whether the pruner makes the net smaller; else its budget counts what is not zero."""
     pruned: bool = True
@@ -183,7 +185,11 @@ def _missing_rows(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Pr
         yield place, f"{metric.name} is never measured: {why}, so there is no dense net to take turns with"
     if metric.support == "curve" and not recipe.evaluate.eps_curve:
         yield place, f"{metric.name} is never measured: evaluate.eps_curve is empty"
-    if metric.attacked == "always" and metric.support != "curve":
+    if metric.support == "distances":
+        if metric.name not in {name for name, _ in prospect.distances.values()}:
+            yield place, f"{metric.name} is never measured: no entry of evaluate.distances measures it"
+            return
+    elif metric.attacked == "always" and metric.support != "curve":
         able = [label for label, is_query in attacks.items() if is_query or metric.name != "attack_queries"]
         # Under `worst` there is a row even without attacks: it is then the clean one.
         if not able and not metric.worst:
@@ -196,11 +202,13 @@ def _missing_rows(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Pr
     labels = [CURVE_ATTACK] if metric.support == "curve" else [*attacks, *(["worst"] if metric.worst else [])]
     if metric.name == "attack_queries":
         labels = [label for label, is_query in attacks.items() if is_query]
+    if metric.support == "distances":
+        labels = [label for label, (name, _) in prospect.distances.items() if name == metric.name]
     if rule.attack not in labels:
-        near = did_you_mean(str(rule.attack), labels)
+        near, noun = did_you_mean(str(rule.attack), labels), "distance" if metric.support == "distances" else "attack"
         yield (
             ("attack",),
-            f"the recipe runs no attack '{rule.attack}'{near} (its attacks: {', '.join(labels) or 'none'})",
+            f"the recipe runs no {noun} '{rule.attack}'{near} (its {noun}s: {', '.join(labels) or 'none'})",
         )
 
 
@@ -251,6 +259,10 @@ def _too_few(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Problem
     n, of = prospect.images, "test images"
     if metric.support == "curve":
         n, of = min(prospect.recipe.evaluate.curve_limit, n or prospect.recipe.evaluate.curve_limit), "of the curve"
+    elif metric.support == "distances":
+        its = [most for name, most in prospect.distances.values() if name == metric.name]
+        # At most: of those that are labelled wrong already no distance is told.
+        n, of = min([*its, *([] if n is None else [n])], default=None), "images to measure it on"
     elif metric.support == "samples":
         n, of = _MOST_SAMPLES, "timed runs"
     elif metric.support == "count" or metric.unit == "logits":

@@ -13,11 +13,20 @@ from robustdeploy.core.report import Override
 _MARK = "@"
 
 
+def evaluation_content(evaluate: Evaluate) -> dict[str, Any]:
+    """Return what of a recipe decides an evaluation's numbers."""
+    content: dict[str, Any] = plain(evaluate)
+    # It came later: left out where it changes nothing, so that older evaluations keep their fingerprint and their mark.
+    if not evaluate.distances:
+        del content["distances"]
+    return content
+
+
 def label_of(own: Evaluate, used: Evaluate) -> str:
     """Return what marks results of other settings than the recipe's own, e.g. ``3fa9c2d1``; nothing marks those."""
-    text = canonical_json(plain(used))
+    text = canonical_json(evaluation_content(used))
     # Eight digits suffice, as a run has a handful of evaluations.
-    return "" if text == canonical_json(plain(own)) else sha256_of_text(text)[:8]
+    return "" if text == canonical_json(evaluation_content(own)) else sha256_of_text(text)[:8]
 
 
 def evaluation_name(target: str, label: str) -> str:
@@ -67,7 +76,9 @@ def differences(own: Mapping[str, Any], used: Mapping[str, Any], prefix: str = "
 
 def overrides(own: Evaluate, used: Mapping[str, Any]) -> tuple[Override, ...]:
     """Return which of the recipe's settings an evaluation with the settings ``used`` did not have."""
-    return tuple(differences({"evaluate": plain(own)}, {"evaluate": used}))
+    # What was left out since it was empty was empty; settings that are not known are no difference.
+    told = {"distances": [], **used} if used else used
+    return tuple(differences({"evaluate": plain(own)}, {"evaluate": told}))
 
 
 def as_options(changed: tuple[Override, ...]) -> str:

@@ -18,6 +18,15 @@ from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.attack import Bench, Found, Images, Progress, adversaries_from, attack_host
 from robustdeploy.evaluate.box import violations
 from robustdeploy.evaluate.curve import curve_found, first_images, radii
+from robustdeploy.evaluate.distances import (
+    Reach,
+    arrays_of,
+    distances_from,
+    find_distances,
+    looked_at,
+    reach_of,
+    shapes_of,
+)
 from robustdeploy.evaluate.host import load_host_net
 from robustdeploy.evaluate.parts import Parts, npz_from
 from robustdeploy.onboard.criterion import CLASSIFICATION
@@ -55,6 +64,8 @@ class HostAttacks:
     """By the attack's label."""
     curve: Mapping[float, Found]
     """By the multiple of the threat's eps; only for a net that is deployed."""
+    distances: Mapping[str, Reach]
+    """By the distance's label; always of the net in float32."""
 
 
 def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress: Progress) -> AttackRecord:
@@ -69,10 +80,13 @@ def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress
     found = {a.label: attack_host(a, bench, host, tried.get(a.label)) for a in adversaries}
     # Only for what runs on a board: it is there that a gradient may mislead.
     curve = curve_found(bench, host, recipe, {} if before is None else before.curve) if net.deployed else {}
+    # Of the net and not of a twin: what is rounded has no boundary that a gradient leads to.
+    distances = find_distances(bench, host, recipe) if before is None else before.distances
     # Labels by the net itself, not by its faster twin that gradients are followed through.
     arrays = {"predictions": CLASSIFICATION.predictions(host.score(test.images))}
     for name, each in {**found, **{_curve_name(multiple): one for multiple, one in curve.items()}}.items():
         arrays |= {f"{name}/images": each.images, f"{name}/predictions": each.predictions}
+    arrays |= arrays_of(distances)
     atomic_write_bytes(work.folder / FILE, npz_from(arrays))
     work.keep(FILE)
     return AttackRecord(n=len(test.ids))
@@ -102,7 +116,14 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
         multiple: found(_curve_name(multiple), few, Threat("linf", eps))
         for multiple, eps in (radii(recipe) if deployed else ())
     }
-    return HostAttacks(arrays["predictions"], {label: found(label, test, recipe.threat) for label in labels}, curve)
+    distances = {}
+    asked = recipe.evaluate.distances
+    for choice, distance in zip(asked, distances_from(asked), strict=True):
+        its = looked_at(test, distance)
+        _check(arrays, path, shapes_of(distance, its), len(its.ids))
+        distances[distance.label] = reach_of(choice, distance, arrays, its, path)
+    attacks = {label: found(label, test, recipe.threat) for label in labels}
+    return HostAttacks(arrays["predictions"], attacks, curve, distances)
 
 
 def _check(arrays: Arrays, path: Path, wanted: Mapping[str, tuple[str, tuple[int, ...]]], count: int) -> None:

@@ -102,11 +102,11 @@ class Images:
             digest.update(part.tobytes())
         return digest.hexdigest()
 
-    def blocks(self) -> Iterator[tuple[int, Images]]:
+    def blocks(self, size: int = BLOCK) -> Iterator[tuple[int, Images]]:
         """Split into numbered blocks that do not depend on where a run was resumed."""
-        for start in range(0, len(self.ids), BLOCK):
-            part = slice(start, start + BLOCK)
-            yield start // BLOCK, Images(self.ids[part], self.images[part], self.labels[part])
+        for start in range(0, len(self.ids), size):
+            part = slice(start, start + size)
+            yield start // size, Images(self.ids[part], self.images[part], self.labels[part])
 
 
 def chosen(images: data.Images, limit: int | None) -> Images:
@@ -165,7 +165,7 @@ def attack_host(adversary: Adversary, bench: Bench, host: HostNet, before: Found
             found = worse_of(host, found, before.of(number).images, block.labels)
         return {"images": found, "predictions": CLASSIFICATION.predictions(host.score(found))}
 
-    return Found(**_gathered(bench, adversary.label, one))
+    return Found(**gathered(bench, adversary.label, one))
 
 
 def worse_of(host: HostNet, found: Bytes, other: Bytes, labels: Labels) -> Bytes:
@@ -253,12 +253,13 @@ def _made_valid(images: Bytes, proposals: Bytes, threat: Threat) -> Bytes:
     return valid
 
 
-def _gathered(bench: Bench, name: str, one: Callable[[Images, int], Arrays]) -> Arrays:
+def gathered(bench: Bench, name: str, one: Callable[[Images, int], Arrays], size: int = BLOCK) -> Arrays:
+    """Do each block of ``size`` images on the host, and seal it; return all of them together, in order."""
     parts = []
-    for number, block in bench.images.blocks():
+    for number, block in bench.images.blocks(size):
         # Between two blocks everything so far is sealed.
         stop_if_interrupted()
-        bench.progress(name, number * BLOCK, len(bench.images.ids))
+        bench.progress(name, number * size, len(bench.images.ids))
         parts.append(bench.parts.get(f"{name}-{number:05d}", partial(one, block, number)))
     bench.progress(name, len(bench.images.ids), len(bench.images.ids))
     return {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from robustdeploy.attacks.distance.protocol import Distance
 from robustdeploy.attacks.losses import margin_loss
 from robustdeploy.attacks.protocol import GradientAttack, box, input_gradient, to_grey_levels
 from robustdeploy.core.trust import Trust
@@ -63,6 +64,17 @@ class HostNet:
         noise = Noise(key, torch.from_numpy(ids).to(self.device))
         found = attack(self.followed, self._pixels(images), torch.from_numpy(labels).to(self.device), threat, noise)
         return torch.round(found * 255).clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+    def nearest(self, distance: Distance, images: Bytes, labels: Labels, key: int, ids: Labels) -> Pixels:
+        """Let ``distance`` propose the nearest wrong image of each input, or estimate how far it is: in floats."""
+        parts = []
+        for part in self._parts(len(images)):
+            noise = Noise(key, torch.from_numpy(ids[part]).to(self.device))
+            labelled = torch.from_numpy(labels[part]).to(self.device)
+            # The net itself and not its faster twin: on a boundary their rounding would decide.
+            found = distance(self.net, self._pixels(images[part]), labelled, noise)
+            parts.append(found.detach().float().cpu().numpy())
+        return np.concatenate(parts)
 
     def zero_gradients(self, images: Bytes, labels: Labels) -> int:
         """Count images at which the margin between the two best scores has no gradient at all, in float64.

@@ -16,7 +16,7 @@ from robustdeploy.core.files import atomic_write_json
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.records import BoardRecord, OnnxRecord
 from robustdeploy.core.report import SCHEMA_VERSION, Measurement
-from robustdeploy.core.subject import Subject
+from robustdeploy.core.subject import DENSE, FP32, TORCH, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
 from robustdeploy.data.images import Reading, numbered
@@ -40,6 +40,7 @@ from robustdeploy.evaluate.attack import (
 from robustdeploy.evaluate.classes import class_rows, one_class_diagnostic
 from robustdeploy.evaluate.curve import curve_rows
 from robustdeploy.evaluate.diagnostics import HostFindings, diagnose, scores_respond
+from robustdeploy.evaluate.distances import Reach, distance_diagnostics, distance_rows
 from robustdeploy.evaluate.evidence import EvaluationRows, figures_from
 from robustdeploy.evaluate.fidelity import precision_diagnostics
 from robustdeploy.evaluate.host import HostNet, load_host_net
@@ -128,7 +129,8 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     clean = Judged(**shared(bench, fleet, "clean", partial(_judged, batch=bench.batch)))
     # Between the attacks and not in one row, so that runs meet the board in different states.
     timed.take()
-    outcomes = _attacked(bench, adversaries, (host, found), fleet, clean, request, timed)
+    dense = _dense_found(request)
+    outcomes = _attacked(bench, adversaries, (host, found, dense), fleet, clean, timed)
     # On the board and not in torch: an int8 head may round away what the host's scores still show.
     unmoved = fleet.first(lambda board: _unmoved_margins(bench, board, clean.scores))
     # From what was stored: gradients are followed on the host once for all targets.
@@ -137,6 +139,7 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     latency, first = timed.finish(), opened[fleet.boards[0]]
     on_board = [row for row in curve if row.subject == str(subject)]
     settings = {adversary.label: adversary.settings for adversary in adversaries}
+    distances = _distances(subject, found, dense)
     classes = len(request.classes)
     checks = (
         strength_diagnostic(adversaries, recipe.threat, len(request.test.ids), on_board),
@@ -156,20 +159,41 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
             *accuracy_rows(outcomes, settings, subject, request.reference),
             *class_rows(outcomes, request.classes, subject),
             *curve,
+            *(row for its, each in distances.items() for row in distance_rows(each, recipe.seed, its)),
             *request.extra_rows,
             *timed.rows(latency, subject),
         ),
-        diagnostics=tuple(each.model_copy(update={"subject": str(subject)}) for each in checks),
+        diagnostics=(
+            *(each.model_copy(update={"subject": str(subject)}) for each in checks),
+            *(check for its, each in distances.items() for check in distance_diagnostics(each, its)),
+        ),
         figures=figures_from(outcomes, recipe.threat, request.classes, latency, subject),
     )
-    # Images and labels as well as predictions: whoever doubts an accuracy can score the images again.
-    outcomes.save(work.folder / "outcomes.npz")
-    atomic_write_json(work.folder / "facts.json", {**first.facts, **fleet.deeds()})
-    atomic_write_json(work.folder / "timings.json", timings_record(latency))
-    atomic_write_json(work.folder / "rows.json", rows.model_dump(mode="json"))
-    work.keep("outcomes.npz", "facts.json", "timings.json", "rows.json")
+    _keep(work, outcomes, {"facts": {**first.facts, **fleet.deeds()}, "timings": timings_record(latency)}, rows)
     reading = reading_facts(request.reading, "test_")
     return BoardRecord(engine=first.engine, n=len(request.test.ids), reading=reading)
+
+
+def _keep(work: Work, outcomes: Outcomes, told: Mapping[str, Any], rows: EvaluationRows) -> None:
+    """Write what was found and measured into the stage's folder."""
+    # Images and labels as well as predictions: whoever doubts an accuracy can score the images again.
+    outcomes.save(work.folder / "outcomes.npz")
+    for name, content in {**told, "rows": rows.model_dump(mode="json")}.items():
+        atomic_write_json(work.folder / f"{name}.json", content)
+    work.keep("outcomes.npz", "facts.json", "timings.json", "rows.json")
+
+
+def _dense_found(request: Request) -> HostAttacks | None:
+    """Read what was found on the dense net in torch, where it is compared with that."""
+    if request.dense_found is None:
+        return None
+    return load_attacks(request.dense_found, request.recipe, request.test, deployed=False)
+
+
+def _distances(subject: Subject, found: HostAttacks, dense: HostAttacks | None) -> dict[Subject, Mapping[str, Reach]]:
+    """Return the distances of both nets, in float32 whatever the subject's precision: that is what was measured."""
+    beside = {} if dense is None else {Subject(DENSE, FP32, TORCH): dense.distances}
+    return {Subject(subject.net, FP32, TORCH): found.distances, **beside}
 
 
 def _stopwatch(request: Request, opened: Mapping[Board, Opened], progress: Progress, board: Board) -> Stopwatch:
@@ -215,20 +239,18 @@ def _judged(board: Board, block: Images, number: int, tell: Callable[[], None], 
 def _attacked(
     bench: Bench,
     adversaries: tuple[Adversary, ...],
-    reference: tuple[HostNet, HostAttacks],
+    in_torch: tuple[HostNet, HostAttacks, HostAttacks | None],
     fleet: Fleet,
     clean: Judged,
-    request: Request,
     timed: Relay,
 ) -> Outcomes:
-    (host, found), attacks = reference, []
+    (host, found, dense), attacks = in_torch, []
     for adversary in adversaries:
         attacks.append(attack_board(adversary, bench, host, fleet, found.attacks.get(adversary.label)))
         timed.take()
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
-    if request.dense_found is not None:
-        dense = load_attacks(request.dense_found, request.recipe, bench.images, deployed=False)
+    if dense is not None:
         dense_clean = dense.clean
         dense_attacks = tuple(_in_torch(adversary, dense.attacks[adversary.label]) for adversary in adversaries)
     return Outcomes(

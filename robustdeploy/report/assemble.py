@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_text
@@ -14,7 +14,16 @@ from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.records import BoardRecord, NetRecord, OnnxRecord
-from robustdeploy.core.report import BudgetLine, Figures, LayerTime, Measurement, Omission, Report, SubjectEvidence
+from robustdeploy.core.report import (
+    BudgetLine,
+    Diagnostic,
+    Figures,
+    LayerTime,
+    Measurement,
+    Omission,
+    Report,
+    SubjectEvidence,
+)
 from robustdeploy.core.settings import label_in, overrides
 from robustdeploy.core.subject import DENSE, Subject
 from robustdeploy.cost import COUNTED
@@ -71,7 +80,7 @@ def assemble(
     parts = [_part(recipe, each, made_now, nets) for each in made]
     measurements = tuple(_merged(row for part in parts for row in part.rows))
     diagnostics = (
-        *(diagnostic for part in parts for diagnostic in part.found.diagnostics),
+        *_merged(diagnostic for part in parts for diagnostic in part.found.diagnostics),
         *collapse_diagnostics(own.record.events),
         *latency_budget_diagnostics(own.record.latency),
     )
@@ -161,8 +170,11 @@ def _manifest_hashes(made: Manifests, place: str, folder: Path) -> dict[str, str
     return {f"{each}/{FILE_NAME}": sha256_of_file(root / each / FILE_NAME) for each in behind(place, made)}
 
 
-def _merged(rows: Iterable[Measurement]) -> Iterator[Measurement]:
-    """Leave out what several targets' evaluations found alike of the host's reference."""
+_Told = TypeVar("_Told", Measurement, Diagnostic)
+
+
+def _merged(rows: Iterable[_Told]) -> Iterator[_Told]:
+    """Leave out what several targets' evaluations found alike of the host's nets."""
     told: set[str] = set()
     for row in rows:
         content = canonical_json(row.model_dump(mode="json"))

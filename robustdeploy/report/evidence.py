@@ -72,6 +72,8 @@ class Evidence:
     accuracy: tuple[AttackLine, ...]
     curves: tuple[Curve, ...]
     radii: tuple[Radius, ...]
+    distances: Rows
+    """How far the nearest wrong image is, in torch."""
     balance: Rows
     classes: tuple[ClassLine, ...]
     """From the class of lowest accuracy in the worst case on."""
@@ -89,6 +91,12 @@ class Evidence:
     def latency_intervals(self) -> str:
         """How the intervals of latency were made."""
         return intervals_text(self.percentiles)
+
+
+DISTANCES_NOTE = (
+    "Mean distance to the nearest wrong image that was found, of images labelled right: in torch, in pixels of [0, 1], "
+    "not rounded to grey levels. It is an upper bound: a stronger search may find a nearer one."
+)
 
 
 def evidence_from(report: Report) -> Evidence:
@@ -109,6 +117,7 @@ def evidence_from(report: Report) -> Evidence:
         accuracy=accuracy,
         curves=curves,
         radii=radii,
+        distances=_take(left, lambda row: row.metric in METRICS and METRICS[row.metric].support == "distances"),
         balance=_take(left, lambda row: row.metric in BALANCE),
         classes=_classes(by_class),
         percentiles=tuple(sorted(percentiles, key=_percentile)),

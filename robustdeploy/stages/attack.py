@@ -8,6 +8,7 @@ from typing import Any
 
 from robustdeploy.core.plain import plain
 from robustdeploy.core.records import AttackRecord
+from robustdeploy.core.settings import evaluation_content
 from robustdeploy.core.subject import FP32
 from robustdeploy.engine.places import attacks_place, onnx_place
 from robustdeploy.engine.stage import Need, Work
@@ -54,7 +55,7 @@ class Attack:
     def settings(self) -> Mapping[str, Any]:
         """All that decides what is found."""
         recipe = self.session.asked
-        evaluate, threat = plain(recipe.evaluate), plain(recipe.threat)
+        evaluate, threat = evaluation_content(recipe.evaluate), plain(recipe.threat)
         # Without the target: what gradients find in torch is the same for all of them.
         return {"evaluate": evaluate, "threat": threat, "seed": recipe.seed, "deployed": self.deployed}
 

@@ -11,6 +11,7 @@ from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.plain import plain
 from robustdeploy.core.records import BoardRecord
 from robustdeploy.core.registry import PRECISIONS
+from robustdeploy.core.settings import evaluation_content
 from robustdeploy.core.subject import FP32, TORCH, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.engine.places import board_place
@@ -68,7 +69,11 @@ class Measure:
         """How it is attacked and timed."""
         recipe = self.session.asked
         # Here with the latency plan and the clock policy: they decide what is timed.
-        return {"evaluate": plain(recipe.evaluate), "threat": plain(recipe.threat), "target": plain(self.target)}
+        return {
+            "evaluate": evaluation_content(recipe.evaluate),
+            "threat": plain(recipe.threat),
+            "target": plain(self.target),
+        }
 
     def inputs(self) -> Mapping[str, str]:
         """The test images, and the agent of the installed package."""

@@ -42,6 +42,8 @@ def rule(**fields):
         ({"metric": "top1_agreement", "attack": "worst", "at_least": 0.9}, "no row under 'worst'"),
         ({"metric": "balanced_robust_accuracy", "attack": "fgsm", "at_least": 0.5}, "say `attack: worst`"),
         ({"metric": "dense_clean_accuracy", "at_least": 0.5}, "there is no metric 'dense_clean_accuracy'"),
+        ({"metric": "r2_deepfool", "at_least": 0.5}, "in torch alone; say `subject: .*/fp32@torch`"),
+        ({"metric": "r2", "at_most": 0.5, "subject": "pruned/fp32@torch"}, "better the higher it is"),
         ({"metric": "parity_max_abs", "at_most": 1, "on": "value"}, "in torch alone; say `subject: .*/fp32@torch`"),
         (
             {"metric": "latency_ms.p99", "subject": "pruned/fp32@torch", "at_most": 5},
@@ -138,6 +140,11 @@ QUICK = HOST.model_copy(update={"latency": LatencyPlan(min_samples=100)})
 PACED = HOST.model_copy(
     update={"latency": LatencyPlan(scenarios=("paced", "offline"), period_ms=33.3, min_samples=700)}
 )
+FAR = changed(
+    evaluate=Evaluate(
+        distances=(Choice(name="deepfool", options={"limit": 50}), Choice(name="deepfool", options={"box": True}))
+    )
+)
 MASKED = changed(prune=Choice(name="weights"))
 
 
@@ -169,6 +176,15 @@ MASKED = changed(prune=Choice(name="weights"))
         ({"metric": "clean_accuracy", "at_least": 0.5, "n_at_least": 65}, FEW, {}, "needs 65 where .* has 64 test"),
         ({"metric": "clean_accuracy", "at_least": 0.5, "n_at_least": 99}, RECIPE, {"test_images": 98}, "has 98 test"),
         ({"metric": "robust_accuracy_at_eps", "at_least": 0.1, "n_at_least": 31}, RECIPE, {}, "has 30 of the curve"),
+        ({"metric": "r2_deepfool", "at_least": 0.1}, RECIPE, {}, "no entry of evaluate.distances measures it"),
+        ({"metric": "r2", "at_least": 0.1}, FAR, {}, "no entry of evaluate.distances measures it"),
+        (
+            {"metric": "r2_deepfool", "attack": "deepfool-bx", "at_least": 0.1},
+            FAR,
+            {},
+            "runs no distance 'deepfool-bx'; did you mean 'deepfool-box'",
+        ),
+        ({"metric": "r2_deepfool", "at_least": 0.1, "n_at_least": 51}, FAR, {}, "has 50 images to measure it on"),
         ({"metric": "clean_accuracy", "at_least": 0.95}, FEW, {}, "64 test images, all of them right, .* 94.40%"),
         (
             {"metric": "latency_ms.p99.9", "at_most": 5},

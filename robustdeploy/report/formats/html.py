@@ -39,6 +39,7 @@ class Html:
             layers_head=HEAD,
             layers_note=LAYERS_NOTE,
             data=evidence.flat(report.data),
+            distances_note=evidence.DISTANCES_NOTE,
             zeros=nonzero.nonzero_note(report),
             conditions=evidence.shared_conditions(sorted_rows.percentiles + sorted_rows.latency),
             charts={

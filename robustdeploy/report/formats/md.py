@@ -39,6 +39,7 @@ class Markdown:
             _verdict(report),
             _accuracy(rows),
             _curve(rows),
+            _distances(rows),
             _classes(rows),
             _latency(rows),
             _layers(report),
@@ -128,6 +129,14 @@ def _curve(rows: evidence.Evidence) -> list[str]:
     return ["## Accuracy over the radius", "", *_table(head, lines)]
 
 
+def _distances(rows: evidence.Evidence) -> list[str]:
+    if not rows.distances:
+        return []
+    head = ("Metric", "Subject", "Distance", "Mean", "Interval", "n", "Conditions")
+    lines = ((*_row(r), evidence.conditions_text(r.conditions)) for r in rows.distances)
+    return ["## Distances", "", escaped(evidence.DISTANCES_NOTE), "", *_table(head, lines)]
+
+
 def _classes(rows: evidence.Evidence) -> list[str]:
     """The classes that stand worst, folded away: a data set may have a thousand."""
     shown = rows.classes[:_CLASSES]
@@ -157,8 +166,11 @@ def _layers(report: Report) -> list[str]:
 def _rows(title: str, rows: Sequence[Measurement]) -> list[str]:
     if not rows:
         return []
-    lines = ((r.metric, r.subject, r.attack, quantity(r.value, r.unit), interval(r), f"{r.n:,}") for r in rows)
-    return [f"## {title}", "", *_table(("Metric", "Subject", "Attack", "Value", "Interval", "n"), lines)]
+    return [f"## {title}", "", *_table(("Metric", "Subject", "Attack", "Value", "Interval", "n"), map(_row, rows))]
+
+
+def _row(row: Measurement) -> tuple[object, ...]:
+    return row.metric, row.subject, row.attack, quantity(row.value, row.unit), interval(row), f"{row.n:,}"
 
 
 def _budget(report: Report) -> list[str]:
