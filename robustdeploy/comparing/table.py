@@ -164,7 +164,7 @@ def _protocol_differences(one: Found, row: PublishedRow, protocol: Protocol) -> 
     recipe, threat = one.run.recipe, one.report.threat
     if row.net != recipe.net.name:
         yield f"net {row.net}"
-    if protocol.data != one.record.data.get("name"):
+    if protocol.data != recipe.data.name:
         yield f"images {protocol.data}"
     if protocol.norm != threat.norm:
         yield f"norm {protocol.norm}"
