@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from robustdeploy.core.load import load_published
+from robustdeploy.core.registry import DATA, NETS
 from robustdeploy.errors import RecipeError
 
 BESIDE = [folder / "shared/papers" for folder in Path(__file__).parents]
@@ -66,6 +67,16 @@ def test_a_changed_figure_would_be_found(monkeypatch):
         values = list(table.rows["filter-65"])
         values[index] += 0.1
         assert not any(holds(line, values) for line in lines)
+
+
+def test_what_the_tool_has_is_called_as_it_is_here():
+    """A row is told to be of another net or of other images by their names."""
+    published = load_published()
+    told = {row.net for row in published.rows.values()} | {each.data for each in published.protocols.values()}
+    own = [*NETS.names(), *DATA.names()]
+    plain = {re.sub(r"[-_]", "", name): name for name in own}
+    assert {plain.get(re.sub(r"[-_]", "", name), name) for name in told} == told
+    assert {"wang-cnn", "mnist", "cifar10", "resnet20"} <= told & set(own)
 
 
 def test_the_file_is_whole_without_the_papers():
