@@ -21,6 +21,7 @@ from torch.func import functional_call
 from robustdeploy.core.recipe import Budget
 from robustdeploy.cost.module import copied
 from robustdeploy.errors import BudgetError, TrainingError
+from robustdeploy.nets.channel_pad import ChannelPad
 from robustdeploy.nets.normalised import kind_of
 from robustdeploy.prune.budget import Limits, exact_counts, limits_meeting
 from robustdeploy.prune.channel_weights import ChannelWeights
@@ -29,6 +30,7 @@ from robustdeploy.prune.costs import CostModel, cost_model
 from robustdeploy.prune.courses import Course
 from robustdeploy.prune.folding import Folding
 from robustdeploy.prune.follow import OUTPUT
+from robustdeploy.prune.gates import Gates, draws
 from robustdeploy.prune.groups import ChannelGroup, told_whole
 from robustdeploy.prune.masked_weights import Beginning, Following, Learnt, Penalising
 from robustdeploy.prune.protocol import PhaseInfo, StepData
@@ -50,7 +52,20 @@ class Masking(Protocol):
     """A channel scorer that the loss reaches."""
 
     def masks(self, keeps: Sequence[Tensor]) -> list[Tensor]:
-        """Return, per group, what the channels are multiplied by: 0 or 1 in value."""
+        """Return, per group, what the channels are multiplied by until they are chosen."""
+        ...
+
+
+@runtime_checkable
+class Gating(Protocol):
+    """A channel scorer that draws masks for each image while it learns, and uses their expectation elsewhere."""
+
+    def factors(self, images: int) -> list[Tensor]:
+        """Draw what the channels are multiplied by: per group, images × channels."""
+        ...
+
+    def gains(self) -> list[Tensor]:
+        """Return, per group, what the channels that stay are multiplied by for good."""
         ...
 
 
@@ -93,6 +108,11 @@ class Prunable:
             # From this ranking no count was found that fits, and there is one: the training must not end here.
             return self.even
 
+    def allowed(self, counts: Sequence[int]) -> tuple[int, ...]:
+        """Return ``counts``, raised to the next that the multiples allow."""
+        up = np.array(counts, dtype=np.int64) + self.limits.quantum - 1
+        return tuple(int(count) for count in self.limits.snap(up))
+
 
 def prunable(net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> Prunable:
     """Return what channels of ``net`` can be cut for images of C×H×W; BudgetError when ``budget`` is out of reach."""
@@ -134,6 +154,7 @@ class MaskedChannels(nn.Module):
         self.scorer = scorer
         self._weights, self._spread, self.course = weights, spread, course
         self._folding = Folding(net, self.groups)
+        self._gates = Gates(net, self._folding.carriers)
         self._learns, self._end = True, course.freeze
         device = next(net.parameters()).device
         for number, group in enumerate(self.groups):
@@ -163,6 +184,9 @@ class MaskedChannels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Score ``images`` with the masked parameters."""
+        if isinstance(self.scorer, Gating) and self.training and self._learns and not self.is_frozen:
+            with self._gates.multiplying(self.scorer.factors(draws(len(images)))):
+                return cast(Tensor, self.net(images))
         dtype = next(self.net.parameters()).dtype
         masks = [keep.to(dtype) for keep in self.keeps]
         if isinstance(self.scorer, Masking) and not self.is_frozen:
@@ -220,15 +244,30 @@ class MaskedChannels(nn.Module):
     def finalize(self) -> None:
         """Choose the channels for the budget itself; they stay from here on."""
         self._set(at_budget=True)
+        if isinstance(self.scorer, Gating):
+            self._absorb(self.scorer.gains())
         cast(Tensor, self.frozen).fill_(True)
+
+    @torch.no_grad()
+    def _absorb(self, gains: Sequence[Tensor]) -> None:
+        """Multiply the parameters that scale the channels by ``gains`` for good.
+
+        A group that a shortcut without parameters joins has none there, so its channels are multiplied no more.
+        """
+        bare = {at.group for at in self._folding.carriers if isinstance(self.net.get_submodule(at.layer), ChannelPad)}
+        factors = [torch.ones_like(gain) if number in bare else gain for number, gain in enumerate(gains)]
+        for name, value in self._folding.folded(factors).items():
+            if not name.endswith(".gain"):
+                self.net.get_parameter(name).copy_(value)
 
     @torch.no_grad()
     def _set(self, *, at_budget: bool) -> None:
         values = self.scorer.values(self._values(), self.keeps)
-        if at_budget:
+        if at_budget and self.model.limits:
             counts: Sequence[int] = self._channels.counts(self._spread(values))
         else:
             counts = cast(Sharing, self.scorer).counts()
+            counts = self._channels.allowed(counts) if at_budget else counts
         for keep, value, count in zip(self.keeps, values, counts, strict=True):
             # Stable, so that equal values give the same choice on every machine.
             highest = torch.argsort(value, descending=True, stable=True)[:count]
@@ -263,7 +302,7 @@ class MaskedChannels(nn.Module):
 
 
 class Sharing(Protocol):
-    """A channel scorer that says how many channels stay while the way to the budget is not done."""
+    """A channel scorer that says how many channels stay while the way to the budget is not done, or without one."""
 
     def counts(self) -> list[int]:
         """Return the channels that each group keeps now."""

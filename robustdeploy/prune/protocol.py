@@ -36,6 +36,8 @@ class PhaseInfo:
     """Optimiser steps of the phase."""
     last_of_scores: bool = True
     """Whether no later phase trains scores."""
+    images: int = 1
+    """Training images."""
 
     @property
     def trains_scores(self) -> bool:
@@ -89,7 +91,10 @@ class Pruning(Protocol):
         ...
 
     def own_parameters(self) -> list[dict[str, object]]:
-        """Parameter groups for the optimiser besides the net's own; one without ``lr`` follows the phase's schedule."""
+        """Parameter groups for the optimiser besides the net's own; one without ``lr`` follows the phase's schedule.
+
+        One with ``lr`` moves by SGD, or by Adam where it says ``"rule": "adam"``.
+        """
         ...
 
     def features(self) -> Sequence[str]:

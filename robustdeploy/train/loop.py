@@ -266,7 +266,7 @@ def _step(training: Training, batches: Batches, checkpointing: Checkpointing) ->
     perturbation = _perturbation(training, batch.images)
     parts = training.engine(task, batch, perturbation)
     training.optimiser.zero_grad()
-    parts["loss"].backward()
+    training.backward(parts)
     # Before the optimiser: a gradient that is not finite must not reach the weights.
     numbers, wanted = _agreed(training, parts, checkpointing)
     if training.pruning is not None and training.loss.step is not None:

@@ -22,7 +22,7 @@ from robustdeploy.train import ranks
 from robustdeploy.train.batches import Batch
 from robustdeploy.train.narrow_norm import NarrowBatchNorm
 from robustdeploy.train.passes import Passes
-from robustdeploy.train.protocol import ADVERSARIAL, Replaying, Task
+from robustdeploy.train.protocol import ADVERSARIAL, MASK_LOSS, Replaying, Task
 
 
 class BatchLoss(nn.Module):
@@ -69,7 +69,9 @@ class BatchLoss(nn.Module):
             self.step = StepData(batch.images, batch.labels, adversarial, features)
             # Added inside forward, so that DistributedDataParallel sees one graph with everything that has a gradient.
             if (penalty := pruning.penalty(self.step)) is not None:
-                numbers |= {"loss": numbers["loss"] + penalty, "penalty": penalty.detach()}
+                # To both losses, where there are two: of each only the gradient in what follows it is used.
+                numbers |= {name: numbers[name] + penalty for name in ("loss", MASK_LOSS) if name in numbers}
+                numbers["penalty"] = penalty.detach()
         return numbers
 
 

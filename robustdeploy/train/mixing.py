@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeploy.onboard.criterion import CLASSIFICATION
+from robustdeploy.prune.gates import versions
 from robustdeploy.train.features import latent, magnitude
 from robustdeploy.train.protocol import ADVERSARIAL
 
@@ -51,7 +52,9 @@ def mixed(
 
 def both(net: nn.Module, attacked: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the scores of ``attacked`` and of ``images``, N×K each in float32, from one pass over the two."""
-    scores = net(torch.cat([attacked, images])).float()
+    # Masks that a pruner draws for each image are the same for an image and its attacked version.
+    with versions(len(images)):
+        scores = net(torch.cat([attacked, images])).float()
     return scores[: len(attacked)], scores[len(attacked) :]
 
 

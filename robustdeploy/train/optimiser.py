@@ -1,4 +1,4 @@
-"""Optimiser: the recipe's rule for all that follows the phase's rate, and SGD for what has a rate of its own."""
+"""Optimiser: the recipe's rule for what follows the phase's rate, and SGD or Adam for what has a rate of its own."""
 
 from __future__ import annotations
 
@@ -17,25 +17,34 @@ STEP = "step"
 
 
 class Optimiser:
-    """One or two optimisers of torch over parameter groups; a group without ``lr`` follows the schedule."""
+    """Optimisers of torch over parameter groups; a group without ``lr`` follows the schedule.
+
+    One with ``lr`` is moved by SGD, unless its ``rule`` is ``adam``.
+    """
 
     def __init__(self, groups: Sequence[Mapping[str, Any]], options: Train, lr: float) -> None:
         following = [dict(group) for group in groups if "lr" not in group]
         own = [dict(group) for group in groups if "lr" in group]
+        rules = [group.pop("rule", "sgd") for group in own]
+        by_adam = [group for group, rule in zip(own, rules, strict=True) if rule == "adam"]
+        by_sgd = [group for group, rule in zip(own, rules, strict=True) if rule == "sgd"]
         sgd: dict[str, Any] = {"lr": lr, "momentum": options.momentum, "weight_decay": options.weight_decay}
         decay = options.weight_decay
         self._all: list[torch.optim.Optimizer] = []
         if options.optimiser == "sgd":
-            # In their own order, as one: torch steps them together.
-            self._all.append(torch.optim.SGD([dict(group) for group in groups], **sgd))
+            # As one: torch steps them together.
+            if following or by_sgd:
+                self._all.append(torch.optim.SGD([*following, *by_sgd], **sgd))
         else:
             if following and options.optimiser == "adam":
                 self._all.append(torch.optim.Adam(following, lr=lr, weight_decay=decay))
             elif following:
                 self._all.append(torch.optim.RMSprop(following, lr=lr, weight_decay=decay))
             # Masks choose their rate, momentum and decay for SGD, and mean nothing under another rule.
-            if own:
-                self._all.append(torch.optim.SGD(own, **sgd))
+            if by_sgd:
+                self._all.append(torch.optim.SGD(by_sgd, **sgd))
+        if by_adam:
+            self._all.append(torch.optim.Adam(by_adam))
         fixed = {id(group["params"][0]) for group in own}
         self._scheduled = [g for one in self._all for g in one.param_groups if id(g["params"][0]) not in fixed]
 

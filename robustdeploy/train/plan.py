@@ -92,7 +92,8 @@ class Plan:
         """Return what a pruner is told of phase ``number``."""
         phase = self.phases[number]
         later = any(other.train != "weights" for other in self.phases[number + 1 :])
-        return PhaseInfo(phase.name, phase.train, phase.epochs, phase.epochs * self.steps_per_epoch, not later)
+        steps, images = phase.epochs * self.steps_per_epoch, len(self.train.labels)
+        return PhaseInfo(phase.name, phase.train, phase.epochs, steps, not later, images)
 
     def scored(self, step: int) -> float:
         """Return the share done, behind ``step`` steps, of all steps that train scores."""

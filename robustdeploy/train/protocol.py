@@ -13,11 +13,15 @@ from robustdeploy.onboard.types import Threat
 ADVERSARIAL = "adversarial"
 """Under this name an objective gives its attacked images beside its scalars."""
 
+MASK_LOSS = "mask_loss"
+"""Under this name an objective gives a loss of the masks' own; weights alone then learn from ``loss``."""
+
 
 class Task(Protocol):
     """One way to train. The loop neither knows nor cares which.
 
-    A class attribute ``single_step`` that is true has the loop's sentinel watch for catastrophic overfitting.
+    A class attribute ``single_step`` that is true has the loop's sentinel watch for catastrophic overfitting. One
+    called ``two_losses`` must be true where a ``mask_loss`` is given.
     """
 
     def __call__(

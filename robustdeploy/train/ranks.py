@@ -68,6 +68,15 @@ def check_batch(batch_size: int, images: int) -> None:
         )
 
 
+def check_alone() -> None:
+    """Refuse several processes, which average the gradients of one loss, for an objective that has two."""
+    if world() > 1:
+        raise UsageError(
+            "a task with a loss of the masks' own, such as 'anp-vs', trains by one process where a pruner has masks to "
+            f"train, and {world()} were started; start it without torchrun"
+        )
+
+
 def mean(numbers: Tensor) -> Tensor:
     """Average ``numbers`` over all processes; every one gets the same bits."""
     if world() > 1:

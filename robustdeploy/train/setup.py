@@ -71,6 +71,8 @@ def phases_from(recipe: Recipe, *, pruned: bool) -> tuple[PlannedPhase, ...]:
     for phase in chosen:
         select = phase.select or (recipe.train.select if phase is chosen[-1] else "last")
         planned.append(_planned(phase, recipe.train, select, sum(before.epochs for before in planned)))
+    if pruned and any(getattr(phase.objective, "two_losses", False) for phase in planned):
+        ranks.check_alone()
     return tuple(planned)
 
 
@@ -109,7 +111,7 @@ def pruning_from(recipe: Recipe, data: Loaded, net: nn.Module, timing: LatencyGo
         raise UsageError(f"the pruner '{name}' has no wrap(net, image_shape, budget), which a pruner needs")
     if recipe.train.ema is not None and not getattr(pruner, "averages", True):
         raise UsageError(
-            f"the pruner '{name}' trains each weight as a product, of which averaging its factors gives no average: "
+            f"the pruner '{name}' trains weights as products, and an average of the factors is none of the products: "
             "leave train.ema unset"
         )
     if recipe.budget.latency is None:

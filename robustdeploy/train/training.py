@@ -25,7 +25,7 @@ from robustdeploy.train.optimiser import STEP, Kinds, Optimiser
 from robustdeploy.train.passes import Passes
 from robustdeploy.train.plan import Plan, PlannedPhase
 from robustdeploy.train.precision import resolved
-from robustdeploy.train.protocol import Replaying, Task
+from robustdeploy.train.protocol import MASK_LOSS, Replaying, Task
 from robustdeploy.train.sentinel import SentinelProbe, task_after, watches
 
 Tensors = dict[str, Tensor]
@@ -212,6 +212,23 @@ class Training:
         self.engine = distributed(self.loss, pixels(self.plan.train.images[:2].to(self.device)))
         self.engine.train()
 
+    def backward(self, numbers: Mapping[str, Tensor]) -> None:
+        """Give all that learns its gradient: masks that of ``mask_loss`` where the objective gives one.
+
+        Raises TrainingError where several processes would have to average both.
+        """
+        if MASK_LOSS not in numbers or not self.trains_scores:
+            torch.autograd.backward(numbers["loss"])
+            return
+        ranks.check_alone()
+        # Without inputs=, since what pruners learn of single images hangs on this pass too (prune/information.py).
+        torch.autograd.backward(numbers[MASK_LOSS], retain_graph=self.trains_weights)
+        weights = [value for value in self.net.parameters() if value.requires_grad]
+        for value in weights:
+            value.grad = None
+        if weights:
+            torch.autograd.backward(numbers["loss"], inputs=weights)
+
     def shrink(self, proof: Proof) -> None:
         """Go on with the compact net: momenta and averages follow the channels that are kept."""
         assert self.pruning is not None
@@ -220,6 +237,8 @@ class Training:
         small: Kinds = {}
         for kind, values in self.optimiser.kept(self._named_parameters()).items():
             of_net = {name[4:]: value for name, value in values.items() if name[:4] == "net."}
+            if not of_net:  # of the masks alone, which another rule moves
+                continue
             if kind != STEP:
                 of_net = dict(self.pruning.compact(_with(self.dense, of_net)).named_parameters())
             small[kind] = {f"net.{name}": value.detach() for name, value in of_net.items()}

@@ -4,9 +4,12 @@ import pytest
 import torch
 from trainings import Stop, silent
 
+from robustdeploy.core.recipe import Budget
+from robustdeploy.prune.beta_bernoulli import BetaBernoulli
 from robustdeploy.train import loop
 from robustdeploy.train.loop import fit
 from robustdeploy.train.passes import Passes
+from robustdeploy.train.tasks.anp_vs import AnpVs
 from robustdeploy.train.tasks.fastat import FastAt
 from robustdeploy.train.tasks.fgsm import FgsmAt
 from robustdeploy.train.tasks.free import Free
@@ -32,6 +35,8 @@ SEEN = 2 * 32
         (PgdAt(steps=3, clean=0.5, l1=0.1), 5, 5),
         # What it says of the clean images during the attack has no gradient.
         (Trades(steps=3), 6, 5),
+        # Without a pruner there is one pass back through both, the clean and the attacked images.
+        (AnpVs(steps=3), 5, 5),
         # Its epochs count every one of its steps on a batch.
         (Free(replays=2), 1, 1),
     ],
@@ -47,6 +52,14 @@ def test_masks_and_bf16_change_no_count(make_pruning, make_plan, tmp_path):
     net, pruning = make_pruning()
     trained = fit(net, pruning, make_plan(epochs=2, options={"precision": "bf16"}), tmp_path, silent)
     assert trained.passes == Passes(2 * 2 * 4 * 32, 2 * 2 * 4 * 32)
+
+
+def test_a_loss_of_the_masks_own_costs_a_pass_back_until_they_are_frozen(make_net, make_plan, tmp_path):
+    net = make_net()
+    pruning = BetaBernoulli(freeze=0.5).wrap(net, (1, 8, 8), Budget(ops=0.5))
+    trained = fit(net, pruning, make_plan(epochs=1, steps=4, task=AnpVs(steps=1)), tmp_path, silent)
+    # Forward: the attack's step, then clean and attacked images. Back: the same, and the latter once more in two steps.
+    assert trained.passes == Passes(3 * 4 * 32, (5 + 5 + 3 + 3) * 32)
 
 
 def test_a_training_that_was_stopped_counts_as_one_that_was_not(make_net, make_plan, tmp_path):

@@ -319,5 +319,7 @@ def test_phases_that_never_prune_or_have_nothing_to_train_are_refused_before_tra
 
 
 def test_no_average_is_kept_of_two_factors(digits, make_net):
-    with pytest.raises(UsageError, match=r"'twin' trains each weight as a product.*leave train.ema unset"):
+    with pytest.raises(UsageError, match=r"'twin' trains weights as products.*leave train.ema unset"):
         pruning_from(recipe("prune=twin", "train.ema=0.99"), digits, make_net())
+    with pytest.raises(UsageError, match=r"'beta-bernoulli' .* leave train.ema unset"):
+        pruning_from(recipe("prune=beta-bernoulli", "train.ema=0.99"), digits, make_net())

@@ -27,6 +27,7 @@ SYSTEMS = {
     "twin-kaiming": {"factors": "kaiming"},
     "admm": {"updates": 3},
     "admm-columns": {"of": "columns", "updates": 3},
+    "beta-bernoulli": {},
     "scores": {"rates": "learned"},
     "one-shot-channels": {"of": "channels"},
     "one-shot-channels-uniform": {"of": "channels", "spread": "uniform", "at": 0.0},

@@ -16,7 +16,11 @@ from robustdeploy.onboard.types import Threat
 EPS = 0.1
 REACH = {"standard": 0.0, "n-fgsm": 3 * EPS}
 """How far from its image the net may be fed one, where that is not eps."""
-MIXING = [name for name in TASKS.names() if "clean" in {f.name for f in dataclasses.fields(TASKS.get(name))}]
+MIXING = [
+    name
+    for name in TASKS.names()
+    if ("clean", 0.0) in {(f.name, f.default) for f in dataclasses.fields(TASKS.get(name))}
+]
 CHOICES = [
     *((name, {}) for name in TASKS.names()),
     *((name, {"clean": 0.25}) for name in MIXING),
@@ -87,7 +91,7 @@ def test_it_gives_scalars_and_leaves_all_else_alone(choice, plain_net, batch):
     assert (attacked is None) == (choice[0] == "standard")
     assert attacked is None or (attacked.shape == images.shape and not attacked.requires_grad)
     assert all(part.dim() == 0 and torch.isfinite(part) for part in parts.values())
-    assert {name for name, part in parts.items() if part.requires_grad} == {"loss"}
+    assert {name for name, part in parts.items() if part.requires_grad} == parts.keys() & {"loss", "mask_loss"}
     parts["loss"].backward()
     assert all(p.grad is not None for p in net.parameters())
     assert images.grad is None
@@ -238,6 +242,9 @@ WRONG = [
     ("trades", {"alpha": 2.0}, r"alpha must be in \(0, 1\], not 2"),
     ("trades", {"beta": 0.0}, "beta must be above 0, not 0"),
     ("trades", {"beta": float("nan")}, "beta must be above 0, not nan"),
+    ("anp-vs", {"suppression": -1.0}, "suppression must be 0 or more, not -1"),
+    ("anp-vs", {"clean": 1.0}, r"clean must be in \[0, 1\)"),
+    ("anp-vs", {"steps": 0}, "steps must be at least 1, not 0"),
     ("free", {"replays": 0}, "replays must be at least 1, not 0"),
     *((name, {"l1": l1}, "l1 must be 0 or more") for name in ("standard", *MIXING) for l1 in (-0.1, float("nan"))),
     *((name, {"clean": share}, r"clean must be in \[0, 1\)") for name in MIXING for share in (1.0, -0.1, float("nan"))),
