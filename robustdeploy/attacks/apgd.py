@@ -48,6 +48,11 @@ class Apgd:
         targets = f"-t{self.targets}" if self.targets else ""
         return f"apgd-{self.steps}{restarts}{suffix(self.loss)}{targets}"
 
+    @property
+    def starts(self) -> int:
+        """How often it sets out for an image that stands to the end."""
+        return self.restarts * max(1, self.targets)
+
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
         """Return the strongest image found for each input."""
         best, best_loss = images.clone(), images.new_full((len(images),), -torch.inf)

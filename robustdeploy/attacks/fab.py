@@ -11,6 +11,7 @@ each iterate: itself, rounded to whole grey levels, where it lies in the box, an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +42,19 @@ class Fab:
     targets: Count = 9
     """Classes to be taken for, the likeliest first."""
 
+    loss: ClassVar = "margin"
+    """What it follows to zero."""
+
     @property
     def label(self) -> str:
         """``fab-100-t9``, ``fab-100-5-t9`` for 5 starts."""
         restarts = f"-{self.restarts}" if self.restarts > 1 else ""
         return f"fab-{self.steps}{restarts}-t{self.targets}"
+
+    @property
+    def starts(self) -> int:
+        """How often it sets out for an image that stands to the end."""
+        return self.restarts * self.targets
 
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
         """Return a misclassified image where one was found, and else that of the widest margin."""

@@ -26,8 +26,8 @@ REACH = 2.0
 """Steps × step size over eps: from one side of the box to the other."""
 RESTARTS = 5
 """Random starts, over all gradient attacks that take enough steps."""
-LOSSES = ("cross-entropy", "margin")
-"""Each must be climbed: scores that blind one leave the other its gradient."""
+LOSSES = {"cross-entropy": ("cross-entropy",), "margin": ("margin", "dlr")}
+"""Of each row one must be climbed: scores that blind the one leave the other its gradient."""
 QUERIES = 500
 """Queries per image of one query attack."""
 FIRST_SQUARES = 0.05
@@ -62,17 +62,19 @@ def strength_diagnostic(
 def _lacking_attacks(adversaries: Sequence[Adversary], threat: Threat) -> Iterator[str]:
     # The box has whole levels, so a radius between two of them is no larger than the lower one.
     eps = threat.levels / 255
-    found = [_gradient_flaw(adversary.gradient, eps) for adversary in adversaries if adversary.gradient]
-    serious: list[Any] = [a.gradient for a in adversaries if a.gradient and not _gradient_flaw(a.gradient, eps)]
+    gradients = [part for each in adversaries if each.gradient for part in _parts(each.gradient)]
+    found = [_gradient_flaw(attack, eps) for attack in gradients]
+    serious = [attack for attack, flaw in zip(gradients, found, strict=True) if not flaw]
     if not serious:
         iterative = [flaw for flaw in found if flaw and not flaw.startswith("it takes no")]
         told = f" ({iterative[0]})" if iterative else ""
         yield f"no gradient attack takes {STEPS} steps that can cross the box{told}"
     else:
-        for loss in LOSSES:
-            if loss not in {getattr(attack, "loss", LOSSES[0]) for attack in serious}:
+        climbed = {getattr(attack, "loss", "cross-entropy") for attack in serious}
+        for loss, enough in LOSSES.items():
+            if not climbed.intersection(enough):
                 yield f"no gradient attack of {STEPS} steps climbs the {loss} (pgd with `loss: {loss}`)"
-        if (starts := sum(getattr(attack, "restarts", 1) for attack in serious)) < RESTARTS:
+        if (starts := sum(_starts(attack) for attack in serious)) < RESTARTS:
             yield f"its gradient attacks start {starts} times in all ({RESTARTS} needed)"
     # Attacks without that option do not search by squares, and count.
     wide = [a.query for a in adversaries if a.query and getattr(a.query, "p_init", 1.0) >= FIRST_SQUARES]
@@ -82,6 +84,18 @@ def _lacking_attacks(adversaries: Sequence[Adversary], threat: Threat) -> Iterat
     most = max((getattr(query, "queries", 0) for query in wide), default=0)
     if most < QUERIES:
         yield f"no query attack may ask {QUERIES} times per image" + (f" (the most is {most})" if most else "")
+
+
+def _parts(attack: Any) -> Sequence[Any]:
+    """Attacks that one is made of, such as those of ``ensemble``; of most that is the attack alone."""
+    parts = getattr(attack, "parts", ())
+    # A plug-in may call anything `parts`.
+    return parts if isinstance(parts, list | tuple) and parts else (attack,)
+
+
+def _starts(attack: Any) -> int:
+    """How often an attack sets out: ``starts`` where it says so, and else as often as it restarts."""
+    return int(getattr(attack, "starts", getattr(attack, "restarts", 1)))
 
 
 def _gradient_flaw(attack: Any, eps: float) -> str | None:

@@ -7,7 +7,7 @@ from robustdeploy.core.load import load_recipe
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.report import Measurement
 from robustdeploy.core.shipped import shipped_names
-from robustdeploy.evaluate.attack import adversaries_from
+from robustdeploy.evaluate.attack import Adversary, adversaries_from
 from robustdeploy.evaluate.strength import strength_diagnostic
 from robustdeploy.onboard.types import Threat
 from robustdeploy.report.judge import judge
@@ -81,6 +81,29 @@ def test_each_shortfall_of_the_attacks_is_told(attacks, lacking):
     diagnostic = found(*attacks)
     assert diagnostic.level == "block"
     assert lacking in diagnostic.text
+
+
+@pytest.mark.parametrize(
+    "attacks",
+    [
+        (choice("ensemble", steps=20),),
+        (choice("apgd", steps=20), choice("apgd", steps=20, loss="dlr", targets=4)),
+        (choice("pgd", steps=20), choice("fab", steps=20, targets=4)),
+    ],
+)
+def test_parts_targets_and_losses_of_other_names_count(attacks):
+    assert found(*attacks, choice("square", queries=500)).level == "ok"
+
+
+def test_a_plug_in_may_call_anything_parts():
+    class Odd:
+        label, steps, parts = "odd", 20, 7
+
+        def __call__(self, net, images, labels, threat, noise):
+            return images
+
+    odd = Adversary(choice("odd"), "transfer", "odd", gradient=Odd())
+    assert "climbs the margin" in strength_diagnostic([odd], THREAT, 100, curve(1, 4)).text
 
 
 def test_steps_must_cross_the_box():
