@@ -136,6 +136,7 @@ IMPORTED_IN_FUNCTIONS = {
     ("robustdeploy/nets/preact_resnet18.py", "robustdeploy.nets.preact_resnet"): OF_NETS,
     ("robustdeploy/nets/resnet18.py", "robustdeploy.nets.residual"): OF_NETS,
     ("robustdeploy/nets/vgg16_bn.py", "robustdeploy.nets.plain_conv"): OF_NETS,
+    ("robustdeploy/nets/wang_cnn.py", "robustdeploy.nets.binarised"): OF_NETS,
     ("robustdeploy/nets/wang_cnn.py", "robustdeploy.nets.plain_conv"): OF_NETS,
     ("robustdeploy/nets/wide_resnet.py", "robustdeploy.nets.preact_resnet"): OF_NETS,
 }

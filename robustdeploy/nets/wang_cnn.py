@@ -17,9 +17,15 @@ class WangCnn:
 
     width: Annotated[int, Field(ge=1, le=1024)] = 32
     """Channels of the first convolution; the others have twice as many. Galloway's net has 64."""
+    binary: bool = False
+    """Compute the last two convolutions with the signs of their inputs and weights (Galloway et al. 2018)."""
 
     def __call__(self, classes: int, channels: int) -> nn.Module:
         """Build the net with fresh weights from torch's global generator; the caller seeds it."""
+        if self.binary:
+            from robustdeploy.nets.binarised import BinarisedConvolutions
+
+            return BinarisedConvolutions(self.width, classes, channels)
         from robustdeploy.nets.plain_conv import StridedConvolutions
 
         return StridedConvolutions(self.width, classes, channels)
