@@ -92,7 +92,7 @@ MISTAKES: dict[str, Sequence[str]] = {
     "table: a name that is a path": ["table", "--name", "../elsewhere"],
     "table: the name of a run": ["table", "--name", "begun"],
     "table: unknown target": ["table", "--target", "host-cpuu"],
-    "table: --data missing": ["table", "mnist-lenet", "--data", "nowhere"],
+    "table: --data missing": ["table", "cifar10-resnet20", "--data", "nowhere"],
     "table: what is a row's own": ["table", "--set", "prune=weights"],
     "table: unknown recipe in a plan": ["table", "plans/recipe.yaml"],
     "table: rows after each other": ["table", "plans/cycle.yaml"],

@@ -31,9 +31,10 @@ name: both
 recipe: tiny.yaml
 target: quick.yaml
 budget: {ops: 0.5}
+set: [train.epochs=1]
+pretrain: {epochs: 1}
 rows:
-  - {name: channels, prune: masks}
-  - {name: again, prune: masks, after: channels, train: {epochs: 1}}
+  - {name: tuned, prune: masks, after: pretrain}
 """
 WORDS = ("tiny.yaml", "--target", "quick.yaml", "--name", NAME)
 

@@ -1,4 +1,4 @@
-"""The campaigns that damage, interrupt and cramp a small run, over a few real trials each."""
+"""The campaigns that damage, interrupt and cramp a small run, or fill its disk, over a few real trials each."""
 
 import json
 import os
@@ -19,6 +19,10 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         ["damage.py", "--trials", "25", "--command", "report", "--command", "verify", "--command", "ls"],
         ["signals.py", "--trials", "6", "--command", "report", "--command", "gate"],
         ["small_files.py", "--trials", "4", "--command", "report"],
+        pytest.param(
+            ["full_disk.py", "--trials", "4", "--command", "report"],
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="a file system is mounted for it, which takes root"),
+        ),
     ],
     ids=lambda words: words[0],
 )

@@ -16,7 +16,7 @@ from robustdeploy.cli import INTERRUPTED
 from robustdeploy.cli.app import app
 from robustdeploy.cli.streams import exit_code, guard, shows_everything
 from robustdeploy.cli.threads import wait_briefly_if_busy
-from robustdeploy.core.interrupts import remember_interrupts, signal_received
+from robustdeploy.core.interrupts import end_with_parent, remember_interrupts, signal_received
 from robustdeploy.errors import TOLD_IN, RobustdeployError
 from robustdeploy.foreign import json_text, one_line, sentence
 
@@ -33,6 +33,8 @@ _WrongUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 def ended() -> int:
     """Run the command that was asked for and return its exit code; what it printed has been written or is given up."""
     remember_interrupts()
+    if TOLD_IN in os.environ:  # a run of a series, which nobody would wait for any more
+        end_with_parent()
     stdout, _stderr = guard()
     code, said = exit_code(_run(), stdout)
     if said:

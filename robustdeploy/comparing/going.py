@@ -17,7 +17,7 @@ from robustdeploy.core.asked import DEFAULT_RUNS
 from robustdeploy.core.comparison import Comparison
 from robustdeploy.core.complaint import complaint, did_you_mean
 from robustdeploy.core.interrupts import catch_signals
-from robustdeploy.core.load import load_comparison, load_published, load_target
+from robustdeploy.core.load import load_comparison, load_published, load_target, prospect_of
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.devices.profiles import profiles_beside
@@ -118,9 +118,27 @@ def checked(
             problems += [f"row '{run.row}': {_told(each)}" for each in error.errors()]
         except RobustdeployError as error:
             problems += [f"row '{run.row}': {line}" for line in error.args]
+    if not (quick or problems):
+        problems += _compact_starts(found)
     if problems:
         raise UsageError(*dict.fromkeys(problems))
     return base, found
+
+
+def _compact_starts(found: Sequence[RowRun]) -> Iterator[str]:
+    """Say which rows would begin with a net that is smaller by then; a training begins with a dense one."""
+    smaller = {run.name: run.row for run in found if _is_smaller(run)}
+    for run in found:
+        if run.needs and (before := smaller.get(run.needs[-1])):
+            yield (
+                f"row '{run.row}' is after '{before}', whose channels are removed by then, and a training begins with "
+                "a dense net: say `after: pretrain`, or begin with a row that masks weights"
+            )
+
+
+def _is_smaller(run: RowRun) -> bool:
+    prospect = prospect_of(run.recipe)
+    return prospect.pruned and prospect.removes_channels
 
 
 def _told(error: ErrorDetails) -> str:

@@ -79,8 +79,11 @@ class Comparison(Noun):
         if row.after == PRETRAIN and self.pretrain is None:
             raise ValueError(f"row '{row.name}' is after pretrain, which this plan does not have; give it one")
         if row.after not in (None, PRETRAIN, *before):
-            told = ", ".join([PRETRAIN, *before])
-            raise ValueError(f"row '{row.name}' is after '{row.after}', and what comes before it is {told}")
+            above = ", ".join([*([PRETRAIN] if self.pretrain is not None else []), *before]) or "nothing"
+            raise ValueError(
+                f"row '{row.name}' is after '{row.after}', and a row begins only with one that is above it, or with "
+                f"{PRETRAIN}: here with {above}"
+            )
 
     def row(self, name: str) -> ComparedRow:
         """Return the row of that name."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -13,6 +14,8 @@ from robustdeploy.errors import Interrupted
 
 # One for the process, as signals are. Loops far below ask for it without being handed anything.
 _received: list[int] = []
+_PDEATHSIG = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 def remember_interrupts() -> None:
@@ -31,6 +34,12 @@ def remember_interrupts() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN):
             signal.signal(number, note)
+
+
+def end_with_parent() -> None:
+    """Have this process told to stop when the one that started it is gone, however that ended; on Linux alone."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PDEATHSIG, signal.SIGTERM)
 
 
 def signal_received() -> int:

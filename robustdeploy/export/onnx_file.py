@@ -95,6 +95,8 @@ def _name(net: nn.Module) -> str:
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _NO_TRANSLATION = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 _NO_OVERLOAD = re.compile(r"Cannot find a compatible OpOverload for ([\w.]+)")
+_NOT_FOLLOWED = "UnsupportedOperatorException"
+"""What torch raises for an operator whose sizes it cannot work out by itself."""
 _BY_VALUES = ("GuardOnDataDependentSymNode", "DataDependentOutputException")
 
 
@@ -107,8 +109,16 @@ def _reason(problem: BaseException) -> str:
     for each in chain:
         if (found := _NO_TRANSLATION.search(str(each))) is not None:
             return f"torch's '{found.group(1)}' has no ONNX form; write that step with other operators"
+        if type(each).__name__ == _NOT_FOLLOWED:
+            name = str(each).split()[0].removesuffix(".default")
+            return f"torch's '{name}' has no ONNX form; write that step with other operators"
         if type(each).__name__ in _BY_VALUES:
             return "its forward pass decides by computed values; write that decision with torch.where"
+    if "SymbolicTensor" in str(chain[-1]):
+        return (
+            "an operator in it is given a number that follows from the number of images, such as the groups of a "
+            "convolution, and ONNX needs a fixed one there; write that step for each image alike"
+        )
     if (found := _NO_OVERLOAD.search(str(chain[-1]))) is not None:
         return f"torch's '{found.group(1)}' has no ONNX form for what it is given; write that step with other operators"
     told = [line for line in _ESCAPES.sub("", str(chain[-1])).splitlines() if line.strip()]

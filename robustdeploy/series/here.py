@@ -36,7 +36,7 @@ class Here:
                 begun += 1
                 say(f"run {begun} of {len(jobs)}, {job.name}")
                 running[job] = self._started(series, job)
-            for job in self._ended(running):
+            for job in self._ended(series, running):
                 code = running.pop(job).returncode
                 queue.ended(job)
                 yield job, Ended(code, _told(series, job))
@@ -63,7 +63,7 @@ class Here:
             start_new_session=True,
         )
 
-    def _ended(self, running: dict[Job, subprocess.Popen[bytes]]) -> list[Job]:
+    def _ended(self, series: Series, running: dict[Job, subprocess.Popen[bytes]]) -> list[Job]:
         """Wait until a run has ended; a signal is handed on to all of them, and raised here once they have stopped."""
         asked = False
         while not (ended := [job for job, process in running.items() if process.poll() is not None]):
@@ -73,10 +73,11 @@ class Here:
                 asked = True
             time.sleep(_LOOK_S)
         if asked or interrupted():
-            for process in running.values():
+            for job, process in running.items():
                 if process.poll() is None and not asked:
                     process.send_signal(signal.SIGINT)
                 process.wait()
+                _told(series, job)  # that it was interrupted is said here
             stop_if_interrupted()
         return ended
 

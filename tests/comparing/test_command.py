@@ -46,6 +46,23 @@ def test_a_mistake_is_told_before_the_first_run(bench, command, words, told):
     assert not (bench / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ("{name: a, prune: masks, after: b}", "{name: b, prune: masks}", "begins only with one that is above it"),
+        ("{name: a, prune: masks}", "{name: b, prune: weights, after: a}", "row 'b' is after 'a', whose channels"),
+        ("{name: a, prune: {name: one-shot, of: channels}}", "{name: b, prune: masks, after: a}", "removed by then"),
+    ],
+)
+def test_a_row_that_cannot_begin_is_told_before_the_first_run(bench, command, first, second, told):
+    plan = PLAN.partition("against:")[0] + f"rows: [{first}, {second}]\n"
+    (bench / "plan.yaml").write_text(plan)
+    done = command(bench, "table", "plan.yaml")
+    assert done.code == 2
+    assert told in done.err
+    assert not (bench / "runs").exists()
+
+
 @pytest.mark.slow
 def test_rows_side_by_side_are_runs_and_what_is_not_alike_stands_apart(bench, command):
     root = bench / "runs/table-tiny"

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -64,6 +66,33 @@ def test_a_command_that_a_shell_began_in_the_background_heeds_signals_all_the_sa
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)
     assert signal_received() == number
+
+
+CHILD = """
+import os, signal, sys, time
+from robustdeploy.core.interrupts import end_with_parent
+def told(number, frame):
+    print("told", flush=True)
+    os._exit(0)
+signal.signal(signal.SIGTERM, told)
+end_with_parent()
+print("begun", flush=True)
+time.sleep(60)
+"""
+PARENT = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_a_run_of_a_series_is_told_to_stop_when_the_series_is_killed():
+    words = [sys.executable, "-c", PARENT, CHILD]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "begun\n"
+        parent.kill()
+        assert parent.stdout.readline() == "told\n"
 
 
 def test_a_handler_of_somebody_else_stays(handlers):

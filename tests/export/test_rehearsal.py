@@ -115,6 +115,18 @@ class Selects(Base):
     def between(self, x):
         return x.masked_select(x > -1).view(x.shape)
 
+class KernelOfImage(Base):
+    def make(self):
+        self.bank = nn.Parameter(torch.randn(8, 8))
+    def between(self, x):
+        n, c, h, w = x.shape
+        kernels = (x.mean((2, 3)) @ self.bank).view(n * c, 1, 1, 1)
+        return F.conv2d(x.reshape(1, n * c, h, w), kernels, groups=n * c).view(n, c, h, w)
+
+class FakelyQuantised(Base):
+    def between(self, x):
+        return torch.fake_quantize_per_tensor_affine(x, 0.01, 0, 0, 255)
+
 class NamesTheBatch(Base):
     def between(self, x):
         return torch.stack([x[i] * 2 for i in range(len(x))])
@@ -128,7 +140,16 @@ class Indices(Base):
         x, at = F.adaptive_max_pool2d(x, 4, return_indices=True)
         return x + at
 """
-FINE = ["MaxPooled", "UnevenMeans", "Columns", "Cosine", "Twice", "Encoded", "Standardised", "Profiled"]
+FINE = [
+    "MaxPooled",
+    "UnevenMeans",
+    "Columns",
+    "Cosine",
+    "Twice",
+    "Encoded",
+    "Standardised",
+    "Profiled",
+]
 REFUSED = {
     "Spectrum": "cannot be counted: nobody knows what torch's 'aten._fft_r2c' multiplies",
     "Projected": "exports to an ONNX file that ONNX Runtime does not run",
@@ -138,6 +159,8 @@ REFUSED = {
     "Clamped": "this Clamped cannot be exported to ONNX: torch's 'aten.clamp' has no ONNX form for what it is given",
     "Decides": "this Decides cannot be exported to ONNX: its forward pass decides by computed values",
     "Selects": "this Selects cannot be exported to ONNX: torch's 'aten.masked_select' has no ONNX form",
+    "FakelyQuantised": "torch's 'aten.fake_quantize_per_tensor_affine_cachemask' has no ONNX form",
+    "KernelOfImage": "a number that follows from the number of images, such as the groups of a convolution",
     "NamesTheBatch": "its forward pass must not name a number of images (x.shape[0], not len(x))",
     "NoNumbers": "gives scores that are not finite for the first training images",
     "Indices": "gives other scores as an ONNX file than in torch for 4 images together",
