@@ -1,0 +1,238 @@
+"""Attacks: ours beside those of ART and torchattacks, on one net and the same images.
+
+    python benchmarks/attacks.py docs/results/cifar10-resnet20-ops0.3 --data data/cifar10
+    python benchmarks/attacks.py docs/results/cifar10-resnet20-ops0.3 --data data/cifar10 --images 1000 --json
+
+torchattacks asks for old releases of packages that others here need newer, and none of them for these attacks:
+``uv pip install --no-deps torchattacks`` adds it for a while. What is not installed is left out, and said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+# Before numpy and torch load, which read it once.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import machine
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustdeploy.attacks.apgd import Apgd
+from robustdeploy.attacks.bim import Bim
+from robustdeploy.attacks.fab import Fab
+from robustdeploy.attacks.fgsm import Fgsm
+from robustdeploy.attacks.mim import Mim
+from robustdeploy.attacks.pgd import Pgd
+from robustdeploy.attacks.protocol import GradientAttack
+from robustdeploy.core.recipe import Data
+from robustdeploy.data.load import load_test
+from robustdeploy.data.noise import Noise
+from robustdeploy.evaluate.attack import chosen
+from robustdeploy.evaluate.host import load_host_net
+from robustdeploy.nets.store import load_info
+from robustdeploy.onboard.types import Threat
+
+Attack = Callable[[], Tensor]
+
+OURS: dict[str, GradientAttack] = {
+    "fgsm": Fgsm(),
+    "bim-10": Bim(10),
+    "mim-10": Mim(10),
+    "pgd-20": Pgd(20),
+    "apgd-100": Apgd(100),
+    "apgd-100-dlr": Apgd(100, loss="dlr"),
+    "apgd-100-dlr-t9": Apgd(100, loss="dlr", targets=9),
+    "fab-100-t9": Fab(100, targets=9),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack by one implementation."""
+
+    attack: str
+    by: str
+    standing: int
+    """Images left standing, of those that were labelled right; judged by the net as it is."""
+    broke_alone: int
+    """Images that this one broke and ours did not."""
+    held_alone: int
+    """Images that ours broke and this one did not."""
+    cpu_s: float
+
+
+def main() -> int:
+    """Attack, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("net", type=Path, help="folder of a stored net")
+    parser.add_argument("--data", type=Path, help="folder of the data set; none for digits")
+    parser.add_argument("--data-name", default="cifar10")
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--eps", type=float, default=8 / 255)
+    parser.add_argument("--only", nargs="+", choices=list(OURS), default=list(OURS))
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    # Of other packages, about settings of theirs.
+    warnings.simplefilter("ignore")
+    bench = Bench.of(asked)
+    rows = [row for name in asked.only for row in bench.rows(name)]
+    found = {
+        "machine": machine.description(torch.device("cpu")),
+        "load": machine.load_average(),
+        "net": asked.net.name,
+        "data": asked.data_name,
+        "images": len(bench.labels),
+        "right": int(bench.standing(bench.images).sum()),
+        "eps": asked.eps,
+        "rows": [asdict(row) for row in rows],
+    }
+    print(json.dumps(found, indent=2) if asked.json else _table(found))
+    return 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A net and the images to attack it with."""
+
+    net: nn.Module
+    """As it is: what judges, and what others attack."""
+    followed: nn.Module
+    """What ours follow the gradient through, as an evaluation does."""
+    images: Tensor
+    labels: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, asked: argparse.Namespace) -> Bench:
+        """Load what was asked for."""
+        host = load_host_net(asked.net, "cpu")
+        name = asked.data_name if asked.data else "digits"
+        test = chosen(load_test(Data(name=name, path=asked.data), load_info(asked.net).classes), asked.images)
+        pixels = torch.from_numpy(test.images).float() / 255
+        return cls(host.net, host.followed, pixels, torch.from_numpy(test.labels), asked.eps)
+
+    def standing(self, images: Tensor) -> Tensor:
+        """Return which images are labelled right."""
+        with torch.no_grad():
+            return torch.cat([self.net(part).argmax(1) for part in images.split(128)]) == self.labels
+
+    def rows(self, name: str) -> Iterator[Row]:
+        """Attack with each implementation that is installed, ours first."""
+        ours: Tensor | None = None
+        for by, attack in self._attacks(name):
+            print(f"{name} by {by} …", file=sys.stderr)
+            before = time.process_time()
+            found = attack()
+            spent = time.process_time() - before
+            assert float((found - self.images).abs().max()) <= self.eps + 1e-6, by
+            stands = self.standing(found)
+            ours = stands if ours is None else ours
+            broke, held = int((ours & ~stands).sum()), int((stands & ~ours).sum())
+            yield Row(name, by, int(stands.sum()), broke, held, round(spent, 1))
+
+    def _attacks(self, name: str) -> Iterator[tuple[str, Attack]]:
+        yield "robustdeploy", partial(self._ours, OURS[name])
+        for package, others in (("torchattacks", self._torchattacks), ("art", self._art)):
+            if find_spec(package) is None:
+                print(f"without {package}: it is not installed", file=sys.stderr)
+            elif (attack := others(name)) is not None:
+                yield package, attack
+
+    def _ours(self, attack: GradientAttack) -> Tensor:
+        ids = torch.arange(len(self.labels))
+        noise = Noise(0, ids)
+        blocks = ids.split(128)
+        found = [
+            attack(self.followed, self.images[block], self.labels[block], Threat(eps=self.eps), noise.select(block))
+            for block in blocks
+        ]
+        return torch.cat(found)
+
+    def _torchattacks(self, name: str) -> Attack | None:
+        import torchattacks as ta
+
+        eps, net = self.eps, self.net
+        classes = int(self.net(self.images[:1]).shape[1])
+        made: dict[str, Callable[[], Any]] = {
+            "fgsm": lambda: ta.FGSM(net, eps=eps),
+            "bim-10": lambda: ta.BIM(net, eps=eps, alpha=eps / 4, steps=10),
+            "mim-10": lambda: ta.MIFGSM(net, eps=eps, alpha=eps / 4, steps=10),
+            "pgd-20": lambda: ta.PGD(net, eps=eps, alpha=eps / 4, steps=20),
+            "apgd-100": lambda: ta.APGD(net, eps=eps, steps=100, loss="ce"),
+            "apgd-100-dlr": lambda: ta.APGD(net, eps=eps, steps=100, loss="dlr"),
+            "apgd-100-dlr-t9": lambda: ta.APGDT(net, eps=eps, steps=100, n_classes=classes),
+            "fab-100-t9": lambda: ta.FAB(net, eps=eps, steps=100, multi_targeted=True, n_classes=classes),
+        }
+        return partial(self._in_blocks, lambda images, labels: made[name]()(images, labels)) if name in made else None
+
+    def _art(self, name: str) -> Attack | None:
+        from art.attacks import evasion
+        from art.estimators.classification import PyTorchClassifier
+
+        shape = tuple(self.images.shape[1:])
+        classes = int(self.net(self.images[:1]).shape[1])
+        net = PyTorchClassifier(
+            self.net, nn.CrossEntropyLoss(), shape, classes, clip_values=(0.0, 1.0), device_type="cpu"
+        )
+        eps = self.eps
+        same: dict[str, Any] = {"eps": eps, "batch_size": 128}
+        steps: dict[str, Any] = {**same, "eps_step": eps / 4, "verbose": False}
+        apgd: dict[str, Any] = {**same, "eps_step": 2 * eps, "max_iter": 100, "nb_random_init": 1, "verbose": False}
+        made: dict[str, Callable[[], Any]] = {
+            "fgsm": lambda: evasion.FastGradientMethod(net, **same),
+            "bim-10": lambda: evasion.BasicIterativeMethod(net, max_iter=10, **steps),
+            "mim-10": lambda: evasion.MomentumIterativeMethod(net, max_iter=10, **steps),
+            "pgd-20": lambda: evasion.ProjectedGradientDescent(net, max_iter=20, num_random_init=1, **steps),
+            "apgd-100": lambda: evasion.AutoProjectedGradientDescent(net, loss_type="cross_entropy", **apgd),
+            "apgd-100-dlr": lambda: evasion.AutoProjectedGradientDescent(
+                net, loss_type="difference_logits_ratio", **apgd
+            ),
+        }
+        if name not in made:
+            return None
+
+        def attack(images: Tensor, labels: Tensor) -> Tensor:
+            found: Any = made[name]().generate(images.numpy(), labels.numpy())
+            return torch.from_numpy(np.asarray(found, np.float32))
+
+        return partial(self._in_blocks, attack)
+
+    def _in_blocks(self, attack: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        torch.manual_seed(0)
+        np.random.seed(0)
+        pairs = zip(self.images.split(128), self.labels.split(128), strict=True)
+        found = torch.cat([attack(*pair) for pair in pairs])
+        self.net.eval()
+        return found.detach()
+
+
+def _table(found: dict[str, Any]) -> str:
+    head = f"{found['net']}, {found['images']} test images of {found['data']}, {found['right']} labelled right"
+    lines = [
+        f"{head}, eps {found['eps'] * 255:g}/255, load {found['load']}",
+        machine.in_words(found["machine"]),
+        "",
+        "| attack | by | left standing | broke alone | held alone | CPU s |",
+        "|---|---|---|---|---|---|",
+    ]
+    names = ("attack", "by", "standing", "broke_alone", "held_alone", "cpu_s")
+    lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in found["rows"]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
