@@ -106,7 +106,10 @@ _ALL = (
         support="curve",
     ),
     _distance("r2_deepfool", "l2", "mean distance to the nearest wrong image by DeepFool, of images labelled right"),
-    _distance("r2", "l2", "the same by a distance of another package, which `attack` names"),
+    _distance("r2_cw", "l2", "the same by the attack of Carlini and Wagner"),
+    _distance("clever_l2", "l2", "mean estimate of the distance that no attack goes below, of images labelled right"),
+    _distance("clever_linf", "linf", "the same in the largest change of a pixel"),
+    _distance("r2", "l2", "mean distance by a search of another package, which `attack` names"),
     Metric(
         "top1_agreement",
         _SHARE,
