@@ -94,8 +94,8 @@ def load_profile(folder: Path, target: str, precision: str, net: ProfiledNet, ag
         return Profile.model_validate_json(read_bounded(path, _MOST_BYTES))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise ArtifactError(f"{path}: {place} {complaint(first, Profile)}; run `{again}` again") from error
+        what = f"{'.'.join(map(str, first['loc']))} {complaint(first, Profile)}".strip()
+        raise ArtifactError(f"{path} is no profile ({what}); run `{again}` again") from error
 
 
 def check_device(profile: Profile, now: Device, again: str) -> None:

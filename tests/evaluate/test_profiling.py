@@ -136,5 +136,5 @@ def test_a_profile_that_is_not_there_or_was_edited_is_told_with_what_makes_it(tm
     with pytest.raises(UsageError, match=r"there is no profile of mixed in fp32 on here.*`make it` first"):
         load_profile(tmp_path, "here", "fp32", about(), "make it")
     profile_path(tmp_path, "here", "fp32", about()).write_text('{"target": 3}')
-    with pytest.raises(ArtifactError, match="run `make it` again"):
+    with pytest.raises(ArtifactError, match=r"json is no profile \(.*\); run `make it` again"):
         load_profile(tmp_path, "here", "fp32", about(), "make it")

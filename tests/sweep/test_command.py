@@ -54,6 +54,7 @@ def test_an_interrupted_sweep_goes_on_and_its_results_are_those_of_the_reports(b
     assert [row["run"] for row in first["rows"]] == ["ops0.6"]
     assert list(first["missing"]) == ["ops0.3"]
     assert not (root / "ops0.3/report.json").exists()
+    assert not list(root.glob(".told-*"))
     before = (root / "ops0.6/ledger.jsonl").read_bytes()
     done = command(bench, *WORDS, *OVER, "--json")
     assert done.code == 0, done.err
