@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from robustdeploy.comparing.folder import TableFolder
 from robustdeploy.comparing.rows import RowRun
 from robustdeploy.core.archive import Arrays, arrays_from
 from robustdeploy.core.comparison import PRETRAIN
+from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.records import NetRecord, OnnxRecord
 from robustdeploy.core.report import Measurement, Report
-from robustdeploy.core.subject import selects
+from robustdeploy.core.subject import selects, subject_from
 from robustdeploy.engine.places import net_place, onnx_place
 from robustdeploy.engine.run import Run
 from robustdeploy.engine.runner import held
@@ -61,6 +62,8 @@ class Found:
     spent: Spent
     p50: Measurement | None
     """Median latency, where the net is smaller; zeros save a dense runtime nothing."""
+    distances: Mapping[str, Measurement] = field(default_factory=dict)
+    """Mean distances to a wrong image, in torch, by label; empty where none was asked for."""
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -107,6 +110,7 @@ def _read(folder: TableFolder, run: RowRun, report: Report) -> Found:
         record=record,
         subject=evidence.subject,
         measured=measured,
+        distances=_distances(report),
         right=_right(arrays, [name for name in measured if name not in (CLEAN, WORST)], str(path)),
         test_images=hashlib.sha256(_array(arrays, "ids", str(path)).tobytes() + arrays["labels"].tobytes()).hexdigest(),
         file_kib=(onnx.folder / "model.onnx").stat().st_size / 1024,
@@ -123,6 +127,12 @@ def _measured(report: Report, subject: str) -> Iterator[tuple[str, Measurement]]
             yield CLEAN, row
         if row.subject == subject and row.metric == "robust_accuracy":
             yield str(row.attack), row
+
+
+def _distances(report: Report) -> dict[str, Measurement]:
+    """Return the distances of the run's own net."""
+    rows = (row for row in report.measurements if row.metric in METRICS and METRICS[row.metric].support == "distances")
+    return {str(row.attack): row for row in rows if subject_from(row.subject).net == report.net}
 
 
 def _right(arrays: Arrays, attacks: list[str], where: str) -> dict[str, Bits]:

@@ -47,6 +47,7 @@ def head_of(table: Table) -> list[str]:
     return [
         *("row", "from", "epochs", "removed", "MACs", "parameters", "KiB", "passes", "time"),
         *(CLEAN, *table.attacks, WORST),
+        *table.distances,
         *("Δ dense", "Δ against", "flags", "p50", "published"),
     ]
 
@@ -69,6 +70,7 @@ def cells_of(table: Table, line: Line) -> list[str]:
         "-" if found.spent.passes is None else f"{found.spent.passes:,.0f}",
         "-" if found.spent.seconds is None else _duration(found.spent.seconds),
         *(_share(found.measured.get(name)) for name in (CLEAN, *table.attacks, WORST)),
+        *(_distance(found.distances.get(name)) for name in table.distances),
         _pair(line.to_dense.get(WORST)),
         _pair(line.against.get(WORST), named=True),
         "; ".join(found.flags) or "-",
@@ -88,6 +90,13 @@ def _share(row: Measurement | None) -> str:
         return "-"
     low, high = (row.value if bound is None else bound for bound in (row.low, row.high))
     return f"{100 * row.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _distance(row: Measurement | None) -> str:
+    if row is None:
+        return "-"
+    value, low, high = (quantity(row.value if each is None else each, "") for each in (row.value, row.low, row.high))
+    return f"{value} [{low}, {high}] {row.unit}, n = {row.n:,}"
 
 
 def _pair(pair: Pair | None, *, named: bool = False) -> str:
@@ -240,6 +249,7 @@ def _line(line: Line) -> dict[str, Any]:
         "file_kib": round(found.file_kib, 1),
         "passes": found.spent.passes,
         "accuracy": {name: _measured(row) for name, row in found.measured.items()},
+        "distances": {name: _measured(row) for name, row in found.distances.items()},
         "to_dense": {name: asdict(pair) for name, pair in line.to_dense.items()},
         "against": {name: asdict(pair) for name, pair in line.against.items()},
         "flags": list(found.flags),

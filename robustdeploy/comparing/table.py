@@ -77,6 +77,11 @@ class Table:
     means: tuple[Mean, ...]
 
     @property
+    def distances(self) -> tuple[str, ...]:
+        """Labels of the distances that any line has."""
+        return tuple(dict.fromkeys(name for line in self.lines for name in line.found.distances))
+
+    @property
     def alike(self) -> tuple[Line, ...]:
         """Lines that may be compared."""
         return tuple(line for line in self.lines if not line.differs)

@@ -9,6 +9,7 @@ import pytest
 from robustdeploy.comparing.alike import differences
 from robustdeploy.comparing.found import Found, Spent
 from robustdeploy.comparing.going import checked
+from robustdeploy.comparing.results import cells_of, head_of, write_results
 from robustdeploy.comparing.table import Beside, Line, Pair, Table, _pairs, _protocol_differences, track_of
 from robustdeploy.core.comparison import Comparison
 from robustdeploy.core.gate import Outcome, Verdict
@@ -184,7 +185,6 @@ def test_what_of_a_published_protocol_is_not_ours_is_told(change, differs):
 
 def test_the_page_needs_no_network_and_greys_what_is_of_another_protocol(tmp_path):
     from robustdeploy.comparing.folder import TableFolder
-    from robustdeploy.comparing.results import write_results
     from robustdeploy.core.load import load_target
 
     pair = Pair("ours", -0.1, -0.2, -0.01, 0.002)
@@ -211,3 +211,21 @@ def test_the_page_needs_no_network_and_greys_what_is_of_another_protocol(tmp_pat
     assert "- sparse: image passes: 500" in told
     assert "- gone-1 has no row: the loss is nan" in told
     assert "2 runs were made side by side" in told
+
+
+def test_distances_have_a_column_where_a_row_has_one():
+    far = Measurement(
+        metric="r2_deepfool",
+        subject="pruned/fp32@torch",
+        attack="deepfool",
+        value=0.5,
+        unit="l2",
+        n=90,
+        low=0.4,
+        high=0.6,
+    )
+    without, one = line(found("ours")), line(found("other", distances={"deepfool": far}))
+    table = Table(("pgd-10",), (without, one), {}, ())
+    column = head_of(table).index("deepfool")
+    assert [cells_of(table, each)[column] for each in table.lines] == ["-", "0.500 [0.400, 0.600] l2, n = 90"]
+    assert "deepfool" not in head_of(Table(("pgd-10",), (without,), {}, ()))
