@@ -39,6 +39,8 @@ class Spent:
     seconds: float | None
     phases: str
     """Epochs, one training after the other; ``s`` marks scores alone, ``w`` weights alone."""
+    search: float = 0.0
+    """Passes beside those, of what a pruner searched before it trained scores."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,13 @@ def _spent(folder: TableFolder, run: RowRun, own: NetRecord) -> Spent:
     before = [folder.run(name) for name in run.needs]
     records = [*(_record_of(folder, each) for each in before), own]
     passes = [None if each.passes is None else (each.passes.forward + each.passes.backward) / 2 for each in records]
+    searched = [each.search.passes for each in records if each.search is not None]
     seconds = [each.seconds for each in records]
     return Spent(
         passes=None if None in passes else sum(each for each in passes if each is not None),
         seconds=None if None in seconds else sum(each for each in seconds if each is not None),
         phases=" + ".join(_phases(each) for each in (*before, run)),
+        search=sum((each.forward + each.backward) / 2 for each in searched),
     )
 
 

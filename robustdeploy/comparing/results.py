@@ -23,8 +23,9 @@ _NOTES = (
     "Accuracies in % with 95 % Clopper-Pearson intervals on the same test images, on the deployed file; `worst` is per "
     "image over all attacks. Differences are in points, paired by image, with Tango's 95 % interval; p is McNemar's "
     "exact test, for each pair by itself and not corrected for their number.",
-    "Passes are images sent forward and back while training, attacks and what a row begins with included. MACs and "
-    "parameters are those that are not 0; zeros save no time on a dense runtime, so only smaller nets have a latency.",
+    "Passes are images sent forward and back while training, attacks and what a row begins with included; behind a + "
+    "are those of a search before it, which rows need not have in common. MACs and parameters are those that are not "
+    "0; zeros save no time on a dense runtime, so only smaller nets have a latency.",
 )
 
 
@@ -67,7 +68,7 @@ def cells_of(table: Table, line: Line) -> list[str]:
         f"{quantity(found.nonzero_macs / found.record.dense_macs, 'fraction', 2)}",
         f"{quantity(found.nonzero_params / found.record.dense_params, 'fraction', 2)}",
         f"{found.file_kib:,.0f}",
-        "-" if found.spent.passes is None else f"{found.spent.passes:,.0f}",
+        _passes(found),
         "-" if found.spent.seconds is None else _duration(found.spent.seconds),
         *(_share(found.measured.get(name)) for name in (CLEAN, *table.attacks, WORST)),
         *(_distance(found.distances.get(name)) for name in table.distances),
@@ -77,6 +78,13 @@ def cells_of(table: Table, line: Line) -> list[str]:
         "-" if found.p50 is None else quantity(found.p50.value, found.p50.unit),
         "; ".join(map(published_text, line.published)) or "-",
     ]
+
+
+def _passes(found: Found) -> str:
+    if found.spent.passes is None:
+        return "-"
+    searched = f" + {found.spent.search:,.0f}" if found.spent.search else ""
+    return f"{found.spent.passes:,.0f}{searched}"
 
 
 def _removed(line: Line) -> str:
@@ -248,6 +256,7 @@ def _line(line: Line) -> dict[str, Any]:
         "dense_params": found.record.dense_params,
         "file_kib": round(found.file_kib, 1),
         "passes": found.spent.passes,
+        "search_passes": found.spent.search,
         "accuracy": {name: _measured(row) for name, row in found.measured.items()},
         "distances": {name: _measured(row) for name, row in found.distances.items()},
         "to_dense": {name: asdict(pair) for name, pair in line.to_dense.items()},

@@ -72,6 +72,19 @@ class Passes(Record):
     backward: Count
 
 
+class Searched(Record):
+    """What a pruner searched or measured before it trained scores."""
+
+    what: str
+    items: Count
+    passes: Passes
+    """Beside those of the steps."""
+    seconds: float
+    """Part of the training's."""
+    numbers: dict[str, float] = {}
+    """The last item's, by name."""
+
+
 class LatencyTrial(Record):
     """A choice of channels that was measured before the masks were frozen, as shares of the dense net's time."""
 
@@ -124,6 +137,8 @@ class NetRecord(Record):
     conditions: tuple[Conditions, ...] = ()
     passes: Passes | None = None
     """None where it was trained by an older version, or elsewhere."""
+    search: Searched | None = None
+    """Only where the pruner prepares."""
     seconds: float | None = None
     """How long the training took; what an interruption made vain is left out."""
 

@@ -8,7 +8,7 @@ worth beside those of others. A course says when the masks are set. The hooks of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
@@ -33,7 +33,7 @@ from robustdeploy.prune.follow import OUTPUT
 from robustdeploy.prune.gates import Gates, draws
 from robustdeploy.prune.groups import ChannelGroup, told_whole
 from robustdeploy.prune.masked_weights import Beginning, Following, Learnt, Penalising
-from robustdeploy.prune.protocol import PhaseInfo, StepData
+from robustdeploy.prune.protocol import Look, PhaseInfo, Prepared, StepData
 from robustdeploy.prune.rehearsal import find_groups, rehearse
 
 Worth = list[npt.NDArray[np.float64]]
@@ -66,6 +66,15 @@ class Gating(Protocol):
 
     def gains(self) -> list[Tensor]:
         """Return, per group, what the channels that stay are multiplied by for good."""
+        ...
+
+
+@runtime_checkable
+class Searching(Protocol):
+    """A channel scorer that looks at smaller nets before the first step that trains scores."""
+
+    def search(self, net: nn.Module, look: Look) -> Iterator[Prepared]:
+        """Do what ``Preparing.prepare`` does; ``net`` is dense, and stays as it is."""
         ...
 
 
@@ -114,8 +123,11 @@ class Prunable:
         return tuple(int(count) for count in self.limits.snap(up))
 
 
-def prunable(net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> Prunable:
-    """Return what channels of ``net`` can be cut for images of C×H×W; BudgetError when ``budget`` is out of reach."""
+def prunable(net: nn.Module, image_shape: tuple[int, int, int], budget: Budget, floor: float = 0.0) -> Prunable:
+    """Return what channels of ``net`` can be cut for images of C×H×W; BudgetError when ``budget`` is out of reach.
+
+    Each group keeps at least the share ``floor``, or less where the budget needs it.
+    """
     coupling = find_groups(net, image_shape)
     # Whatever makes a budget unreachable is mostly a layer that stays whole, so every refusal ends with their names.
     left = told_whole(coupling.whole)
@@ -126,7 +138,7 @@ def prunable(net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) 
         model = cost_model(net, coupling.groups, image_shape, budget)
         sizes = [group.size for group in coupling.groups]
         # What no choice of channels reaches is refused here, before training, by the same ranking.
-        limits = limits_meeting(budget, model, sizes, floor=0.0)
+        limits = limits_meeting(budget, model, sizes, floor)
         even = exact_counts(model, [np.arange(size) / size for size in sizes], limits)
     except BudgetError as problem:
         raise BudgetError(f"{problem}{left}") from problem
@@ -144,7 +156,7 @@ class MaskedChannels(nn.Module):
         channels: Prunable,
         weights: ChannelWeights,
         scorer: ChannelScorer,
-        spread: ChannelSpread,
+        spread: ChannelSpread | None,
         course: Course,
     ) -> None:
         super().__init__()
@@ -214,6 +226,11 @@ class MaskedChannels(nn.Module):
         if self.course.at_once:
             self._set_if_due(0.0)
 
+    def prepare(self, look: Look) -> Iterator[Prepared]:
+        """Let the scorer search before the first step that trains scores, if it does."""
+        if isinstance(self.scorer, Searching):
+            yield from self.scorer.search(self.net, look)
+
     def penalty(self, step: StepData) -> Tensor | None:
         """Add what the scorer asks for, while it learns."""
         if not (self._learns and isinstance(self.scorer, Penalising)):
@@ -263,15 +280,13 @@ class MaskedChannels(nn.Module):
     @torch.no_grad()
     def _set(self, *, at_budget: bool) -> None:
         values = self.scorer.values(self._values(), self.keeps)
-        if at_budget and self.model.limits:
+        if at_budget and self.model.limits and self._spread is not None:
             counts: Sequence[int] = self._channels.counts(self._spread(values))
         else:
             counts = cast(Sharing, self.scorer).counts()
             counts = self._channels.allowed(counts) if at_budget else counts
         for keep, value, count in zip(self.keeps, values, counts, strict=True):
-            # Stable, so that equal values give the same choice on every machine.
-            highest = torch.argsort(value, descending=True, stable=True)[:count]
-            chosen = torch.zeros_like(keep).index_fill_(0, highest, True)
+            chosen = highest_channels(value, count)
             cast(Tensor, self.flips).add_((keep != chosen).sum())
             keep.copy_(chosen)
         cast(Tensor, self.settings).add_(1)
@@ -301,8 +316,18 @@ class MaskedChannels(nn.Module):
         return compact_net(self.net if twin is None else twin, self.groups, self.kept())
 
 
+def highest_channels(value: Tensor, count: int) -> Tensor:
+    """Return the mask of the ``count`` channels of the highest value."""
+    # Stable, so that equal values give the same choice on every machine.
+    highest = torch.argsort(value, descending=True, stable=True)[:count]
+    return torch.zeros(len(value), dtype=torch.bool, device=value.device).index_fill_(0, highest, True)
+
+
 class Sharing(Protocol):
-    """A channel scorer that says how many channels stay while the way to the budget is not done, or without one."""
+    """A channel scorer that says how many channels stay while the way to the budget is not done, or without one.
+
+    Without a spread it says so at its end too, and meets the budget.
+    """
 
     def counts(self) -> list[int]:
         """Return the channels that each group keeps now."""
@@ -315,7 +340,7 @@ def rehearsed_channels(
     channels: Prunable,
     weights: ChannelWeights,
     course: Course,
-    parts: Callable[[Sequence[Tensor]], tuple[ChannelScorer, ChannelSpread]],
+    parts: Callable[[Sequence[Tensor]], tuple[ChannelScorer, ChannelSpread | None]],
 ) -> MaskedChannels:
     """Return ``net`` under masks, a copy of which has made a step; ``parts`` makes both of the tensors."""
     # A rehearsal leaves gradients and moved statistics behind, so it gets a net and a scorer of its own.

@@ -4,6 +4,7 @@ The training loop knows a pruner through this page alone. For a net under prunin
 
 * ``on_phase`` when a phase of the training begins, and once more when that phase is resumed, before the state of
   ``module`` comes back from the checkpoint;
+* ``prepare``, where it has one, before the first step that trains scores;
 * in each step ``penalty`` inside the forward pass, ``before_step`` between the backward pass and the optimiser, and
   ``after_step`` behind the optimiser, until the masks are frozen;
 * ``finalize`` when the last phase that trains scores ends and the masks are not frozen yet;
@@ -12,13 +13,15 @@ The training loop knows a pruner through this page alone. For a net under prunin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from robustdeploy.core.recipe import Budget
+from robustdeploy.data.noise import Noise
+from robustdeploy.onboard.types import Threat
 from robustdeploy.prune.latency import LatencyGoal
 
 Trainable = Literal["weights", "scores", "both"]
@@ -150,6 +153,54 @@ class Pruning(Protocol):
 
         With ``twin``, a module like ``net`` whose tensors hold something else (an optimiser's momenta, averaged
         weights), that one is cut instead: each kept number stays with its channel.
+        """
+        ...
+
+
+Judge = Callable[[Tensor, Tensor, Noise], Tensor]
+"""Takes n images (n×C×H×W, float32 in [0, 1]), their labels and their noise; returns one row for each."""
+
+
+class Look(Protocol):
+    """What may be looked at before the training: held-out training images, and never one of the test set."""
+
+    threat: Threat
+    seed: int
+    """Of the run."""
+
+    def judged(self, net: nn.Module, judge: Judge) -> Tensor:
+        """Return the rows that ``judge`` gives for the held-out images, a batch at a time; ``net`` is in eval mode.
+
+        An image's noise has its place among them as ``ids``. Raises Interrupted where a signal asks for a stop.
+        """
+        ...
+
+    def settle(self, net: nn.Module, batches: int) -> None:
+        """Average the statistics of batch normalisation in ``net`` over so many batches of training images."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One item of a preparation that is done."""
+
+    what: str
+    """What is under way, e.g. ``searching channels``."""
+    done: int
+    total: int
+    numbers: Mapping[str, float]
+    """The latest, by name."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A net under pruning that searches, or measures, before the first step that trains scores."""
+
+    def prepare(self, look: Look) -> Iterator[Prepared]:
+        """Do one item after the other. Behind each the training may save, or stop.
+
+        What was found so far is in the tensors of ``module``, which an item changes only when it looks at nothing any
+        more. In a resumed training they come back first, and what is left to do is done.
         """
         ...
 

@@ -22,8 +22,8 @@ EVERY_S = 10.0
 """Seconds between two plain lines about the same work."""
 EPOCH_S = 60.0
 """The same within an epoch of a training, which has a line of its own at its end."""
-_SHOWN = {"ops": "kept", "nonzero_ops": "kept", "loss": "loss", "accuracy": "accuracy"}
-"""Numbers of a training that are shown, and under which name; ``metrics.jsonl`` has all of them."""
+_SHOWN = {"ops": "kept", "nonzero_ops": "kept", "loss": "loss", "accuracy": "accuracy", "best_reward": "best reward"}
+"""Numbers of a training or a search that are shown, and under which name; ``metrics.jsonl`` has all of a training's."""
 
 
 class Terminal(Callback):
@@ -108,8 +108,9 @@ class Terminal(Callback):
                 left = self._left(what, done, total)
                 self._say_progress(what, [*_of_training(latest), *([f"{left} left"] if left else [])])
         elif done < total and self._is_time(what, EVERY_S):
-            told = [f"{name} {value:.3f}" for name, value in numbers.items()]
-            self._say_progress(what, [f"{done} of {total}", *told])
+            told = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in numbers.items()]
+            left = self._left(what, done, total)
+            self._say_progress(what, [f"{done} of {total}", *told, *([f"{left} left"] if left else [])])
 
     def _move_bar(self, bars: Progress, what: str, done: int, total: int) -> None:
         if what not in self._tasks:

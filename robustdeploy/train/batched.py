@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.data.images import Images, pixels
 from robustdeploy.data.noise import Noise
+from robustdeploy.prune.protocol import Judge
 from robustdeploy.train import ranks
-
-Judge = Callable[[Tensor, Tensor, Noise], Tensor]
-"""Takes n images (n×C×H×W, float32 in [0, 1]), their labels and their noise; returns one row for each."""
 
 
 def in_batches(judge: Judge, held_out: Images, noise: int, size: int, *, stops: bool = True) -> Tensor:

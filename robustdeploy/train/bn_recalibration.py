@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,6 +55,24 @@ class _Average:
         self._layer.num_batches_tracked.fill_(self._count)
 
 
+def batch_norms(module: nn.Module) -> list[Any]:
+    """Return the layers of ``module`` that keep statistics of batches."""
+    # The class that all of torch's batch norms share, and those of users that derive from them.
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    return [layer for layer in layers if layer.running_mean is not None]
+
+
+@contextmanager
+def averaged(layers: list[Any]) -> Iterator[None]:
+    """Give each of ``layers``, at the end of the block, the average over the batches that it saw in training mode."""
+    averages = [_Average(layer) for layer in layers]
+    try:
+        yield
+    finally:
+        for average in averages:
+            average.end()
+
+
 def recalibrate(training: Training) -> None:
     """Average the statistics over the net as it is now, on batches as the training saw them; leave it in eval mode.
 
@@ -60,20 +80,14 @@ def recalibrate(training: Training) -> None:
     is heeded between two batches (Interrupted), unless other processes wait for this one.
     """
     plan, module = training.plan, training.module
-    # The class that all of torch's batch norms share, and those of users that derive from them.
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    averages = [_Average(layer) for layer in layers if layer.running_mean is not None]
     module.train()
     # A step number that the training has never used, so that settling is the same after a resume.
     torch.manual_seed(key(plan.seed, "dropout", plan.steps))
     # Rank 0 of 1: every process goes through whole batches, as statistics of parts would differ between them.
     batches = Batches(plan)
-    try:
+    with averaged(batch_norms(module)):
         for position in range(min(BATCHES, plan.steps_per_epoch)):
             if ranks.world() == 1:
                 stop_if_interrupted()
             training.measure(batches.of_epoch(plan.epochs, position))
-    finally:
-        for average in averages:
-            average.end()
     module.eval()

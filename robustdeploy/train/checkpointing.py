@@ -8,6 +8,7 @@ from pathlib import Path
 from robustdeploy.core.callback import SILENT, Callback, Event
 from robustdeploy.core.files import atomic_write_text, canonical_json
 from robustdeploy.errors import ArtifactError, TrainingError
+from robustdeploy.prune.protocol import Prepared
 from robustdeploy.train import ranks
 from robustdeploy.train.checkpoints import State, load_checkpoint, save_checkpoint, state_from_bytes, state_to_bytes
 from robustdeploy.train.training import Training
@@ -81,6 +82,11 @@ class Checkpointing:
         """Tell where the training stands, as it begins, goes on or goes back: its epochs so far."""
         if ranks.rank() == 0:
             self._callback.history(self._place, tuple(training.records), anew=anew)
+
+    def tell_preparation(self, item: Prepared) -> None:
+        """Tell how far the pruner's preparation is."""
+        if ranks.rank() == 0:
+            self._callback.progress(item.what, item.done, item.total, **item.numbers)
 
     def tell_return(self, training: Training, reason: str) -> None:
         """Tell that the training has gone back."""

@@ -34,6 +34,7 @@ from robustdeploy.train.bn_recalibration import recalibrate
 from robustdeploy.train.checkpointing import Checkpointing
 from robustdeploy.train.passes import Passes
 from robustdeploy.train.plan import Plan
+from robustdeploy.train.preparing import prepare
 from robustdeploy.train.protocol import Replaying
 from robustdeploy.train.sentinel import CONFIRM, PROBE, collapse, sound, suspicious, vital_signs, watches
 from robustdeploy.train.training import Best, Training
@@ -68,6 +69,8 @@ class Trained:
     ``processes``; one entry, unless it was resumed under other conditions."""
     passes: Passes
     """Of all steps."""
+    search: dict[str, Any]
+    """What the pruner prepared before it trained scores, as ``Searched`` has it; empty where it needed nothing."""
     seconds: float
     """How long the training took, its looks at held-out images included."""
 
@@ -111,8 +114,10 @@ def _train(training: Training, checkpointing: Checkpointing, progress: Progress)
     """Make all steps that remain; every few of them look after the training's health, after each epoch record it."""
     plan = training.plan
     batches = Batches(plan, ranks.rank(), ranks.world())
-    # The first probe comes only after some steps. A collapse before it must find a state to go back to.
-    if training.step == 0 and plan.options.sentinel and watches(training.task):
+    prepared = prepare(training, checkpointing)
+    # The first probe comes only after some steps. A collapse before it must find a state to go back to, and what was
+    # prepared need not be found again.
+    if (training.step == 0 or prepared) and plan.options.sentinel and watches(training.task):
         checkpointing.save(training, healthy=True)
     while True:
         try:
@@ -189,6 +194,7 @@ def _next_phase(training: Training, checkpointing: Checkpointing) -> None:
         pruning.finalize()
         _shrink(training)
     training.begin_phase(training.number + 1)
+    prepare(training, checkpointing)
     if training.plan.options.sentinel and watches(training.task):
         checkpointing.save(training, healthy=True)
 
@@ -387,6 +393,7 @@ def _finished(training: Training) -> Trained:
         proof=proof,
         conditions=training.conditions,
         passes=training.passes,
+        search=training.search,
         seconds=round(training.seconds, 3),
     )
 

@@ -24,18 +24,22 @@ class Passes:
     backward: int = 0
 
     @contextmanager
-    def counted(self, module: nn.Module) -> Iterator[None]:
-        """Count the passes through ``module`` that begin inside the block, and their gradients whenever they come."""
-        handle = module.register_forward_hook(self._note)
+    def counted(self, module: nn.Module, processes: int | None = None) -> Iterator[None]:
+        """Count the passes through ``module`` that begin inside the block, and their gradients whenever they come.
+
+        So many ``processes`` share the batches out; unset, all that train.
+        """
+        shares = ranks.world() if processes is None else processes
+        handle = module.register_forward_hook(lambda _, inputs, output: self._note(output, shares))
         try:
             yield
         finally:
             handle.remove()
 
-    def _note(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _note(self, output: Any, shares: int) -> None:
         if not isinstance(output, Tensor) or not output.ndim:
             return
-        images = len(output) * ranks.world()  # each process has an equal share of the batch
+        images = len(output) * shares  # each process has an equal share of the batch
         self.forward += images
         if output.requires_grad:
             output.register_hook(lambda gradient: self._note_gradient(images))  # type: ignore[no-untyped-call]

@@ -78,6 +78,8 @@ class Training:
     perturbation: Tensor | None = None
     passes: Passes = field(default_factory=Passes)
     """Of all steps so far, those that a collapse has made vain among them."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """What the pruner has prepared before it trained scores, and what that took; empty where it needed nothing."""
     spent_s: float = 0.0
     """Seconds until the checkpoint that it was resumed from."""
     ticks: float = field(default_factory=time.monotonic)
@@ -314,6 +316,7 @@ class Training:
             "events": self.events,
             "conditions": self.conditions,
             "passes": asdict(self.passes),
+            "search": self.search,
             "seconds": self.seconds,
             "shrunk_at": self.shrunk_at,
             "proof": None if self.proof is None else asdict(self.proof),
@@ -330,6 +333,7 @@ class Training:
         self.spent_s, self.ticks = float(values.get("seconds", 0.0)), time.monotonic()
         # An object of its own: the loss that counts into it is made anew below.
         self.passes = Passes(**values.get("passes", {}))
+        self.search = dict(values.get("search", {}))
         self.probes = [SentinelProbe(**probes) for probes in values["probes"]]
         self.shrunk_at = values["shrunk_at"]
         self.proof = None if values["proof"] is None else Proof(**values["proof"])

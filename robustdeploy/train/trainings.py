@@ -246,4 +246,5 @@ def _training_facts(trained: Trained) -> dict[str, Any]:
     delivered = last if trained.net is trained.last else trained.best_epoch
     epochs = {"delivered": delivered, "best": trained.best_epoch, "last": last}
     more = {"events": trained.events, "conditions": trained.conditions, "passes": asdict(trained.passes)}
+    more |= {"search": trained.search} if trained.search else {}
     return {"epochs": epochs, "seconds": trained.seconds, **more}

@@ -35,6 +35,7 @@ SYSTEMS = {
     "admm-bn-filters": {"of": "bn-filters", "updates": 3, "as_released": True},
     "scores-channels": {"of": "channels"},
     "scores-channels-learned": {"of": "channels", "rates": "learned"},
+    "amc": {"episodes": 5, "warmup": 3},
 }
 BUDGETS = [Budget(params=0.35), Budget(ops=0.2), Budget(params=0.5, ops=0.3)]
 
