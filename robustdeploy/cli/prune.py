@@ -121,6 +121,12 @@ def _zeros(record: NetRecord) -> Iterator[str]:
             f"{record.nonzero_macs:,} MACs ({share:.4f}) are by weights other than 0; "
             "a dense runtime gains no time from the zeros"
         )
+    if (codes := record.codes) is not None:
+        yield (
+            f"in codes of {codes.bits} bits the parameters would take {codes.total_bytes:,} of {codes.dense_bytes:,} "
+            f"bytes: {codes.codes_bytes:,} of codes, {codes.indices_bytes:,} of places, {codes.codebooks_bytes:,} of "
+            f"values and {codes.others_bytes:,} of all others; the files hold floats"
+        )
 
 
 def _certificate(record: NetRecord) -> Iterator[str]:

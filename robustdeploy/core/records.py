@@ -85,6 +85,30 @@ class Searched(Record):
     """The last item's, by name."""
 
 
+class Codes(Record):
+    """Bytes of a net's parameters where weights that are not 0 are codes of few values, layer by layer."""
+
+    bits: Some
+    """Of a code."""
+    layers: Count
+    """Layers whose weights are codes."""
+    most_values: Count
+    """Of one layer's codebook, 0 left out."""
+    codes_bytes: Count
+    indices_bytes: Count
+    """Where the weights are that are not 0: one bit for each weight, or each one's number, whichever is less."""
+    codebooks_bytes: Count
+    others_bytes: Count
+    """All other parameters, as floats."""
+    dense_bytes: Some
+    """All parameters as floats."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Codes, where they are, what they mean, and all other parameters as floats."""
+        return self.codes_bytes + self.indices_bytes + self.codebooks_bytes + self.others_bytes
+
+
 class LatencyTrial(Record):
     """A choice of channels that was measured before the masks were frozen, as shares of the dense net's time."""
 
@@ -131,6 +155,8 @@ class NetRecord(Record):
     proof: Proof | None = None
     nonzero_macs: Count | None = None
     """Only where weights are masked one by one."""
+    codes: Codes | None = None
+    """Only where the weights were put onto few values."""
     data: dict[str, Any]
     epochs: Epochs | None = None
     events: tuple[Collapse, ...] = ()

@@ -185,6 +185,11 @@ class MaskedWeights(nn.Module):
         # An optimiser refuses a group without parameters.
         return [group for group in groups if group["params"]]
 
+    @property
+    def bits(self) -> int | None:
+        """Bits of a code for each weight, where the scorer leaves them few values."""
+        return getattr(self.scorer, "bits", None)
+
     def features(self) -> Sequence[str]:
         """Return no layer."""
         return ()

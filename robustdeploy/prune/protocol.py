@@ -210,7 +210,7 @@ class Pruner(Protocol):
 
     A class attribute ``needs_budget`` that is false has it prune without a budget too; ``removes_channels`` that is
     false says that the net keeps its shape and that the budget counts what is not zero; ``averages`` that is false says
-    that ``train.ema`` cannot go with it.
+    that ``train.ema`` cannot go with it; ``comes_last`` that is true, that nothing may train once the masks stay.
     """
 
     def wrap(self, net: nn.Module, image_shape: tuple[int, int, int], budget: Budget) -> Pruning:

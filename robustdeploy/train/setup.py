@@ -111,8 +111,13 @@ def pruning_from(recipe: Recipe, data: Loaded, net: nn.Module, timing: LatencyGo
         raise UsageError(f"the pruner '{name}' has no wrap(net, image_shape, budget), which a pruner needs")
     if recipe.train.ema is not None and not getattr(pruner, "averages", True):
         raise UsageError(
-            f"the pruner '{name}' trains weights as products, and an average of the factors is none of the products: "
-            "leave train.ema unset"
+            f"an average over the training of what the pruner '{name}' moves is nothing that it could deliver: leave "
+            "train.ema unset"
+        )
+    if getattr(pruner, "comes_last", False) and recipe.train.phases and recipe.train.phases[-1].train == "weights":
+        raise UsageError(
+            f"phase '{recipe.train.phases[-1].name}' would train the weights after the pruner '{name}' has put them on "
+            "their codes: have it train both, or leave bits unset"
         )
     if recipe.budget.latency is None:
         pruning = pruner.wrap(net, data.image_shape, recipe.budget)

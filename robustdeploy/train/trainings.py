@@ -17,6 +17,7 @@ from robustdeploy.core.files import atomic_write_bytes, make_folder
 from robustdeploy.core.recipe import Budget, Recipe
 from robustdeploy.core.records import NetRecord
 from robustdeploy.core.room import available_bytes, check_room
+from robustdeploy.cost.codes import coded
 from robustdeploy.cost.flop_counter import macs as flop_counter_macs
 from robustdeploy.cost.memory import images_at_once, training_bytes
 from robustdeploy.cost.module import macs, repeated_macs
@@ -144,6 +145,8 @@ def train_pruned(
         more["latency"] = latency_facts(recipe.budget.latency, pruning, timing)
     if not pruning.removes_channels:
         more["nonzero_macs"] = nonzero_macs(trained.net, data.image_shape)
+    if (bits := getattr(pruning, "bits", None)) is not None:
+        more["codes"] = coded(trained.net, bits).model_dump(mode="json")
     return _kept(work, info, data, trained, {**facts, **more})
 
 

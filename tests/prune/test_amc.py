@@ -43,7 +43,7 @@ class Digits:
 
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=str)
-@pytest.mark.alike(12)
+@pytest.mark.alike(4)
 def test_whatever_the_actions_an_episode_meets_the_budget(subject, budget):
     net = subject.net()
     try:

@@ -8,6 +8,7 @@ from trainings import Stop, same, silent, state_of
 
 from robustdeploy.core.recipe import Budget
 from robustdeploy.core.registry import PRUNERS
+from robustdeploy.cost.codes import coded
 from robustdeploy.cost.module import macs, params
 from robustdeploy.cost.sparse import nonzero_macs, nonzero_params
 from robustdeploy.train.loop import fit
@@ -21,6 +22,7 @@ SYSTEMS = {
     "progressive": {"rounds": 4},
     "progressive-global": {"rounds": 3, "spread": "global", "keep_ends": True},
     "hard-threshold": {},
+    "hard-threshold-bits": {"bits": 3},
     "regrow": {"updates": 4},
     "regrow-uniform": {"updates": 30, "uniform": True},
     "twin": {},
@@ -51,6 +53,10 @@ THREE = (
     PlannedPhase("scores", "scores", 2, Standard(), 0.1, first_epoch=1),
     PlannedPhase("fine-tune", "weights", 1, Standard(), 0.1, first_epoch=3),
 )
+
+
+def named(pruning):
+    return [weight.name for weight in pruning.weights]
 
 
 def seen_in(net):
@@ -89,6 +95,11 @@ def test_a_training_meets_the_budget_and_goes_on_exactly_where_it_was_killed(nam
     assert max(found[n] / limit for n, limit in limits.items()) > 0.9
     assert max(whole.proof.clean, whole.proof.adversarial) < 1e-5
     assert all(index.numel() for index in pruning.kept().values())
+    if getattr(pruning, "bits", None):
+        # A layer with fewer weights left than centres keeps them as they are.
+        few = [len(torch.unique(value[value != 0])) for value in map(whole.net.get_parameter, named(pruning))]
+        assert max(few) < 8
+        assert coded(whole.net, 3).layers == len(few)
     for last in stops:
 
         def progress(step, steps, numbers, last=last):
