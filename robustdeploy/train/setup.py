@@ -111,8 +111,8 @@ def pruning_from(recipe: Recipe, data: Loaded, net: nn.Module, timing: LatencyGo
         raise UsageError(f"the pruner '{name}' has no wrap(net, image_shape, budget), which a pruner needs")
     if recipe.train.ema is not None and not getattr(pruner, "averages", True):
         raise UsageError(
-            f"an average over the training of what the pruner '{name}' moves is nothing that it could deliver: leave "
-            "train.ema unset"
+            f"the pruner '{name}' trains weights as products, or towards codes, and an average of either is none: "
+            "leave train.ema unset"
         )
     if getattr(pruner, "comes_last", False) and recipe.train.phases and recipe.train.phases[-1].train == "weights":
         raise UsageError(
