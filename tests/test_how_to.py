@@ -180,7 +180,7 @@ def test_the_attack_made_of_others_keeps_the_worst_image_of_each_input(registrie
     choices = ["fgsm", {"name": "pgd", "steps": 3}]
     attack = registries["attacks"].build("strongest", {"attacks": choices})
     assert attack.label == "strongest-fgsm-pgd-3"
-    alone = [part(net, images, labels, threat, noise) for part in attack.parts()]
+    alone = [part(net, images, labels, threat, noise) for part in attack.parts]
     reached = torch.stack([margin_loss(net(found), labels) for found in alone])
     assert set(reached.argmax(0).tolist()) == {0, 1}, "each of the two is the better one for some image"
     found = attack(net, images, labels, threat, noise)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+Bits = Annotated[int, Field(ge=2, le=16)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Step = Annotated[float, Field(gt=0, le=1)]
 """In pixels of [0, 1]."""

@@ -20,7 +20,10 @@ from robustdeploy.core.options import checked_type, numbers_accept_fractions
 
 _TYPES: Mapping[str, Any] = {
     **{kind.__name__: kind for kind in (int, float, str, bool, list, tuple, dict, Path)},
-    **{name: getattr(bounds, name) for name in ("Count", "Whole", "NotNegative", "Positive", "Rate", "Share", "Step")},
+    **{
+        name: getattr(bounds, name)
+        for name in ("Bits", "Count", "Whole", "NotNegative", "Positive", "Rate", "Share", "Step")
+    },
     "LossName": bounds.LossName,
     "Literal": Literal,
     "ClassVar": ClassVar,

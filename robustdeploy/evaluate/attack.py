@@ -102,8 +102,9 @@ class Images:
             digest.update(part.tobytes())
         return digest.hexdigest()
 
-    def blocks(self, size: int = BLOCK) -> Iterator[tuple[int, Images]]:
-        """Split into numbered blocks that do not depend on where a run was resumed."""
+    def blocks(self, size: int | None = None) -> Iterator[tuple[int, Images]]:
+        """Split into numbered blocks, of ``BLOCK`` images by default, wherever a run was resumed."""
+        size = size or BLOCK
         for start in range(0, len(self.ids), size):
             part = slice(start, start + size)
             yield start // size, Images(self.ids[part], self.images[part], self.labels[part])
@@ -253,9 +254,9 @@ def _made_valid(images: Bytes, proposals: Bytes, threat: Threat) -> Bytes:
     return valid
 
 
-def gathered(bench: Bench, name: str, one: Callable[[Images, int], Arrays], size: int = BLOCK) -> Arrays:
+def gathered(bench: Bench, name: str, one: Callable[[Images, int], Arrays], size: int | None = None) -> Arrays:
     """Do each block of ``size`` images on the host, and seal it; return all of them together, in order."""
-    parts = []
+    parts, size = [], size or BLOCK
     for number, block in bench.images.blocks(size):
         # Between two blocks everything so far is sealed.
         stop_if_interrupted()

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from robustdeploy.core.bounds import Positive, Share
+from robustdeploy.core.bounds import Bits, Positive, Share
 from robustdeploy.core.recipe import Budget
 from robustdeploy.prune.clusters import centres_of, nearest
 from robustdeploy.prune.courses import EVERY, EveryStep
@@ -39,7 +38,7 @@ class HardThreshold:
     """Share of the training after which the choice stays; with ``bits`` that is at its end."""
     spread: Literal["global", "uniform", "erk"] = "global"
     """How the budget is shared out: one threshold, the same share of each layer, or as ERK does."""
-    bits: Annotated[int, Field(ge=2, le=16)] | None = None
+    bits: Bits | None = None
     """Bits of a code for each weight that is not 0; unset, weights are floats. No phase may follow that moves them."""
     rho: Positive = 0.1
     """With bits: strength of the pull towards the centres."""

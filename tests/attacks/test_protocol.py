@@ -128,6 +128,11 @@ def test_on_a_linear_net_the_exact_robust_accuracy_is_found(attack, eps):
     assert 0.05 < float((margin > 0).double().mean()) < 0.95
     found = attack(net, images, labels, threat, Noise(1, torch.arange(400)))
     stands = net(found).argmax(1) == labels
+    if attack.label == "rfgs":
+        # Half of its way is at random, so it ends at no corner: none falls that can stand, and most fall that can.
+        assert (stands | (margin <= 0)).all()
+        assert stands.sum() < (margin > 0).sum() + 0.7 * (margin <= 0).sum()
+        return
     assert torch.equal(stands, margin > 0)
 
 

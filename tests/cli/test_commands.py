@@ -292,7 +292,9 @@ def test_help_loads_nothing_heavy(tmp_path):
 
 def test_the_completion_script_can_be_shown(tmp_path):
     code = "import sys; sys.argv[1:] = ['--show-completion', 'bash']; from robustdeploy.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    # Typer looks for the shell among the processes above; with a second command this one does not become the first.
+    words = ["bash", "-c", '"$0" -c "$1"; exit "$?"', sys.executable, code]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "_ROBUSTDEPLOY_COMPLETE" in done.stdout
 

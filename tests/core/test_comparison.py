@@ -40,7 +40,11 @@ def plan(tmp_path, rows, more=""):
         (["{name: a, prune: masks, train: {task: fastatt}}"], "", "unknown training task 'fastatt'"),
         (["{name: a, prune: masks, budget: {ops: 2.5}}"], "", "rows[0].budget.ops"),
         (["{name: a, prune: masks}", "{name: a, prune: weights}"], "", "two rows are named 'a'"),
-        (["{name: a, prune: masks, after: b}"], "", "row 'a' is after 'b', and what comes before it is pretrain"),
+        (
+            ["{name: a, prune: masks, after: b}"],
+            "",
+            "row 'a' is after 'b', and a row begins only with one that is above it, or with pretrain",
+        ),
         (["{name: a, prune: masks, after: pretrain}"], "", "after pretrain, which this plan does not have"),
         (["{name: a, prune: masks, train: {start: x}}"], "", "say with `after` what it begins with"),
         (["{name: pretrain, prune: masks}"], "", "no row can be named 'pretrain'"),
