@@ -29,8 +29,8 @@ class Bim:
 
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
         """Return the strongest image found for each input."""
-        alpha = threat.levels / 255 / 4 if self.alpha is None else self.alpha
-        best, _, _ = climbed(net, images.clone(), labels, box(images, threat), self.steps, alpha, Slope())
+        room = box(images, threat)
+        best, _, _ = climbed(net, images.clone(), labels, room, threat, self.steps, self.alpha, Slope())
         return best
 
 

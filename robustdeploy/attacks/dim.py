@@ -38,10 +38,9 @@ class Dim:
 
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
         """Return the strongest image found for each input."""
-        alpha = threat.levels / 255 / 4 if self.alpha is None else self.alpha
-        diverse = _Diverse(noise, self.chance, self.smallest)
-        along = Momentum(diverse, self.decay, torch.zeros_like(images))
-        best, _, _ = climbed(net, images.clone(), labels, box(images, threat), self.steps, alpha, along)
+        along = Momentum(_Diverse(noise, self.chance, self.smallest), self.decay, torch.zeros_like(images))
+        room = box(images, threat)
+        best, _, _ = climbed(net, images.clone(), labels, room, threat, self.steps, self.alpha, along)
         return best
 
 

@@ -33,9 +33,9 @@ class Mim:
 
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
         """Return the strongest image found for each input."""
-        alpha = threat.levels / 255 / 4 if self.alpha is None else self.alpha
         along = Momentum(Slope(), self.decay, torch.zeros_like(images))
-        best, _, _ = climbed(net, images.clone(), labels, box(images, threat), self.steps, alpha, along)
+        room = box(images, threat)
+        best, _, _ = climbed(net, images.clone(), labels, room, threat, self.steps, self.alpha, along)
         return best
 
 

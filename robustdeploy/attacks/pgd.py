@@ -73,8 +73,7 @@ class Pgd:
         # Uniform in the box and not in the ball: near black or white, cutting would heap starts up at the border.
         start = low + (high - low) * noise.uniform(restart, tuple(images.shape[1:]))
         start = to_grey_levels(start).clamp(low, high)
-        alpha = threat.levels / 255 / 4 if self.alpha is None else self.alpha
-        return climbed(net, start, labels, room, self.steps, alpha, Slope(LOSSES[self.loss]))
+        return climbed(net, start, labels, room, threat, self.steps, self.alpha, Slope(LOSSES[self.loss]))
 
 
 plugin = Pgd

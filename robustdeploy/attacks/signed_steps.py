@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustdeploy.attacks.losses import Loss, cross_entropy
 from robustdeploy.attacks.protocol import input_gradient, to_grey_levels
 from robustdeploy.onboard.criterion import CLASSIFICATION
+from robustdeploy.onboard.types import Threat
 
 
 class Direction(Protocol):
@@ -46,18 +47,19 @@ def climbed(
     start: Tensor,
     labels: Tensor,
     room: tuple[Tensor, Tensor],
+    threat: Threat,
     steps: int,
-    alpha: float,
+    alpha: float | None,
     direction: Direction,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Climb from ``start``, in whole grey levels; return the best iterate, its loss, and whether it is misclassified.
 
     An image that is misclassified rests where it is. Of all others the iterate of the highest loss is kept. ``room``
-    is the lowest and the highest value of each pixel, ``alpha`` the step in pixels of [0, 1].
+    is the lowest and the highest value of each pixel, ``alpha`` the step in pixels of [0, 1]; None means eps / 4.
     """
     low, high = room
     # Iterates are rounded to grey levels, and a smaller step would be rounded back to where it began.
-    alpha = max(alpha, 1 / 255)
+    alpha = max(threat.levels / 255 / 4 if alpha is None else alpha, 1 / 255)
     current, best = start, start.clone()
     best_loss = torch.full((len(start),), -torch.inf, device=start.device)
     fooled = torch.zeros(len(start), dtype=torch.bool, device=start.device)

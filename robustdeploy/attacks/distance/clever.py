@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from robustdeploy.attacks.distance.protocol import l2_norms, linearised, other_classes, per_image
+from robustdeploy.attacks.distance.protocol import l2_norms, linearised, per_image
+from robustdeploy.attacks.losses import likeliest
 from robustdeploy.core.bounds import Count, Positive
 from robustdeploy.data.noise import Noise
 
@@ -63,7 +64,7 @@ class Clever:
         radius = _RADII[self.norm] if self.radius is None else self.radius
         with torch.no_grad():
             scores = net(images).float()
-        others = other_classes(scores, labels, self.candidates)
+        others = likeliest(scores, labels, self.candidates)
         leads = scores.gather(1, labels[:, None]) - scores.gather(1, others)
         found = []
         for index in range(len(images)):

@@ -17,9 +17,9 @@ from robustdeploy.attacks.distance.protocol import (
     is_wrong,
     linearised,
     on_the_way,
-    other_classes,
     per_image,
 )
+from robustdeploy.attacks.losses import likeliest
 from robustdeploy.core.bounds import Count, NotNegative
 from robustdeploy.data.noise import Noise
 
@@ -68,7 +68,7 @@ class DeepFool:
     def _targets(self, net: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return where the steps lead, not yet cut to the box, and for which images a boundary was crossed there."""
         with torch.no_grad():
-            others = other_classes(net(images), labels, self.candidates)
+            others = likeliest(net(images), labels, self.candidates)
         current, targets = images.clone(), images.clone()
         crossed = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         active = torch.arange(len(images), device=images.device)

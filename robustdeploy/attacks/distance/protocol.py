@@ -48,12 +48,6 @@ class Distance(Protocol):
         ...
 
 
-def other_classes(scores: Tensor, labels: Tensor, most: int) -> Tensor:
-    """Return the best-scored classes beside the label, N×K, of which there are at most ``most``."""
-    others = scores.scatter(1, labels[:, None], -torch.inf)
-    return others.topk(min(most, scores.shape[1] - 1), dim=1).indices
-
-
 def linearised(net: nn.Module, images: Tensor, labels: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Return by how much the label leads each of ``others`` (N×K), and how that grows with each pixel (N×K×D).
 
