@@ -11,7 +11,6 @@ run must hold what it holds without a limit.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -19,9 +18,7 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,26 +113,10 @@ def campaign(trials: int, minutes: float, seed: int, root: Path, names: Sequence
 
 def main() -> int:
     """Parse the command line, fill the disk, and print what became of it as JSON; exit with 1 after any fault."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--command", action="append", choices=list(signals.COMMANDS), help="of these alone")
-    options = parser.parse_args()
     if os.geteuid() != 0:
         print("a file system is mounted for this, which takes root", file=sys.stderr)
         return 2
-    names = options.command or list(signals.COMMANDS)
-    signals.loaded()
-    with tempfile.TemporaryDirectory() as root:
-        found = campaign(options.trials, options.minutes, options.seed, Path(root), names)
-    counted = {
-        "trials": len(found),
-        "codes": {name: dict(Counter(str(t.code) for t in found if t.command == name)) for name in names},
-        "faults": dict(Counter(fault for trial in found for fault in trial.faults)),
-    }
-    print(json.dumps(counted, indent=2))
-    return int(bool(counted["faults"]))
+    return signals.asked_for(__doc__ or "", campaign)
 
 
 if __name__ == "__main__":

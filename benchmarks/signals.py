@@ -325,6 +325,28 @@ def counted(trials: Sequence[Trial]) -> dict[str, object]:
     }
 
 
+def asked_for(about: str, campaign: Callable[[int, float, int, Path, Sequence[str]], Sequence[Any]]) -> int:
+    """Parse the command line of a campaign on these commands, run it, and print what it found as JSON.
+
+    The campaign takes trials, minutes, seed, a folder and the commands; each of its trials has ``command``, ``code``
+    and ``faults``. Returns 1 after any fault.
+    """
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--command", action="append", choices=list(COMMANDS), help="of these alone")
+    options = parser.parse_args()
+    names = options.command or list(COMMANDS)
+    loaded()
+    with tempfile.TemporaryDirectory() as root:
+        found = campaign(options.trials, options.minutes, options.seed, Path(root), names)
+    faults = dict(Counter(fault for trial in found for fault in trial.faults))
+    codes = {name: dict(Counter(str(trial.code) for trial in found if trial.command == name)) for name in names}
+    print(json.dumps({"trials": len(found), "codes": codes, "faults": faults}, indent=2))
+    return int(bool(faults))
+
+
 def main() -> int:
     """Parse the command line, interrupt, and print what became of it as JSON; exit with 1 after any fault."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
