@@ -39,3 +39,15 @@ def trained(digits, tmp_path_factory):
 def held_out(digits):
     chosen = digits.validation.select(torch.arange(256))
     return chosen.images.float() / 255, chosen.labels
+
+
+@pytest.fixture
+def art_classifier():
+    """Hands a net on digits to the Adversarial Robustness Toolbox."""
+    from art.estimators.classification import PyTorchClassifier
+
+    def made(net):
+        loss = torch.nn.CrossEntropyLoss()
+        return PyTorchClassifier(net, loss, (1, 8, 8), 10, clip_values=(0.0, 1.0), device_type="cpu")
+
+    return made

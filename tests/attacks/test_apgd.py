@@ -28,20 +28,12 @@ def found_by(attack, net, held_out, eps):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(("loss", "theirs"), [("cross-entropy", "cross_entropy"), ("dlr", "difference_logits_ratio")])
-def test_as_strong_as_the_adversarial_robustness_toolbox(trained, held_out, loss, theirs):
+def test_as_strong_as_the_adversarial_robustness_toolbox(trained, held_out, art_classifier, loss, theirs):
     from art.attacks.evasion import AutoProjectedGradientDescent
-    from art.estimators.classification import PyTorchClassifier
 
     images, labels = held_out
     eps = 28 / 255
-    classifier = PyTorchClassifier(
-        model=trained,
-        loss=nn.CrossEntropyLoss(),
-        input_shape=(1, 8, 8),
-        nb_classes=10,
-        clip_values=(0.0, 1.0),
-        device_type="cpu",
-    )
+    classifier = art_classifier(trained)
     np.random.seed(0)
     attack = AutoProjectedGradientDescent(
         classifier,

@@ -71,20 +71,12 @@ def test_the_loss_never_falls_below_where_it_started(trained, held_out):
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("levels", [8, 16, 26])
-def test_as_strong_as_the_adversarial_robustness_toolbox(trained, held_out, levels):
+def test_as_strong_as_the_adversarial_robustness_toolbox(trained, held_out, art_classifier, levels):
     from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
-    from art.estimators.classification import PyTorchClassifier
 
     images, labels = held_out
     eps = levels / 255
-    classifier = PyTorchClassifier(
-        model=trained,
-        loss=nn.CrossEntropyLoss(),
-        input_shape=(1, 8, 8),
-        nb_classes=10,
-        clip_values=(0.0, 1.0),
-        device_type="cpu",
-    )
+    classifier = art_classifier(trained)
     np.random.seed(0)
     theirs = {
         "fgsm": FastGradientMethod(classifier, eps=eps, batch_size=256),
