@@ -243,7 +243,7 @@ def check_rules(
     """
     # To count the test images may read a large archive.
     asks = any(
-        METRICS[rule.metric].support in ("images", "curve", "distances")
+        METRICS[rule.metric].support in ("images", "curve", "distances", "features")
         for rule in recipe.gate
         if rule.metric in METRICS
     )

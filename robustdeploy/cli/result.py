@@ -102,12 +102,13 @@ def accuracy_lines(report: Any) -> list[str]:
         for subject, width in zip(subjects, widths, strict=True):
             line += f"{_share(cells.get((metric, subject, attack))):>{width}}"
         lines.append(line)
-    return [*lines, *_balance(report, dict(zip(subjects, widths, strict=True))), *_distances(report)]
+    return [*lines, *_balance(report, dict(zip(subjects, widths, strict=True))), *_means(report)]
 
 
-def _distances(report: Any) -> Iterator[str]:
-    """Return a line for each mean distance, with what of the images it is not of."""
-    rows = [row for row in report.measurements if row.metric in METRICS and METRICS[row.metric].support == "distances"]
+def _means(report: Any) -> Iterator[str]:
+    """Return a line for each mean distance, with what of the images it is not of, and for each vulnerability."""
+    means = ("distances", "features")
+    rows = [row for row in report.measurements if row.metric in METRICS and METRICS[row.metric].support in means]
     for row in rows:
         told = row.conditions
         left = [f"{told[key]:,} {words}" for key, words in _LEFT_OUT.items() if told.get(key)]

@@ -66,6 +66,8 @@ class Found:
     """Median latency, where the net is smaller; zeros save a dense runtime nothing."""
     distances: Mapping[str, Measurement] = field(default_factory=dict)
     """Mean distances to a wrong image, in torch, by label; empty where none was asked for."""
+    vulnerability: Mapping[str, Measurement] = field(default_factory=dict)
+    """How far attacks move latent features, in torch, by attack; empty where that was not asked for."""
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -112,7 +114,8 @@ def _read(folder: TableFolder, run: RowRun, report: Report) -> Found:
         record=record,
         subject=evidence.subject,
         measured=measured,
-        distances=_distances(report),
+        distances=_in_torch(report, "distances"),
+        vulnerability=_in_torch(report, "features"),
         right=_right(arrays, [name for name in measured if name not in (CLEAN, WORST)], str(path)),
         test_images=hashlib.sha256(_array(arrays, "ids", str(path)).tobytes() + arrays["labels"].tobytes()).hexdigest(),
         file_kib=(onnx.folder / "model.onnx").stat().st_size / 1024,
@@ -131,9 +134,9 @@ def _measured(report: Report, subject: str) -> Iterator[tuple[str, Measurement]]
             yield str(row.attack), row
 
 
-def _distances(report: Report) -> dict[str, Measurement]:
-    """Return the distances of the run's own net."""
-    rows = (row for row in report.measurements if row.metric in METRICS and METRICS[row.metric].support == "distances")
+def _in_torch(report: Report, support: str) -> dict[str, Measurement]:
+    """Return the rows of the run's own net of which n counts what ``support`` says, by attack."""
+    rows = (row for row in report.measurements if row.metric in METRICS and METRICS[row.metric].support == support)
     return {str(row.attack): row for row in rows if subject_from(row.subject).net == report.net}
 
 

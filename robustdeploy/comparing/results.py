@@ -49,6 +49,7 @@ def head_of(table: Table) -> list[str]:
         *("row", "from", "epochs", "removed", "MACs", "parameters", "KiB", "passes", "time"),
         *(CLEAN, *table.attacks, WORST),
         *table.distances,
+        *(f"vulnerability, {name}" for name in table.vulnerabilities),
         *("Δ dense", "Δ against", "flags", "p50", "published"),
     ]
 
@@ -71,7 +72,8 @@ def cells_of(table: Table, line: Line) -> list[str]:
         _passes(found),
         "-" if found.spent.seconds is None else _duration(found.spent.seconds),
         *(_share(found.measured.get(name)) for name in (CLEAN, *table.attacks, WORST)),
-        *(_distance(found.distances.get(name)) for name in table.distances),
+        *(_mean(found.distances.get(name)) for name in table.distances),
+        *(_mean(found.vulnerability.get(name)) for name in table.vulnerabilities),
         _pair(line.to_dense.get(WORST)),
         _pair(line.against.get(WORST), named=True),
         "; ".join(found.flags) or "-",
@@ -90,7 +92,16 @@ def _passes(found: Found) -> str:
 def _removed(line: Line) -> str:
     if line.track == DENSE:
         return "nothing"
-    return "channels" if line.found.record.removes_channels else "weights"
+    if not line.found.record.removes_channels:
+        return "weights"
+    units = _units(line.found)
+    return "channels" if units is None else f"channels, {quantity(1 - units, 'fraction')} of the units"
+
+
+def _units(found: Found) -> float | None:
+    """Return the share of the units that is left, where they were counted."""
+    rows = (row for row in found.report.measurements if row.metric == "units_fraction" and row.subject == found.subject)
+    return next((row.value for row in rows), None)
 
 
 def _share(row: Measurement | None) -> str:
@@ -100,7 +111,7 @@ def _share(row: Measurement | None) -> str:
     return f"{100 * row.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _distance(row: Measurement | None) -> str:
+def _mean(row: Measurement | None) -> str:
     if row is None:
         return "-"
     value, low, high = (quantity(row.value if each is None else each, "") for each in (row.value, row.low, row.high))
@@ -259,6 +270,8 @@ def _line(line: Line) -> dict[str, Any]:
         "search_passes": found.spent.search,
         "accuracy": {name: _measured(row) for name, row in found.measured.items()},
         "distances": {name: _measured(row) for name, row in found.distances.items()},
+        "vulnerability": {name: _measured(row) for name, row in found.vulnerability.items()},
+        "units": _units(found),
         "to_dense": {name: asdict(pair) for name, pair in line.to_dense.items()},
         "against": {name: asdict(pair) for name, pair in line.against.items()},
         "flags": list(found.flags),

@@ -82,6 +82,11 @@ class Table:
         return tuple(dict.fromkeys(name for line in self.lines for name in line.found.distances))
 
     @property
+    def vulnerabilities(self) -> tuple[str, ...]:
+        """Labels of the attacks of which any line has a vulnerability."""
+        return tuple(dict.fromkeys(name for line in self.lines for name in line.found.vulnerability))
+
+    @property
     def alike(self) -> tuple[Line, ...]:
         """Lines that may be compared."""
         return tuple(line for line in self.lines if not line.differs)

@@ -37,9 +37,9 @@ class Metric:
     high: float = math.inf
     limited_by: Literal["ops", "params", "memory"] | None = None
     """The limit of the budget that bounds it, so that a rule may say ``at_most: budget``."""
-    support: Literal["images", "curve", "distances", "samples", "count"] = "images"
-    """What a row's ``n`` counts: test images, those of the curve, those of which a distance was found, timed runs;
-    ``count``: counted exactly, n is 1."""
+    support: Literal["images", "curve", "distances", "features", "samples", "count"] = "images"
+    """What a row's ``n`` counts: test images, those of the curve, those of which a distance was found, those whose
+    latent features were looked at, timed runs; ``count``: counted exactly, n is 1."""
     bounded: bool = True
     """Whether its rows have an interval, or need none because they are exact."""
 
@@ -111,6 +111,15 @@ _ALL = (
     _distance("clever_linf", "linf", "the same in the largest change of a pixel"),
     _distance("r2", "l2", "mean distance by a search of another package, which `attack` names"),
     Metric(
+        "vulnerability",
+        "change",
+        "mean change of latent features by `attack`, of each layer and then of all; in the features' own unit",
+        higher_is_better=False,
+        places=("torch",),
+        attacked="always",
+        support="features",
+    ),
+    Metric(
         "top1_agreement",
         _SHARE,
         "share of images that the target and torch label alike; with `attack`, of that attack's images",
@@ -131,6 +140,14 @@ _ALL = (
     _cost_share("ops_fraction", "`ops` over the dense net's", "ops"),
     _cost("params", "params", "parameters of the compact net", "params"),
     _cost_share("params_fraction", "`params` over the dense net's", "params"),
+    Metric(
+        "units_fraction",
+        _SHARE,
+        "channels and hidden units left, over the dense net's; those of the last layer are not counted",
+        higher_is_better=False,
+        high=1,
+        support="count",
+    ),
     _cost(
         "activation_memory",
         "bytes",

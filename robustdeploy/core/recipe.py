@@ -227,6 +227,8 @@ class Evaluate(Noun):
     """Test images used for that curve."""
     distances: tuple[Annotated[PlugIn, Of("distances")], ...] = ()
     """What measures, in torch, how far an image must be moved to be labelled wrong; each says on how many images."""
+    vulnerability: bool = False
+    """Also measure, in torch, by how much each attack that follows gradients moves the net's latent features."""
 
 
 class Recipe(Noun):

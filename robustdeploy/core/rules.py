@@ -189,19 +189,19 @@ def _missing_rows(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Pr
         if metric.name not in {name for name, _ in prospect.distances.values()}:
             yield place, f"{metric.name} is never measured: no entry of evaluate.distances measures it"
             return
-    elif metric.attacked == "always" and metric.support != "curve":
-        able = [label for label, is_query in attacks.items() if is_query or metric.name != "attack_queries"]
-        # Under `worst` there is a row even without attacks: it is then the clean one.
-        if not able and not metric.worst:
-            yield place, f"{metric.name} is never measured: evaluate.attacks holds no query attack"
+    elif metric.support == "features" and not recipe.evaluate.vulnerability:
+        yield place, f"{metric.name} is never measured: evaluate.vulnerability is false"
+    # Under `worst` there is a row even without attacks: it is then the clean one.
+    elif metric.attacked == "always" and metric.support != "curve" and not (_able(metric, attacks) or metric.worst):
+        kind = "gradient" if metric.support == "features" else "query"
+        yield place, f"{metric.name} is never measured: evaluate.attacks holds no {kind} attack"
     if rule.class_name is not None and prospect.classes and rule.class_name not in prospect.classes:
         near = did_you_mean(rule.class_name, prospect.classes)
         yield ("class_name",), f"the data set has no class '{rule.class_name}'{near}"
     if rule.attack in (None, "worst"):
         return
-    labels = [CURVE_ATTACK] if metric.support == "curve" else [*attacks, *(["worst"] if metric.worst else [])]
-    if metric.name == "attack_queries":
-        labels = [label for label, is_query in attacks.items() if is_query]
+    own = [*_able(metric, attacks), *(["worst"] if metric.worst else [])]
+    labels = [CURVE_ATTACK] if metric.support == "curve" else own
     if metric.support == "distances":
         labels = [label for label, (name, _) in prospect.distances.items() if name == metric.name]
     if rule.attack not in labels:
@@ -210,6 +210,13 @@ def _missing_rows(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Pr
             ("attack",),
             f"the recipe runs no {noun} '{rule.attack}'{near} (its {noun}s: {', '.join(labels) or 'none'})",
         )
+
+
+def _able(metric: Metric, attacks: Mapping[str, bool]) -> list[str]:
+    """Return the labels of the attacks that give rows of a metric."""
+    if metric.name == "attack_queries":
+        return [label for label, is_query in attacks.items() if is_query]
+    return [label for label, is_query in attacks.items() if not is_query or metric.support != "features"]
 
 
 def _missing_subjects(rule: Rule, prospect: Prospect) -> Iterator[Problem]:

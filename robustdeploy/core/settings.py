@@ -11,15 +11,15 @@ from robustdeploy.core.recipe import Evaluate
 from robustdeploy.core.report import Override
 
 _MARK = "@"
+_LATER: Mapping[str, Any] = {"distances": [], "vulnerability": False}
+"""What came later, with the value that changes nothing."""
 
 
 def evaluation_content(evaluate: Evaluate) -> dict[str, Any]:
     """Return what of a recipe decides an evaluation's numbers."""
     content: dict[str, Any] = plain(evaluate)
-    # It came later: left out where it changes nothing, so that older evaluations keep their fingerprint and their mark.
-    if not evaluate.distances:
-        del content["distances"]
-    return content
+    # Left out where it changes nothing, so that older evaluations keep their fingerprint and their mark.
+    return {name: value for name, value in content.items() if name not in _LATER or value != _LATER[name]}
 
 
 def label_of(own: Evaluate, used: Evaluate) -> str:
@@ -76,8 +76,8 @@ def differences(own: Mapping[str, Any], used: Mapping[str, Any], prefix: str = "
 
 def overrides(own: Evaluate, used: Mapping[str, Any]) -> tuple[Override, ...]:
     """Return which of the recipe's settings an evaluation with the settings ``used`` did not have."""
-    # What was left out since it was empty was empty; settings that are not known are no difference.
-    told = {"distances": [], **used} if used else used
+    # What was left out had the value that changes nothing; settings that are not known are no difference.
+    told = {**_LATER, **used} if used else used
     return tuple(differences({"evaluate": plain(own)}, {"evaluate": told}))
 
 

@@ -29,6 +29,7 @@ from robustdeploy.evaluate.distances import (
 )
 from robustdeploy.evaluate.host import load_host_net
 from robustdeploy.evaluate.parts import Parts, npz_from
+from robustdeploy.evaluate.vulnerability import Moves, find_moves, moves_arrays, moves_in
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Labels, Threat
 
@@ -66,6 +67,8 @@ class HostAttacks:
     """By the multiple of the threat's eps; only for a net that is deployed."""
     distances: Mapping[str, Reach]
     """By the distance's label; always of the net in float32."""
+    moves: Mapping[str, Moves]
+    """By the attack's label: how far latent features are moved; always of the net in float32."""
 
 
 def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress: Progress) -> AttackRecord:
@@ -87,6 +90,9 @@ def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress
     for name, each in {**found, **{_curve_name(multiple): one for multiple, one in curve.items()}}.items():
         arrays |= {f"{name}/images": each.images, f"{name}/predictions": each.predictions}
     arrays |= arrays_of(distances)
+    if recipe.evaluate.vulnerability:
+        gradients = {a.label: found[a.label] for a in adversaries if a.kind == "transfer"}
+        arrays |= moves_arrays(find_moves(bench, host, gradients) if before is None else before.moves)
     atomic_write_bytes(work.folder / FILE, npz_from(arrays))
     work.keep(FILE)
     return AttackRecord(n=len(test.ids))
@@ -110,7 +116,8 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
         return Found(images, arrays[f"{name}/predictions"])
 
     _check(arrays, path, {"predictions": ("int64", ())}, len(test.ids))
-    labels = [a.label for a in adversaries_from(recipe.evaluate.attacks) if not (deployed and a.kind == "query")]
+    adversaries = adversaries_from(recipe.evaluate.attacks)
+    labels = [a.label for a in adversaries if not (deployed and a.kind == "query")]
     few = first_images(test, recipe)
     curve = {
         multiple: found(_curve_name(multiple), few, Threat("linf", eps))
@@ -123,7 +130,9 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
         _check(arrays, path, shapes_of(distance, its), len(its.ids))
         distances[distance.label] = reach_of(choice, distance, arrays, its, path)
     attacks = {label: found(label, test, recipe.threat) for label in labels}
-    return HostAttacks(arrays["predictions"], attacks, curve, distances)
+    looked = [a.label for a in adversaries if a.kind == "transfer"] if recipe.evaluate.vulnerability else []
+    moves = {label: moves_in(arrays, label, len(test.ids), path) for label in looked}
+    return HostAttacks(arrays["predictions"], attacks, curve, distances, moves)
 
 
 def _check(arrays: Arrays, path: Path, wanted: Mapping[str, tuple[str, tuple[int, ...]]], count: int) -> None:

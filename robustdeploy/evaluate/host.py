@@ -21,7 +21,9 @@ from robustdeploy.export.twin import load_twin
 from robustdeploy.nets.folded import folded
 from robustdeploy.nets.steady import unsteadiness
 from robustdeploy.nets.store import load_info, load_net
+from robustdeploy.onboard.criterion import Floats
 from robustdeploy.onboard.types import Bytes, Labels, Pixels, Scores, Threat
+from robustdeploy.train.features import latent, moves
 
 DIRECTIONS = 8
 """Random directions in which each image's gradient is tried."""
@@ -75,6 +77,17 @@ class HostNet:
             found = distance(self.net, self._pixels(images[part]), labelled, noise)
             parts.append(found.detach().float().cpu().numpy())
         return np.concatenate(parts)
+
+    def moves(self, images: Bytes, attacked: Bytes) -> dict[str, Floats]:
+        """Return by layer how far the latent features of each image are moved, on average over the features."""
+        parts = []
+        for part in self._parts(len(images)):
+            both = torch.cat([self._pixels(attacked[part]), self._pixels(images[part])])
+            with torch.no_grad(), latent(self.net) as maps:
+                self.net(both)
+            found = moves(maps, len(both) // 2)
+            parts.append({name: moved.double().cpu().numpy() for name, moved in found.items()})
+        return {name.removeprefix("net."): np.concatenate([each[name] for each in parts]) for name in parts[0]}
 
     def zero_gradients(self, images: Bytes, labels: Labels) -> int:
         """Count images at which the margin between the two best scores has no gradient at all, in float64.

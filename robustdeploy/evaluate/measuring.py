@@ -40,7 +40,7 @@ from robustdeploy.evaluate.attack import (
 from robustdeploy.evaluate.classes import class_rows, one_class_diagnostic
 from robustdeploy.evaluate.curve import curve_rows
 from robustdeploy.evaluate.diagnostics import HostFindings, diagnose, scores_respond
-from robustdeploy.evaluate.distances import Reach, distance_diagnostics, distance_rows
+from robustdeploy.evaluate.distances import distance_diagnostics, distance_rows
 from robustdeploy.evaluate.evidence import EvaluationRows, figures_from
 from robustdeploy.evaluate.fidelity import precision_diagnostics
 from robustdeploy.evaluate.host import HostNet, load_host_net
@@ -55,6 +55,7 @@ from robustdeploy.evaluate.relay import Relay
 from robustdeploy.evaluate.rows import accuracy_rows
 from robustdeploy.evaluate.strength import strength_diagnostic
 from robustdeploy.evaluate.tables import table_diagnostic
+from robustdeploy.evaluate.vulnerability import vulnerability_rows
 from robustdeploy.export.precision.protocol import Limits
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import Draws, key
@@ -139,7 +140,7 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     latency, first = timed.finish(), opened[fleet.boards[0]]
     on_board = [row for row in curve if row.subject == str(subject)]
     settings = {adversary.label: adversary.settings for adversary in adversaries}
-    distances = _distances(subject, found, dense)
+    in_torch = _in_float32(subject, found, dense)
     classes = len(request.classes)
     checks = (
         strength_diagnostic(adversaries, recipe.threat, len(request.test.ids), on_board),
@@ -159,13 +160,14 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
             *accuracy_rows(outcomes, settings, subject, request.reference),
             *class_rows(outcomes, request.classes, subject),
             *curve,
-            *(row for its, each in distances.items() for row in distance_rows(each, recipe.seed, its)),
+            *(row for its, each in in_torch.items() for row in distance_rows(each.distances, recipe.seed, its)),
+            *(row for its, each in in_torch.items() for row in vulnerability_rows(each.moves, recipe.seed, its)),
             *request.extra_rows,
             *timed.rows(latency, subject),
         ),
         diagnostics=(
             *(each.model_copy(update={"subject": str(subject)}) for each in checks),
-            *(check for its, each in distances.items() for check in distance_diagnostics(each, its)),
+            *(check for its, each in in_torch.items() for check in distance_diagnostics(each.distances, its)),
         ),
         figures=figures_from(outcomes, recipe.threat, request.classes, latency, subject),
     )
@@ -190,10 +192,13 @@ def _dense_found(request: Request) -> HostAttacks | None:
     return load_attacks(request.dense_found, request.recipe, request.test, deployed=False)
 
 
-def _distances(subject: Subject, found: HostAttacks, dense: HostAttacks | None) -> dict[Subject, Mapping[str, Reach]]:
-    """Return the distances of both nets, in float32 whatever the subject's precision: that is what was measured."""
-    beside = {} if dense is None else {Subject(DENSE, FP32, TORCH): dense.distances}
-    return {Subject(subject.net, FP32, TORCH): found.distances, **beside}
+def _in_float32(subject: Subject, found: HostAttacks, dense: HostAttacks | None) -> dict[Subject, HostAttacks]:
+    """Return what was found on both nets, named by float32 whatever the subject's precision, for what is told of that.
+
+    Distances and the vulnerability of features are measured on the nets in float32 alone.
+    """
+    beside = {} if dense is None else {Subject(DENSE, FP32, TORCH): dense}
+    return {Subject(subject.net, FP32, TORCH): found, **beside}
 
 
 def _stopwatch(request: Request, opened: Mapping[Board, Opened], progress: Progress, board: Board) -> Stopwatch:

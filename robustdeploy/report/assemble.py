@@ -13,7 +13,7 @@ from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_json
 from robustdeploy.core.recipe import Budget, Recipe
-from robustdeploy.core.records import BoardRecord, NetRecord, OnnxRecord
+from robustdeploy.core.records import BoardRecord, ChannelCount, NetRecord, OnnxRecord
 from robustdeploy.core.report import (
     BudgetLine,
     Diagnostic,
@@ -141,7 +141,11 @@ def _part(recipe: Recipe, made: Measured, made_now: Manifests, nets: Collection[
     board, export, subject = made.board, made.export.record, made.subject
     found = read_rows(board.folder / "rows.json")
     budget = _budget(made.net.record, export)
-    costs = (*_cost_rows(budget, subject), *nonzero_rows(export.zeros, budget, subject))
+    costs = (
+        *_cost_rows(budget, subject),
+        *_units_rows(made.net.record.channels, subject),
+        *nonzero_rows(export.zeros, budget, subject),
+    )
     removes = made.net.record.removes_channels
     # The budget is what the run's own net was pruned to; a dense net beside it was asked for nothing.
     wanted = Budget() if subject.net == DENSE else recipe.budget
@@ -198,6 +202,18 @@ def _cost_rows(budget: BudgetLine, subject: Subject) -> Iterator[Measurement]:
         yield from _cost_pair(
             subject, "activation_memory", "bytes", counts, budget.memory_bytes, budget.dense_memory_bytes
         )
+
+
+def _units_rows(channels: Sequence[ChannelCount], subject: Subject) -> Iterator[Measurement]:
+    """Return which share of the units is left; nothing where none was counted, or none can go."""
+    # The last layer gives the scores, and keeps one for each class.
+    inner = channels[:-1]
+    if dense := sum(each.dense for each in inner):
+        kept = sum(each.kept for each in inner)
+        counts = "channels of convolutions and units of linear layers, without the last layer's"
+        conditions = {"exact": True, "counts": counts, "units": kept, "dense_units": dense}
+        name, unit = "units_fraction", "fraction"
+        yield Measurement(metric=name, subject=str(subject), value=kept / dense, unit=unit, n=1, conditions=conditions)
 
 
 def _cost_pair(

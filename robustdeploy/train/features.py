@@ -89,6 +89,20 @@ def vulnerability(maps: Maps) -> Tensor:
     return _mean([_distance(value.float()) for value in maps.values])
 
 
+def moves(maps: Maps, images: int) -> dict[str, Tensor]:
+    """Return by layer how far an attack moves the features of each of ``images`` on average: a number per image.
+
+    As for ``vulnerability`` the attacked images come first. Raises TrainingError where the net mixes images.
+    """
+    found = {}
+    for name, value in zip(maps.named, maps.values, strict=True):
+        attacked, clean = value.float().chunk(2)
+        if len(clean) % images:
+            raise TrainingError(f"at {name}, {images} images become {len(clean)}: whose those are is not known")
+        found[name] = (attacked - clean).abs().reshape(images, -1).mean(1)
+    return found
+
+
 def _distance(both: Tensor) -> Tensor:
     attacked, clean = both.chunk(2)
     return (attacked - clean).abs().mean()
