@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -160,8 +160,7 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
             *accuracy_rows(outcomes, settings, subject, request.reference),
             *class_rows(outcomes, request.classes, subject),
             *curve,
-            *(row for its, each in in_torch.items() for row in distance_rows(each.distances, recipe.seed, its)),
-            *(row for its, each in in_torch.items() for row in vulnerability_rows(each.moves, recipe.seed, its)),
+            *(row for its, each in in_torch.items() for row in _means_in_torch(each, recipe.seed, its)),
             *request.extra_rows,
             *timed.rows(latency, subject),
         ),
@@ -199,6 +198,11 @@ def _in_float32(subject: Subject, found: HostAttacks, dense: HostAttacks | None)
     """
     beside = {} if dense is None else {Subject(DENSE, FP32, TORCH): dense}
     return {Subject(subject.net, FP32, TORCH): found, **beside}
+
+
+def _means_in_torch(found: HostAttacks, seed: int, subject: Subject) -> Iterator[Measurement]:
+    yield from distance_rows(found.distances, seed, subject)
+    yield from vulnerability_rows(found.moves, seed, subject)
 
 
 def _stopwatch(request: Request, opened: Mapping[Board, Opened], progress: Progress, board: Board) -> Stopwatch:

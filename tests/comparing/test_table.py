@@ -229,3 +229,21 @@ def test_distances_have_a_column_where_a_row_has_one():
     column = head_of(table).index("deepfool")
     assert [cells_of(table, each)[column] for each in table.lines] == ["-", "0.500 [0.400, 0.600] l2, n = 90"]
     assert "deepfool" not in head_of(Table(("pgd-10",), (without,), {}, ()))
+
+
+def test_vulnerability_has_a_column_for_each_attack_and_channels_tell_of_the_units():
+    moved = Measurement(
+        metric="vulnerability", subject="pruned/fp32@torch", attack="pgd-10", value=0.02, unit="change", n=100,
+        low=0.01, high=0.03,
+    )  # fmt: skip
+    one = line(found("other", vulnerability={"pgd-10": moved}))
+    table = Table(("pgd-10",), (line(found("ours")), one), {}, ())
+    column = head_of(table).index("vulnerability, pgd-10")
+    shown = [cells_of(table, each)[column] for each in table.lines]
+    assert shown == ["-", "0.0200 [0.0100, 0.0300] change, n = 100"]
+    units = Measurement(metric="units_fraction", subject=SUBJECT, value=0.25, unit="fraction", n=1)
+    report = one.found.report
+    counted = report.model_copy(update={"measurements": (*report.measurements, units)})
+    less = replace(one, found=replace(one.found, report=counted))
+    removed = head_of(table).index("removed")
+    assert [cells_of(table, each)[removed] for each in (one, less)] == ["channels", "channels, 75.0 % of the units"]

@@ -145,6 +145,9 @@ FAR = changed(
         distances=(Choice(name="deepfool", options={"limit": 50}), Choice(name="deepfool", options={"box": True}))
     )
 )
+SQUARE = Choice(name="square", options={"queries": 9})
+ASKED = changed(evaluate=Evaluate(attacks=(SQUARE,), vulnerability=True))
+MOVED = changed(evaluate=Evaluate(attacks=(SQUARE, Choice(name="pgd", options={"steps": 5})), vulnerability=True))
 MASKED = changed(prune=Choice(name="weights"))
 
 
@@ -178,6 +181,24 @@ MASKED = changed(prune=Choice(name="weights"))
         ({"metric": "robust_accuracy_at_eps", "at_least": 0.1, "n_at_least": 31}, RECIPE, {}, "has 30 of the curve"),
         ({"metric": "r2_deepfool", "at_least": 0.1}, RECIPE, {}, "no entry of evaluate.distances measures it"),
         ({"metric": "r2", "at_least": 0.1}, FAR, {}, "no entry of evaluate.distances measures it"),
+        (
+            {"metric": "vulnerability", "at_most": 0.1, "subject": "pruned/fp32@torch"},
+            RECIPE,
+            {},
+            "evaluate.vulnerability is false",
+        ),
+        (
+            {"metric": "vulnerability", "at_most": 0.1, "subject": "pruned/fp32@torch"},
+            ASKED,
+            {},
+            "evaluate.attacks holds no gradient attack",
+        ),
+        (
+            {"metric": "vulnerability", "attack": "square-9", "at_most": 0.1, "subject": "pruned/fp32@torch"},
+            MOVED,
+            {},
+            r"runs no attack 'square-9' \(its attacks: pgd-5\)",
+        ),
         (
             {"metric": "r2_deepfool", "attack": "deepfool-bx", "at_least": 0.1},
             FAR,
