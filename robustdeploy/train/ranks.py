@@ -6,6 +6,7 @@ the few calls below, each of which every process makes at the same moment.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,12 +28,18 @@ def joined(device: torch.device) -> Iterator[None]:
     if not launched() or dist.is_initialized():
         yield
         return
+    # DistributedDataParallel imports it; imported after the group was made, it holds the group to the very end.
+    import torch._dynamo
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:
+        # The group's threads end with the last reference to it. One that lets go of a tensor while the interpreter
+        # shuts down aborts the process, after all its work was done.
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -176,7 +176,7 @@ def test_torchrun_prunes_and_one_process_talks(recipe, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert done.returncode == 0, done.stderr.decode()
     printed = json.loads(done.stdout)  # one document, from one process
     facts = printed["facts"]
     assert 0.97 * 0.4 < facts["macs"] / facts["dense_macs"] <= 0.4
@@ -207,7 +207,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(recipe, tmp_path):
     again = torchrun("prune", recipe, "--runs", tmp_path / "runs", *more, "--json")
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(again, capture_output=True, timeout=240, env=environ, check=False)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert done.returncode == 0, done.stderr.decode()
     conditions = json.loads(done.stdout)["facts"]["conditions"]
     assert [(stretch["from_step"], stretch["processes"]) for stretch in conditions] == [(0, 2)]
 
