@@ -38,12 +38,15 @@ from robustdeploy.attacks.mim import Mim
 from robustdeploy.attacks.pgd import Pgd
 from robustdeploy.attacks.protocol import GradientAttack
 from robustdeploy.core.recipe import Data
+from robustdeploy.core.registry import QUERY_ATTACKS
 from robustdeploy.data.load import load_test
 from robustdeploy.data.noise import Noise
 from robustdeploy.evaluate.attack import chosen
-from robustdeploy.evaluate.host import load_host_net
+from robustdeploy.evaluate.host import HostNet, load_host_net
 from robustdeploy.nets.store import load_info
-from robustdeploy.onboard.types import Threat
+from robustdeploy.onboard.draws import Draws
+from robustdeploy.onboard.queries import Counted
+from robustdeploy.onboard.types import Labels, QueryAttack, Threat
 
 Attack = Callable[[], Tensor]
 
@@ -56,6 +59,10 @@ OURS: dict[str, GradientAttack] = {
     "apgd-100-dlr": Apgd(100, loss="dlr"),
     "apgd-100-dlr-t9": Apgd(100, loss="dlr", targets=9),
     "fab-100-t9": Fab(100, targets=9),
+}
+QUERY: dict[str, QueryAttack] = {
+    name: QUERY_ATTACKS.build(name.removesuffix("-1000"), {"queries": 1000})
+    for name in ("square-1000", "simba-1000", "nes-1000", "rays-1000", "hop-skip-jump-1000")
 }
 
 
@@ -72,6 +79,8 @@ class Row:
     held_alone: int
     """Images that ours broke and this one did not."""
     cpu_s: float
+    queries: float | None = None
+    """Median of what ours asked for the images that fell; of query attacks alone."""
 
 
 def main() -> int:
@@ -82,7 +91,7 @@ def main() -> int:
     parser.add_argument("--data-name", default="cifar10")
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--eps", type=float, default=8 / 255)
-    parser.add_argument("--only", nargs="+", choices=list(OURS), default=list(OURS))
+    parser.add_argument("--only", nargs="+", choices=[*OURS, *QUERY], default=list(OURS))
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -108,10 +117,8 @@ def main() -> int:
 class Bench:
     """A net and the images to attack it with."""
 
-    net: nn.Module
-    """As it is: what judges, and what others attack."""
-    followed: nn.Module
-    """What ours follow the gradient through, as an evaluation does."""
+    host: HostNet
+    ids: Labels
     images: Tensor
     labels: Tensor
     eps: float
@@ -123,7 +130,12 @@ class Bench:
         name = asked.data_name if asked.data else "digits"
         test = chosen(load_test(Data(name=name, path=asked.data), load_info(asked.net).classes), asked.images)
         pixels = torch.from_numpy(test.images).float() / 255
-        return cls(host.net, host.followed, pixels, torch.from_numpy(test.labels), asked.eps)
+        return cls(host, test.ids, pixels, torch.from_numpy(test.labels), asked.eps)
+
+    @property
+    def net(self) -> nn.Module:
+        """As it is: what judges, and what others attack."""
+        return self.host.net
 
     def standing(self, images: Tensor) -> Tensor:
         """Return which images are labelled right."""
@@ -133,7 +145,8 @@ class Bench:
     def rows(self, name: str) -> Iterator[Row]:
         """Attack with each implementation that is installed, ours first."""
         ours: Tensor | None = None
-        for by, attack in self._attacks(name):
+        counted = Counted(self.host, len(self.labels))
+        for by, attack in self._attacks(name, counted):
             print(f"{name} by {by} …", file=sys.stderr)
             before = time.process_time()
             found = attack()
@@ -142,10 +155,17 @@ class Bench:
             stands = self.standing(found)
             ours = stands if ours is None else ours
             broke, held = int((ours & ~stands).sum()), int((stands & ~ours).sum())
-            yield Row(name, by, int(stands.sum()), broke, held, round(spent, 1))
+            asked = None
+            if by == "robustdeploy" and name in QUERY:
+                fell = (self.standing(self.images) & ~stands).numpy()
+                asked = float(np.median(counted.per_image[fell]))
+            yield Row(name, by, int(stands.sum()), broke, held, round(spent, 1), asked)
 
-    def _attacks(self, name: str) -> Iterator[tuple[str, Attack]]:
-        yield "robustdeploy", partial(self._ours, OURS[name])
+    def _attacks(self, name: str, counted: Counted) -> Iterator[tuple[str, Attack]]:
+        if name in QUERY:
+            yield "robustdeploy", partial(self._by_queries, QUERY[name], counted)
+        else:
+            yield "robustdeploy", partial(self._ours, OURS[name])
         for package, others in (("torchattacks", self._torchattacks), ("art", self._art)):
             if find_spec(package) is None:
                 print(f"without {package}: it is not installed", file=sys.stderr)
@@ -157,10 +177,17 @@ class Bench:
         noise = Noise(0, ids)
         blocks = ids.split(128)
         found = [
-            attack(self.followed, self.images[block], self.labels[block], Threat(eps=self.eps), noise.select(block))
+            attack(
+                self.host.followed, self.images[block], self.labels[block], Threat(eps=self.eps), noise.select(block)
+            )
             for block in blocks
         ]
         return torch.cat(found)
+
+    def _by_queries(self, attack: QueryAttack, counted: Counted) -> Tensor:
+        images = (self.images.numpy() * 255).round().astype(np.uint8)
+        found = attack(counted, images, self.labels.numpy(), Threat(eps=self.eps), Draws(0, self.ids))
+        return torch.from_numpy(found).float() / 255
 
     def _torchattacks(self, name: str) -> Attack | None:
         import torchattacks as ta
@@ -175,6 +202,7 @@ class Bench:
             "apgd-100": lambda: ta.APGD(net, eps=eps, steps=100, loss="ce"),
             "apgd-100-dlr": lambda: ta.APGD(net, eps=eps, steps=100, loss="dlr"),
             "apgd-100-dlr-t9": lambda: ta.APGDT(net, eps=eps, steps=100, n_classes=classes),
+            "square-1000": lambda: ta.Square(net, eps=eps, n_queries=1000),
             "fab-100-t9": lambda: ta.FAB(net, eps=eps, steps=100, multi_targeted=True, n_classes=classes),
         }
         return partial(self._in_blocks, lambda images, labels: made[name]()(images, labels)) if name in made else None
@@ -197,6 +225,7 @@ class Bench:
             "bim-10": lambda: evasion.BasicIterativeMethod(net, max_iter=10, **steps),
             "mim-10": lambda: evasion.MomentumIterativeMethod(net, max_iter=10, **steps),
             "pgd-20": lambda: evasion.ProjectedGradientDescent(net, max_iter=20, num_random_init=1, **steps),
+            "square-1000": lambda: evasion.SquareAttack(net, max_iter=1000, nb_restarts=1, verbose=False, **same),
             "apgd-100": lambda: evasion.AutoProjectedGradientDescent(net, loss_type="cross_entropy", **apgd),
             "apgd-100-dlr": lambda: evasion.AutoProjectedGradientDescent(
                 net, loss_type="difference_logits_ratio", **apgd
@@ -226,12 +255,16 @@ def _table(found: dict[str, Any]) -> str:
         f"{head}, eps {found['eps'] * 255:g}/255, load {found['load']}",
         machine.in_words(found["machine"]),
         "",
-        "| attack | by | left standing | broke alone | held alone | CPU s |",
-        "|---|---|---|---|---|---|",
+        "| attack | by | left standing | broke alone | held alone | CPU s | queries |",
+        "|---|---|---|---|---|---|---|",
     ]
-    names = ("attack", "by", "standing", "broke_alone", "held_alone", "cpu_s")
-    lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in found["rows"]]
+    names = ("attack", "by", "standing", "broke_alone", "held_alone", "cpu_s", "queries")
+    lines += ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in found["rows"]]
     return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 if __name__ == "__main__":

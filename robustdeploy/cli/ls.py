@@ -51,7 +51,7 @@ def ls(kind: KindArgument = "", runs: RunsOption = RUNS, as_json: JsonOption = F
     for each, entries in found.items():
         lines += [each] if not kind else []
         width = max((len(entry["name"]) for entry in entries), default=0)
-        lines += [f"{'' if kind else '  '}{entry['name']:<{width}}  {entry['summary']}" for entry in entries]
+        lines += [f"{'' if kind else '  '}{entry['name']:<{width}}  {_told(entry)}" for entry in entries]
     show(lines, found[kind] if kind else found, as_json)
 
 
@@ -87,11 +87,23 @@ def _listed(kind: str) -> list[dict[str, str]]:
     if kind == "targets":
         return [_shipped("targets", name, load_target(name, registries=None)) for name in shipped_names("targets")]
     registry = REGISTRIES[kind]
-    return [_entry(name, registry.summary(name), registry.origin(name)) for name in registry.names()]
+    entries = [_entry(name, registry.summary(name), registry.origin(name)) for name in registry.names()]
+    if kind != "query-attacks":
+        return entries
+    # Whoever has to attack an engine that tells labels alone looks for this first.
+    return [{**entry, "needs": _needs(entry["name"])} for entry in entries]
+
+
+def _needs(name: str) -> str:
+    return str(REGISTRIES["query-attacks"].trait(name, "NEEDS", "scores"))
 
 
 def _shipped(kind: ShippedKind, name: str, loaded: Recipe | Target | Comparison) -> dict[str, str]:
     return _entry(name, loaded.description, shipped_folder(kind) / f"{name}.yaml")
+
+
+def _told(entry: dict[str, str]) -> str:
+    return entry["summary"] + (f" (needs {entry['needs']})" if "needs" in entry else "")
 
 
 def _entry(name: str, summary: str, origin: object) -> dict[str, str]:

@@ -31,6 +31,8 @@ class Metric:
     """Whether there is a row under ``worst``, the worst case over all attacks."""
     by_attack: bool = True
     """Whether there is a row for each attack by itself, beside that under ``worst``."""
+    queried: bool = False
+    """Whether its rows are of query attacks alone."""
     by_class: bool = False
     """Whether there is a row for each class."""
     low: float = 0.0
@@ -81,6 +83,9 @@ def _distance(name: str, unit: str, meaning: str) -> Metric:
     return Metric(name, unit, meaning, True, ("torch",), "always", support="distances")
 
 
+AFTER_QUERIES: Final = "robust_accuracy_after_queries"
+"""Its rows differ by the `queries` in their conditions, which to other metrics are an attack's option."""
+
 # A closed list: a rule on a misspelt metric would find no row, and only after the training.
 _ALL = (
     _accuracy("clean_accuracy", "share of test images labelled right"),
@@ -127,7 +132,23 @@ _ALL = (
         attacked="maybe",
         high=1,
     ),
-    Metric("attack_queries", "queries per image", "mean spent by a query attack", attacked="always", bounded=False),
+    Metric(
+        AFTER_QUERIES,
+        _SHARE,
+        "share right after the `queries` per image in its conditions, which took the engine `device_s` in all",
+        higher_is_better=True,
+        attacked="always",
+        queried=True,
+        high=1,
+    ),
+    Metric(
+        "attack_queries",
+        "queries per image",
+        "mean spent by a query attack",
+        attacked="always",
+        queried=True,
+        bounded=False,
+    ),
     Metric(
         "parity_max_abs",
         "logits",

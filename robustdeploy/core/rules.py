@@ -214,7 +214,7 @@ def _missing_rows(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Pr
 
 def _able(metric: Metric, attacks: Mapping[str, bool]) -> list[str]:
     """Return the labels of the attacks that give rows of a metric."""
-    if metric.name == "attack_queries":
+    if metric.queried:
         return [label for label, is_query in attacks.items() if is_query]
     return [label for label, is_query in attacks.items() if not is_query or metric.support != "features"]
 

@@ -25,6 +25,7 @@ from robustdeploy.devices.transfer import Moved, silent
 from robustdeploy.devices.window import WINDOW, Window, window_from
 from robustdeploy.errors import BoardError, BoardLostError, UsageError
 from robustdeploy.onboard.engine import Files, engine_id, size_of
+from robustdeploy.onboard.queries import MARKS
 from robustdeploy.onboard.timing import CHECKED, MOST_WARM_UP, SPLITS, Plan
 from robustdeploy.onboard.types import Bytes, Labels, Probe, Scores, Threat
 from robustdeploy.onboard.wire import VERSION, Array
@@ -34,7 +35,7 @@ _START_S = 60.0
 _LATENCY_MARGIN_S = 60.0
 _LOAD_S = 600.0
 """And for a fresh process that loads its toolchain and the engine, as `open_engine` allows."""
-_MOST_QUERIES = 1_000_000
+_MOST_QUERIES = MARKS[-1]
 """Queries per image of an attack that states no budget, at most."""
 SAME = ("machine", "cpu_model", "board_model", "python", "numpy")
 """What a board says of itself that does not change where it is the same one, restarted or not."""
@@ -57,6 +58,17 @@ class Compiled:
     def bytes(self) -> int:
         """Size of all its files together."""
         return size_of(self.files)
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack on the board found and spent, image by image."""
+
+    images: Bytes
+    queries: Labels
+    """Queries spent on each; −1 throughout where the attack does not count by image."""
+    spent_ns: Labels
+    """Time that the engine took for the first `MARKS` queries of each, N×marks; −1 throughout as above."""
 
 
 @dataclass(eq=False)
@@ -264,15 +276,15 @@ class Board:
         ids: Labels,
         progress: Progress | None = None,
         budget: int | None = None,
-    ) -> tuple[Bytes, Labels]:
-        """Attack the open engine on the board; return the images found and the queries spent on each (−1: unknown).
+    ) -> Attacked:
+        """Attack the open engine on the board; return what was found and spent.
 
         ``budget`` is the most queries that the attack may spend on an image. ``progress`` hears the agent's running
         total of queries about once a second.
         """
         head = {"name": name, "options": dict(options), "threat": {"norm": threat.norm, "eps": threat.eps}, "key": key}
         most = _MOST_QUERIES if budget is None else budget
-        found, spent = [], []
+        found, spent, times = [], [], []
         for part in self._batches(images):
             sent = images[part]
             arrays: dict[str, Array] = {"images": sent}
@@ -283,17 +295,19 @@ class Board:
                 found.append(array_of(said.arrays, "images", "uint8", sent.shape, "attack"))
                 spent.append(array_of(said.arrays, "queries", "int64", (len(sent),), "attack"))
                 _check_queries(spent[-1], most, (found[-1] != sent).reshape(len(sent), -1).any(1))
+                times.append(array_of(said.arrays, "spent_ns", "int64", (len(sent), len(MARKS)), "attack"))
+                _check_times(times[-1], spent[-1], said.took_s)
             # Where the attack does not say which image a query was for, the total alone can be checked, and only from
             # above.
             known = bool((spent[-1] >= 0).all())
             least = int(spent[-1].sum()) if known else 0
             self._agent.count("attack", said.head, least, least if known else all_queries)
-        return np.concatenate(found), np.concatenate(spent)
+        return Attacked(np.concatenate(found), np.concatenate(spent), np.concatenate(times))
 
     def _attacked(
         self, head: Facts, arrays: dict[str, Array], queries: int, progress: Progress | None
     ) -> Said[answers.Queried]:
-        wanted = ("images", "queries")
+        wanted = ("images", "queries", "spent_ns")
         return self._agent.ask(answers.Queried, "attack", head, arrays, wanted, queries=queries, progress=progress)
 
     def time(self, plan: Facts, images: Bytes) -> Window:
@@ -420,6 +434,20 @@ def _check_queries(spent: Labels, most: int, changed: npt.NDArray[np.bool_]) -> 
     # Only an answer of the engine can tell an attack which image is better than the one it began with.
     if free := int((changed & (spent == 0)).sum()):
         raise impossible("attack", "queries", f"is 0 for {free:,} images that were changed")
+
+
+def _check_times(times: Labels, spent: Labels, took_s: float) -> None:
+    """Raise BoardError for times of queries that cannot be, within a call that took ``took_s`` here."""
+    known = (spent >= 0).all()
+    if not known and (times == -1).all():
+        return
+    if not known or (times < 0).any():
+        raise impossible("attack", "spent_ns", "must be 0 or more for every image whose queries are counted")
+    if (np.diff(times, axis=1) < 0).any():
+        raise impossible("attack", "spent_ns", "falls while the queries rise")
+    # As for the compiler: the share allows for clocks of other rates.
+    if (total := times[:, -1].sum() * 1e-9) > took_s * 1.01:
+        raise impossible("attack", "spent_ns", f"is {total:.4g} s, but the whole call took {took_s:.4g} s here")
 
 
 def _plan_from(plan: Facts) -> Plan:

@@ -27,7 +27,8 @@ from robustdeploy.evaluate.outcomes import AttackOutcome, Kind
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import Draws, key
-from robustdeploy.onboard.types import Bytes, Labels, QueryAttack, Threat
+from robustdeploy.onboard.queries import MARKS
+from robustdeploy.onboard.types import Bytes, Labels, Needs, QueryAttack, Threat
 
 # A kill costs one block at most. Smaller ones would spend their time on sealing and on messages.
 BLOCK = 128
@@ -55,7 +56,13 @@ class Adversary:
         """How the attack was run, for the conditions of its rows."""
         built: Any = self.gradient or self.query
         options = {name: value for name, value in vars(built).items() if value is not None}
-        return {"attack": self.choice.name, **options}
+        needs = {"needs": self.needs} if self.needs else {}
+        return {"attack": self.choice.name, **needs, **options}
+
+    @property
+    def needs(self) -> Needs | None:
+        """What a query attack reads of an answer; one that does not say is taken to read its scores."""
+        return getattr(self.query, "NEEDS", "scores") if self.query else None
 
     @property
     def budget(self) -> int | None:
@@ -184,14 +191,16 @@ def attack_board(
     def one(board: Board, block: Images, number: int, tell: Callable[[], None]) -> Arrays:
         # Parts have the same arrays for every attack; -1 says that nothing was counted.
         queries = np.full(len(block.ids), -1, np.int64)
+        spent_ns = np.full((len(block.ids), len(MARKS)), -1, np.int64)
         if replayed is not None:
             found, on_host = replayed.of(number).images, replayed.of(number).predictions
         else:
             name, options, noise_key = adversary.choice.name, _numbers(adversary), key(bench.seed, adversary.label)
             arguments = (name, options, bench.threat, noise_key, block.images, block.labels, block.ids)
-            found, queries = board.attack(*arguments, progress=lambda queries: tell(), budget=adversary.budget)
+            said = board.attack(*arguments, progress=lambda queries: tell(), budget=adversary.budget)
+            queries, spent_ns = said.queries, said.spent_ns
             # Nor is a board, whatever runs on it.
-            found = _made_valid(block.images, found, bench.threat)
+            found = _made_valid(block.images, said.images, bench.threat)
             with fleet.lock:  # the net on the host is one for all threads
                 on_host = CLASSIFICATION.predictions(host.score(found))
         # What an attack says of its own success is not asked: the stored images are scored anew.
@@ -201,6 +210,7 @@ def attack_board(
             "board": judged.labels,
             "host": on_host,
             "queries": queries,
+            "spent_ns": spent_ns,
             "moved": judged.moved,
             "restless": judged.restless,
         }
@@ -213,6 +223,7 @@ def attack_board(
         board=joined["board"],
         host=joined["host"],
         queries=joined["queries"] if adversary.kind == "query" else None,
+        spent_ns=joined["spent_ns"] if adversary.kind == "query" else None,
         moved=int(joined["moved"].sum()),
         restless=int(joined["restless"].sum()),
     )

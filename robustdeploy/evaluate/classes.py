@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from robustdeploy.core.metrics import AFTER_QUERIES
 from robustdeploy.core.report import Diagnostic, Measurement
 from robustdeploy.core.subject import Subject
 from robustdeploy.evaluate.intervals import balanced_share, clopper_pearson_lower
@@ -91,7 +92,7 @@ def one_class_diagnostic(outcomes: Outcomes, classes: tuple[str, ...]) -> Diagno
     metrics: list[str] = []
     for what, found, names in (
         ("clean", clean, ("clean_accuracy", "top1_agreement")),
-        ("worst-case", worst, ("robust_accuracy", "robust_accuracy_at_eps")),
+        ("worst-case", worst, ("robust_accuracy", "robust_accuracy_at_eps", AFTER_QUERIES)),
     ):
         if found.explains:
             told.append(

@@ -158,12 +158,17 @@ def _faithful_gradient(host: HostFindings) -> Diagnostic:
     )
 
 
-def scores_respond(unmoved: int, n: int) -> Diagnostic:
-    """Query attacks climb scores; hard or rounded ones tell them nothing until the label changes."""
+def scores_respond(unmoved: int, n: int, by_labels: bool = False) -> Diagnostic:
+    """Attacks by scores climb them; hard or rounded ones tell them nothing until the label changes.
+
+    ``by_labels`` says that one attacked that reads labels alone, often enough: to that it is all the same.
+    """
     share = unmoved / n
-    meaning = "query attacks have nothing to climb there" if share > 0.01 else "query attacks can climb them"
+    meaning = "attacks by scores have nothing to climb there" if share > 0.01 else "attacks by scores can climb them"
+    if share > 0.01:
+        meaning += "; one attacked that reads labels alone" if by_labels else ": add one that reads labels alone (rays)"
     text = f"the margin stayed exactly as it was at {unmoved} of {n} images moved by eps ({share:.1%}): {meaning}"
-    level = _level(share > 0.1, share > 0.01)
+    level = _level(share > 0.1 and not by_labels, share > 0.01)
     return Diagnostic(
         id="scores-respond",
         level=level,

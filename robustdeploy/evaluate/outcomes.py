@@ -29,6 +29,8 @@ class AttackOutcome:
     host: Labels
     """Predictions of the net that was exported."""
     queries: Labels | None = None
+    spent_ns: Labels | None = None
+    """Time that the engine took for the first `MARKS` queries of each image, N×marks; −1 where it is not known."""
     moved: int = 0
     """Labels that the board did not give again in batches of another size."""
     restless: int = 0
@@ -90,6 +92,8 @@ class Outcomes:
             arrays[f"{attack.label}/host_predictions"] = attack.host
             if attack.queries is not None:
                 arrays[f"{attack.label}/queries"] = attack.queries
+            if attack.spent_ns is not None:
+                arrays[f"{attack.label}/spent_ns"] = attack.spent_ns
         if self.dense_clean is not None:
             arrays["dense/predictions"] = self.dense_clean
         for attack in self.dense_attacks:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from robustdeploy.core.metrics import AFTER_QUERIES
 from robustdeploy.core.report import Measurement
 from robustdeploy.core.subject import DENSE, FP32, TORCH, Subject
 from robustdeploy.evaluate.intervals import clopper_pearson
-from robustdeploy.evaluate.outcomes import Bits, Outcomes
+from robustdeploy.evaluate.outcomes import AttackOutcome, Bits, Outcomes
+from robustdeploy.onboard.queries import MARKS
 
 _CLOPPER_PEARSON = "Clopper-Pearson, 95 %"
 
@@ -66,7 +68,7 @@ def accuracy_rows(
         yield share_row("robust_accuracy", its, outcomes.worst(where), worst, attack="worst", kind="worst")
     yield from _dense_rows(outcomes, settings, Subject(DENSE, FP32, TORCH))
     yield from _agreement_rows(outcomes, subject)
-    yield from _query_rows(outcomes, subject)
+    yield from _query_rows(outcomes, settings, subject)
 
 
 def _dense_rows(outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], dense: Subject) -> Iterator[Measurement]:
@@ -91,7 +93,9 @@ def _agreement_rows(outcomes: Outcomes, subject: Subject) -> Iterator[Measuremen
         yield share_row("top1_agreement", subject, attack.board == attack.host, attack=attack.label, kind=attack.kind)
 
 
-def _query_rows(outcomes: Outcomes, subject: Subject) -> Iterator[Measurement]:
+def _query_rows(
+    outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], subject: Subject
+) -> Iterator[Measurement]:
     for attack in outcomes.attacks:
         # A mean over the images that were counted would be of others than those that were attacked.
         if attack.queries is None or (attack.queries < 0).any():
@@ -106,3 +110,25 @@ def _query_rows(outcomes: Outcomes, subject: Subject) -> Iterator[Measurement]:
             n=len(attack.queries),
             conditions={"total": int(attack.queries.sum()), "median": float(np.median(attack.queries))},
         )
+        if attack.spent_ns is not None:
+            yield from _after_queries(outcomes, attack, settings[attack.label], subject)
+
+
+def _after_queries(
+    outcomes: Outcomes, attack: AttackOutcome, how: Mapping[str, Any], subject: Subject
+) -> Iterator[Measurement]:
+    """Return what stood after 10, 30, 100 … queries per image, up to all that the attack may spend."""
+    assert attack.queries is not None
+    assert attack.spent_ns is not None
+    right, held = outcomes.standing(outcomes.board_clean), outcomes.robust(attack, "board")
+    most = how.get("queries")
+    most = most if type(most) is int else int(attack.queries.max())
+    for column, mark in enumerate(MARKS):
+        asked = min(mark, most)
+        # An image falls with the last query that was spent on it; one that fell later was right until then.
+        bits = right & (held | (attack.queries > asked))
+        spent_s = float(attack.spent_ns[:, column].sum()) * 1e-9
+        conditions = {"queries": asked, "device_s": spent_s, "needs": how.get("needs", "scores")}
+        yield share_row(AFTER_QUERIES, subject, bits, conditions, attack=attack.label, kind=attack.kind)
+        if asked == most:
+            return

@@ -7,13 +7,13 @@ adversarial robustness" (2019), and the flags of AutoAttack (Croce and Hein, ICM
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.report import Diagnostic, Measurement
 from robustdeploy.evaluate.attack import Adversary
-from robustdeploy.onboard.types import Threat
+from robustdeploy.onboard.types import Needs, Threat
 
 ROBUST_METRICS = tuple(name for name in METRICS if "robust" in name)
 """What a weak attack flatters."""
@@ -28,8 +28,8 @@ RESTARTS = 5
 """Random starts, over all gradient attacks that take enough steps."""
 LOSSES = {"cross-entropy": ("cross-entropy",), "margin": ("margin", "dlr")}
 """Of each row one must be climbed: scores that blind the one leave the other its gradient."""
-QUERIES = 500
-"""Queries per image of one query attack."""
+QUERIES: Mapping[Needs, int] = {"scores": 500, "labels": 1000}
+"""Queries per image of one query attack, by what it reads of an answer; a label alone tells less."""
 FIRST_SQUARES = 0.05
 """Share of the image that a query attack by squares begins with, as published; smaller ones find little."""
 CURVE_IMAGES = 50
@@ -77,13 +77,19 @@ def _lacking_attacks(adversaries: Sequence[Adversary], threat: Threat) -> Iterat
         if (starts := sum(_starts(attack) for attack in serious)) < RESTARTS:
             yield f"its gradient attacks start {starts} times in all ({RESTARTS} needed)"
     # Attacks without that option do not search by squares, and count.
-    wide = [a.query for a in adversaries if a.query and getattr(a.query, "p_init", 1.0) >= FIRST_SQUARES]
+    wide = [a for a in adversaries if a.query and getattr(a.query, "p_init", 1.0) >= FIRST_SQUARES]
     if not wide and any(a.query for a in adversaries):
         yield f"its query attacks begin with squares of less than {FIRST_SQUARES:.0%} of the image (p_init)"
         return
-    most = max((getattr(query, "queries", 0) for query in wide), default=0)
-    if most < QUERIES:
-        yield f"no query attack may ask {QUERIES} times per image" + (f" (the most is {most})" if most else "")
+    if not any(asks_enough(each) for each in wide):
+        most = max((each.budget or 0 for each in wide), default=0)
+        told = f" (the most is {most})" if most else ""
+        yield f"no query attack may ask {QUERIES['scores']} times per image, {QUERIES['labels']} by labels alone{told}"
+
+
+def asks_enough(adversary: Adversary) -> bool:
+    """Say whether a query attack may ask as often as one must that reads what it reads."""
+    return adversary.needs is not None and (adversary.budget or 0) >= QUERIES[adversary.needs]
 
 
 def _parts(attack: Any) -> Sequence[Any]:

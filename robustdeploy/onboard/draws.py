@@ -59,3 +59,15 @@ class Draws:
         mixed = _mix(self._rows[:, None] ^ _mix(positions)[None, :])
         # 24 bits are what a float32 holds exactly, so the twin in torch gives the same numbers.
         return (mixed >> np.uint64(40)).astype(np.float64) * 2.0**-24
+
+    def normal(self, step: int, count: int) -> npt.NDArray[np.float64]:
+        """Return numbers of the standard normal distribution, one row of ``count`` per sample, for step ``step``.
+
+        Box and Muller, "A note on the generation of random normal deviates", Annals of Mathematical Statistics 29
+        (1958).
+        """
+        # An angle and a radius for each number, of one draw; the other half of each pair is not needed.
+        uniform = self.uniform(step, 2 * count)
+        radius = np.sqrt(-2 * np.log1p(-uniform[:, :count]))
+        normal: npt.NDArray[np.float64] = radius * np.cos(2 * np.pi * uniform[:, count:])
+        return normal

@@ -179,7 +179,7 @@ class Service:
         if found.dtype != np.uint8 or found.shape != images.shape:
             got = f"{found.dtype} of shape {found.shape}"
             raise BoardError(f"the attack {name} returned {got} for images of shape {images.shape}")
-        arrays = {"images": found, "queries": counted.per_image}
+        arrays = {"images": found, "queries": counted.per_image, "spent_ns": counted.spent_ns}
         return Message({"queries": counted.total, "queries_total": self._asked}, arrays)
 
     def _time(self, request: Message) -> Message:

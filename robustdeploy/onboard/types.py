@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -105,8 +105,15 @@ class Backend(Protocol):
         ...
 
 
+Needs = Literal["scores", "labels"]
+"""What a query attack reads of an answer: all its scores, or the predicted label alone."""
+
+
 class QueryAttack(Protocol):
-    """An adversary that sees scores only. It proposes images; it never judges itself."""
+    """An adversary that sees answers only. It proposes images; it never judges itself.
+
+    It declares what it reads of them as a class attribute, ``NEEDS: ClassVar[Needs]``; by default its scores.
+    """
 
     def __call__(self, model: Model, images: Bytes, labels: Labels, threat: Threat, draws: Draws) -> Bytes:
         """Return the strongest image found for each input, inside ``threat``'s box."""

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from ..errors import WireError
 
-VERSION = 3
+VERSION = 4
 _MAGIC = b"RDep"
 # Explicit little-endian: native order would also add padding that differs between machines.
 _PREFIX = struct.Struct("<4sHHI")

@@ -54,42 +54,84 @@ def curve_chart(curves: Sequence[Curve], eps: float, styles: Styles) -> str:
     """Draw robust accuracy over the attack's radius, with the threat's own radius marked."""
     if not curves:
         return ""
-    top, bottom = 30.0, 250.0
-    furthest = max([eps, *(x for curve in curves for x, _ in curve.points)]) or 1.0
+    furthest = max([eps, *_abscissae(curves)]) or 1.0
+    share = eps / furthest
+    limit = line(across(share), _TOP - 8, across(share), _BOTTOM, "limit")
+    anchor = "end" if share > 0.6 else "start"
+    note = text(f" ε of the threat, {eps_text(eps)} ", across(share), _TOP - 14, "note", anchor)
+    ticks = _eps_ticks(_abscissae(curves), furthest)
+    title = "Accuracy over the radius of the attack"
+    return _plot(
+        "curve-chart", title, curves, styles, lambda x: x / furthest, ticks, lambda x: f"at {eps_text(x)}", limit, note
+    )
 
-    def height(share: float) -> float:
-        return bottom - (bottom - top) * max(0.0, min(1.0, share))
 
-    parts = [line(across(eps / furthest), top - 8, across(eps / furthest), bottom, "limit")]
-    anchor = "end" if eps / furthest > 0.6 else "start"
-    parts.append(text(f" ε of the threat, {eps_text(eps)} ", across(eps / furthest), top - 14, "note", anchor))
+def queries_chart(curves: Sequence[Curve]) -> str:
+    """Draw robust accuracy over the queries per image, each decade as wide as the others."""
+    if not curves:
+        return ""
+    asked = _abscissae(curves)
+    decades = math.log(asked[-1] / asked[0]) or 1.0
+
+    def place(queries: float) -> float:
+        return math.log(queries / asked[0]) / decades
+
+    # Where two budgets nearly coincide, the larger is told.
+    kept = [x for x, after in zip(asked, [*asked[1:], math.inf], strict=True) if after / x > 1.5]
+    ticks = [(place(x), f"{x:,.0f}") for x in kept]
+    styles = styles_of([curve.subject for curve in curves])
+    title = "Accuracy over the queries per image"
+    return _plot("queries-chart", title, curves, styles, place, ticks, lambda x: f"after {x:,.0f} queries")
+
+
+_TOP, _BOTTOM = 30.0, 250.0
+
+
+def _abscissae(curves: Sequence[Curve]) -> list[float]:
+    return sorted({x for curve in curves for x, _ in curve.points})
+
+
+def _plot(
+    identity: str,
+    title: str,
+    curves: Sequence[Curve],
+    styles: Styles,
+    place: Callable[[float], float],
+    ticks: Sequence[tuple[float, str]],
+    where: Callable[[float], str],
+    *parts: str,
+) -> str:
+    """Draw curves on a scale from 0 to 100 %; ``place`` gives an abscissa's share of the width, ``where`` its words."""
+    drawn = []
     for index, curve in enumerate(curves):
         # Subjects nearly coincide where all is well, so the curves stand a few pixels apart.
         aside = f"translate({8 * (index - (len(curves) - 1) / 2):.1f} 0)"
-        parts.append(tag("g", _curve(curve, furthest, height, styles[curve.subject]), transform=aside))
-    ticks = _eps_ticks(sorted({x for curve in curves for x, _ in curve.points}), furthest)
-    told = "; ".join(f"{c.subject}: " + ", ".join(_at(x, row) for x, row in c.points) for c in curves)
+        drawn.append(tag("g", _curve(curve, place, styles[curve.subject]), transform=aside))
+    told = "; ".join(f"{c.subject}: " + ", ".join(_at(row, where(x)) for x, row in c.points) for c in curves)
     # The lowest line needs no label of its own: the last marks stand there.
-    scale = [(height(share), label if share else "") for share, label in _percent_ticks()]
-    grid = levels(scale) + axis(ticks, bottom, bottom + 4)
-    title = "Accuracy over the radius of the attack"
-    return drawing("curve-chart", title, told, bottom + 24, grid, *parts)
+    scale = [(_height(share), label if share else "") for share, label in _percent_ticks()]
+    grid = levels(scale) + axis(ticks, _BOTTOM, _BOTTOM + 4)
+    return drawing(identity, title, told, _BOTTOM + 24, grid, *parts, *drawn)
 
 
-def _at(eps: float, row: Measurement) -> str:
-    return f"{quantity(row.value, row.unit)} at {eps_text(eps)}"
+def _at(row: Measurement, where: str) -> str:
+    return f"{quantity(row.value, row.unit)} {where}"
 
 
-def _curve(curve: Curve, furthest: float, place: Callable[[float], float], style: str) -> str:
+def _height(share: float) -> float:
+    return _BOTTOM - (_BOTTOM - _TOP) * max(0.0, min(1.0, share))
+
+
+def _curve(curve: Curve, place: Callable[[float], float], style: str) -> str:
     strokes, marks = [], []
     for (x1, one), (x2, other) in zip(curve.points, curve.points[1:], strict=False):
-        ends = across(x1 / furthest), place(one.value), across(x2 / furthest), place(other.value)
+        ends = across(place(x1)), _height(one.value), across(place(x2)), _height(other.value)
         strokes.append(line(*ends, f"stroke {style}"))
     for x, row in curve.points:
-        at = across(x / furthest)
+        at = across(place(x))
         if row.low is not None and row.high is not None:
-            strokes.append(line(at, place(row.low), at, place(row.high), f"whisker {style}"))
-        marks.append(mark(style, at, place(row.value)))
+            strokes.append(line(at, _height(row.low), at, _height(row.high), f"whisker {style}"))
+        marks.append(mark(style, at, _height(row.value)))
     return "".join(strokes + marks)
 
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.metrics import AFTER_QUERIES, METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Measurement, Report, SubjectEvidence
 from robustdeploy.core.subject import Subject, subject_from
 
-Key = tuple[str, str, str, str, str, str]
-"""Metric, role of the subject, attack, multiple of eps, images, class: what makes two rows the same one."""
+Key = tuple[str, str, str, str, str, str, str]
+"""Metric, role of the subject, attack, multiple of eps, queries, images, class: what makes two rows the same one."""
 _OF_THE_NUMBERS = ("data.", "threat.norm", "evaluate.")
 """Parts of a recipe that decide what is measured, not on what."""
 _TOLD_BY_THE_REPORT = ("threat.eps", "budget.ops", "budget.params", "budget.memory", "data.name")
@@ -158,7 +158,9 @@ def _key(row: Measurement, report: Report) -> Key:
     multiple, images = row.conditions.get("multiple", ""), row.conditions.get("images", "")
     # Other metrics note a class for information, e.g. the largest one, which may differ between the two.
     of_class = row.conditions.get("class", "") if row.metric.startswith("class_") else ""
-    return (row.metric, _role(row.subject, report), row.attack or "", str(multiple), str(images), str(of_class))
+    queries = row.conditions.get("queries", "") if row.metric == AFTER_QUERIES else ""
+    what = row.metric, _role(row.subject, report), row.attack or ""
+    return (*what, str(multiple), str(queries), str(images), str(of_class))
 
 
 def counterparts(before: Report, after: Report) -> Iterator[tuple[SubjectEvidence, SubjectEvidence]]:
@@ -177,13 +179,14 @@ def _role(subject: str, report: Report) -> str:
 
 
 def _row(key: Key, before: Measurement | None, after: Measurement | None) -> Row:
-    metric, _, attack, multiple, images, of_class = key
+    metric, _, attack, multiple, queries, images, of_class = key
     one = before or after
     assert one is not None
     subjects = dict.fromkeys(side.subject for side in (before, after) if side)
     radius = f"eps × {float(multiple):g}" if multiple else ""
+    asked = f"{int(queries):,} queries" if queries.isdecimal() else queries
     on = f"on {images} images" if images else ""
-    words = (metric, of_class, attack, radius, on, f"({' against '.join(subjects)})")
+    words = (metric, of_class, attack, radius, asked, on, f"({' against '.join(subjects)})")
     conditions = [] if before is None or after is None else sorted(_other(before.conditions, after.conditions))
     return Row(
         label=" ".join(word for word in words if word),
@@ -200,7 +203,8 @@ def _row(key: Key, before: Measurement | None, after: Measurement | None) -> Row
 
 
 def _other(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    return (name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    # What the engine took is measured, and never the same.
+    return (name for name in (before.keys() | after.keys()) - {"device_s"} if before.get(name) != after.get(name))
 
 
 def _apart(row: Measurement, other: Measurement) -> bool | None:

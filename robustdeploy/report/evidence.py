@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.metrics import AFTER_QUERIES, METRICS
 from robustdeploy.core.report import Measurement, Report, SubjectEvidence
 from robustdeploy.core.subject import subject_from
 from robustdeploy.report.quantity import confidence, eps_text, number, quantity
@@ -37,9 +37,10 @@ class AttackLine:
 
 @dataclass(frozen=True)
 class Curve:
-    """Robust accuracy of one subject over the attack's radius."""
+    """Robust accuracy of one subject over the attack's radius, or over its queries."""
 
     subject: str
+    """Or the query attack on it."""
     points: tuple[tuple[float, Measurement], ...]
 
 
@@ -72,6 +73,8 @@ class Evidence:
     accuracy: tuple[AttackLine, ...]
     curves: tuple[Curve, ...]
     radii: tuple[Radius, ...]
+    queries: Rows
+    """What stood after how many queries, by subject and attack."""
     distances: Rows
     """How far the nearest wrong image is, in torch."""
     balance: Rows
@@ -81,6 +84,16 @@ class Evidence:
     latency: Rows
     agreement: Rows
     other: Rows
+
+    @property
+    def query_curves(self) -> tuple[Curve, ...]:
+        """The same as curves, one for each attack on each subject."""
+        several = len({row.subject for row in self.queries}) > 1
+        found: dict[str, list[tuple[float, Measurement]]] = {}
+        for row in self.queries:
+            name = f"{row.attack}{f' on {row.subject}' if several else ''}"
+            found.setdefault(name, []).append((float(row.conditions["queries"]), row))
+        return tuple(Curve(name, tuple(points)) for name, points in found.items())
 
     @property
     def accuracy_intervals(self) -> str:
@@ -93,6 +106,10 @@ class Evidence:
         return intervals_text(self.percentiles)
 
 
+QUERIES_NOTE = (
+    "What is still right after so many queries per image, asked of what runs on the target. Device seconds are the "
+    "time that the engine itself took for them, over all images."
+)
 DISTANCES_NOTE = (
     "Mean distance to the nearest wrong image that was found, of images labelled right: in torch, in pixels of [0, 1], "
     "not rounded to grey levels. It is an upper bound: a stronger search may find a nearer one."
@@ -110,6 +127,7 @@ def evidence_from(report: Report) -> Evidence:
     # A count of queries without its attack's accuracy still has to stand somewhere.
     left += [row for row in queries if row.attack not in told]
     curves, radii = _curves(left, subjects)
+    after = _take(left, _after_queries)
     by_class = _take(left, lambda row: row.metric in ("class_clean_accuracy", "class_robust_accuracy"))
     percentiles = _take(left, lambda row: row.metric in [f"{kind}.{p}" for kind in _TIMES for p in _PERCENTILES])
     return Evidence(
@@ -117,6 +135,7 @@ def evidence_from(report: Report) -> Evidence:
         accuracy=accuracy,
         curves=curves,
         radii=radii,
+        queries=tuple(sorted(after, key=lambda row: (row.subject, row.attack or "", row.conditions["queries"]))),
         distances=_take(left, lambda row: row.metric in METRICS and METRICS[row.metric].support == "distances"),
         balance=_take(left, lambda row: row.metric in BALANCE),
         classes=_classes(by_class),
@@ -125,6 +144,11 @@ def evidence_from(report: Report) -> Evidence:
         agreement=_take(left, lambda row: row.metric in _AGREEMENT),
         other=tuple(left),
     )
+
+
+def _after_queries(row: Measurement) -> bool:
+    asked = row.conditions.get("queries")
+    return row.metric == AFTER_QUERIES and type(asked) is int and asked > 0
 
 
 def subjects_in_order(report: Report) -> tuple[str, ...]:

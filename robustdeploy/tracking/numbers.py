@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from robustdeploy.core.callback import EpochRecord
+from robustdeploy.core.metrics import AFTER_QUERIES
 from robustdeploy.core.report import Measurement, Report
 
 _TELL_APART = ("class", "eps", "images", "found_on")
@@ -32,7 +33,8 @@ def numbers_of_report(report: Report) -> dict[tuple[str, str], float]:
 
 
 def _name(row: Measurement) -> str:
-    told = [f"{key} {_short(row.conditions[key])}" for key in _TELL_APART if key in row.conditions]
+    apart = (*_TELL_APART, "queries") if row.metric == AFTER_QUERIES else _TELL_APART
+    told = [f"{key} {_short(row.conditions[key])}" for key in apart if key in row.conditions]
     return " ".join([row.metric, *([row.attack] if row.attack else []), *told])
 
 

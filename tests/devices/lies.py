@@ -95,7 +95,7 @@ NUMBERS = {
 ARRAYS = {
     "get": ("data",),
     "score": ("scores",),
-    "attack": ("images", "queries"),
+    "attack": ("images", "queries", "spent_ns"),
     "time": ("samples_ns", "starts_ns", "empty_ns", "scores_before", "scores_after"),
     "run": ("telemetry",),
 }
@@ -175,6 +175,9 @@ FACTS = (
     Lie("attack: less than nothing", "attack", _array("queries", _first(-2)), "must be 0 or more", "queries"),
     Lie("attack: in part unknown", "attack", _array("queries", _first(-1)), "must be 0 or more", "queries"),
     Lie("attack: one query too few", "attack", _array("queries", lambda a: a - (a == a.max())), "must be", "queries"),
+    Lie("attack: no time", "attack", _array("spent_ns", lambda a: 0 * a - 1), "must be 0 or more", "spent_ns"),
+    Lie("attack: less time later", "attack", _array("spent_ns", lambda a: a[:, ::-1].copy()), "falls", "spent_ns"),
+    Lie("attack: for a minute", "attack", _array("spent_ns", lambda a: a + 2 * 10**9), "whole call took", "spent_ns"),
     Lie("attack: one image more", "attack", _array("images", lambda a: np.concatenate([a, a[:1]])), "30×3", "images"),
     Lie("time: negative", "time", _array("samples_ns", lambda a: 0 * a - 10**6), "must be above 0 ns", "samples_ns"),
     Lie("time: one is negative", "time", _array("samples_ns", _first(-1)), "must be above 0 ns", "samples_ns"),

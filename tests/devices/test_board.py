@@ -72,9 +72,14 @@ def test_an_attack_on_the_board_is_the_attack_on_the_host(board, net, images, ba
     labels = board.score(images).argmax(1)
     before, ids = board.queries_total, np.arange(len(images)) + 50
     board.batch_bytes = 11 * images[0].nbytes
-    found, queries = board.attack("square", {"queries": 30, "batch": 5}, THREAT, 2**63 + 5, images, labels, ids)
+    said = board.attack("square", {"queries": 30, "batch": 5}, THREAT, 2**63 + 5, images, labels, ids)
+    found, queries = said.images, said.queries
     assert board.queries_total - before == queries.sum()
     assert queries.max() == 30
+    up_to_10, up_to_30 = said.spent_ns[:, 0], said.spent_ns[:, 1]
+    assert (up_to_10 > 0).all()
+    assert ((up_to_30 > up_to_10) == (queries > 10)).all()
+    assert (said.spent_ns[:, 1:] == up_to_30[:, None]).all()
     tool = {"null": null.plugin, "onnxruntime": onnxruntime.plugin}[backend]()
     (tmp_path / "engine").mkdir()
     tool.compile(net, tmp_path / "engine")

@@ -56,7 +56,8 @@ def opened(agent, net, tmp_path, said):
 
 def attacked(images, key, board):
     labels = np.zeros(len(images), np.int64)
-    return board.attack("square", {"queries": 20}, THREAT, key, images, labels, np.arange(len(images)))
+    said = board.attack("square", {"queries": 20}, THREAT, key, images, labels, np.arange(len(images)))
+    return said.images, said.queries
 
 
 def same(one, other):

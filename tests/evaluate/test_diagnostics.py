@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustdeploy.core.subject import subject_from
-from robustdeploy.evaluate.diagnostics import HostFindings, diagnose
+from robustdeploy.evaluate.diagnostics import HostFindings, diagnose, scores_respond
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.rows import share_row
 from robustdeploy.onboard.types import Threat
@@ -164,3 +164,17 @@ def test_robustness_falls_with_eps_to_nothing(shares, level):
 
 def test_without_a_curve_nothing_is_said_of_it():
     assert "falls-with-eps" not in levels(outcomes(), at=[])
+
+
+@pytest.mark.parametrize(
+    ("unmoved", "by_labels", "level", "words"),
+    [
+        (1, False, "ok", "can climb them"),
+        (100, False, "block", "add one that reads labels alone (rays)"),
+        (100, True, "warn", "one attacked that reads labels alone"),
+    ],
+)
+def test_scores_that_tell_nothing_block_unless_an_attack_needed_none(unmoved, by_labels, level, words):
+    found = scores_respond(unmoved, 256, by_labels)
+    assert found.level == level
+    assert words in found.text

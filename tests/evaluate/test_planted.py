@@ -127,3 +127,26 @@ def test_an_evaluation_without_a_query_attack_is_inconclusive(evaluated):
     report = evaluated("train.epochs=1", "evaluate.attacks=[fgsm, pgd]", "evaluate.limit=20", "evaluate.curve_limit=5")
     assert "query-beats-transfer" in blocks(report)
     assert report.verdict.outcome is Outcome.INCONCLUSIVE
+
+
+BY_LABELS = STRONG.replace("{name: square, queries: 500}", "{name: square, queries: 500}, {name: rays, queries: 1000}")
+
+
+@pytest.mark.slow
+def test_labels_alone_tell_what_hard_scores_hide(evaluated):
+    report = evaluated("net=cheats:hard_decoy", BY_LABELS, ROBUST, "evaluate.eps_curve=[1.0, 8.0]")
+    assert accuracy(report, "rays-1000") < min(0.2, accuracy(report, "square-500") - 0.3)
+    assert accuracy(report, "worst") <= accuracy(report, "rays-1000")
+    # With such an attack, that scores tell nothing hides nothing; that gradients mislead still blocks.
+    assert "scores-respond" not in blocks(report)
+    assert {"query-beats-transfer", "faithful-gradient"} <= blocks(report)
+    after = [row for row in report.measurements if (row.metric, row.attack) == AFTER_QUERIES]
+    assert [row.conditions["queries"] for row in after] == [10, 30, 100, 300, 1000]
+    assert [row.value for row in after] == sorted((row.value for row in after), reverse=True)
+    assert after[-1].value == accuracy(report, "rays-1000")
+    seconds = [row.conditions["device_s"] for row in after]
+    assert seconds[0] > 0
+    assert seconds == sorted(seconds)
+
+
+AFTER_QUERIES = ("robust_accuracy_after_queries", "rays-1000")

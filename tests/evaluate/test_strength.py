@@ -72,7 +72,11 @@ def test_the_shipped_recipes_are_above_it(name):
         ((choice("pgd", steps=20, restarts=5), STRONG[2]), "climbs the margin (pgd with `loss: margin`)"),
         ((choice("pgd", steps=50, restarts=9, loss="margin"), STRONG[2]), "climbs the cross-entropy"),
         ((choice("pgd", steps=20), STRONG[1], STRONG[2]), "start 2 times in all (5 needed)"),
-        ((*STRONG[:2], choice("square", queries=1)), "no query attack may ask 500 times per image (the most is 1)"),
+        (
+            (*STRONG[:2], choice("square", queries=1)),
+            "500 times per image, 1000 by labels alone (the most is 1)",
+        ),
+        ((*STRONG[:2], choice("rays", queries=999)), "500 times per image, 1000 by labels alone (the most is 999)"),
         (STRONG[:2], "no query attack may ask 500 times per image"),
         ((*STRONG[:2], choice("square", queries=900, p_init=0.001)), "begin with squares of less than 5% of the image"),
     ],
@@ -93,6 +97,11 @@ def test_each_shortfall_of_the_attacks_is_told(attacks, lacking):
 )
 def test_parts_targets_and_losses_of_other_names_count(attacks):
     assert found(*attacks, choice("square", queries=500)).level == "ok"
+
+
+@pytest.mark.parametrize("name", ["rays", "hop-skip-jump", "simba", "nes"])
+def test_every_query_attack_counts_that_may_ask_enough(name):
+    assert found(*STRONG[:2], choice(name, queries=1000)).level == "ok"
 
 
 def test_a_plug_in_may_call_anything_parts():

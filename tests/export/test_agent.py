@@ -81,13 +81,14 @@ def test_plug_ins_of_other_packages_travel_too(tmp_path, net, images):
     )
     build_agent(tmp_path / "agent.pyz", {"attacks/my_invert": mine})
     with board_from(Local(), tmp_path / "agent.pyz") as board:
-        assert board.facts["attacks"] == ["my-invert", "square"]
+        assert board.facts["attacks"] == ["hop-skip-jump", "my-invert", "nes", "rays", "simba", "square"]
         onnx = board.put(net)
         board.open_engine("null", board.compile("null", onnx).files)
         ids = images[:, 0, 0, 0].astype("int64")
-        found, queries = board.attack("my-invert", {"shift": 0}, Threat(), 1, images, ids, ids)
-        assert (found == 255 - images).all()
-        assert (queries == -1).all()
+        said = board.attack("my-invert", {"shift": 0}, Threat(), 1, images, ids, ids)
+        assert (said.images == 255 - images).all()
+        assert (said.queries == -1).all()
+        assert (said.spent_ns == -1).all()
         assert board.queries_total == len(images)
 
 
@@ -111,7 +112,7 @@ def test_the_agent_runs_where_only_numpy_and_onnxruntime_are_installed(tmp_path,
         expected = images.reshape(len(images), -1).astype(np.float32) / 255 @ weights
         np.testing.assert_allclose(board.score(images), expected, atol=1e-4)
         labels = expected.argmax(1)
-        found, _ = board.attack("square", {"queries": 20}, Threat(), 1, images, labels, labels)
+        found = board.attack("square", {"queries": 20}, Threat(), 1, images, labels, labels).images
         assert np.abs(found.astype(int) - images).max() <= 8
 
 

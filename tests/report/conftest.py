@@ -83,6 +83,20 @@ def curve_rows():
     return rows
 
 
+def query_rows():
+    """What stood after so many queries, by an attack on scores and one on labels."""
+    rows = []
+    for attack, needs, correct in (
+        ("square-1000", "scores", {10: 781, 100: 612, 1000: 545}),
+        ("rays-300", "labels", {10: 799, 100: 640, 300: 588}),
+    ):
+        for queries, stood in correct.items():
+            conditions = {"queries": queries, "device_s": queries / 50, "needs": needs}
+            more = {"attack": attack, "kind": "query", "conditions": conditions}
+            rows.append(share("robust_accuracy_after_queries", BOARD, stood, **more))
+    return rows
+
+
 def other_rows():
     timing = {"batch": 1, "runs": 5, "warmup_s": 0.2}
     percentiles = {"p50": (1.842, 1.838, 1.846), "p90": (1.97, 1.962, 1.981), "p99": (2.41, 2.36, 2.52)}
@@ -181,7 +195,7 @@ FACTS = {
 
 
 def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, omissions=(), board=FACTS, subjects=None, **changes):
-    rows = tuple(accuracy_rows() + curve_rows() + other_rows()) if rows is None else tuple(rows)
+    rows = tuple(accuracy_rows() + curve_rows() + query_rows() + other_rows()) if rows is None else tuple(rows)
     if subjects is None:
         hashes = {name: f"{digit:x}" * 64 for digit, name in enumerate(("onnx", "engine", "agent"), 5)}
         deployed = SubjectEvidence(

@@ -9,6 +9,7 @@ METRICS = [
     "clean_accuracy",
     "robust_accuracy",
     "robust_accuracy_at_eps",
+    "robust_accuracy_after_queries",
     "top1_agreement",
     "latency_ms.p99",
     "latency_ms.cv",
@@ -24,13 +25,16 @@ rows = st.builds(
     value=st.integers(0, 10**9).map(float),
     unit=st.just("x"),
     n=st.just(1),
-    conditions=st.sampled_from([{}, {"eps": 0.03}, {"eps": 0.06, "multiple": 2}, {"eps": "wide"}]),
+    conditions=st.sampled_from(
+        [{}, {"eps": 0.03}, {"eps": 0.06, "multiple": 2}, {"eps": "wide"}, {"queries": 30}, {"queries": "many"}]
+    ),
 )
 
 
 def shown(evidence):
     yield from (row for line in evidence.accuracy for row in line.rows.values())
     yield from (row for curve in evidence.curves for _, row in curve.points)
+    yield from (row for curve in evidence.query_curves for _, row in curve.points)
     yield from evidence.percentiles + evidence.latency + evidence.agreement + evidence.other
 
 
@@ -63,6 +67,22 @@ def test_rows_of_one_attack_share_a_line_and_twins_get_their_own(report):
     ]
     assert set(lines[2].rows) == {BOARD, HOST, DENSE}
     assert set(lines[5].rows) == {BOARD}
+
+
+def test_what_stood_after_queries_is_a_curve_for_each_attack(report):
+    curves = evidence_from(report).query_curves
+    assert [curve.subject for curve in curves] == ["rays-300", "square-1000"]
+    assert [[x for x, _ in curve.points] for curve in curves] == [[10, 100, 300], [10, 100, 1000]]
+    other = [
+        row.model_copy(update={"subject": "pruned/fp32@host-cpu"})
+        for row in report.measurements
+        if row.metric == "robust_accuracy_after_queries"
+    ]
+    several = evidence_from(report.model_copy(update={"measurements": (*report.measurements, *other)})).query_curves
+    assert [curve.subject for curve in several][:2] == [
+        "rays-300 on pruned/fp32@host-cpu",
+        "square-1000 on pruned/fp32@host-cpu",
+    ]
 
 
 def test_conditions_carry_their_units():

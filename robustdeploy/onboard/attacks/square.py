@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from ..criterion import CLASSIFICATION, Floats
 from ..draws import Draws
-from ..queries import ask
-from ..types import Bytes, Labels, Model, Threat, pixels_from_bytes
+from ..queries import ask_margins
+from ..types import Bytes, Labels, Model, Needs, Threat
 
 _HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 """Iterations of 10,000 after which p is halved; rescaled to the number of queries."""
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Square:
     """Random search over squares within an ℓ∞ ball."""
 
+    NEEDS: ClassVar[Needs] = "scores"
     queries: int = 1000
     """Most queries per image; the first asks for the vertical stripes."""
     p_init: float = 0.8
@@ -50,7 +48,7 @@ class Square:
         # On the 8-bit grid: an image that fools only before it is rounded does not fool the deployed net.
         low, high = threat.box(images)
         best = _stripes(low, high, draws)
-        margins, fooled = self._ask(model, best, labels, np.arange(len(images)))
+        margins, fooled = ask_margins(model, best, labels, np.arange(len(images)), self.batch)
         # The stripes took the first query, so that the number in the label is what was really spent.
         for step in range(1, self.queries):
             # An image that is wrong already needs no more queries; what it saves shows in the queries per image.
@@ -59,24 +57,13 @@ class Square:
                 break
             side = square_side(step, self.queries, self.p_init, images.shape[2], images.shape[3])
             proposal = _propose(best[alive], low[alive], high[alive], side, draws.select(alive), step)
-            margin, wrong = self._ask(model, proposal, labels[alive], alive)
+            margin, wrong = ask_margins(model, proposal, labels[alive], alive, self.batch)
             # Ties of scores are common in int8: a wrong class counts even where the margin has not fallen.
             better = wrong | (margin < margins[alive])
             best[alive[better]] = proposal[better]
             margins[alive[better]] = margin[better]
             fooled[alive] |= wrong
         return best
-
-    def _ask(self, model: Model, images: Bytes, labels: Labels, rows: Rows) -> tuple[Floats, npt.NDArray[np.bool_]]:
-        """Margin of each image (low is near the border) and whether its label is no longer the prediction."""
-        margins = np.empty(len(images))
-        wrong = np.empty(len(images), np.bool_)
-        for start in range(0, len(images), self.batch):
-            part = slice(start, start + self.batch)
-            scores = ask(model, pixels_from_bytes(images[part]), rows[part])
-            margins[part] = CLASSIFICATION.margin(scores, labels[part])
-            wrong[part] = ~CLASSIFICATION.right(scores, labels[part])
-        return margins, wrong
 
 
 def square_side(step: int, queries: int, p_init: float, height: int, width: int) -> int:

@@ -30,7 +30,7 @@ class Html:
             rules={rule.id: rule for rule in report.rules},
             caveats=evidence.caveats(report),
             boards=boards,
-            styles=styles,
+            styles={**charts.styles_of([curve.subject for curve in sorted_rows.query_curves]), **styles},
             latencies={
                 subject: Markup(charts.latency_chart(histogram, evidence.calls_of(subject, sorted_rows.percentiles)))
                 for subject, histogram in report.figures.latency.items()
@@ -39,12 +39,14 @@ class Html:
             layers_head=HEAD,
             layers_note=LAYERS_NOTE,
             data=evidence.flat(report.data),
+            queries_note=evidence.QUERIES_NOTE,
             distances_note=evidence.DISTANCES_NOTE,
             zeros=nonzero.nonzero_note(report),
             conditions=evidence.shared_conditions(sorted_rows.percentiles + sorted_rows.latency),
             charts={
                 "accuracy": charts.accuracy_chart(sorted_rows.accuracy, styles),
                 "curve": charts.curve_chart(sorted_rows.curves, report.threat.eps, styles),
+                "queries": charts.queries_chart(sorted_rows.query_curves),
                 "budget": charts.budget_chart(report.budget),
             },
         )

@@ -12,7 +12,7 @@ from robustdeploy.foreign import one_line
 from robustdeploy.report import evidence
 from robustdeploy.report.layer_times import HEAD, LAYERS_NOTE, layer_rows
 from robustdeploy.report.nonzero import nonzero_note
-from robustdeploy.report.quantity import eps_text, interval, quantity
+from robustdeploy.report.quantity import eps_text, interval, number, quantity
 
 _SIGNS = {Outcome.PASS: "✅ PASS", Outcome.FAIL: "❌ FAIL", Outcome.INCONCLUSIVE: "⚠️ INCONCLUSIVE"}
 _LEVELS = {"ok": "OK", "warn": "Warning", "block": "Blocks"}
@@ -39,6 +39,7 @@ class Markdown:
             _verdict(report),
             _accuracy(rows),
             _curve(rows),
+            _queries(rows),
             _distances(rows),
             _classes(rows),
             _latency(rows),
@@ -127,6 +128,20 @@ def _curve(rows: evidence.Evidence) -> list[str]:
     head = ("Radius", *names, "Attack")
     lines = ((eps_text(r.eps), *(_cell(r.rows.get(name)) for name in names), r.attacks) for r in rows.radii)
     return ["## Accuracy over the radius", "", *_table(head, lines)]
+
+
+def _queries(rows: evidence.Evidence) -> list[str]:
+    if not rows.queries:
+        return []
+    head = ("Attack", "Reads", "Subject", "Queries", "Still right", "Device seconds")
+    lines = ((r.attack, r.conditions.get("needs"), r.subject, *_spent(r)) for r in rows.queries)
+    return ["## Accuracy over queries", "", escaped(evidence.QUERIES_NOTE), "", *_table(head, lines)]
+
+
+def _spent(row: Measurement) -> tuple[str, str, str]:
+    seconds = row.conditions.get("device_s")
+    told = number(float(seconds)) if isinstance(seconds, int | float) else ""
+    return f"{row.conditions['queries']:,}", _cell(row), told
 
 
 def _distances(rows: evidence.Evidence) -> list[str]:

@@ -1,58 +1,18 @@
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
-from sklearn.neural_network import MLPClassifier
 
 from robustdeploy.onboard.attacks.square import Square, plugin, square_side
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import Draws
 from robustdeploy.onboard.queries import Counted
-from robustdeploy.onboard.types import Threat, pixels_from_bytes
-
-THREAT = Threat(eps=24 / 255)
+from robustdeploy.onboard.types import pixels_from_bytes
 
 
-@pytest.fixture(scope="module")
-def digits():
-    data = load_digits()
-    images = np.floor(data.images * (255 / 16)).astype(np.uint8)[:, None]
-    return images, data.target.astype(np.int64)
-
-
-@pytest.fixture(scope="module")
-def net(digits):
-    images, labels = digits
-    mlp = MLPClassifier((32,), max_iter=60, random_state=0, tol=0.0, n_iter_no_change=1000, early_stopping=False)
-    with pytest.warns(UserWarning, match="Maximum iterations"):
-        mlp.fit(pixels_from_bytes(images[:1400]).reshape(1400, -1), labels[:1400])
-    first, second = (np.asarray(w, np.float64) for w in mlp.coefs_)
-    one, two = mlp.intercepts_
-
-    def scores(pixels):
-        # Summed by einsum, whose order does not depend on the batch, so that equal images get equal bits.
-        flat = pixels.reshape(len(pixels), -1).astype(np.float64)
-        hidden = np.maximum(np.einsum("nd,dh->nh", flat, first) + one, 0)
-        return (np.einsum("nh,hc->nc", hidden, second) + two).astype(np.float32)
-
-    return scores
-
-
-@pytest.fixture(scope="module")
-def subject(digits, net):
-    images, labels = (part[1400:1700] for part in digits)
-    right = net(pixels_from_bytes(images)).argmax(1) == labels
-    return images[right], labels[right]
-
-
-def robust(net, images, labels):
-    return (net(pixels_from_bytes(images)).argmax(1) == labels).mean()
-
-
-def test_it_stays_in_the_box_and_counts_its_queries(net, subject):
+def test_it_stays_in_the_box_and_counts_its_queries(net, subject, threat):
     images, labels = subject
     counted = Counted(net, len(images))
-    found = Square(queries=60)(counted, images, labels, THREAT, Draws(3, np.arange(len(images))))
-    low, high = THREAT.box(images)
+    found = Square(queries=60)(counted, images, labels, threat, Draws(3, np.arange(len(images))))
+    low, high = threat.box(images)
     assert found.dtype == np.uint8
     assert ((low <= found) & (found <= high)).all()
     fooled = net(pixels_from_bytes(found)).argmax(1) != labels
@@ -62,44 +22,44 @@ def test_it_stays_in_the_box_and_counts_its_queries(net, subject):
     assert counted.per_image.sum() == counted.total
 
 
-def test_the_result_of_an_image_does_not_depend_on_its_batch(net, subject):
+def test_the_result_of_an_image_does_not_depend_on_its_batch(net, subject, threat):
     images, labels = (part[:40] for part in subject)
     ids = np.arange(40) + 1000
     attack = Square(queries=40)
-    whole = attack(net, images, labels, THREAT, Draws(9, ids))
+    whole = attack(net, images, labels, threat, Draws(9, ids))
     order = np.random.default_rng(0).permutation(40)
-    shuffled = Square(queries=40, batch=7)(net, images[order], labels[order], THREAT, Draws(9, ids[order]))
+    shuffled = Square(queries=40, batch=7)(net, images[order], labels[order], threat, Draws(9, ids[order]))
     np.testing.assert_array_equal(shuffled, whole[order])
-    alone = np.concatenate([attack(net, images[[i]], labels[[i]], THREAT, Draws(9, ids[[i]])) for i in range(0, 40, 8)])
+    alone = np.concatenate([attack(net, images[[i]], labels[[i]], threat, Draws(9, ids[[i]])) for i in range(0, 40, 8)])
     np.testing.assert_array_equal(alone, whole[::8])
-    other = attack(net, images, labels, THREAT, Draws(10, ids))
+    other = attack(net, images, labels, threat, Draws(10, ids))
     assert (other != whole).any()
 
 
-def test_more_queries_never_leave_a_higher_margin_and_break_more(net, subject):
+def test_more_queries_never_leave_a_higher_margin_and_break_more(net, subject, threat, robust):
     images, labels = subject
     draws = Draws(1, np.arange(len(images)))
-    rates = [robust(net, Square(queries=q)(net, images, labels, THREAT, draws), labels) for q in (1, 20, 200)]
+    rates = [robust(Square(queries=q)(net, images, labels, threat, draws), labels) for q in (1, 20, 200)]
     assert rates[0] > rates[1] > rates[2]
-    start = Square(queries=1)(net, images, labels, THREAT, draws)
-    end = Square(queries=200)(net, images, labels, THREAT, draws)
+    start = Square(queries=1)(net, images, labels, threat, draws)
+    end = Square(queries=200)(net, images, labels, threat, draws)
     margins = [CLASSIFICATION.margin(net(pixels_from_bytes(found)), labels) for found in (start, end)]
     assert (margins[1] <= margins[0]).all()
 
 
-def test_it_starts_with_vertical_stripes(net, subject):
+def test_it_starts_with_vertical_stripes(net, subject, threat):
     images = np.full((6, 3, 8, 8), 128, np.uint8)
 
     def unmoved(pixels):
         return np.tile(np.float32([1, 0]), (len(pixels), 1))
 
-    found = Square(queries=1)(unmoved, images, np.zeros(6, np.int64), THREAT, Draws(0, np.arange(6)))
+    found = Square(queries=1)(unmoved, images, np.zeros(6, np.int64), threat, Draws(0, np.arange(6)))
     assert set(np.unique(found)) == {128 - 24, 128 + 24}
     assert (found == found[:, :, :1]).all()
     assert len(np.unique(found[:, :, 0], axis=0)) == 6
 
 
-def test_only_images_that_are_not_fooled_are_asked_again(subject):
+def test_only_images_that_are_not_fooled_are_asked_again(subject, threat):
     images, _ = subject
     asked = []
 
@@ -109,7 +69,7 @@ def test_only_images_that_are_not_fooled_are_asked_again(subject):
         scores[np.arange(len(pixels)), (np.arange(len(pixels)) < 5).astype(int)] = 1
         return scores
 
-    Square(queries=2)(first_half_falls, images[:10], np.zeros(10, np.int64), THREAT, Draws(0, np.arange(10)))
+    Square(queries=2)(first_half_falls, images[:10], np.zeros(10, np.int64), threat, Draws(0, np.arange(10)))
     assert asked == [10, 5]
 
 
@@ -133,7 +93,7 @@ def test_its_label_says_the_budget():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("queries", [50, 200])
-def test_it_is_no_weaker_than_the_attack_of_art(net, subject, queries):
+def test_it_is_no_weaker_than_the_attack_of_art(net, subject, queries, threat, robust):
     from art.attacks.evasion import SquareAttack
     from art.estimators.classification import BlackBoxClassifierNeuralNetwork
 
@@ -148,12 +108,10 @@ def test_it_is_no_weaker_than_the_attack_of_art(net, subject, queries):
         predict, images.shape[1:], 10, channels_first=True, clip_values=(0.0, 1.0)
     )
     np.random.seed(0)
-    attack = SquareAttack(estimator, eps=THREAT.eps, max_iter=queries, nb_restarts=1, batch_size=512, verbose=False)
+    attack = SquareAttack(estimator, eps=threat.eps, max_iter=queries, nb_restarts=1, batch_size=512, verbose=False)
     theirs = attack.generate(pixels_from_bytes(images), np.eye(10)[labels])
     theirs = (net(theirs.astype(np.float32)).argmax(1) == labels).mean()
     counted = Counted(net, len(images))
-    ours = robust(
-        net, Square(queries=queries)(counted, images, labels, THREAT, Draws(0, np.arange(len(images)))), labels
-    )
+    ours = robust(Square(queries=queries)(counted, images, labels, threat, Draws(0, np.arange(len(images)))), labels)
     assert counted.per_image.max() <= queries
     assert ours <= theirs + 0.02

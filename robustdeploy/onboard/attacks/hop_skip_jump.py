@@ -1,0 +1,94 @@
+"""HopSkipJump: walk along the boundary by directions that labels of random probes tell; on labels alone.
+
+Chen, Jordan and Wainwright, "HopSkipJumpAttack: a query-efficient decision-based attack", IEEE S&P 2020: the ℓ∞ form of
+Algorithm 2. The t-th estimate takes B₀√t probes, less their mean; the step ξ = distance/√t is halved until it is wrong.
+Written from the paper. Its probes are far finer than a grey level. On the 8-bit grid they move every pixel by one
+level, and dithering finds the boundary as finely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from itertools import count
+from typing import ClassVar
+
+import numpy as np
+
+from ..draws import Draws
+from ..searches import Answers, Limits, Place, Search, Values, asked, dithered, search
+from ..types import Bytes, Labels, Model, Needs, Threat
+
+
+@dataclass(frozen=True)
+class HopSkipJump:
+    """Descent of the ℓ∞ distance along the boundary."""
+
+    NEEDS: ClassVar[Needs] = "labels"
+    queries: int = 1000
+    """Most queries per image; the first asks for the image itself."""
+    probes: int = 100
+    """Probes of the first estimate; the t-th takes √t times as many."""
+    batch: int = 256
+    """Images scored at once."""
+
+    def __post_init__(self) -> None:
+        Limits(self.queries, self.batch)
+        if self.probes < 2:
+            raise ValueError("hop-skip-jump needs probes ≥ 2")
+
+    @property
+    def label(self) -> str:
+        """How reports name the attack."""
+        return f"hop-skip-jump-{self.queries}"
+
+    def __call__(self, model: Model, images: Bytes, labels: Labels, threat: Threat, draws: Draws) -> Bytes:
+        """Return a wrong image inside the box for each input, or the input where none was found."""
+        return search(self._one, self.NEEDS, Limits(self.queries, self.batch), model, images, labels, threat, draws)
+
+    def _one(self, place: Place) -> Search:
+        yield place.image[None]
+        drawn = count()
+        dither, wrong = place.uniform(next(drawn)), False
+        while not wrong:
+            point = np.floor(256 * place.uniform(next(drawn))).astype(np.uint8)
+            (wrong,) = yield point[None]
+        for step in count(1):
+            point, radius = yield from _to_boundary(place, point, dither)
+            ups = np.array([place.uniform(next(drawn)) < 0.5 for _ in range(int(self.probes * step**0.5))])
+            tried = np.clip(point + np.where(ups, 1.0, -1.0), 0, 255).astype(np.uint8)
+            answers = yield from asked(tried)
+            signs = np.where(answers, 1.0, -1.0)
+            # Less their mean, the answers vary less; where all are alike that would leave nothing.
+            signs -= 0 if abs(signs.mean()) == 1 else signs.mean()
+            direction = np.sign(np.tensordot(signs, tried.astype(np.float64) - point, 1))
+            size = radius / step**0.5
+            # A step below half a level would change nothing.
+            while size >= 0.5:
+                moved = np.clip(np.rint(point + size * direction), 0, 255).astype(np.uint8)
+                (wrong,) = yield moved[None]
+                if wrong:
+                    point = moved
+                    break
+                size /= 2
+
+
+def _to_boundary(place: Place, far: Bytes, dither: Values) -> Generator[Bytes, Answers, tuple[Bytes, float]]:
+    """Pull the wrong image ``far`` towards the box by cutting its largest moves; return what is wrong still."""
+    moves = far.astype(np.float64) - place.image
+
+    def at(radius: float) -> Bytes:
+        return dithered(np.clip(moves, -radius, radius) + place.image, dither)
+
+    # An image that is wrong inside the box has done its work, and the search ends there.
+    near, radius = float(place.levels), float(np.abs(moves).max())
+    yield at(near)[None]
+    # A probe's random signs change the margin about as much as one √size-th of that many levels all in one direction.
+    while radius - near > place.image.size**-0.5:
+        middle = (near + radius) / 2
+        (wrong,) = yield at(middle)[None]
+        near, radius = (near, middle) if wrong else (middle, radius)
+    return at(radius), radius
+
+
+plugin = HopSkipJump
