@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 import robustdeploy
 from robustdeploy.devices import answers, transfer
 from robustdeploy.devices.answers import answer_of, array_of, files_of, impossible, no_other
 from robustdeploy.devices.architecture import architecture_of
+from robustdeploy.devices.attacked import Attacked, check_queries, check_times
 from robustdeploy.devices.connection import LOSSES, AnotherBoard, Connection, Say
 from robustdeploy.devices.conversation import Conversation, Facts, Progress, Said
 from robustdeploy.devices.link import Link, Pipe
@@ -58,17 +58,6 @@ class Compiled:
     def bytes(self) -> int:
         """Size of all its files together."""
         return size_of(self.files)
-
-
-@dataclass(frozen=True)
-class Attacked:
-    """What an attack on the board found and spent, image by image."""
-
-    images: Bytes
-    queries: Labels
-    """Queries spent on each; −1 throughout where the attack does not count by image."""
-    spent_ns: Labels
-    """Time that the engine took for the first `MARKS` queries of each, N×marks; −1 throughout as above."""
 
 
 @dataclass(eq=False)
@@ -294,9 +283,9 @@ class Board:
             with self._agent.doubting():
                 found.append(array_of(said.arrays, "images", "uint8", sent.shape, "attack"))
                 spent.append(array_of(said.arrays, "queries", "int64", (len(sent),), "attack"))
-                _check_queries(spent[-1], most, (found[-1] != sent).reshape(len(sent), -1).any(1))
+                check_queries(spent[-1], most, (found[-1] != sent).reshape(len(sent), -1).any(1))
                 times.append(array_of(said.arrays, "spent_ns", "int64", (len(sent), len(MARKS)), "attack"))
-                _check_times(times[-1], spent[-1], said.took_s)
+                check_times(times[-1], spent[-1], said.took_s)
             # Where the attack does not say which image a query was for, the total alone can be checked, and only from
             # above.
             known = bool((spent[-1] >= 0).all())
@@ -420,34 +409,6 @@ def board_from(link: Link, agent: Path, deadline_s: float = 60.0, say: Say | Non
     ):
         board.lasting(board.hello)
         yield board
-
-
-def _check_queries(spent: Labels, most: int, changed: npt.NDArray[np.bool_]) -> None:
-    """Raise BoardError for queries per image that an attack of ``most`` per image cannot have spent."""
-    # All of them together: that is how an attack says that it does not count by image.
-    if (spent == -1).all():
-        return
-    if (spent < 0).any():
-        raise impossible("attack", "queries", f"must be 0 or more for every image, not {int(spent.min()):,}")
-    if (highest := int(spent.max())) > most:
-        raise impossible("attack", "queries", f"must be at most {most:,} per image, not {highest:,}")
-    # Only an answer of the engine can tell an attack which image is better than the one it began with.
-    if free := int((changed & (spent == 0)).sum()):
-        raise impossible("attack", "queries", f"is 0 for {free:,} images that were changed")
-
-
-def _check_times(times: Labels, spent: Labels, took_s: float) -> None:
-    """Raise BoardError for times of queries that cannot be, within a call that took ``took_s`` here."""
-    known = (spent >= 0).all()
-    if not known and (times == -1).all():
-        return
-    if not known or (times < 0).any():
-        raise impossible("attack", "spent_ns", "must be 0 or more for every image whose queries are counted")
-    if (np.diff(times, axis=1) < 0).any():
-        raise impossible("attack", "spent_ns", "falls while the queries rise")
-    # As for the compiler: the share allows for clocks of other rates.
-    if (total := times[:, -1].sum() * 1e-9) > took_s * 1.01:
-        raise impossible("attack", "spent_ns", f"is {total:.4g} s, but the whole call took {took_s:.4g} s here")
 
 
 def _plan_from(plan: Facts) -> Plan:

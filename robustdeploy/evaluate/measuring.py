@@ -53,7 +53,7 @@ from robustdeploy.evaluate.overlap import overlap_diagnostic
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.relay import Relay
 from robustdeploy.evaluate.rows import accuracy_rows
-from robustdeploy.evaluate.strength import asks_enough, strength_diagnostic
+from robustdeploy.evaluate.strength import asked_for_labels, strength_diagnostic
 from robustdeploy.evaluate.tables import table_diagnostic
 from robustdeploy.evaluate.vulnerability import vulnerability_rows
 from robustdeploy.export.precision.protocol import Limits
@@ -147,11 +147,7 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
         *diagnose(outcomes, recipe.threat, clean.scores, _findings(host, bench), on_board, classes, limits.agreement),
         *precision_diagnostics(request.exported, limits),
         one_class_diagnostic(outcomes, request.classes),
-        scores_respond(
-            unmoved,
-            len(request.test.ids[:LOOKED_AT]),
-            by_labels=any(each.needs == "labels" and asks_enough(each) for each in adversaries),
-        ),
+        scores_respond(unmoved, len(request.test.ids[:LOOKED_AT]), by_labels=asked_for_labels(adversaries)),
         overlap_diagnostic(_prints(request.test), request.test.ids, request.net / PRINTS_FILE),
         table_diagnostic(request.onnx, request.test.images, request.available),
         golden_diagnostic(max(opened.values(), key=lambda each: each.golden_gap), limits),

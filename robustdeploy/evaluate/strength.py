@@ -81,13 +81,18 @@ def _lacking_attacks(adversaries: Sequence[Adversary], threat: Threat) -> Iterat
     if not wide and any(a.query for a in adversaries):
         yield f"its query attacks begin with squares of less than {FIRST_SQUARES:.0%} of the image (p_init)"
         return
-    if not any(asks_enough(each) for each in wide):
+    if not any(_asks_enough(each) for each in wide):
         most = max((each.budget or 0 for each in wide), default=0)
         told = f" (the most is {most})" if most else ""
         yield f"no query attack may ask {QUERIES['scores']} times per image, {QUERIES['labels']} by labels alone{told}"
 
 
-def asks_enough(adversary: Adversary) -> bool:
+def asked_for_labels(adversaries: Sequence[Adversary]) -> bool:
+    """Say whether one of them reads labels alone and may ask often enough."""
+    return any(each.needs == "labels" and _asks_enough(each) for each in adversaries)
+
+
+def _asks_enough(adversary: Adversary) -> bool:
     """Say whether a query attack may ask as often as one must that reads what it reads."""
     return adversary.needs is not None and (adversary.budget or 0) >= QUERIES[adversary.needs]
 

@@ -116,3 +116,13 @@ def test_code_of_others_that_leaves_the_program_is_no_pass(tmp_path, command, mo
         assert done.code == 2
         assert told in done.err
         assert "belongs under `if __name__ == '__main__':`" in done.err
+
+
+def test_the_list_of_query_attacks_says_what_each_reads(command, tmp_path):
+    told = command(tmp_path, "ls", "query-attacks")
+    assert told.code == 0
+    needs = {line.split()[0]: line.rpartition("(needs ")[2].rstrip(")") for line in told.out.splitlines()}
+    assert needs["square"] == needs["simba"] == needs["nes"] == "scores"
+    assert needs["rays"] == needs["hop-skip-jump"] == "labels"
+    listed = json.loads(command(tmp_path, "ls", "query-attacks", "--json").out)
+    assert {entry["name"]: entry["needs"] for entry in listed} == needs
