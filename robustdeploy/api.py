@@ -218,7 +218,8 @@ def prune(
     """
     loaded = pinned(suited(recipe, targets) if isinstance(recipe, Recipe) else recipe_for(recipe, ops, targets))
     # Found wrong after hours of training, one of these would cost them.
-    adversaries_from(loaded.evaluate.attacks)
+    for adversary in adversaries_from(loaded.evaluate.attacks):
+        _ = adversary.settings  # looks for the nets that attacks bring along
     distances_from(loaded.evaluate.distances)
     root, net = Run.folder_for(runs, loaded, name), own_net_of(loaded)
     # Listing a data set of many files takes minutes, and checking and loading would each do so.

@@ -170,6 +170,24 @@ def test_the_query_attack_stays_in_the_box_and_treats_each_image_alone(registrie
     np.testing.assert_array_equal(alone, found[3:5])
 
 
+def test_the_substitute_learns_from_labels_and_asks_for_whole_grey_levels(registries):
+    torch.manual_seed(0)
+    net, asked = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)), []
+
+    def ask(images):
+        asked.append(images)
+        return net(images).argmax(1)
+
+    images = torch.randint(0, 256, (200, 1, 8, 8)).float() / 255
+    learnt = registries["substitutes"].build("mirror", {})(ask, images, 3, key=5)
+    assert [len(each) for each in asked] == [200, 200]
+    assert all(torch.equal(torch.round(each * 255) / 255, each) for each in asked)
+    fresh = torch.rand(300, 1, 8, 8)
+    assert (learnt(fresh).argmax(1) == net(fresh).argmax(1)).float().mean() > 0.7
+    again = registries["substitutes"].build("mirror", {})(ask, images, 3, key=5)
+    assert torch.equal(again(fresh), learnt(fresh))
+
+
 def test_the_attack_made_of_others_keeps_the_worst_image_of_each_input(registries):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).eval()
@@ -229,7 +247,7 @@ def test_one_run_takes_all_of_them_from_the_data_to_the_format(tried):
     run = tried[0] / "runs/mine"
     report = json.loads((run / "report.json").read_text())
     board = [row for row in report["measurements"] if row["subject"] == "pruned/fp32@slow-lane"]
-    attacks = {"fgsm", "mi-fgsm-5", "strongest-fgsm-mi-fgsm-3", "corners-10", "worst"}
+    attacks = {"fgsm", "mi-fgsm-5", "strongest-fgsm-mi-fgsm-3", "corners-10", "mirror", "worst"}
     assert attacks <= {row["attack"] for row in board}
     assert next(row["value"] for row in board if row["metric"] == "attack_queries") == 10
     assert next(row["n"] for row in report["measurements"] if row["metric"] == "r2") > 0

@@ -29,6 +29,9 @@ KINDS: Mapping[str, Kind] = {
     "data": Kind("data set", "robustdeploy.data", "robustdeploy.data"),
     "attacks": Kind("attack", "robustdeploy.attacks", "robustdeploy.attacks", heavy=True),
     "query-attacks": Kind("query attack", "robustdeploy.onboard.attacks", "robustdeploy.query-attacks"),
+    "substitutes": Kind(
+        "substitute attack", "robustdeploy.attacks.substitutes", "robustdeploy.substitutes", heavy=True
+    ),
     "distances": Kind("distance", "robustdeploy.attacks.distance", "robustdeploy.distances", heavy=True),
     "backends": Kind("backend", "robustdeploy.onboard.backends", "robustdeploy.backends"),
     "pruners": Kind("pruner", "robustdeploy.prune", "robustdeploy.pruners", heavy=True),

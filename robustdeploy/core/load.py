@@ -282,9 +282,9 @@ def prospect_of(recipe: Recipe, registries: Registries = REGISTRIES) -> Prospect
     """Return what a recipe alone says of its evaluation."""
     attacks = {}
     for choice in recipe.evaluate.attacks:
-        is_query = choice.name in registries["query-attacks"]
-        built = registries["query-attacks" if is_query else "attacks"].build(choice.name, choice.options)
-        attacks[str(getattr(built, "label", choice.name))] = is_query
+        asking = next((kind for kind in ("query-attacks", "substitutes") if choice.name in registries[kind]), None)
+        built = registries[asking or "attacks"].build(choice.name, choice.options)
+        attacks[str(getattr(built, "label", choice.name))] = asking is not None
     distances = {}
     for choice in recipe.evaluate.distances:
         distance = registries["distances"].build(choice.name, choice.options)

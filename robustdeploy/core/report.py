@@ -23,7 +23,9 @@ class Measurement(Noun):
     """What the number is about, e.g. ``pruned/fp32@host-cpu``; the place ``torch`` is the host's reference."""
     attack: str | None = None
     """Attack label, e.g. ``pgd-50-10``; ``worst`` is the worst case over attacks per image; None for clean rows."""
-    kind: Literal["replay", "transfer", "twin", "straight-through", "query", "divergence", "worst"] | None = None
+    kind: (
+        Literal["replay", "transfer", "twin", "straight-through", "query", "substitute", "divergence", "worst"] | None
+    ) = None
     """How the adversarial images were found."""
     value: float
     unit: str

@@ -135,7 +135,7 @@ class Prospect:
 
     recipe: Recipe
     attacks: Mapping[str, bool]
-    """Labels of the recipe's attacks, and whether each is a query attack."""
+    """Labels of the recipe's attacks, and whether each asks what is deployed."""
     distances: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """Labels of the recipe's distances, each with its metric and how many images it looks at."""
     removes_channels: bool = True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from robustdeploy.core.archive import Arrays, arrays_from, check_arrays
 from robustdeploy.core.files import atomic_write_bytes
@@ -15,7 +17,15 @@ from robustdeploy.core.trust import Trust
 from robustdeploy.engine.lineage import remedy
 from robustdeploy.engine.stage import Work
 from robustdeploy.errors import ArtifactError
-from robustdeploy.evaluate.attack import Bench, Found, Images, Progress, adversaries_from, attack_host
+from robustdeploy.evaluate.attack import (
+    Adversary,
+    Bench,
+    Found,
+    Images,
+    Progress,
+    adversaries_from,
+    attack_host,
+)
 from robustdeploy.evaluate.box import violations
 from robustdeploy.evaluate.curve import curve_found, first_images, radii
 from robustdeploy.evaluate.distances import (
@@ -27,11 +37,15 @@ from robustdeploy.evaluate.distances import (
     reach_of,
     shapes_of,
 )
-from robustdeploy.evaluate.host import load_host_net
+from robustdeploy.evaluate.host import HostNet, load_host_net
+from robustdeploy.evaluate.outcomes import Substituted
 from robustdeploy.evaluate.parts import Parts, npz_from
+from robustdeploy.evaluate.substitute import Victim, by_substitute
 from robustdeploy.evaluate.vulnerability import Moves, find_moves, moves_arrays, moves_in
+from robustdeploy.export.exporting import held_out_images
+from robustdeploy.nets.store import load_info
 from robustdeploy.onboard.criterion import CLASSIFICATION
-from robustdeploy.onboard.types import Labels, Threat
+from robustdeploy.onboard.types import Bytes, Labels, Threat
 
 FILE = "attacks.npz"
 _MOST_BYTES = 2**36
@@ -77,10 +91,10 @@ def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress
     parts = Parts(work.folder, work.mark, work.ledger)
     bench = Bench(test, recipe.threat, recipe.seed, parts, progress)
     # Query attacks ask what is deployed. Only a net that stays in torch, the dense one, is asked here.
-    adversaries = [a for a in adversaries_from(recipe.evaluate.attacks) if not (net.deployed and a.kind == "query")]
+    adversaries = [a for a in adversaries_from(recipe.evaluate.attacks) if not (net.deployed and a.asks)]
     before = None if net.exported is None else load_attacks(net.exported, recipe, test, net.deployed)
     tried = {} if before is None else before.attacks
-    found = {a.label: attack_host(a, bench, host, tried.get(a.label)) for a in adversaries}
+    found = {a.label: _found_on(net, a, bench, host, tried.get(a.label)) for a in adversaries}
     # Only for what runs on a board: it is there that a gradient may mislead.
     curve = curve_found(bench, host, recipe, {} if before is None else before.curve) if net.deployed else {}
     # Of the net and not of a twin: what is rounded has no boundary that a gradient leads to.
@@ -89,13 +103,29 @@ def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress
     arrays = {"predictions": CLASSIFICATION.predictions(host.score(test.images))}
     for name, each in {**found, **{_curve_name(multiple): one for multiple, one in curve.items()}}.items():
         arrays |= {f"{name}/images": each.images, f"{name}/predictions": each.predictions}
+        if each.substituted is not None:
+            arrays[f"{name}/substituted"] = np.array([astuple(each.substituted)], np.float64)
     arrays |= arrays_of(distances)
     if recipe.evaluate.vulnerability:
-        gradients = {a.label: found[a.label] for a in adversaries if a.kind == "transfer"}
+        gradients = {a.label: found[a.label] for a in adversaries if not a.asks}
         arrays |= moves_arrays(find_moves(bench, host, gradients) if before is None else before.moves)
     atomic_write_bytes(work.folder / FILE, npz_from(arrays))
     work.keep(FILE)
     return AttackRecord(n=len(test.ids))
+
+
+def _found_on(net: Attacked, adversary: Adversary, bench: Bench, host: HostNet, before: Found | None) -> Found:
+    if adversary.substitute is None:
+        return attack_host(adversary, bench, host, before)
+    info = load_info(net.folder)
+
+    def ask(images: Bytes) -> Labels:
+        labels: Labels = CLASSIFICATION.predictions(host.score(images))
+        return labels
+
+    seeds, _ = held_out_images(net.folder, info)
+    victim = Victim(ask, seeds, len(info.classes), clean=ask(bench.images.images))
+    return by_substitute(adversary, bench, host, victim)
 
 
 def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> HostAttacks:
@@ -117,7 +147,7 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
 
     _check(arrays, path, {"predictions": ("int64", ())}, len(test.ids))
     adversaries = adversaries_from(recipe.evaluate.attacks)
-    labels = [a.label for a in adversaries if not (deployed and a.kind == "query")]
+    replayed = [a for a in adversaries if not (deployed and a.asks)]
     few = first_images(test, recipe)
     curve = {
         multiple: found(_curve_name(multiple), few, Threat("linf", eps))
@@ -129,8 +159,10 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
         its = looked_at(test, distance)
         _check(arrays, path, shapes_of(distance, its), len(its.ids))
         distances[distance.label] = reach_of(choice, distance, arrays, its, path)
-    attacks = {label: found(label, test, recipe.threat) for label in labels}
-    looked = [a.label for a in adversaries if a.kind == "transfer"] if recipe.evaluate.vulnerability else []
+    attacks = {a.label: found(a.label, test, recipe.threat) for a in replayed}
+    for label in (a.label for a in replayed if a.substitute is not None):
+        attacks[label] = replace(attacks[label], substituted=_substituted(arrays, path, label))
+    looked = [a.label for a in adversaries if not a.asks] if recipe.evaluate.vulnerability else []
     moves = {label: moves_in(arrays, label, len(test.ids), path) for label in looked}
     return HostAttacks(arrays["predictions"], attacks, curve, distances, moves)
 
@@ -143,6 +175,13 @@ def _check(arrays: Arrays, path: Path, wanted: Mapping[str, tuple[str, tuple[int
         raise ArtifactError(f"{problem}; {remedy(path)}") from problem
     if (held := len(arrays[next(iter(wanted))])) != count:
         raise ArtifactError(f"{path} is of {held:,} test images where {count:,} are used; {remedy(path)}")
+
+
+def _substituted(arrays: Arrays, path: Path, label: str) -> Substituted:
+    name = f"{label}/substituted"
+    _check(arrays, path, {name: ("float64", (3,))}, 1)
+    queries, seed_images, agreement = arrays[name][0]
+    return Substituted(int(queries), int(seed_images), float(agreement))
 
 
 def _curve_name(multiple: float) -> str:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from robustdeploy.attacks.protocol import GradientAttack
+from robustdeploy.attacks.substitutes.protocol import SubstituteAttack
 from robustdeploy.core.archive import Arrays
 from robustdeploy.core.interrupts import stop_if_interrupted
+from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice
-from robustdeploy.core.registry import ATTACKS, QUERY_ATTACKS
+from robustdeploy.core.registry import ATTACKS, QUERY_ATTACKS, SUBSTITUTES
 from robustdeploy.data import images as data
 from robustdeploy.data.order import epoch_order
 from robustdeploy.devices.board import Board
@@ -23,7 +25,7 @@ from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.evaluate.box import project, violations
 from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.judge import judge
-from robustdeploy.evaluate.outcomes import AttackOutcome, Kind
+from robustdeploy.evaluate.outcomes import AttackOutcome, Kind, Substituted
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import Draws, key
@@ -50,14 +52,22 @@ class Adversary:
     label: str
     gradient: GradientAttack | None = None
     query: QueryAttack | None = None
+    substitute: SubstituteAttack | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks what is deployed; otherwise it follows a net in torch."""
+        return self.kind != "transfer"
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """How the attack was run, for the conditions of its rows."""
-        built: Any = self.gradient or self.query
-        options = {name: value for name, value in vars(built).items() if value is not None}
+        built: Any = self.gradient or self.query or self.substitute
+        options = {name: plain(value) for name, value in vars(built).items() if value is not None}
+        # One that runs another attack has an option of that name.
+        inner = {"runs": options.pop("attack")} if "attack" in options else {}
         needs = {"needs": self.needs} if self.needs else {}
-        return {"attack": self.choice.name, **needs, **options}
+        return {"attack": self.choice.name, **needs, **options, **inner, **getattr(built, "conditions", {})}
 
     @property
     def needs(self) -> Needs | None:
@@ -77,6 +87,9 @@ def adversary_from(choice: Choice) -> Adversary:
     if choice.name in QUERY_ATTACKS:
         query = QUERY_ATTACKS.build(choice.name, choice.options)
         return Adversary(choice, "query", str(getattr(query, "label", choice.name)), query=query)
+    if choice.name in SUBSTITUTES:
+        substitute: SubstituteAttack = SUBSTITUTES.build(choice.name, choice.options)
+        return Adversary(choice, "substitute", substitute.label, substitute=substitute)
     gradient = ATTACKS.build(choice.name, choice.options)
     return Adversary(choice, "transfer", gradient.label, gradient=gradient)
 
@@ -144,11 +157,18 @@ class Found:
 
     images: Bytes
     predictions: Labels
+    substituted: Substituted | None = None
+    """Only where it was found on a net that learnt from the attacked one's labels."""
 
     def of(self, block: int) -> Found:
         """Return the part of one block of images."""
         part = slice(block * BLOCK, (block + 1) * BLOCK)
         return Found(self.images[part], self.predictions[part])
+
+
+def found_in(arrays: Arrays, substituted: Substituted | None = None) -> Found:
+    """Return what was found, out of the arrays ``images`` and ``predictions``."""
+    return Found(arrays["images"], arrays["predictions"], substituted)
 
 
 def attack_host(adversary: Adversary, bench: Bench, host: HostNet, before: Found | None = None) -> Found:
@@ -168,12 +188,12 @@ def attack_host(adversary: Adversary, bench: Bench, host: HostNet, before: Found
             draws = Draws(noise_key, block.ids)
             found = adversary.query(host, block.images, block.labels, bench.threat, draws)
         # An attack is a plug-in and is not trusted to stay in the box.
-        found = _made_valid(block.images, found, bench.threat)
+        found = made_valid(block.images, found, bench.threat)
         if before is not None:
             found = worse_of(host, found, before.of(number).images, block.labels)
         return {"images": found, "predictions": CLASSIFICATION.predictions(host.score(found))}
 
-    return Found(**gathered(bench, adversary.label, one))
+    return found_in(gathered(bench, adversary.label, one))
 
 
 def worse_of(host: HostNet, found: Bytes, other: Bytes, labels: Labels) -> Bytes:
@@ -200,7 +220,7 @@ def attack_board(
             said = board.attack(*arguments, progress=lambda queries: tell(), budget=adversary.budget)
             queries, spent_ns = said.queries, said.spent_ns
             # Nor is a board, whatever runs on it.
-            found = _made_valid(block.images, said.images, bench.threat)
+            found = made_valid(block.images, said.images, bench.threat)
             with fleet.lock:  # the net on the host is one for all threads
                 on_host = CLASSIFICATION.predictions(host.score(found))
         # What an attack says of its own success is not asked: the stored images are scored anew.
@@ -226,6 +246,7 @@ def attack_board(
         spent_ns=joined["spent_ns"] if adversary.kind == "query" else None,
         moved=int(joined["moved"].sum()),
         restless=int(joined["restless"].sum()),
+        substituted=None if replayed is None else replayed.substituted,
     )
 
 
@@ -258,7 +279,8 @@ def _numbers(adversary: Adversary) -> Mapping[str, Any]:
     return dict(vars(adversary.query))
 
 
-def _made_valid(images: Bytes, proposals: Bytes, threat: Threat) -> Bytes:
+def made_valid(images: Bytes, proposals: Bytes, threat: Threat) -> Bytes:
+    """Return proposals projected into the threat's box around ``images``."""
     valid = project(images, proposals, threat)
     if outside := violations(images, valid, threat):
         raise ArtifactError(f"{outside} images left the box after projection; the evaluation cannot be trusted")

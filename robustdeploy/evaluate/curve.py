@@ -14,7 +14,7 @@ from robustdeploy.core.report import Measurement
 from robustdeploy.core.subject import Subject
 from robustdeploy.devices.board import Board
 from robustdeploy.devices.fleet import Fleet
-from robustdeploy.evaluate.attack import Bench, Found, Images, worse_of
+from robustdeploy.evaluate.attack import Bench, Found, Images, found_in, worse_of
 from robustdeploy.evaluate.box import project
 from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.rows import kind_of_gradients, share_row
@@ -59,7 +59,7 @@ def curve_found(bench: Bench, host: HostNet, recipe: Recipe, before: Mapping[flo
                 images = worse_of(host, images, before[multiple].images, few.labels)
             return {"images": images, "predictions": CLASSIFICATION.predictions(host.score(images))}
 
-        found[multiple] = Found(**bench.parts.get(f"curve-{multiple:g}", make))
+        found[multiple] = found_in(bench.parts.get(f"curve-{multiple:g}", make))
     return found
 
 

@@ -92,6 +92,7 @@ def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
     """Compare per image: a query attack that breaks what gradient attacks could not says that gradients mislead."""
     name = "query-beats-transfer"
     queries = [attack for attack in outcomes.attacks if attack.kind == "query"]
+    asking = [attack for attack in outcomes.attacks if attack.kind != "transfer"]
     transfers = [attack for attack in outcomes.attacks if attack.kind == "transfer"]
     if not queries or not transfers:
         lacking = "query" if not queries else "gradient"
@@ -99,7 +100,7 @@ def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
         return Diagnostic(id=name, level="block", text=text)
     # By image and not by share: two attacks may break as many images and still not the same ones.
     stood = np.logical_and.reduce([outcomes.robust(attack, "board") for attack in transfers])
-    broken = stood & ~np.logical_and.reduce([outcomes.robust(attack, "board") for attack in queries])
+    broken = stood & ~np.logical_and.reduce([outcomes.robust(attack, "board") for attack in asking])
     bound = _bound(broken)
     # AutoAttack flags 0.2 points as they are. At 100 images one broken image would be above that, hence a lower bound.
     blocked = bound > 0.002

@@ -65,7 +65,7 @@ class HostNet:
             return np.concatenate([self.attack(attack, images[p], labels[p], threat, key, ids[p]) for p in parts])
         noise = Noise(key, torch.from_numpy(ids).to(self.device))
         found = attack(self.followed, self._pixels(images), torch.from_numpy(labels).to(self.device), threat, noise)
-        return torch.round(found * 255).clamp(0, 255).to(torch.uint8).cpu().numpy()
+        return to_bytes(found)
 
     def nearest(self, distance: Distance, images: Bytes, labels: Labels, key: int, ids: Labels) -> Pixels:
         """Let ``distance`` propose the nearest wrong image of each input, or estimate how far it is: in floats."""
@@ -162,6 +162,12 @@ class HostNet:
 
     def _pixels(self, images: Bytes) -> torch.Tensor:
         return pixels(torch.from_numpy(images).to(self.device))
+
+
+def to_bytes(images: torch.Tensor) -> Bytes:
+    """Round pixels in [0, 1] to 8-bit images."""
+    rounded: Bytes = torch.round(images * 255).clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return rounded
 
 
 def _copied_in_double(net: nn.Module) -> nn.Module:

@@ -54,13 +54,14 @@ from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.relay import Relay
 from robustdeploy.evaluate.rows import accuracy_rows
 from robustdeploy.evaluate.strength import asked_for_labels, strength_diagnostic
+from robustdeploy.evaluate.substitute import Victim, by_substitute
 from robustdeploy.evaluate.tables import table_diagnostic
 from robustdeploy.evaluate.vulnerability import vulnerability_rows
 from robustdeploy.export.precision.protocol import Limits
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import Draws, key
 from robustdeploy.onboard.engine import Files
-from robustdeploy.onboard.types import Labels, Scores
+from robustdeploy.onboard.types import Bytes, Labels, Scores
 from robustdeploy.train.facts import PRINTS_FILE
 
 LOOKED_AT = 256
@@ -131,7 +132,7 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     # Between the attacks and not in one row, so that runs meet the board in different states.
     timed.take()
     dense = _dense_found(request)
-    outcomes = _attacked(bench, adversaries, (host, found, dense), fleet, clean, timed)
+    outcomes = _attacked(bench, adversaries, (host, found, dense), _victim(request, fleet, clean), clean, timed)
     # On the board and not in torch: an int8 head may round away what the host's scores still show.
     unmoved = fleet.first(lambda board: _unmoved_margins(bench, board, clean.scores))
     # From what was stored: gradients are followed on the host once for all targets.
@@ -245,17 +246,30 @@ def _judged(board: Board, block: Images, number: int, tell: Callable[[], None], 
     return dict(vars(judge(board, block.images, batch)))
 
 
+def _victim(request: Request, fleet: Fleet, clean: Judged) -> Victim:
+    """Return what runs on the boards as one who sees labels alone meets it."""
+
+    def ask(images: Bytes) -> Labels:
+        labels: Labels = CLASSIFICATION.predictions(fleet.first(lambda board: board.score(images)))
+        return labels
+
+    return Victim(ask, request.golden["images"], len(request.classes), clean.labels)
+
+
 def _attacked(
     bench: Bench,
     adversaries: tuple[Adversary, ...],
     in_torch: tuple[HostNet, HostAttacks, HostAttacks | None],
-    fleet: Fleet,
+    victim: Victim,
     clean: Judged,
     timed: Relay,
 ) -> Outcomes:
     (host, found, dense), attacks = in_torch, []
     for adversary in adversaries:
-        attacks.append(attack_board(adversary, bench, host, fleet, found.attacks.get(adversary.label)))
+        replayed = found.attacks.get(adversary.label)
+        if adversary.substitute is not None:
+            replayed = by_substitute(adversary, bench, host, victim)
+        attacks.append(attack_board(adversary, bench, host, timed.fleet, replayed))
         timed.take()
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
@@ -279,4 +293,5 @@ def _attacked(
 
 def _in_torch(adversary: Adversary, found: Found) -> AttackOutcome:
     """Tell of an attack on a net that runs in torch alone; all labels are that net's."""
-    return AttackOutcome(adversary.label, adversary.kind, found.images, found.predictions, found.predictions)
+    told = adversary.label, adversary.kind, found.images, found.predictions, found.predictions
+    return AttackOutcome(*told, substituted=found.substituted)

@@ -13,8 +13,23 @@ from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.evaluate.parts import npz_from
 from robustdeploy.onboard.types import Bytes, Labels
 
-Kind = Literal["transfer", "query"]
+Kind = Literal["transfer", "query", "substitute"]
+"""Where images were found: by gradients of a net in torch, by asking for scores, or on a net that learnt from labels.
+
+The last two ask what is deployed."""
 Bits = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Substituted:
+    """What is known of the net that an attack trained in place of the attacked one."""
+
+    queries: int
+    """Labels that it was told, over all of its training."""
+    seed_images: int
+    """Held-out images that it began with."""
+    agreement: float
+    """Share of the test images, as they are, that both label alike."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,12 @@ class AttackOutcome:
     """Labels that the board did not give again in batches of another size."""
     restless: int = 0
     """Those of them that it did not give again in batches of the same size either."""
+    substituted: Substituted | None = None
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What of its rows' conditions is known only afterwards."""
+        return {} if self.substituted is None else dict(vars(self.substituted))
 
 
 @dataclass(frozen=True)

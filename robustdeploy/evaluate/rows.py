@@ -57,14 +57,14 @@ def accuracy_rows(
         for attack in outcomes.attacks:
             # An image found by querying the board reaches the host as a stored one.
             by_gradients = kind_of_gradients(subject, reference) if attack.kind == "transfer" else attack.kind
-            kind = "replay" if where == "host" and attack.kind == "query" else by_gradients
+            kind = "replay" if where == "host" and attack.kind != "transfer" else by_gradients
             bits = outcomes.robust(attack, where)
-            how = {**settings[attack.label], **judged}
+            how = {**settings[attack.label], **attack.conditions, **judged}
             # The same attack finds other images on another target, so the reference's row says which were replayed.
             how |= {"found_on": subject.place} if kind == "replay" else {}
             yield share_row("robust_accuracy", its, bits, how, attack=attack.label, kind=kind)
         worst = {"attacks": [attack.label for attack in outcomes.attacks], "per": "image", **judged}
-        worst |= {"found_on": subject.place} if where == "host" and "query" in kinds else {}
+        worst |= {"found_on": subject.place} if where == "host" and kinds - {"transfer"} else {}
         yield share_row("robust_accuracy", its, outcomes.worst(where), worst, attack="worst", kind="worst")
     yield from _dense_rows(outcomes, settings, Subject(DENSE, FP32, TORCH))
     yield from _agreement_rows(outcomes, subject)
@@ -81,7 +81,7 @@ def _dense_rows(outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], d
         bits = standing & outcomes.standing(attack.host)
         # Per image, as for the deployed net; otherwise the two worst cases could not be compared.
         worst = worst & bits
-        conditions = settings[attack.label]
+        conditions = {**settings[attack.label], **attack.conditions}
         yield share_row("robust_accuracy", dense, bits, conditions, attack=attack.label, kind=attack.kind)
     labels = {"attacks": [attack.label for attack in outcomes.dense_attacks], "per": "image"}
     yield share_row("robust_accuracy", dense, worst, labels, attack="worst", kind="worst")
@@ -97,19 +97,15 @@ def _query_rows(
     outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], subject: Subject
 ) -> Iterator[Measurement]:
     for attack in outcomes.attacks:
+        if attack.substituted is not None:
+            total, n = attack.substituted.queries, len(attack.board)
+            shared = {"total": total, "for": "training one substitute, which serves all images"}
+            yield _queries(subject, attack, total / n, n, shared)
         # A mean over the images that were counted would be of others than those that were attacked.
         if attack.queries is None or (attack.queries < 0).any():
             continue
-        yield Measurement(
-            metric="attack_queries",
-            subject=str(subject),
-            attack=attack.label,
-            kind=attack.kind,
-            value=float(attack.queries.mean()),
-            unit="queries per image",
-            n=len(attack.queries),
-            conditions={"total": int(attack.queries.sum()), "median": float(np.median(attack.queries))},
-        )
+        told = {"total": int(attack.queries.sum()), "median": float(np.median(attack.queries))}
+        yield _queries(subject, attack, float(attack.queries.mean()), len(attack.queries), told)
         if attack.spent_ns is not None:
             yield from _after_queries(outcomes, attack, settings[attack.label], subject)
 
@@ -132,3 +128,18 @@ def _after_queries(
         yield share_row(AFTER_QUERIES, subject, bits, conditions, attack=attack.label, kind=attack.kind)
         if asked == most:
             return
+
+
+def _queries(
+    subject: Subject, attack: AttackOutcome, value: float, n: int, conditions: Mapping[str, Any]
+) -> Measurement:
+    return Measurement(
+        metric="attack_queries",
+        subject=str(subject),
+        attack=attack.label,
+        kind=attack.kind,
+        value=value,
+        unit="queries per image",
+        n=n,
+        conditions=dict(conditions),
+    )

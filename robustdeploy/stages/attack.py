@@ -8,11 +8,13 @@ from typing import Any
 
 from robustdeploy.core.plain import plain
 from robustdeploy.core.records import AttackRecord
+from robustdeploy.core.registry import SUBSTITUTES
 from robustdeploy.core.settings import evaluation_content
 from robustdeploy.core.subject import FP32
 from robustdeploy.engine.places import attacks_place, onnx_place
 from robustdeploy.engine.stage import Need, Work
 from robustdeploy.evaluate.adversarial import FILE, Attacked, attack_net
+from robustdeploy.evaluate.attack import adversaries_from
 from robustdeploy.nets.store import load_info
 from robustdeploy.stages.export import NetStage
 from robustdeploy.stages.lower import Lower, twin_file
@@ -46,7 +48,9 @@ class Attack:
     @property
     def needs(self) -> tuple[Need, ...]:
         """The net; for a twin the file that it is read from, and what was found on the net in float32."""
-        net = Need(self.net, ("model.safetensors", "net.json"))
+        # Named only where a substitute begins with them, so that other evaluations keep their fingerprint.
+        held_out = ("held_out.npz",) if self._begins_with_held_out else ()
+        net = Need(self.net, ("model.safetensors", "net.json", *held_out))
         if self.lowered is None:
             return (net,)
         return (net, Need(self.lowered, ("model.onnx",)), Need(self._exported, (FILE,)))
@@ -60,8 +64,10 @@ class Attack:
         return {"evaluate": evaluate, "threat": threat, "seed": recipe.seed, "deployed": self.deployed}
 
     def inputs(self) -> Mapping[str, str]:
-        """The test images."""
-        return {"test_images": self.session.test_images(load_info(self._folder)).digest}
+        """The test images, and nets that attacks bring along."""
+        attacks = adversaries_from(self.session.asked.evaluate.attacks)
+        brought = {a.label: a.settings["source_sha256"] for a in attacks if "source_sha256" in a.settings}
+        return {"test_images": self.session.test_images(load_info(self._folder)).digest, **brought}
 
     def run(self, work: Work) -> AttackRecord:
         """Attack, block by block; sealed blocks of an interrupted call are used again."""
@@ -79,6 +85,11 @@ class Attack:
         record = attack_net(net, session.asked, test, work, progress)
         session.callback.say(f"attack: {self._named}, {len(test.ids)} test images, found in {work.folder}")
         return record
+
+    @property
+    def _begins_with_held_out(self) -> bool:
+        """Whether a substitute is trained here; one of what is deployed is trained on its own answers."""
+        return not self.deployed and any(each.name in SUBSTITUTES for each in self.session.asked.evaluate.attacks)
 
     @property
     def _named(self) -> str:

@@ -92,7 +92,8 @@ def test_every_plug_in_that_a_recipe_chooses_is_offered():
 
     for field, kind in (("net", "nets"), ("data.name", "data"), ("train.task", "tasks"), ("prune", "pruners")):
         assert {f"{field}={name}" for name in REGISTRIES[kind].names()} <= set(complete_set(f"{field}="))
-    assert set(complete_attacks("")) == {*REGISTRIES["attacks"].names(), *REGISTRIES["query-attacks"].names()}
+    kinds = ("attacks", "query-attacks", "substitutes")
+    assert set(complete_attacks("")) == {name for kind in kinds for name in REGISTRIES[kind].names()}
 
 
 def test_every_field_of_a_recipe_that_is_offered_is_one(tmp_path):

@@ -43,6 +43,7 @@ KINDS = {
     "data": ["digits", "fashion_mnist"],
     "attacks": ["fgsm", "pgd"],
     "query-attacks": ["square"],
+    "substitutes": ["substitute"],
     "distances": ["deepfool", "cw"],
     "backends": ["onnxruntime", "null"],
     "pruners": ["masks"],
