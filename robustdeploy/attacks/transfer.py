@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from robustdeploy.attacks.protocol import GradientAttack
-from robustdeploy.core.kinds import Of
 from robustdeploy.core.recipe import Choice, PlugIn
 from robustdeploy.core.registry import ATTACKS
 from robustdeploy.data.noise import Noise
@@ -32,7 +30,7 @@ class Transfer:
 
     source: Path
     """Folder of the other net, or a run, whose own net is meant; from the folder where robustdeploy is called."""
-    attack: Annotated[PlugIn, Of("attacks")] = _PGD
+    attack: PlugIn = _PGD
     """What is run on that net."""
 
     @property

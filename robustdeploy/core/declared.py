@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from robustdeploy.core import bounds
 from robustdeploy.core.options import checked_type, numbers_accept_fractions
+from robustdeploy.core.recipe import PlugIn
 
 _TYPES: Mapping[str, Any] = {
     **{kind.__name__: kind for kind in (int, float, str, bool, list, tuple, dict, Path)},
@@ -25,10 +26,11 @@ _TYPES: Mapping[str, Any] = {
         for name in ("Bits", "Count", "Whole", "NotNegative", "Positive", "Rate", "Share", "Step")
     },
     "LossName": bounds.LossName,
+    "PlugIn": PlugIn,
     "Literal": Literal,
     "ClassVar": ClassVar,
 }
-_HOMES = ("builtins", "pathlib", "typing", "robustdeploy.core.bounds")
+_HOMES = ("builtins", "pathlib", "typing", "robustdeploy.core.bounds", "robustdeploy.core.recipe")
 """Modules from which those names mean what they mean here."""
 
 

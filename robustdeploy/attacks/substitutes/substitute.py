@@ -8,7 +8,6 @@ label's score, and the moved ones are asked for and added.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from robustdeploy.attacks.protocol import GradientAttack, input_gradient, to_grey_levels
 from robustdeploy.attacks.substitutes.protocol import Ask
 from robustdeploy.core.bounds import Count, Positive
-from robustdeploy.core.kinds import Of
 from robustdeploy.core.recipe import Choice, PlugIn
 from robustdeploy.core.registry import ATTACKS
 from robustdeploy.data.order import epoch_order
@@ -46,7 +44,7 @@ class Substitute:
     """Rate of Adam."""
     batch: Count = 128
     """Images of a training step."""
-    attack: Annotated[PlugIn, Of("attacks")] = _FGSM
+    attack: PlugIn = _FGSM
     """The gradient attack that is run on the substitute."""
 
     @property
