@@ -356,6 +356,7 @@ def evaluate(
     skip_unreadable: bool = False,
     force: bool = False,
     trust: Trust = False,
+    workers: int = 1,
     callback: Callback = SILENT,
 ) -> Artifact:
     """Attack and time what runs on ``target``; return the outcomes. Sealed parts are never redone.
@@ -363,12 +364,15 @@ def evaluate(
     ``precisions`` are as for ``export``. ``settings`` other than those of the run's recipe leave theirs alone: the
     outcomes stand beside, in a folder of their own. ``data`` is the data set's folder where that has moved,
     ``skip_unreadable`` is as in the recipe's ``data``, and ``trust`` as for ``load_net``. ``force`` does all of it
-    again.
+    again. ``workers`` processes share the attacks in torch, and change no result; a script that asks for several stands
+    under ``if __name__ == "__main__"``, since each of them imports it.
     """
+    if workers < 1:
+        raise UsageError(f"workers is {workers}; at least one process attacks")
     goal = load_target(target) if isinstance(target, str) else target
     changed = {"precisions": asked_precisions(run.recipe, precisions), **({"evaluate": settings} if settings else {})}
     asked = run.recipe.model_copy(update=changed)
-    with looking_once(), Session(run, asked, data, skip_unreadable, trust, callback) as session:
+    with looking_once(), Session(run, asked, data, skip_unreadable, trust, callback, workers) as session:
         check_evaluable(run, goal, data, precisions)
         return _evaluated(session, goal, force)
 

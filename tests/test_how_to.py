@@ -248,6 +248,7 @@ def test_one_run_takes_all_of_them_from_the_data_to_the_format(tried):
     report = json.loads((run / "report.json").read_text())
     board = [row for row in report["measurements"] if row["subject"] == "pruned/fp32@slow-lane"]
     attacks = {"fgsm", "mi-fgsm-5", "strongest-fgsm-mi-fgsm-3", "corners-10", "mirror", "worst"}
+    attacks |= {"first-look-pgd-2", "first-look-square-5", "first-look-2-5"}
     assert attacks <= {row["attack"] for row in board}
     assert next(row["value"] for row in board if row["metric"] == "attack_queries") == 10
     assert next(row["n"] for row in report["measurements"] if row["metric"] == "r2") > 0

@@ -13,7 +13,16 @@ from robustdeploy.core.kinds import KINDS
 from robustdeploy.core.load import load_comparison
 from robustdeploy.core.plug_in_fields import EACH, plug_in_fields
 from robustdeploy.core.recipe import Recipe
-from robustdeploy.core.registry import ATTACKS, FORMATS, PRECISIONS, QUERY_ATTACKS, REGISTRIES, SUBSTITUTES, TRACKERS
+from robustdeploy.core.registry import (
+    ATTACKS,
+    ENSEMBLES,
+    FORMATS,
+    PRECISIONS,
+    QUERY_ATTACKS,
+    REGISTRIES,
+    SUBSTITUTES,
+    TRACKERS,
+)
 from robustdeploy.core.shipped import ShippedKind, shipped_names
 from robustdeploy.errors import RobustdeployError
 
@@ -90,7 +99,8 @@ def complete_net(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_attacks(incomplete: str) -> list[str]:
     """Names of attacks, one after the other with commas between."""
-    return _after_commas(incomplete, sorted({*ATTACKS.names(), *QUERY_ATTACKS.names(), *SUBSTITUTES.names()}))
+    kinds = (ATTACKS, QUERY_ATTACKS, SUBSTITUTES, ENSEMBLES)
+    return _after_commas(incomplete, sorted({name for kind in kinds for name in kind.names()}))
 
 
 def complete_formats(incomplete: str) -> list[str]:

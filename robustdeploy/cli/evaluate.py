@@ -66,6 +66,10 @@ LimitOption = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option("--limit", help="Test images to use, the first of a fixed shuffle."),
 ]
+WorkersOption = Annotated[
+    int,
+    typer.Option("--workers", min=1, help="Processes that share the attacks in torch; results are the same."),
+]
 
 
 def evaluate(
@@ -81,6 +85,7 @@ def evaluate(
     runs: RunsOption = RUNS,
     force: ForceOption = False,
     trust: TrustOption = False,
+    workers: WorkersOption = 1,
     track: TrackOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -114,7 +119,7 @@ def evaluate(
         base = opened.root / "recipe.yaml" if recipe is None else recipe
         settings = load_recipe(base, used).evaluate if used or recipe is not None else None
         its: dict[str, Any] = {"settings": settings, "data": data, "force": force, "trust": word}
-        its |= {"precisions": precision or (), "skip_unreadable": skip_unreadable}
+        its |= {"precisions": precision or (), "skip_unreadable": skip_unreadable, "workers": workers}
         first = api.evaluate(opened, goal, **its, callback=callback).path.parent
     computed = [each.name for each in precisions_on(goal, asked_precisions(opened.recipe, precision or ()))]
     name = first.name.partition("@")[2]

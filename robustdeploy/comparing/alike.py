@@ -77,7 +77,9 @@ def _attacks(each: Found) -> str:
 def _attack(name: str, conditions: Mapping[str, Any]) -> str:
     # Other conditions say what came out, such as how many images were left to attack.
     told = {
-        key: conditions[key] for key in ("steps", "restarts", "alpha", "loss", "eps", "queries") if key in conditions
+        key: conditions[key]
+        for key in ("steps", "restarts", "alpha", "loss", "targets", "eps", "queries")
+        if key in conditions
     }
     return f"{name} ({conditions_text(told)})" if told else name
 

@@ -116,7 +116,7 @@ def _read(folder: TableFolder, run: RowRun, report: Report) -> Found:
         measured=measured,
         distances=_in_torch(report, "distances"),
         vulnerability=_in_torch(report, "features"),
-        right=_right(arrays, [name for name in measured if name not in (CLEAN, WORST)], str(path)),
+        right=_right(arrays, {name: row for name, row in measured.items() if name not in (CLEAN, WORST)}, str(path)),
         test_images=hashlib.sha256(_array(arrays, "ids", str(path)).tobytes() + arrays["labels"].tobytes()).hexdigest(),
         file_kib=(onnx.folder / "model.onnx").stat().st_size / 1024,
         nonzero_macs=record.macs if zeros is None else zeros.nonzero_macs,
@@ -140,11 +140,15 @@ def _in_torch(report: Report, support: str) -> dict[str, Measurement]:
     return {str(row.attack): row for row in rows if subject_from(row.subject).net == report.net}
 
 
-def _right(arrays: Arrays, attacks: list[str], where: str) -> dict[str, Bits]:
+def _right(arrays: Arrays, attacks: Mapping[str, Measurement], where: str) -> dict[str, Bits]:
     labels = _array(arrays, "labels", where)
     clean: Bits = _array(arrays, "predictions", where) == labels
     # Right as it is and under the attack, as the report counts it.
-    bits = {name: clean & (_array(arrays, f"{name}/predictions", where) == labels) for name in attacks}
+    bits = {}
+    for name, row in attacks.items():
+        # In an ensemble a part counts what those before it broke.
+        under = [_array(arrays, f"{each}/predictions", where) for each in row.conditions.get("worst_of", [name])]
+        bits[name] = np.logical_and.reduce([clean, *(predictions == labels for predictions in under)])
     worst: Bits = np.logical_and.reduce([clean, *bits.values()])
     return {CLEAN: clean, **bits, WORST: worst}
 

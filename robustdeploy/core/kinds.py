@@ -32,6 +32,7 @@ KINDS: Mapping[str, Kind] = {
     "substitutes": Kind(
         "substitute attack", "robustdeploy.attacks.substitutes", "robustdeploy.substitutes", heavy=True
     ),
+    "ensembles": Kind("ensemble", "robustdeploy.evaluate.ensembles", "robustdeploy.ensembles"),
     "distances": Kind("distance", "robustdeploy.attacks.distance", "robustdeploy.distances", heavy=True),
     "backends": Kind("backend", "robustdeploy.onboard.backends", "robustdeploy.backends"),
     "pruners": Kind("pruner", "robustdeploy.prune", "robustdeploy.pruners", heavy=True),

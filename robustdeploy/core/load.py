@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from robustdeploy.core.builds import build_in, build_of
 from robustdeploy.core.comparison import Comparison
 from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean
+from robustdeploy.core.ensembles import listed
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.override import apply_override
 from robustdeploy.core.plain import plain, value_at
@@ -280,11 +281,12 @@ def gate_problems(
 
 def prospect_of(recipe: Recipe, registries: Registries = REGISTRIES) -> Prospect:
     """Return what a recipe alone says of its evaluation."""
-    attacks = {}
-    for choice in recipe.evaluate.attacks:
+    attacks: dict[str, bool] = {}
+    for choice, whole in listed(recipe.evaluate.attacks, registries):
         asking = next((kind for kind in ("query-attacks", "substitutes") if choice.name in registries[kind]), None)
         built = registries[asking or "attacks"].build(choice.name, choice.options)
-        attacks[str(getattr(built, "label", choice.name))] = asking is not None
+        label, asks = str(getattr(built, "label", choice.name)), asking is not None
+        attacks |= {label: asks} if whole is None else {whole.part(label): asks, whole.label: False}
     distances = {}
     for choice in recipe.evaluate.distances:
         distance = registries["distances"].build(choice.name, choice.options)

@@ -214,7 +214,7 @@ class Evaluate(Noun):
 
     limit: int | None = Field(default=None, ge=1)
     """Test images to use, the first of a fixed shuffle; all of them when unset."""
-    attacks: tuple[Annotated[PlugIn, Of("attacks", "query-attacks", "substitutes")], ...] = (
+    attacks: tuple[Annotated[PlugIn, Of("attacks", "query-attacks", "substitutes", "ensembles")], ...] = (
         Choice(name="fgsm"),
         Choice(name="pgd", options={"steps": 10}),
         Choice(name="pgd", options={"steps": 50, "restarts": 10}),

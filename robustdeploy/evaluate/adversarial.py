@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from robustdeploy.evaluate.attack import (
     Progress,
     adversaries_from,
     attack_host,
+    in_order,
 )
 from robustdeploy.evaluate.box import violations
 from robustdeploy.evaluate.curve import curve_found, first_images, radii
@@ -42,6 +44,7 @@ from robustdeploy.evaluate.outcomes import Substituted
 from robustdeploy.evaluate.parts import Parts, npz_from
 from robustdeploy.evaluate.substitute import Victim, by_substitute
 from robustdeploy.evaluate.vulnerability import Moves, find_moves, moves_arrays, moves_in
+from robustdeploy.evaluate.workers import sharing
 from robustdeploy.export.exporting import held_out_images
 from robustdeploy.nets.store import load_info
 from robustdeploy.onboard.criterion import CLASSIFICATION
@@ -85,22 +88,44 @@ class HostAttacks:
     """By the attack's label: how far latent features are moved; always of the net in float32."""
 
 
-def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress: Progress) -> AttackRecord:
-    """Attack a net in torch. Sealed parts of an interrupted call are used again."""
-    host = load_host_net(net.folder, net.device, net.trust, net.twin)
+def attack_net(
+    net: Attacked, recipe: Recipe, test: Images, work: Work, progress: Progress, workers: int = 1
+) -> AttackRecord:
+    """Attack a net in torch. Sealed parts of an interrupted call are used again.
+
+    ``workers`` processes share its blocks; what is found does not depend on how many.
+    """
+    load = partial(load_host_net, net.folder, net.device, net.trust, net.twin)
+    host = load()
     parts = Parts(work.folder, work.mark, work.ledger)
-    bench = Bench(test, recipe.threat, recipe.seed, parts, progress)
+    with sharing(workers, load, host) as share:
+        bench = Bench(test, recipe.threat, recipe.seed, parts, progress, share=share)
+        arrays = _found(net, recipe, bench, host)
+    atomic_write_bytes(work.folder / FILE, npz_from(arrays))
+    work.keep(FILE)
+    return AttackRecord(n=len(test.ids))
+
+
+def _found(net: Attacked, recipe: Recipe, bench: Bench, host: HostNet) -> Arrays:
+    """Attack a net in torch; return all that was found, by its name in the file."""
+    test = bench.images
     # Query attacks ask what is deployed. Only a net that stays in torch, the dense one, is asked here.
     adversaries = [a for a in adversaries_from(recipe.evaluate.attacks) if not (net.deployed and a.asks)]
     before = None if net.exported is None else load_attacks(net.exported, recipe, test, net.deployed)
     tried = {} if before is None else before.attacks
-    found = {a.label: _found_on(net, a, bench, host, tried.get(a.label)) for a in adversaries}
+    # Labels by the net itself, not by its faster twin that gradients are followed through.
+    clean = Found(test.images, CLASSIFICATION.predictions(host.score(test.images)))
+
+    def one(adversary: Adversary, ahead: Found | None) -> Found:
+        return _found_on(net, adversary, bench, host, tried.get(adversary.label), ahead)
+
+    made = in_order(adversaries, clean, one)
+    found = {adversary.label: each for adversary, each in zip(adversaries, made, strict=True)}
     # Only for what runs on a board: it is there that a gradient may mislead.
     curve = curve_found(bench, host, recipe, {} if before is None else before.curve) if net.deployed else {}
     # Of the net and not of a twin: what is rounded has no boundary that a gradient leads to.
     distances = find_distances(bench, host, recipe) if before is None else before.distances
-    # Labels by the net itself, not by its faster twin that gradients are followed through.
-    arrays = {"predictions": CLASSIFICATION.predictions(host.score(test.images))}
+    arrays: Arrays = {"predictions": clean.predictions}
     for name, each in {**found, **{_curve_name(multiple): one for multiple, one in curve.items()}}.items():
         arrays |= {f"{name}/images": each.images, f"{name}/predictions": each.predictions}
         if each.substituted is not None:
@@ -109,14 +134,14 @@ def attack_net(net: Attacked, recipe: Recipe, test: Images, work: Work, progress
     if recipe.evaluate.vulnerability:
         gradients = {a.label: found[a.label] for a in adversaries if not a.asks}
         arrays |= moves_arrays(find_moves(bench, host, gradients) if before is None else before.moves)
-    atomic_write_bytes(work.folder / FILE, npz_from(arrays))
-    work.keep(FILE)
-    return AttackRecord(n=len(test.ids))
+    return arrays
 
 
-def _found_on(net: Attacked, adversary: Adversary, bench: Bench, host: HostNet, before: Found | None) -> Found:
+def _found_on(
+    net: Attacked, adversary: Adversary, bench: Bench, host: HostNet, before: Found | None, ahead: Found | None
+) -> Found:
     if adversary.substitute is None:
-        return attack_host(adversary, bench, host, before)
+        return attack_host(adversary, bench, host, before, ahead)
     info = load_info(net.folder)
 
     def ask(images: Bytes) -> Labels:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from robustdeploy.attacks.protocol import GradientAttack
 from robustdeploy.attacks.substitutes.protocol import SubstituteAttack
 from robustdeploy.core.archive import Arrays
+from robustdeploy.core.ensembles import Whole, listed
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice
@@ -27,10 +29,16 @@ from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.judge import judge
 from robustdeploy.evaluate.outcomes import AttackOutcome, Kind, Substituted
 from robustdeploy.evaluate.parts import Parts
+from robustdeploy.evaluate.workers import Job, Share, in_turn
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import Draws, key
 from robustdeploy.onboard.queries import MARKS
 from robustdeploy.onboard.types import Bytes, Labels, Needs, QueryAttack, Threat
+
+T = TypeVar("T")
+Array = TypeVar("Array", bound=npt.NDArray[Any])
+Places = npt.NDArray[np.int64] | slice
+"""Which images, by their place among all."""
 
 # A kill costs one block at most. Smaller ones would spend their time on sealing and on messages.
 BLOCK = 128
@@ -53,6 +61,8 @@ class Adversary:
     gradient: GradientAttack | None = None
     query: QueryAttack | None = None
     substitute: SubstituteAttack | None = None
+    whole: Whole | None = None
+    """The ensemble that it is a part of; it then attacks only what the parts before it left standing."""
 
     @property
     def asks(self) -> bool:
@@ -82,21 +92,22 @@ class Adversary:
         return queries if type(queries) is int else None
 
 
-def adversary_from(choice: Choice) -> Adversary:
-    """Find and build the attack that a recipe names."""
+def adversary_from(choice: Choice, whole: Whole | None = None) -> Adversary:
+    """Find and build one attack, perhaps a part of an ensemble."""
+    named = whole.part if whole else str
     if choice.name in QUERY_ATTACKS:
         query = QUERY_ATTACKS.build(choice.name, choice.options)
-        return Adversary(choice, "query", str(getattr(query, "label", choice.name)), query=query)
+        return Adversary(choice, "query", named(str(getattr(query, "label", choice.name))), query=query, whole=whole)
     if choice.name in SUBSTITUTES:
         substitute: SubstituteAttack = SUBSTITUTES.build(choice.name, choice.options)
-        return Adversary(choice, "substitute", substitute.label, substitute=substitute)
+        return Adversary(choice, "substitute", named(substitute.label), substitute=substitute, whole=whole)
     gradient = ATTACKS.build(choice.name, choice.options)
-    return Adversary(choice, "transfer", gradient.label, gradient=gradient)
+    return Adversary(choice, "transfer", named(gradient.label), gradient=gradient, whole=whole)
 
 
 def adversaries_from(choices: tuple[Choice, ...]) -> tuple[Adversary, ...]:
     """Build all attacks of a recipe; two that would share a name in the report are refused."""
-    built = tuple(adversary_from(choice) for choice in choices)
+    built = tuple(adversary_from(choice, whole) for choice, whole in listed(choices))
     labels = [adversary.label for adversary in built]
     # Rows are told apart by these labels alone, so one would overwrite the other.
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
@@ -104,6 +115,20 @@ def adversaries_from(choices: tuple[Choice, ...]) -> tuple[Adversary, ...]:
             f"evaluate.attacks holds '{twice[0]}' twice; each attack may appear once with the same settings"
         )
     return built
+
+
+def settings_of(adversaries: Sequence[Adversary], classes: int) -> dict[str, Mapping[str, Any]]:
+    """Return how each attack and each ensemble was run on a net of ``classes``, by its label."""
+    settings: dict[str, Mapping[str, Any]] = {}
+    for adversary in adversaries:
+        asked = dict(adversary.settings)
+        # What was run, and not what was asked for: of two classes DLR is the margin, and there is one other class.
+        asked |= {"loss": "margin, as dlr needs three classes"} if asked.get("loss") == "dlr" and classes < 3 else {}
+        asked |= {"targets": min(asked["targets"], classes - 1)} if isinstance(asked.get("targets"), int) else {}
+        settings[adversary.label] = asked
+        if adversary.whole is not None:
+            settings[adversary.whole.label] = {"attack": adversary.whole.name, **adversary.whole.options}
+    return settings
 
 
 @dataclass(frozen=True)
@@ -122,12 +147,15 @@ class Images:
             digest.update(part.tobytes())
         return digest.hexdigest()
 
+    def at(self, places: Places) -> Images:
+        """Return those at ``places``."""
+        return Images(self.ids[places], self.images[places], self.labels[places])
+
     def blocks(self, size: int | None = None) -> Iterator[tuple[int, Images]]:
         """Split into numbered blocks, of ``BLOCK`` images by default, wherever a run was resumed."""
         size = size or BLOCK
         for start in range(0, len(self.ids), size):
-            part = slice(start, start + size)
-            yield start // size, Images(self.ids[part], self.images[part], self.labels[part])
+            yield start // size, self.at(slice(start, start + size))
 
 
 def chosen(images: data.Images, limit: int | None) -> Images:
@@ -149,6 +177,8 @@ class Bench:
     progress: Progress
     batch: int = 1
     """Images that the board is given at a time when what was found is judged."""
+    share: Share | None = None
+    """Does the blocks of attacks in torch; unset: this process, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +190,13 @@ class Found:
     substituted: Substituted | None = None
     """Only where it was found on a net that learnt from the attacked one's labels."""
 
+    def at(self, places: Places) -> Found:
+        """Return what was found of the images at ``places``."""
+        return replace(self, images=self.images[places], predictions=self.predictions[places])
+
     def of(self, block: int) -> Found:
         """Return the part of one block of images."""
-        part = slice(block * BLOCK, (block + 1) * BLOCK)
-        return Found(self.images[part], self.predictions[part])
+        return self.at(slice(block * BLOCK, (block + 1) * BLOCK))
 
 
 def found_in(arrays: Arrays, substituted: Substituted | None = None) -> Found:
@@ -171,29 +204,61 @@ def found_in(arrays: Arrays, substituted: Substituted | None = None) -> Found:
     return Found(arrays["images"], arrays["predictions"], substituted)
 
 
-def attack_host(adversary: Adversary, bench: Bench, host: HostNet, before: Found | None = None) -> Found:
+def in_order(adversaries: Sequence[Adversary], clean: T, attack: Callable[[Adversary, T | None], T]) -> tuple[T, ...]:
+    """Run attacks in their order, and return what each gave.
+
+    A part of an ensemble is given what the part before it gave, the first one ``clean``; what stands alone is not.
+    """
+    made: list[T] = []
+    for number, adversary in enumerate(adversaries):
+        goes_on = number > 0 and adversaries[number - 1].whole == adversary.whole
+        ahead = None if adversary.whole is None else made[-1] if goes_on else clean
+        made.append(attack(adversary, ahead))
+    return tuple(made)
+
+
+def attack_host(
+    adversary: Adversary, bench: Bench, host: HostNet, before: Found | None = None, ahead: Found | None = None
+) -> Found:
     """Attack a net in torch: by its gradient, or by queries where the attack asks for these.
 
     ``before`` is what the same attack found on another precision of it: of each image the worse one is kept, since a
-    gradient that was passed through rounding may miss what the unrounded net's finds.
+    gradient that was passed through rounding may miss what the unrounded net's finds. ``ahead`` is what the parts of an
+    ensemble before this one left: only what stands there is attacked, and all else stays as it is there.
     """
+    if ahead is not None:
+        # Over all blocks at once, so that blocks stay full however few images stand.
+        stands = np.flatnonzero(ahead.predictions == bench.images.labels)
+        if not len(stands):
+            return ahead
+        few = replace(bench, images=bench.images.at(stands))
+        own = attack_host(adversary, few, host, before and before.at(stands))
+        return Found(_put(ahead.images, stands, own.images), _put(ahead.predictions, stands, own.predictions))
 
-    def one(block: Images, number: int) -> Arrays:
-        # Without the block's number: noise belongs to an image, so other block sizes find the same images.
-        noise_key = key(bench.seed, adversary.label)
-        if adversary.gradient is not None:
-            found = host.attack(adversary.gradient, block.images, block.labels, bench.threat, noise_key, block.ids)
-        else:
-            assert adversary.query is not None
-            draws = Draws(noise_key, block.ids)
-            found = adversary.query(host, block.images, block.labels, bench.threat, draws)
-        # An attack is a plug-in and is not trusted to stay in the box.
-        found = made_valid(block.images, found, bench.threat)
-        if before is not None:
-            found = worse_of(host, found, before.of(number).images, block.labels)
-        return {"images": found, "predictions": CLASSIFICATION.predictions(host.score(found))}
+    def job(block: Images, number: int) -> Job:
+        tried = None if before is None else before.of(number).images
+        return partial(_attacked, adversary, bench.threat, bench.seed, block, tried)
 
-    return found_in(gathered(bench, adversary.label, one))
+    return found_in(gathered(bench, adversary.label, job, bench.share or partial(in_turn, host)))
+
+
+def _attacked(
+    adversary: Adversary, threat: Threat, seed: int, block: Images, tried: Bytes | None, host: HostNet
+) -> Arrays:
+    """Attack the images of one block in torch."""
+    # Without the block's number: noise belongs to an image, so other block sizes find the same images.
+    noise_key = key(seed, adversary.label)
+    if adversary.gradient is not None:
+        found = host.attack(adversary.gradient, block.images, block.labels, threat, noise_key, block.ids)
+    else:
+        assert adversary.query is not None
+        draws = Draws(noise_key, block.ids)
+        found = adversary.query(host, block.images, block.labels, threat, draws)
+    # An attack is a plug-in and is not trusted to stay in the box.
+    found = made_valid(block.images, found, threat)
+    if tried is not None:
+        found = worse_of(host, found, tried, block.labels)
+    return {"images": found, "predictions": CLASSIFICATION.predictions(host.score(found))}
 
 
 def worse_of(host: HostNet, found: Bytes, other: Bytes, labels: Labels) -> Bytes:
@@ -203,10 +268,27 @@ def worse_of(host: HostNet, found: Bytes, other: Bytes, labels: Labels) -> Bytes
     return worse
 
 
+def _put(values: Array, places: Places, own: Array) -> Array:
+    """Return a copy of ``values`` with ``own`` at ``places``."""
+    changed: Array = values.copy()
+    changed[places] = own
+    return changed
+
+
 def attack_board(
-    adversary: Adversary, bench: Bench, host: HostNet, fleet: Fleet, replayed: Found | None
+    adversary: Adversary,
+    bench: Bench,
+    host: HostNet,
+    fleet: Fleet,
+    replayed: Found | None,
+    ahead: AttackOutcome | None = None,
 ) -> AttackOutcome:
-    """Attack what runs on the boards: ``replayed`` holds what gradients found, queries are asked on them themselves."""
+    """Attack what runs on the boards: ``replayed`` holds what gradients found, queries are asked on them themselves.
+
+    ``ahead`` is what the parts of an ensemble before this one gave. Queries are asked where the board still stands.
+    """
+    if ahead is not None:
+        return _attack_on(adversary, bench, host, fleet, replayed, ahead)
 
     def one(board: Board, block: Images, number: int, tell: Callable[[], None]) -> Arrays:
         # Parts have the same arrays for every attack; -1 says that nothing was counted.
@@ -250,6 +332,34 @@ def attack_board(
     )
 
 
+def _attack_on(
+    adversary: Adversary, bench: Bench, host: HostNet, fleet: Fleet, replayed: Found | None, ahead: AttackOutcome
+) -> AttackOutcome:
+    """Go on from what earlier parts of an ensemble gave: what they found stays where nothing new is."""
+    # Of what gradients found, the images that the board has not judged yet.
+    new = (
+        ahead.right("board", bench.images.labels)
+        if replayed is None
+        else (replayed.images != ahead.images).any(axis=(1, 2, 3))
+    )
+    whole = adversary.whole.label if adversary.whole else ""
+    outcome = replace(
+        ahead, label=adversary.label, kind=adversary.kind, ensemble=whole, ahead=ahead, queries=None, spent_ns=None
+    )
+    if replayed is None:
+        # Nothing is asked of those that have fallen.
+        zeros = np.zeros((len(new), len(MARKS)), np.int64)
+        outcome = replace(outcome, queries=zeros[:, 0], spent_ns=zeros)
+    if not new.any():
+        return replace(outcome, moved=0, restless=0)
+    at = np.flatnonzero(new)
+    few = replace(bench, images=bench.images.at(at))
+    own = attack_board(adversary, few, host, fleet, replayed and replayed.at(at))
+    names = ("images", "board", "host", *(("queries", "spent_ns") if replayed is None else ()))
+    merged = {name: _put(getattr(outcome, name), at, getattr(own, name)) for name in names}
+    return replace(outcome, **merged, moved=own.moved, restless=own.restless, substituted=own.substituted)
+
+
 def shared(bench: Bench, fleet: Fleet, name: str, one: OnBoard) -> Arrays:
     """Do each block on a board of the target that is free, and seal it; return all of them together, in order."""
     names = {f"{name}-{number:05d}": (number, block) for number, block in bench.images.blocks()}
@@ -287,13 +397,22 @@ def made_valid(images: Bytes, proposals: Bytes, threat: Threat) -> Bytes:
     return valid
 
 
-def gathered(bench: Bench, name: str, one: Callable[[Images, int], Arrays], size: int | None = None) -> Arrays:
-    """Do each block of ``size`` images on the host, and seal it; return all of them together, in order."""
-    parts, size = [], size or BLOCK
-    for number, block in bench.images.blocks(size):
+def gathered(
+    bench: Bench, name: str, job: Callable[[Images, int], Job], share: Share, size: int | None = None
+) -> Arrays:
+    """Do each block of ``size`` images on the host, and seal it; return all of them together, in order.
+
+    ``job`` makes what does a block of its number, and ``share`` does these.
+    """
+    size, total = size or BLOCK, len(bench.images.ids)
+    jobs = {f"{name}-{number:05d}": job(block, number) for number, block in bench.images.blocks(size)}
+    parts = {part: held for part in jobs if (held := bench.parts.held(part)) is not None}
+    stop_if_interrupted()
+    bench.progress(name, min(total, len(parts) * size), total)
+    for part, arrays in share({part: one for part, one in jobs.items() if part not in parts}):
+        parts[part] = bench.parts.seal(part, arrays)
+        bench.progress(name, min(total, len(parts) * size), total)
         # Between two blocks everything so far is sealed.
         stop_if_interrupted()
-        bench.progress(name, number * size, len(bench.images.ids))
-        parts.append(bench.parts.get(f"{name}-{number:05d}", partial(one, block, number)))
-    bench.progress(name, len(bench.images.ids), len(bench.images.ids))
-    return {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
+    ordered = [parts[part] for part in jobs]
+    return {field: np.concatenate([part[field] for part in ordered]) for field in ordered[0]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.evaluate.attack import Bench, Images, gathered
 from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.intervals import BOOTSTRAP, bootstrap_mean
+from robustdeploy.evaluate.workers import Job, in_turn
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Pixels
@@ -101,15 +103,15 @@ def find_distances(bench: Bench, host: HostNet, recipe: Recipe) -> dict[str, Rea
     for choice, distance in zip(chosen, distances_from(chosen), strict=True):
         few = replace(bench, images=looked_at(bench.images, distance))
 
-        def one(block: Images, number: int, distance: Distance = distance) -> Arrays:
-            return _measured(host, distance, block, key(bench.seed, "distance", distance.label))
+        def job(block: Images, number: int, distance: Distance = distance) -> Job:
+            return partial(_measured, distance, block, key(bench.seed, "distance", distance.label))
 
-        arrays = gathered(few, _prefix(distance), one, _BLOCK)
+        arrays = gathered(few, _prefix(distance), job, bench.share or partial(in_turn, host), _BLOCK)
         found[distance.label] = Reach(distance, choice, **arrays)
     return found
 
 
-def _measured(host: HostNet, distance: Distance, block: Images, noise_key: int) -> Arrays:
+def _measured(distance: Distance, block: Images, noise_key: int, host: HostNet) -> Arrays:
     """Ask of those images of a block that are labelled right, and measure here what was proposed."""
     right = CLASSIFICATION.right(host.score(block.images), block.labels)
     states = np.where(right, _NONE, _WRONG).astype(np.uint8)

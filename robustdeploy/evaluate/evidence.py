@@ -78,7 +78,7 @@ def _samples(outcomes: Outcomes, threat: Threat, classes: tuple[str, ...]) -> It
         return
     for turn in range(SAMPLES):
         attack = outcomes.attacks[turn % len(outcomes.attacks)]
-        right = outcomes.board_clean == outcomes.labels
+        right = outcomes.before(attack, "board")
         broken = np.flatnonzero(right & (attack.board != outcomes.labels))
         stood = np.flatnonzero(right & (attack.board == outcomes.labels))
         free = [int(i) for i in (*broken, *stood) if int(i) not in taken]

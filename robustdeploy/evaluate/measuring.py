@@ -35,6 +35,8 @@ from robustdeploy.evaluate.attack import (
     Progress,
     adversaries_from,
     attack_board,
+    in_order,
+    settings_of,
     shared,
 )
 from robustdeploy.evaluate.classes import class_rows, one_class_diagnostic
@@ -140,9 +142,9 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     curve = curve_rows(bench, found.curve, fleet, recipe, (subject, request.reference))
     latency, first = timed.finish(), opened[fleet.boards[0]]
     on_board = [row for row in curve if row.subject == str(subject)]
-    settings = {adversary.label: adversary.settings for adversary in adversaries}
     in_torch = _in_float32(subject, found, dense)
     classes = len(request.classes)
+    settings = settings_of(adversaries, classes)
     checks = (
         strength_diagnostic(adversaries, recipe.threat, len(request.test.ids), on_board),
         *diagnose(outcomes, recipe.threat, clean.scores, _findings(host, bench), on_board, classes, limits.agreement),
@@ -264,25 +266,32 @@ def _attacked(
     clean: Judged,
     timed: Relay,
 ) -> Outcomes:
-    (host, found, dense), attacks = in_torch, []
-    for adversary in adversaries:
+    (host, found, dense), images = in_torch, bench.images.images
+
+    def one(adversary: Adversary, ahead: AttackOutcome | None) -> AttackOutcome:
         replayed = found.attacks.get(adversary.label)
         if adversary.substitute is not None:
             replayed = by_substitute(adversary, bench, host, victim)
-        attacks.append(attack_board(adversary, bench, host, timed.fleet, replayed))
+        outcome = attack_board(adversary, bench, host, timed.fleet, replayed, ahead)
         timed.take()
+        return outcome
+
+    attacks = in_order(adversaries, AttackOutcome("", "transfer", images, clean.labels, found.clean), one)
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
     if dense is not None:
-        dense_clean = dense.clean
-        dense_attacks = tuple(_in_torch(adversary, dense.attacks[adversary.label]) for adversary in adversaries)
+        dense_clean, there = dense.clean, dense.attacks
+        as_they_are = AttackOutcome("", "transfer", images, dense_clean, dense_clean)
+        dense_attacks = in_order(
+            adversaries, as_they_are, lambda each, ahead: _in_torch(each, there[each.label], ahead)
+        )
     return Outcomes(
         ids=bench.images.ids,
         images=bench.images.images,
         labels=bench.images.labels,
         board_clean=clean.labels,
         host_clean=found.clean,
-        attacks=tuple(attacks),
+        attacks=attacks,
         dense_clean=dense_clean,
         dense_attacks=dense_attacks,
         moved=int(clean.moved.sum()),
@@ -291,7 +300,8 @@ def _attacked(
     )
 
 
-def _in_torch(adversary: Adversary, found: Found) -> AttackOutcome:
+def _in_torch(adversary: Adversary, found: Found, ahead: AttackOutcome | None) -> AttackOutcome:
     """Tell of an attack on a net that runs in torch alone; all labels are that net's."""
+    whole = adversary.whole.label if adversary.whole else ""
     told = adversary.label, adversary.kind, found.images, found.predictions, found.predictions
-    return AttackOutcome(*told, substituted=found.substituted)
+    return AttackOutcome(*told, substituted=found.substituted, ensemble=whole, ahead=ahead)

@@ -51,11 +51,20 @@ class AttackOutcome:
     restless: int = 0
     """Those of them that it did not give again in batches of the same size either."""
     substituted: Substituted | None = None
+    ensemble: str = ""
+    """Label of the ensemble that it is a part of."""
+    ahead: AttackOutcome | None = None
+    """What the part before it gave; of the first part the images as they are."""
 
     @property
     def conditions(self) -> dict[str, Any]:
         """What of its rows' conditions is known only afterwards."""
         return {} if self.substituted is None else dict(vars(self.substituted))
+
+    def right(self, where: str, labels: Labels) -> Bits:
+        """Return one bit per image: right under it, and under the parts of its ensemble before it."""
+        bits: Bits = (self.board if where == "board" else self.host) == labels
+        return bits if self.ahead is None else bits & self.ahead.right(where, labels)
 
 
 @dataclass(frozen=True)
@@ -85,15 +94,22 @@ class Outcomes:
         return bits
 
     def robust(self, attack: AttackOutcome, where: str) -> Bits:
-        """Return one bit per image: right as it is, and right under ``attack``."""
+        """Return one bit per image: right as it is, and right under ``attack`` and what its ensemble tried before."""
         # Both must be right: an attack that happens to mend a wrong image must not raise the accuracy.
-        clean, attacked = (self.board_clean, attack.board) if where == "board" else (self.host_clean, attack.host)
-        return self.standing(clean) & self.standing(attacked)
+        return self.clean(where) & attack.right(where, self.labels)
+
+    def before(self, attack: AttackOutcome, where: str) -> Bits:
+        """Return one bit per image: it stood when ``attack`` set out."""
+        return self.clean(where) if attack.ahead is None else self.robust(attack.ahead, where)
+
+    def clean(self, where: str) -> Bits:
+        """Return one bit per image: right as it is."""
+        return self.standing(self.board_clean if where == "board" else self.host_clean)
 
     def worst(self, where: str) -> Bits:
         """Return one bit per image: right under every attack."""
         bits = [self.robust(attack, where) for attack in self.attacks]
-        clean = self.standing(self.board_clean if where == "board" else self.host_clean)
+        clean = self.clean(where)
         # Worst case per image, as Carlini et al. (2019) ask: the smallest of the accuracies would be above it.
         worst: Bits = np.logical_and.reduce([clean, *bits])
         return worst

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,11 +59,9 @@ def accuracy_rows(
             # An image found by querying the board reaches the host as a stored one.
             by_gradients = kind_of_gradients(subject, reference) if attack.kind == "transfer" else attack.kind
             kind = "replay" if where == "host" and attack.kind != "transfer" else by_gradients
-            bits = outcomes.robust(attack, where)
-            how = {**settings[attack.label], **attack.conditions, **judged}
             # The same attack finds other images on another target, so the reference's row says which were replayed.
-            how |= {"found_on": subject.place} if kind == "replay" else {}
-            yield share_row("robust_accuracy", its, bits, how, attack=attack.label, kind=kind)
+            how = {**judged, **({"found_on": subject.place} if kind == "replay" else {})}
+            yield from _attack_rows(outcomes, attack, settings, (its, where, kind), how)
         worst = {"attacks": [attack.label for attack in outcomes.attacks], "per": "image", **judged}
         worst |= {"found_on": subject.place} if where == "host" and kinds - {"transfer"} else {}
         yield share_row("robust_accuracy", its, outcomes.worst(where), worst, attack="worst", kind="worst")
@@ -74,17 +73,43 @@ def accuracy_rows(
 def _dense_rows(outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], dense: Subject) -> Iterator[Measurement]:
     if outcomes.dense_clean is None:
         return
-    standing = outcomes.standing(outcomes.dense_clean)
-    yield share_row("clean_accuracy", dense, standing)
-    worst = standing
-    for attack in outcomes.dense_attacks:
-        bits = standing & outcomes.standing(attack.host)
-        # Per image, as for the deployed net; otherwise the two worst cases could not be compared.
-        worst = worst & bits
-        conditions = {**settings[attack.label], **attack.conditions}
-        yield share_row("robust_accuracy", dense, bits, conditions, attack=attack.label, kind=attack.kind)
+    # Its own labels in place of the others', so that all is counted alike.
+    clean = outcomes.dense_clean
+    own = replace(outcomes, board_clean=clean, host_clean=clean, attacks=outcomes.dense_attacks)
+    yield share_row("clean_accuracy", dense, own.clean("host"))
+    for attack in own.attacks:
+        yield from _attack_rows(own, attack, settings, (dense, "host", attack.kind), {})
     labels = {"attacks": [attack.label for attack in outcomes.dense_attacks], "per": "image"}
-    yield share_row("robust_accuracy", dense, worst, labels, attack="worst", kind="worst")
+    yield share_row("robust_accuracy", dense, own.worst("host"), labels, attack="worst", kind="worst")
+
+
+def _attack_rows(
+    outcomes: Outcomes,
+    attack: AttackOutcome,
+    settings: Mapping[str, Mapping[str, Any]],
+    judged: tuple[Subject, str, str],
+    how: Mapping[str, Any],
+) -> Iterator[Measurement]:
+    """Return the row of one attack; behind the last part of an ensemble also that of all its parts together.
+
+    ``judged`` is whose row it is, which labels count, and how the images were found.
+    """
+    its, where, kind = judged
+    bits = outcomes.robust(attack, where)
+    if not attack.ensemble:
+        conditions = {**settings[attack.label], **attack.conditions, **how}
+        yield share_row("robust_accuracy", its, bits, conditions, attack=attack.label, kind=kind)
+        return
+    parts = [each.label for each in outcomes.attacks if each.ensemble == attack.ensemble]
+    so_far = parts[: parts.index(attack.label) + 1]
+    stood = int(outcomes.before(attack, where).sum())
+    # Of all images, as every accuracy is; what the part itself was given and did is told beside it.
+    told = {"stood_before": stood, "fell": stood - int(bits.sum()), "worst_of": so_far}
+    conditions = {**settings[attack.label], **attack.conditions, **how, **told}
+    yield share_row("robust_accuracy", its, bits, conditions, attack=attack.label, kind=kind)
+    if so_far == parts:
+        conditions = {**settings[attack.ensemble], **how, "worst_of": parts}
+        yield share_row("robust_accuracy", its, bits, conditions, attack=attack.ensemble, kind="worst")
 
 
 def _agreement_rows(outcomes: Outcomes, subject: Subject) -> Iterator[Measurement]:
@@ -104,8 +129,11 @@ def _query_rows(
         # A mean over the images that were counted would be of others than those that were attacked.
         if attack.queries is None or (attack.queries < 0).any():
             continue
-        told = {"total": int(attack.queries.sum()), "median": float(np.median(attack.queries))}
-        yield _queries(subject, attack, float(attack.queries.mean()), len(attack.queries), told)
+        asked = attack.queries[outcomes.before(attack, "board")] if attack.ensemble else attack.queries
+        if not len(asked):
+            continue
+        told = {"total": int(asked.sum()), "median": float(np.median(asked))}
+        yield _queries(subject, attack, float(asked.mean()), len(asked), told)
         if attack.spent_ns is not None:
             yield from _after_queries(outcomes, attack, settings[attack.label], subject)
 
@@ -116,7 +144,7 @@ def _after_queries(
     """Return what stood after 10, 30, 100 … queries per image, up to all that the attack may spend."""
     assert attack.queries is not None
     assert attack.spent_ns is not None
-    right, held = outcomes.standing(outcomes.board_clean), outcomes.robust(attack, "board")
+    right, held = outcomes.before(attack, "board"), outcomes.robust(attack, "board")
     most = how.get("queries")
     most = most if type(most) is int else int(attack.queries.max())
     for column, mark in enumerate(MARKS):

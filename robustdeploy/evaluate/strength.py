@@ -98,7 +98,7 @@ def _asks_enough(adversary: Adversary) -> bool:
 
 
 def _parts(attack: Any) -> Sequence[Any]:
-    """Attacks that one is made of, such as those of ``ensemble``; of most that is the attack alone."""
+    """Attacks that one is made of, where it says so in ``parts``; of most that is the attack alone."""
     parts = getattr(attack, "parts", ())
     # A plug-in may call anything `parts`.
     return parts if isinstance(parts, list | tuple) and parts else (attack,)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.attack import Adversary, Bench, Found, Images, found_in, gathered, made_valid
 from robustdeploy.evaluate.host import HostNet, to_bytes
 from robustdeploy.evaluate.outcomes import Substituted
+from robustdeploy.evaluate.workers import in_turn
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Bytes, Labels
@@ -73,12 +75,14 @@ def by_substitute(adversary: Adversary, bench: Bench, host: HostNet, victim: Vic
     net = attack(asking, seeds, victim.classes, noise_key)
     stand_in, follows = HostNet(net, host.device, net, host.at_once), attack.follows
 
-    def one(block: Images, number: int) -> Arrays:
+    def one(block: Images, host: HostNet) -> Arrays:
         found = stand_in.attack(follows, block.images, block.labels, bench.threat, noise_key, block.ids)
         found = made_valid(block.images, found, bench.threat)
         return {"images": found, "predictions": CLASSIFICATION.predictions(host.score(found))}
 
     agreed = CLASSIFICATION.predictions(stand_in.score(bench.images.images)) == victim.clean
     # Named apart from the blocks that are judged on a board.
-    found = gathered(bench, f"{adversary.label}-found", one)
+    # Here and by no worker: the stand-in is in this process alone.
+    name, here = f"{adversary.label}-found", partial(in_turn, host)
+    found = gathered(bench, name, lambda block, number: partial(one, block), here)
     return found_in(found, Substituted(asking.asked, len(seeds), float(agreed.mean())))

@@ -21,7 +21,7 @@ _TIMES = ("latency_ms", "response_ms")
 _PERCENTILES = ("p50", "p90", "p99", "p99.9")
 _UNITS = {"s": "s", "ms": "ms", "us": "µs", "ns": "ns", "mhz": "MHz", "khz": "kHz", "c": "°C", "w": "W", "mb": "MB"}
 _TIMING = ("clock", "governor", "mhz", "khz", "throttl", "temp", "thermal", "power", "boot", "load")
-_NOT_BUDGET = {"confidence", "exact", "interval"}
+_NOT_BUDGET = {"confidence", "exact", "interval", "worst_of", "stood_before", "fell"}
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,16 @@ def _attack_line(label: str, cells: Mapping[str, Measurement], queries: Rows) ->
     spent = [_spent(row) for row in queries if row.attack == label]
     every = "all attacks above" if label == "worst" else ""
     declared = conditions_text(_shared([row.conditions for row in cells.values()]))
-    return AttackLine(label, _kinds(cells), "; ".join(filter(None, [declared or every, *spent])), cells)
+    told = [declared or every, *_ladder(cells), *spent]
+    return AttackLine(label, _kinds(cells), "; ".join(filter(None, told)), cells)
+
+
+def _ladder(cells: Mapping[str, Measurement]) -> Iterator[str]:
+    """What a part of an ensemble did, which is given only what those before it left."""
+    for subject, row in cells.items():
+        if "stood_before" in row.conditions:
+            fell, stood = (number(row.conditions[key]) for key in ("fell", "stood_before"))
+            yield f"of {stood} images of {subject} that stood so far {fell} fell"
 
 
 def _kinds(cells: Mapping[str, Measurement]) -> str:

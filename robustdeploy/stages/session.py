@@ -36,6 +36,8 @@ class Session:
     trust: Trust = False
     """Whose factories may be called, as for ``load_net``."""
     callback: Callback = SILENT
+    workers: int = 1
+    """Processes that share the blocks of attacks in torch."""
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _fleets: dict[str, tuple[Fleet, ExitStack]] = field(default_factory=dict, init=False)
     _tests: dict[tuple[str, ...], StoredImages] = field(default_factory=dict, init=False)

@@ -44,6 +44,7 @@ KINDS = {
     "attacks": ["fgsm", "pgd"],
     "query-attacks": ["square"],
     "substitutes": ["substitute"],
+    "ensembles": ["all_of_them"],
     "distances": ["deepfool", "cw"],
     "backends": ["onnxruntime", "null"],
     "pruners": ["masks"],

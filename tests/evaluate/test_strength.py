@@ -90,7 +90,7 @@ def test_each_shortfall_of_the_attacks_is_told(attacks, lacking):
 @pytest.mark.parametrize(
     "attacks",
     [
-        (choice("ensemble", steps=20),),
+        (choice("autoattack", steps=20),),
         (choice("apgd", steps=20), choice("apgd", steps=20, loss="dlr", targets=4)),
         (choice("pgd", steps=20), choice("fab", steps=20, targets=4)),
     ],
