@@ -32,7 +32,7 @@ TINY = """
       limit: 60
       curve_limit: 30
       eps_curve: [1.0, 4.0]
-      attacks: [fgsm, {name: pgd, steps: 5}, {name: square, queries: 30}]
+      attacks: [fgsm, {name: pgd, steps: 5, alpha: 0.05}, {name: square, queries: 30}]
     gate:
       - {id: RD-OPS-01, metric: ops_fraction, at_most: 0.3}
       - {id: RD-ACC-01, metric: clean_accuracy, at_least: 0.05}
