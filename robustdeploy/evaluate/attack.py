@@ -343,9 +343,8 @@ def _attack_on(
         else (replayed.images != ahead.images).any(axis=(1, 2, 3))
     )
     whole = adversary.whole.label if adversary.whole else ""
-    outcome = replace(
-        ahead, label=adversary.label, kind=adversary.kind, ensemble=whole, ahead=ahead, queries=None, spent_ns=None
-    )
+    named = replace(ahead, label=adversary.label, kind=adversary.kind, ensemble=whole, ahead=ahead)
+    outcome = replace(named, queries=None, spent_ns=None, substituted=None)
     if replayed is None:
         # Nothing is asked of those that have fallen.
         zeros = np.zeros((len(new), len(MARKS)), np.int64)

@@ -57,7 +57,7 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line(write, registries)
         "x.yaml:8:3: train.task: unknown task 'fastatt'; did you mean 'fastat'? (known: fastat, pgd-at)",
         "x.yaml:13:7: evaluate.attacks[1].stepz: unknown key (value 3); did you mean 'steps'?",
         "x.yaml:14:7: evaluate.attacks[2]: unknown attack 'squaer'; did you mean 'square'? "
-        "(known: fgsm, pgd, square, substitute)",
+        "(known: all-of-them, fgsm, pgd, square, substitute)",
         f"x.yaml:15:22: prune.foo: unknown key (value 1); known: {OPTIONS}",
         "x.yaml:16:8: data.name: unknown data 'digitz'; did you mean 'digits'? (known: digits, fashion-mnist)",
         "x.yaml:18:5: gate[0]: rule RD-A-1 needs exactly one of at_least and at_most",

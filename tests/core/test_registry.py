@@ -9,7 +9,7 @@ from pydantic import Field
 
 from robustdeploy.core import registry as module
 from robustdeploy.core.options import options_type
-from robustdeploy.core.registry import ATTACKS, QUERY_ATTACKS, Registry
+from robustdeploy.core.registry import ATTACKS, ENSEMBLES, QUERY_ATTACKS, Registry
 from robustdeploy.errors import RecipeError
 
 
@@ -109,8 +109,9 @@ def test_options_type_keeps_bounds_and_required_fields_and_drops_what_is_not_an_
     assert names == ["share", "kind", "needed"]
 
 
-def test_attacks_and_query_attacks_share_no_name():
-    assert not set(ATTACKS.names()) & set(QUERY_ATTACKS.names())
+def test_attacks_query_attacks_and_ensembles_share_no_name():
+    names = [name for registry in (ATTACKS, QUERY_ATTACKS, ENSEMBLES) for name in registry.names()]
+    assert len(names) == len(set(names))
 
 
 def test_every_registry_lists_its_names_without_torch():
