@@ -96,22 +96,29 @@ def _approached(
     """Approach the targets from one start; return the last image tried inside the box, whole grey levels, for each."""
     found, current = to_grey_levels(start).clamp(*room), start.clone()
     active = torch.arange(len(images), device=images.device)
+    nearest = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)
     for _ in range(steps):
         own, of = images[active], labels[active]
         low, high = (side[active] for side in room)
         moved = _towards(net, own, current[active], of, targets[active])
+        size = (moved - own).abs().flatten(1).amax(1)
+        within = ((moved >= low) & (moved <= high)).flatten(1).all(1)
         with torch.no_grad():
             beyond = ~CLASSIFICATION.right(net(moved), of)
+            # The border is worth a look where the boundary came nearer than ever, or has not been reached in the box.
+            looked = torch.where(beyond, size < nearest[active], within)
             tried = to_grey_levels(_at_the_border(own, moved, low, high))
-            fell = ~CLASSIFICATION.right(net(tried), of)
+            fell = torch.zeros_like(looked)
+            fell[looked] = ~CLASSIFICATION.right(net(tried[looked]), of[looked])
             # At the border the net may have changed its mind again.
-            inside = ((moved >= low) & (moved <= high)).flatten(1).all(1) & beyond & ~fell
+            inside = within & beyond & ~fell
             if bool(inside.any()):
                 rounded = to_grey_levels(moved[inside])
                 still = ~CLASSIFICATION.right(net(rounded), of[inside])
                 index = inside.nonzero().squeeze(1)[still]
                 tried[index], fell[index] = rounded[still], True
         found[active] = tried
+        nearest[active] = torch.where(beyond, torch.minimum(size, nearest[active]), nearest[active])
         wide = beyond.view(-1, *[1] * (images.dim() - 1))
         current[active] = torch.where(wide, own + _BACK * (moved - own), moved)
         active = active[~fell]
@@ -152,19 +159,18 @@ def projection(images: Tensor, slope: Tensor, lead: Tensor) -> Tensor:
     size, wanted = up.abs().flatten(1), lead.abs()
     flat = images.flatten(1)
     room = torch.where(way > 0, 1 - flat, torch.where(way < 0, flat, torch.zeros_like(flat)))
-    # With radius r a pixel brings size · min(r, room), so the sum is piecewise linear in r, with a bend at each room.
-    bends, order = room.sort(1)
-    steepness = size.gather(1, order)
-    spent = (steepness * bends).cumsum(1)
-    left = steepness.sum(1, keepdim=True) - steepness.cumsum(1)
-    at_bends = spent + bends * left
-    first = (at_bends < wanted[:, None]).sum(1, keepdim=True).clamp_max(flat.shape[1] - 1)
-    before = torch.where(first > 0, spent.gather(1, (first - 1).clamp_min(0)), torch.zeros_like(wanted[:, None]))
-    rest = steepness.sum(1, keepdim=True) - torch.where(
-        first > 0, steepness.cumsum(1).gather(1, (first - 1).clamp_min(0)), torch.zeros_like(wanted[:, None])
-    )
-    radius = (wanted[:, None] - before) / rest.clamp_min(1e-12)
-    step = way * torch.minimum(radius.clamp_min(0), room)
+    # With radius r a pixel brings size · min(r, room). The sum rises ever slower, so Newton's steps from zero never
+    # pass the answer; they end when no pixel runs out of room any more. Sorting all pixels takes far longer.
+    radius, free = torch.zeros_like(wanted), room > 0
+    while True:
+        gained = (size * torch.minimum(room, radius[:, None])).sum(1)
+        steepness = (size * free).sum(1)
+        step_on = (wanted - gained).clamp_min(0) / steepness.clamp_min(torch.finfo(size.dtype).tiny)
+        radius = torch.where(steepness > 0, radius + step_on, radius)
+        before, free = free, room > radius[:, None]
+        if torch.equal(before, free):
+            break
+    step = way * torch.minimum(radius[:, None], room)
     return step.view_as(images)
 
 
