@@ -47,7 +47,7 @@ def test_the_wheel_holds_everything_that_is_read_at_run_time(wheel):
         names = set(archive.namelist())
     package = ROOT / "robustdeploy"
     ours = {p.relative_to(ROOT).as_posix() for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
-    for kind in ("recipes", "targets", "comparisons"):
+    for kind in ("recipes", "targets", "comparisons", "threats"):
         ours |= {f"robustdeploy/_{kind}/{path.name}" for path in (ROOT / kind).glob("*.yaml")}
     assert {name for name in names if ".dist-info/" not in name} == ours
     assert {"robustdeploy/py.typed", "robustdeploy/report/report.schema.json"} <= names

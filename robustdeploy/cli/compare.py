@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,10 +31,22 @@ SecondArgument = Annotated[
 ]
 
 
-def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
+AcrossOption = Annotated[
+    bool, typer.Option("--across", help="Also subtract accuracies of different images, threats or attacks.")
+]
+
+
+def compare(
+    before: FirstArgument,
+    after: SecondArgument,
+    across: AcrossOption = False,
+    runs: RunsOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
     """Show two reports side by side.
 
     What was made or measured differently is said first; a row that one side lacks is shown as such.
+    Accuracies are subtracted only where images, threat and attacks are the same.
     Whether a net became slower is told by a test over runs, at which equal nets do not alarm.
     """
     (first, first_recipe, first_root), (second, second_recipe, second_root) = (
@@ -50,7 +62,12 @@ def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUN
         f"{scenario} of {subject}: {told.text if isinstance(told, comparison.Change) else told}"
         for subject, scenario, told in timed
     ]
-    cells = [["", *names, "change", "unit", ""], *(_cells(row, *names) for row in found.rows)]
+    rows = found.rows if not across else [replace(row, attacked_alike=True) for row in found.rows]
+    if any(_withheld(row) for row in rows):
+        lines.append(
+            "accuracies are not subtracted, since they were measured differently; --across does it all the same"
+        )
+    cells = [["", *names, "change", "unit", ""], *(_cells(row, *names) for row in rows)]
     lines += ["", *table(cells, right=range(1, 4))]
     document = {
         "runs": [
@@ -67,7 +84,7 @@ def compare(before: FirstArgument, after: SecondArgument, runs: RunsOption = RUN
             }
             for subject, scenario, told in timed
         ],
-        "rows": [{"row": row.label, **asdict(row), "change": row.change} for row in found.rows],
+        "rows": [{"row": row.label, **asdict(row), "change": None if _withheld(row) else row.change} for row in rows],
     }
     show(lines, document, as_json)
 
@@ -116,6 +133,11 @@ def _names(first: Report, second: Report, before: Path, after: Path) -> dict[str
     return {"before": first, "after": second}
 
 
+def _withheld(row: Row) -> bool:
+    """Say whether the two sides are there and their difference would mean nothing."""
+    return row.change is not None and not row.attacked_alike
+
+
 def _cells(row: Row, before: str, after: str) -> list[str]:
     share = row.unit == "fraction"
 
@@ -128,4 +150,7 @@ def _cells(row: Row, before: str, after: str) -> list[str]:
     note = "intervals apart" if row.apart else ""
     if row.change is None:
         note = f"only in {before if row.after is None else after}"
-    return [row.label, number(row.before), number(row.after), number(row.change, "+"), "%" if share else row.unit, note]
+    elif _withheld(row):
+        note = "not alike"
+    change = None if _withheld(row) else row.change
+    return [row.label, number(row.before), number(row.after), number(change, "+"), "%" if share else row.unit, note]

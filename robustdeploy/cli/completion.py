@@ -26,7 +26,7 @@ from robustdeploy.core.registry import (
 from robustdeploy.core.shipped import ShippedKind, shipped_names
 from robustdeploy.errors import RobustdeployError
 
-LISTS = ("recipes", "targets", "comparisons", *KINDS, "metrics")
+LISTS = ("recipes", "targets", "comparisons", "threats", *KINDS, "metrics")
 """What ``ls`` lists, beside the runs."""
 RUNS_LIST = "runs"
 NOUNS = ("recipe", "target", "comparison", "report", "gate")

@@ -15,11 +15,12 @@ from robustdeploy.cli.result import show, table
 from robustdeploy.core import metrics
 from robustdeploy.core.comparison import Comparison
 from robustdeploy.core.complaint import did_you_mean
-from robustdeploy.core.load import load_comparison, load_recipe, load_target
+from robustdeploy.core.load import load_comparison, load_recipe, load_target, load_threat_preset
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.registry import REGISTRIES
 from robustdeploy.core.shipped import ShippedKind, shipped_folder, shipped_names
 from robustdeploy.core.target import Target
+from robustdeploy.core.threat_preset import ThreatPreset
 from robustdeploy.engine.ledger import utc_now
 from robustdeploy.engine.overview import age_text, overviews
 from robustdeploy.errors import UsageError
@@ -86,6 +87,8 @@ def _listed(kind: str) -> list[dict[str, str]]:
         return [_shipped("comparisons", name, load_comparison(name, registries=None)) for name in named]
     if kind == "targets":
         return [_shipped("targets", name, load_target(name, registries=None)) for name in shipped_names("targets")]
+    if kind == "threats":
+        return [_shipped("threats", name, load_threat_preset(name)) for name in shipped_names("threats")]
     registry = REGISTRIES[kind]
     entries = [_entry(name, registry.summary(name), registry.origin(name)) for name in registry.names()]
     if kind != "query-attacks":
@@ -98,7 +101,7 @@ def _needs(name: str) -> str:
     return str(REGISTRIES["query-attacks"].trait(name, "NEEDS", "scores"))
 
 
-def _shipped(kind: ShippedKind, name: str, loaded: Recipe | Target | Comparison) -> dict[str, str]:
+def _shipped(kind: ShippedKind, name: str, loaded: Recipe | Target | Comparison | ThreatPreset) -> dict[str, str]:
     return _entry(name, loaded.description, shipped_folder(kind) / f"{name}.yaml")
 
 

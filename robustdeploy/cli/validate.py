@@ -1,4 +1,4 @@
-"""``robustdeploy validate``: check recipes, targets, comparisons and gate files, all problems at once."""
+"""``robustdeploy validate``: check recipes, targets, comparisons, presets and gate files, all problems at once."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from robustdeploy.core.load import (
     load_published,
     load_recipe,
     load_target,
+    load_threat_preset,
     yaml_files,
 )
+from robustdeploy.core.registry import REGISTRIES
 from robustdeploy.errors import DataError, RecipeError, UsageError
 from robustdeploy.foreign import sentence
 from robustdeploy.preflight import check_recipe, check_rules, remarks
@@ -40,8 +42,8 @@ FilesArgument = Annotated[
 def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
     """Check files that users write.
 
-    A recipe has a `net` or `data`, a target has a `backend` or `link`, a comparison has `rows`, a gate file has
-    `rules`.
+    A recipe has a `net` or `data`, a target has a `backend` or `link`, a comparison has `rows`, a threat preset has
+    `on`, a gate file has `rules`.
     """
     problems: dict[str, list[str]] = {}
     for file in _all(files):
@@ -72,6 +74,7 @@ def _check(file: Path) -> None:
         "recipe": recipe,
         "target": load_target,
         "comparison": _comparison,
+        "threat preset": partial(load_threat_preset, registries=REGISTRIES),
         "published figures": load_published,
         "gate file": load_rules,
         "report": load_report,

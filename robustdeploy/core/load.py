@@ -1,4 +1,4 @@
-"""Load a recipe, a target or a comparison by name or path; what is wrong with it is told at once, with its place."""
+"""Load what users write, by name or path; what is wrong with it is told at once, with its place."""
 
 from __future__ import annotations
 
@@ -22,26 +22,29 @@ from robustdeploy.core.registry import REGISTRIES, Registry
 from robustdeploy.core.rules import Prospect, contradictions, meaning_problems, unmet_problems
 from robustdeploy.core.shipped import PUBLISHED, ShippedKind, shipped_folder, shipped_names
 from robustdeploy.core.target import Target
+from robustdeploy.core.threat_preset import ThreatPreset, laid_over
 from robustdeploy.core.traits import traits_of
 from robustdeploy.core.yaml_source import Problem, Source, source_from_file, text_from_value
 from robustdeploy.errors import RecipeError
 
-N = TypeVar("N", Recipe, Target, Comparison, Published)
+N = TypeVar("N", Recipe, Target, Comparison, Published, ThreatPreset)
 Registries = Mapping[str, Registry[Any]]
-Kind = Literal["recipe", "target", "comparison", "published figures", "gate file", "report"]
+Kind = Literal["recipe", "target", "comparison", "threat preset", "published figures", "gate file", "report"]
 _PLACES = {
     "recipe": "a recipe is the first word of run and prune: robustdeploy run {}",
     "target": "a target is given with --target {}",
     "comparison": "a comparison is the first word of table: robustdeploy table {}",
+    "threat preset": "a recipe takes it by name: --set threat=wong2020; check it with: robustdeploy validate {}",
     "published figures": "a comparison names its rows, and table prints them; check it with: robustdeploy validate {}",
     "gate file": "its rules are judged by: robustdeploy gate --rules {}",
     "report": "a report is read by: robustdeploy gate {}",
 }
 """Where a file of each kind belongs on the command line."""
-_NOUNS: Mapping[ShippedKind, Literal["recipe", "target", "comparison"]] = {
+_NOUNS: Mapping[ShippedKind, Literal["recipe", "target", "comparison", "threat preset"]] = {
     "recipes": "recipe",
     "targets": "target",
     "comparisons": "comparison",
+    "threats": "threat preset",
 }
 _CHOICE: TypeAdapter[Choice] = TypeAdapter(PlugIn)
 
@@ -116,6 +119,8 @@ def _kind_of(data: dict[str, Any]) -> Kind | Literal[""]:
         return "gate file"
     if {"papers", "tables"} <= keys:
         return "published figures"
+    if {"on", "refused"} & keys:
+        return "threat preset"
     if {"rows"} & keys and {"recipe", "seeds", "against"} & keys:
         return "comparison"
     ours, theirs = set(Recipe.model_fields), {*Target.model_fields, "extends"}
@@ -142,6 +147,7 @@ def load_recipe(
     source = _source("recipes", name_or_path)
     for override in overrides:
         apply_override(source, override)
+    _lay_threat_over(source)
     # In two passes: a typing error is told at once, and not after the seconds that torch takes to load.
     recipe = _validated(Recipe, source, registries, quick=True)
     if before is not None:
@@ -180,6 +186,42 @@ def load_published(path: Path | None = None) -> Published:
     shipped = shipped_folder("comparisons") / f"{PUBLISHED}.yaml"
     label = f"comparisons/{PUBLISHED}.yaml" if path is None else str(path)
     return _validated(Published, source_from_file(path or shipped, label), None)
+
+
+def load_threat_preset(name_or_path: str | Path, registries: Registries | None = None) -> ThreatPreset:
+    """Load a threat preset."""
+    return _validated(ThreatPreset, _source("threats", name_or_path), registries)
+
+
+def _lay_threat_over(source: Source) -> None:
+    """Put in what a threat preset says, where a recipe names one; what is wrong with it is noted."""
+    place: Place = ("threat",)
+    wanted = source.data.get("threat")
+    if isinstance(wanted, dict) and "preset" in wanted:
+        place, rest = ("threat", "preset"), set(wanted) - {"preset"}
+        wanted = wanted["preset"]
+        if rest:
+            text = f"brings a threat of its own; leave out {' and '.join(sorted(rest))}, or the preset"
+            _refuse_threat(source, place, text)
+            return
+    if not isinstance(wanted, str) or ("threat",) in source.unreadable:
+        return
+    mark = source.mark(place)
+    # Attacks that the command line names are meant to stand instead of the preset's.
+    keep_attacks = source.mark(("evaluate", "attacks")).label.startswith("--")
+    try:
+        for filled in laid_over(source.data, load_threat_preset(wanted), keep_attacks):
+            source.marks = {other: at for other, at in source.marks.items() if other[: len(filled)] != filled}
+            source.marks[filled] = mark
+    except (RecipeError, ValueError) as error:
+        _refuse_threat(source, place, "; ".join(map(str, error.args)))
+
+
+def _refuse_threat(source: Source, place: Place, text: str) -> None:
+    source.problems.append(Problem(source.mark(place), place, text))
+    source.unreadable |= {("threat",), place}
+    # Some sound threat must stand there, or its lack would be told as well.
+    source.data["threat"] = {}
 
 
 def _extended(source: Source, line: tuple[Path, ...]) -> Source:

@@ -13,6 +13,7 @@ from robustdeploy.core.plug_in_fields import plug_in_fields
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.registry import REGISTRIES, Registry
 from robustdeploy.core.report import Report
+from robustdeploy.core.shipped import shipped_names
 from robustdeploy.core.target import Target
 
 Kind = Literal["recipe", "target", "comparison", "report", "gate"]
@@ -55,6 +56,9 @@ def _close_metrics(definitions: Schema) -> None:
 def _recipe(registries: Registries) -> Schema:
     schema = Recipe.model_json_schema()
     _close_metrics(schema["$defs"])
+    presets = {"enum": list(shipped_names("threats"))}
+    named = {"type": "object", "properties": {"preset": presets}, "required": ["preset"], "additionalProperties": False}
+    schema["properties"]["threat"] = {"anyOf": [{"$ref": "#/$defs/Threat"}, presets, named]}
     return _with_plug_ins(schema, Recipe, registries)
 
 

@@ -1,11 +1,11 @@
-"""Shipped: the recipes, targets and comparisons that come with the package, by name."""
+"""Shipped: the recipes, targets, comparisons and threat presets that come with the package, by name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-ShippedKind = Literal["recipes", "targets", "comparisons"]
+ShippedKind = Literal["recipes", "targets", "comparisons", "threats"]
 PUBLISHED = "published"
 """Beside the comparisons: the figures that they may be printed with."""
 

@@ -37,6 +37,8 @@ class Row:
     """Whether the two intervals do not even touch; None where one is missing."""
     other_conditions: list[str]
     """Conditions that the two rows do not share."""
+    attacked_alike: bool = True
+    """Whether the two are of the same images, threat and attacks; always true of what is timed or counted."""
 
     @property
     def change(self) -> float | None:
@@ -62,14 +64,14 @@ def compared(before: Report, after: Report, recipes: tuple[Recipe | None, Recipe
     measured = [text for name, text in fields.items() if name.startswith(_OF_THE_NUMBERS)]
     made = [text for name, text in fields.items() if not name.startswith(_OF_THE_NUMBERS)]
     return Comparison(
-        not_alike=[*_unequal(_measured(before), _measured(after)), *measured],
+        not_alike=[*_unequal(_attacked(before) | _placed(before), _attacked(after) | _placed(after)), *measured],
         differs=[*_unequal(_made(before), _made(after)), *made],
-        rows=_rows(before, after),
+        rows=_rows(before, after, attacked_alike=not measured and not _unequal(_attacked(before), _attacked(after))),
     )
 
 
-def _measured(report: Report) -> dict[str, Any]:
-    """What makes two sets of numbers incomparable: other images, another threat, other attacks, another board."""
+def _attacked(report: Report) -> dict[str, Any]:
+    """What makes two accuracies incomparable: other images, another threat, other attacks."""
     worst = [row for row in report.measurements if row.metric == "robust_accuracy" and row.attack == "worst"]
     counted = {row.n for row in report.measurements if row.metric == "clean_accuracy"}
     return {
@@ -78,6 +80,12 @@ def _measured(report: Report) -> dict[str, Any]:
         "test images": ", ".join(f"{n:,}" for n in sorted(counted)),
         "split": str(report.data.get("split_sha256", ""))[:12],
         "attacks behind worst": ", ".join(worst[-1].conditions.get("attacks", ())) if worst else None,
+    }
+
+
+def _placed(report: Report) -> dict[str, Any]:
+    """What makes two times incomparable: another board, another toolchain."""
+    return {
         "targets": ", ".join(report.targets),
         "processors": _of_boards(report, "cpu_model"),
         "toolchains": _of_boards(report, "backend", "backend_version"),
@@ -138,7 +146,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _rows(before: Report, after: Report) -> list[Row]:
+def _rows(before: Report, after: Report, attacked_alike: bool) -> list[Row]:
     """Return every row that either has, ordered as metrics are listed, targets before the reference."""
     sides = [{_key(row, report): row for row in report.measurements} for report in (before, after)]
     order = {name: index for index, name in enumerate(METRICS)}
@@ -151,7 +159,7 @@ def _rows(before: Report, after: Report) -> list[Row]:
         return (order.get(key[0], len(order)), key[0], in_torch, key[2] == "worst", placed[key])
 
     keys = sorted(placed, key=place)
-    return [_row(key, sides[0].get(key), sides[1].get(key)) for key in keys]
+    return [_row(key, sides[0].get(key), sides[1].get(key), attacked_alike) for key in keys]
 
 
 def _key(row: Measurement, report: Report) -> Key:
@@ -178,7 +186,7 @@ def _role(subject: str, report: Report) -> str:
     return str(Subject("own" if its.net == report.net else its.net, its.precision, place))
 
 
-def _row(key: Key, before: Measurement | None, after: Measurement | None) -> Row:
+def _row(key: Key, before: Measurement | None, after: Measurement | None, attacked_alike: bool) -> Row:
     metric, _, attack, multiple, queries, images, of_class = key
     one = before or after
     assert one is not None
@@ -199,6 +207,7 @@ def _row(key: Key, before: Measurement | None, after: Measurement | None) -> Row
         n=(None if before is None else before.n, None if after is None else after.n),
         apart=None if before is None or after is None else _apart(before, after),
         other_conditions=conditions,
+        attacked_alike=attacked_alike or (metric in METRICS and METRICS[metric].support in ("samples", "count")),
     )
 
 

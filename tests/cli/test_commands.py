@@ -255,6 +255,12 @@ def test_compare_says_what_is_not_alike(desk, command):
     assert done.code == 0
     assert "not alike: threat: eps 0.1 against eps 0.05" in done.out
     assert "not alike: targets: quick against elsewhere" in done.out
+    assert "--across does it all the same" in done.out
+    rows = command(desk, "compare", "tiny", "other.json", "--json").document["rows"]
+    assert {row["metric"] for row in rows if row["change"] is not None} >= {"ops", "params"}
+    assert not [row for row in rows if "accuracy" in row["metric"] and row["change"] is not None]
+    across = command(desk, "compare", "tiny", "other.json", "--across", "--json").document["rows"]
+    assert all(row["change"] == 0 for row in across if row["metric"] == "robust_accuracy")
 
 
 def test_doctor_looks_at_a_board(tmp_path, command):
