@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustdeploy.cli.completion import complete_report
-from robustdeploy.cli.heavy import comparison
+from robustdeploy.cli.heavy import comparison, paired
 from robustdeploy.cli.options import RUNS, JsonOption, RunsOption
 from robustdeploy.cli.result import show, table
 from robustdeploy.core.given import is_run
@@ -22,6 +22,7 @@ from robustdeploy.report.stored import believed, read_report
 
 if TYPE_CHECKING:
     from robustdeploy.evaluate.comparison import Change
+    from robustdeploy.evaluate.paired import PairedChange
 
 FirstArgument = Annotated[
     Path, typer.Argument(metavar="BEFORE", help="Run or report.json.", autocompletion=complete_report)
@@ -47,13 +48,15 @@ def compare(
 
     What was made or measured differently is said first; a row that one side lacks is shown as such.
     Accuracies are subtracted only where images, threat and attacks are the same.
-    Whether a net became slower is told by a test over runs, at which equal nets do not alarm.
+    Whether a net became slower is told by a test over runs, at which equal nets do not alarm; whether an accuracy
+    changed, by a test over images, where both are runs and of the same images.
     """
     (first, first_recipe, first_root), (second, second_recipe, second_root) = (
         _read(path, runs) for path in (before, after)
     )
     found = compared(first, second, (first_recipe, second_recipe))
     timed = list(_timed(first, second, first_root, second_root))
+    pairs = list(_paired(first, second, first_root, second_root)) if across or found.attacked_alike else []
     names = _names(first, second, before, after)
     lines = [f"{side}: {report.title}, {report.verdict.headline}" for side, report in names.items()]
     lines += [f"not alike: {each}" for each in found.not_alike]
@@ -62,6 +65,7 @@ def compare(
         f"{scenario} of {subject}: {told.text if isinstance(told, comparison.Change) else told}"
         for subject, scenario, told in timed
     ]
+    lines += [f"{name} of {subject}: {told}" for subject, name, told, _ in pairs]
     rows = found.rows if not across else [replace(row, attacked_alike=True) for row in found.rows]
     if any(_withheld(row) for row in rows):
         lines.append(
@@ -83,6 +87,10 @@ def compare(
                 **(asdict(told) if isinstance(told, comparison.Change) else {"reason": told}),
             }
             for subject, scenario, told in timed
+        ],
+        "accuracies": [
+            {"subject": subject, "attack": name, **(asdict(change) if change else {"reason": told})}
+            for subject, name, told, change in pairs
         ],
         "rows": [{"row": row.label, **asdict(row), "change": None if _withheld(row) else row.change} for row in rows],
     }
@@ -119,6 +127,23 @@ def _timed(
             yield name, "latency", f"not compared: {told}"
         else:
             yield from ((name, scenario, found) for scenario, found in comparison.changes(*sides))  # type: ignore[arg-type]
+
+
+def _paired(
+    first: Report, second: Report, before: Path | None, after: Path | None
+) -> Iterator[tuple[str, str, str, PairedChange | None]]:
+    """Pair the accuracies of each subject that both have, image by image; without a change, the text says why."""
+    if before is None or after is None:  # a report alone holds no outcome of an image
+        return
+    for one, other in counterparts(first, second):
+        name = " against ".join(dict.fromkeys((one.subject, other.subject)))
+        ran, also = (paired.parts_in(r.measurements, each.subject) for r, each in ((first, one), (second, other)))
+        shared = {attack: parts for attack, parts in ran.items() if also.get(attack) == parts}
+        told = paired.paired_changes(before / one.evaluation, after / other.evaluation, shared)
+        if isinstance(told, str):
+            yield name, "accuracy", told, None
+        else:
+            yield from ((name, change.attack, change.text, change) for change in told)
 
 
 def _names(first: Report, second: Report, before: Path, after: Path) -> dict[str, Report]:

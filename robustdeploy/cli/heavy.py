@@ -20,12 +20,12 @@ class _Later:
         return getattr(importlib.import_module(self._name), name)
 
 
-__all__ = ["api", "bisecting", "comparison", "evidence", "preparation", "profiling", "reporting"]
+__all__ = ["api", "bisecting", "comparison", "evidence", "paired", "preparation", "profiling", "reporting", "sizes"]
 
 if TYPE_CHECKING:
     from robustdeploy import api
     from robustdeploy.evaluate import bisect as bisecting
-    from robustdeploy.evaluate import comparison, evidence
+    from robustdeploy.evaluate import comparison, evidence, paired, sizes
     from robustdeploy.stages import preparation
     from robustdeploy.stages import profile as profiling
     from robustdeploy.stages import report as reporting
@@ -34,7 +34,9 @@ else:
     bisecting = _Later("robustdeploy.evaluate.bisect")
     comparison = _Later("robustdeploy.evaluate.comparison")
     evidence = _Later("robustdeploy.evaluate.evidence")
+    paired = _Later("robustdeploy.evaluate.paired")
     preparation = _Later("robustdeploy.stages.preparation")
     profiling = _Later("robustdeploy.stages.profile")
+    sizes = _Later("robustdeploy.evaluate.sizes")
     # Without torch, unlike the same verb of the api.
     reporting = _Later("robustdeploy.stages.report")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Annotated
 
-from robustdeploy.cli.heavy import api
+import typer
+
+from robustdeploy.cli.heavy import api, sizes
 from robustdeploy.cli.options import (
     HOST,
     RUNS,
@@ -38,6 +41,15 @@ from robustdeploy.engine.plan import Step
 from robustdeploy.preflight import check_asked
 from robustdeploy.tracking.chosen import listening
 
+IntervalOption = Annotated[
+    float | None,
+    typer.Option("--interval", min=0.0005, max=0.499, help="Say how many test images give an accuracy ± this share."),
+]
+DropOption = Annotated[
+    float | None,
+    typer.Option("--drop", min=0.0005, max=0.499, help="Say how many test images show that a build lost this share."),
+]
+
 
 def plan(
     recipe: RecipeArgument = "digits-resnet8",
@@ -56,12 +68,15 @@ def plan(
     name: NameOption = None,
     runs: RunsOption = RUNS,
     force: ForceOption = False,
+    interval: IntervalOption = None,
+    drop: DropOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Show what a run would do, and why.
 
-    Each stage is named once, with what it rests on. Nothing is written, and no board is asked.
+    Each stage is named once, with what it rests on. Nothing is written, and no board is asked. How many test images a
+    statement takes is told with --interval and --drop.
     """
     with listening((), quiet or as_json) as callback, looking_once():
         goals = [load_target(each) for each in target or [HOST]]
@@ -81,7 +96,16 @@ def plan(
             force=force,
             callback=callback,
         )
-    show(_lines(str(run.root), steps), {"run": str(run.root), "steps": [asdict(step) for step in steps]}, as_json)
+    needed, lines = {}, []
+    if interval is not None:
+        needed["interval"] = sizes.images_for_interval(interval)
+        lines.append(f"an accuracy within ±{interval:.2%}, at 95 %, takes {needed['interval']:,} test images at most")
+    if drop is not None:
+        needed["drop"] = sizes.images_for_drop(drop)
+        told = f"a build that loses {drop:.2%} of the images and gains none shows on {needed['drop']:,} test images"
+        lines.append(f"{told}, with a chance of {sizes.POWER:.0%}")
+    document = {"run": str(run.root), "steps": [asdict(step) for step in steps], "images": needed}
+    show([*_lines(str(run.root), steps), *lines], document, as_json)
 
 
 def _lines(root: str, steps: Sequence[Step]) -> list[str]:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
 
 from robustdeploy.comparing.folder import TableFolder
 from robustdeploy.comparing.rows import RowRun
-from robustdeploy.core.archive import Arrays, arrays_from
 from robustdeploy.core.comparison import PRETRAIN
 from robustdeploy.core.metrics import METRICS
-from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.records import NetRecord, OnnxRecord
 from robustdeploy.core.report import Measurement, Report
 from robustdeploy.core.subject import selects, subject_from
@@ -23,10 +18,9 @@ from robustdeploy.engine.run import Run
 from robustdeploy.engine.runner import held
 from robustdeploy.errors import ArtifactError, RobustdeployError
 from robustdeploy.evaluate.outcomes import Bits
+from robustdeploy.evaluate.paired import CLEAN, WORST, array_in, parts_in, read_outcomes, right_in
 from robustdeploy.series.series import report_in
 
-CLEAN, WORST = "clean", "worst"
-_MOST = 2**36
 """Bytes of the outcomes on a whole test set."""
 
 
@@ -104,7 +98,8 @@ def _read(folder: TableFolder, run: RowRun, report: Report) -> Found:
     if evidence is None or evidence.lost:
         raise ArtifactError(evidence.lost if evidence else f"{opened.root} was measured on no target")
     path = opened.root / evidence.evaluation / "outcomes.npz"
-    arrays = arrays_from(read_bounded(path, most=_MOST), str(path), _MOST)
+    arrays = read_outcomes(path)
+    ids = array_in(arrays, "ids", str(path))
     onnx = held(opened, onnx_place(report.net, "fp32", folder.target.opset), OnnxRecord)
     measured = dict(_measured(report, evidence.subject))
     zeros = onnx.record.zeros
@@ -116,8 +111,8 @@ def _read(folder: TableFolder, run: RowRun, report: Report) -> Found:
         measured=measured,
         distances=_in_torch(report, "distances"),
         vulnerability=_in_torch(report, "features"),
-        right=_right(arrays, {name: row for name, row in measured.items() if name not in (CLEAN, WORST)}, str(path)),
-        test_images=hashlib.sha256(_array(arrays, "ids", str(path)).tobytes() + arrays["labels"].tobytes()).hexdigest(),
+        right=right_in(arrays, parts_in(report.measurements, evidence.subject), str(path)),
+        test_images=hashlib.sha256(ids.tobytes() + arrays["labels"].tobytes()).hexdigest(),
         file_kib=(onnx.folder / "model.onnx").stat().st_size / 1024,
         nonzero_macs=record.macs if zeros is None else zeros.nonzero_macs,
         nonzero_params=record.params if zeros is None else zeros.nonzero_params,
@@ -138,25 +133,6 @@ def _in_torch(report: Report, support: str) -> dict[str, Measurement]:
     """Return the rows of the run's own net of which n counts what ``support`` says, by attack."""
     rows = (row for row in report.measurements if row.metric in METRICS and METRICS[row.metric].support == support)
     return {str(row.attack): row for row in rows if subject_from(row.subject).net == report.net}
-
-
-def _right(arrays: Arrays, attacks: Mapping[str, Measurement], where: str) -> dict[str, Bits]:
-    labels = _array(arrays, "labels", where)
-    clean: Bits = _array(arrays, "predictions", where) == labels
-    # Right as it is and under the attack, as the report counts it.
-    bits = {}
-    for name, row in attacks.items():
-        # In an ensemble a part counts what those before it broke.
-        under = [_array(arrays, f"{each}/predictions", where) for each in row.conditions.get("worst_of", [name])]
-        bits[name] = np.logical_and.reduce([clean, *(predictions == labels for predictions in under)])
-    worst: Bits = np.logical_and.reduce([clean, *bits.values()])
-    return {CLEAN: clean, **bits, WORST: worst}
-
-
-def _array(arrays: Arrays, name: str, where: str) -> np.ndarray[Any, Any]:
-    if name not in arrays:
-        raise ArtifactError(f"{where} holds no array '{name}'; evaluate again")
-    return arrays[name]
 
 
 def _spent(folder: TableFolder, run: RowRun, own: NetRecord) -> Spent:

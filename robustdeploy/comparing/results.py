@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from robustdeploy.comparing.folder import TableFolder
-from robustdeploy.comparing.found import CLEAN, WORST, Found
+from robustdeploy.comparing.found import Found
 from robustdeploy.comparing.table import DENSE, Beside, Line, Pair, Table
 from robustdeploy.core.files import atomic_write_json, atomic_write_text
 from robustdeploy.core.report import Measurement
+from robustdeploy.evaluate.paired import CLEAN, WORST
 from robustdeploy.foreign import one_line
 from robustdeploy.report.page import page
 from robustdeploy.report.quantity import quantity

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from robustdeploy.comparing.alike import differences
 from robustdeploy.comparing.folder import TableFolder
-from robustdeploy.comparing.found import CLEAN, WORST, Found, found_of
+from robustdeploy.comparing.found import Found, found_of
 from robustdeploy.core.comparison import PRETRAIN, ComparedRow
 from robustdeploy.core.load import load_published
 from robustdeploy.core.published import Protocol, Published, PublishedRow
 from robustdeploy.core.recipe import Budget
 from robustdeploy.evaluate.intervals import mcnemar_exact, paired_difference
+from robustdeploy.evaluate.paired import CLEAN, WORST
 from robustdeploy.report.quantity import eps_text
 
 DENSE = "dense"

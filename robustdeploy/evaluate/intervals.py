@@ -134,19 +134,21 @@ def samples_needed(p: float, limit: float, confidence: float = 0.95) -> int | No
         # p times n is rarely a whole number. The beta quantile takes any, so the bound does not jump from n to n + 1.
         return _lower(p * n, n, tail) >= limit if p >= limit else _upper(p * n, n, tail) < limit
 
+    return least_count(decided, _MOST_SAMPLES)
+
+
+def least_count(enough: Callable[[int], bool], most: int) -> int | None:
+    """Return a count that is enough where one less is not, or None where ``most`` and all its halves are too few."""
     high = 1
-    # Doubling first, since a share near its limit may need any number of samples.
-    while not decided(high):
+    # Doubling first, since what is asked for may need any number.
+    while not enough(high):
         high *= 2
-        if high > _MOST_SAMPLES:
+        if high > most:
             return None
-    return _first(decided, high // 2, high)
-
-
-def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
+    low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
 

@@ -55,6 +55,8 @@ class Comparison:
     differs: list[str]
     """What was made differently: the reason to compare."""
     rows: list[Row]
+    attacked_alike: bool
+    """Whether accuracies are of the same images, threat and attacks."""
 
 
 def compared(before: Report, after: Report, recipes: tuple[Recipe | None, Recipe | None] = (None, None)) -> Comparison:
@@ -63,10 +65,12 @@ def compared(before: Report, after: Report, recipes: tuple[Recipe | None, Recipe
     # What decides how the numbers were taken is told apart from what decides the net: only the latter may differ.
     measured = [text for name, text in fields.items() if name.startswith(_OF_THE_NUMBERS)]
     made = [text for name, text in fields.items() if not name.startswith(_OF_THE_NUMBERS)]
+    attacked_alike = not measured and not _unequal(_attacked(before), _attacked(after))
     return Comparison(
         not_alike=[*_unequal(_attacked(before) | _placed(before), _attacked(after) | _placed(after)), *measured],
         differs=[*_unequal(_made(before), _made(after)), *made],
-        rows=_rows(before, after, attacked_alike=not measured and not _unequal(_attacked(before), _attacked(after))),
+        rows=_rows(before, after, attacked_alike),
+        attacked_alike=attacked_alike,
     )
 
 

@@ -248,6 +248,8 @@ def test_compare_says_what_is_not_alike(desk, command):
     done = command(desk, "compare", "tiny", "tiny", "--json")
     assert done.document["differences"] == []
     assert all(row["before"] == row["after"] for row in done.document["rows"])
+    assert [each["attack"] for each in done.document["accuracies"]] == ["clean", "fgsm", "pgd-5", "square-30", "worst"]
+    assert all((each["lost"], each["gained"], each["p"]) == (0, 0, 1.0) for each in done.document["accuracies"])
     other = json.loads((desk / "runs/tiny/report.json").read_text().replace("@quick", "@elsewhere"))
     other["threat"]["eps"] = 0.05
     (desk / "other.json").write_text(json.dumps(other))

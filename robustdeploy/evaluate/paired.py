@@ -1,0 +1,117 @@
+"""Two evaluations of the same test images, paired by image: whether accuracies differ by more than chance explains.
+
+Two intervals that overlap hide what the same images show: a build that loses ten images and gains none is worse,
+however wide the intervals of both are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustdeploy.core.archive import Arrays, arrays_from
+from robustdeploy.core.reading import read_bounded
+from robustdeploy.core.report import Measurement
+from robustdeploy.errors import ArtifactError
+from robustdeploy.evaluate.intervals import mcnemar_exact, paired_difference
+from robustdeploy.evaluate.outcomes import Bits
+
+CLEAN, WORST = "clean", "worst"
+ERROR = 0.05
+"""Chance that any accuracy is called another where none is, over all of one comparison (Bonferroni)."""
+_MOST_BYTES = 2**36
+_SAME = ("ids", "labels", "images")
+
+Parts = Mapping[str, Sequence[str]]
+"""Attacks by the name of their row, each with the attacks whose worst case it is; mostly that is itself."""
+
+
+@dataclass(frozen=True)
+class PairedChange:
+    """One accuracy after less before, on the same images."""
+
+    attack: str
+    """Label of the attack; ``clean`` for the images as they are, ``worst`` for all attacks that both sides ran."""
+    n: int
+    lost: int
+    """Images that were right before alone."""
+    gained: int
+    difference: float
+    low: float
+    high: float
+    """95 % interval of the difference (Tango 1998)."""
+    p: float
+    """That as many are lost as gained, by McNemar's exact test."""
+    limit: float
+    """What p must be below."""
+
+    @property
+    def text(self) -> str:
+        """The change as one sentence."""
+        verdict = "no change shown" if self.p >= self.limit else "lower" if self.difference < 0 else "higher"
+        interval = f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
+        return (
+            f"{verdict}: {100 * self.difference:+.1f} points ({interval}), {self.lost} lost and {self.gained} gained "
+            f"of {self.n} images, p {self.p:.2g}"
+        )
+
+
+def paired_changes(before: Path, after: Path, attacks: Parts) -> tuple[PairedChange, ...] | str:
+    """Pair the outcomes in two evaluation folders by image, under ``attacks`` that both ran.
+
+    A text says why they cannot be paired.
+    """
+    sides = [read_outcomes(folder / "outcomes.npz") for folder in (before, after)]
+    wheres = [str(folder / "outcomes.npz") for folder in (before, after)]
+    for name in _SAME:
+        one, other = (array_in(side, name, where) for side, where in zip(sides, wheres, strict=True))
+        if not np.array_equal(one, other):
+            return "not paired: they are not of the same test images"
+    found = [right_in(side, attacks, where) for side, where in zip(sides, wheres, strict=True)]
+    return tuple(_changes(*found))
+
+
+def _changes(before: Mapping[str, Bits], after: Mapping[str, Bits]) -> Iterator[PairedChange]:
+    for name, old in before.items():
+        new = after[name]
+        lost, gained = int((old & ~new).sum()), int((new & ~old).sum())
+        limit = ERROR / len(before)
+        yield PairedChange(name, len(old), lost, gained, *paired_difference(new, old), mcnemar_exact(old, new), limit)
+
+
+def read_outcomes(path: Path) -> Arrays:
+    """Read ``outcomes.npz`` of an evaluation."""
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; evaluate again")
+    return arrays_from(read_bounded(path, most=_MOST_BYTES), str(path), _MOST_BYTES)
+
+
+def parts_in(measurements: Iterable[Measurement], subject: str) -> Parts:
+    """Return the attacks of a report on one subject, each with those whose worst case it is."""
+    rows = (row for row in measurements if row.subject == subject and row.metric == "robust_accuracy")
+    # In an ensemble a part counts what those before it broke.
+    return {str(row.attack): row.conditions.get("worst_of", [row.attack]) for row in rows if row.attack != WORST}
+
+
+def right_in(arrays: Arrays, attacks: Parts, where: str) -> dict[str, Bits]:
+    """Return one bit per image, clean, under each of ``attacks`` and under all of them, as a report counts them."""
+    labels = array_in(arrays, "labels", where)
+    clean: Bits = array_in(arrays, "predictions", where) == labels
+    bits = {}
+    for name, parts in attacks.items():
+        under = [array_in(arrays, f"{part}/predictions", where) == labels for part in parts]
+        # Right as it is and under the attack, as the report counts it.
+        bits[name] = np.logical_and.reduce([clean, *under])
+    worst: Bits = np.logical_and.reduce([clean, *bits.values()])
+    return {CLEAN: clean, **bits, WORST: worst}
+
+
+def array_in(arrays: Arrays, name: str, where: str) -> np.ndarray[Any, Any]:
+    """Return one array of ``where``, or say that it is not there."""
+    if name not in arrays:
+        raise ArtifactError(f"{where} holds no array '{name}'; evaluate again")
+    return arrays[name]
