@@ -20,7 +20,9 @@ class Judged(Noun):
     """The data set's name."""
     eps: Annotated[Number, Field(ge=1 / 255, le=1)]
     """Radius of the ℓ∞ ball, in pixels of [0, 1]."""
-    attacks: tuple[Annotated[PlugIn, Of("attacks", "query-attacks")], ...] = Field(min_length=1)
+    attacks: tuple[Annotated[PlugIn, Of("attacks", "query-attacks", "substitutes", "ensembles")], ...] = Field(
+        min_length=1
+    )
     distances: tuple[Annotated[PlugIn, Of("distances")], ...] = ()
 
 
