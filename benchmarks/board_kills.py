@@ -28,7 +28,7 @@ import numpy as np
 
 from robustdeploy import api
 from robustdeploy.core.load import load_recipe, load_target
-from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.metrics import BY_CLOCK, METRICS
 from robustdeploy.core.target import Target
 from robustdeploy.devices import connection
 from robustdeploy.devices.emulator import server
@@ -179,6 +179,8 @@ def outcomes(folder: Path) -> dict[str, Any]:
     """Return what must not depend on a kill: every image and label, and every row but those of time."""
     rows = json.loads((folder / "rows.json").read_text())["measurements"]
     kept = [row for row in rows if METRICS[row["metric"]].support != "samples"]
+    for row in kept:
+        row["conditions"] = {name: value for name, value in row["conditions"].items() if name not in BY_CLOCK}
     with np.load(folder / "outcomes.npz", allow_pickle=False) as arrays:
         return {"rows": kept, "arrays": {name: arrays[name].tobytes() for name in sorted(arrays.files)}}
 

@@ -39,7 +39,7 @@ import torch
 
 from robustdeploy.cli import group
 from robustdeploy.cli import main as command_line
-from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.metrics import BY_CLOCK, METRICS
 
 TARGET = ("--target", "quick.yaml")
 COMMANDS: dict[str, Sequence[str]] = {
@@ -208,7 +208,10 @@ def contents(runs: Path) -> dict[str, Any]:
                 found[place] = {name: arrays[name].tobytes() for name in sorted(arrays.files)}
         elif path.name in ("rows.json", "report.json"):
             rows = json.loads(path.read_text())["measurements"]
-            found[place] = [row for row in rows if METRICS[row["metric"]].support != "samples"]
+            kept = [row for row in rows if METRICS[row["metric"]].support != "samples"]
+            for row in kept:
+                row["conditions"] = {name: value for name, value in row["conditions"].items() if name not in BY_CLOCK}
+            found[place] = kept
     return found
 
 

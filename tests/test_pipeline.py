@@ -14,7 +14,7 @@ from robustdeploy import api, load_net
 from robustdeploy.core.asked import DEFAULT_RECIPE, recipe_for
 from robustdeploy.core.files import canonical_json
 from robustdeploy.core.load import resolved_yaml
-from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.metrics import BY_CLOCK, METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice, Data, Recipe
 from robustdeploy.core.shipped import shipped_names
@@ -71,8 +71,11 @@ def rows(folder):
     """All rows but those of the clock."""
     content = json.loads((folder / "runs/tiny/boards/pruned/fp32@quick/rows.json").read_text())
     by_clock = ("latency-valid", "faster-than-dense", "energy")
+    kept = [row for row in content["measurements"] if METRICS[row["metric"]].support != "samples"]
+    for row in kept:
+        row["conditions"] = {name: value for name, value in row["conditions"].items() if name not in BY_CLOCK}
     return (
-        [row for row in content["measurements"] if METRICS[row["metric"]].support != "samples"],
+        kept,
         [each for each in content["diagnostics"] if each["id"] not in by_clock],
         content["figures"]["samples"],
     )

@@ -84,6 +84,8 @@ def _distance(name: str, unit: str, meaning: str) -> Metric:
 
 
 AFTER_QUERIES: Final = "robust_accuracy_after_queries"
+BY_CLOCK: Final = frozenset({"device_s"})
+"""Conditions of rows that a clock decides, so that two measurements of one engine differ in them."""
 """Its rows differ by the `queries` in their conditions, which to other metrics are an attack's option."""
 
 # A closed list: a rule on a misspelt metric would find no row, and only after the training.

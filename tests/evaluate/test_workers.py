@@ -34,7 +34,9 @@ def found(desk):
 
 def parts(desk):
     told = [json.loads(line) for line in (desk / "runs/tiny/ledger.jsonl").read_text().splitlines()]
-    return sorted((each["data"]["part"], each["data"]["sha256"]) for each in told if each["event"] == "part")
+    sealed = sorted((each["data"]["part"], each["data"]["sha256"]) for each in told if each["event"] == "part")
+    # What a board is asked by queries holds their times.
+    return [(name, digest if "square" not in name else "") for name, digest in sealed]
 
 
 @pytest.fixture(scope="module")
