@@ -32,18 +32,23 @@ class Pgd:
     """Step in pixels of [0, 1]; unset means eps / 4, which is 2/255 at eps 8/255."""
     loss: LossName = "cross-entropy"
     """What the steps climb; ``margin`` often finds what cross-entropy leaves, and the other way round."""
+    eot: Count | None = None
+    """Passes whose gradients are averaged in each step, for a net that answers by chance; unset means one."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
             raise ValueError("steps and restarts must be at least 1")
+        if self.eot is not None and self.eot < 1:
+            raise ValueError(f"eot must be at least 1, not {self.eot}")
         if self.alpha is not None and not 0 < self.alpha <= 1:
             raise ValueError(f"alpha must be in (0, 1], not {self.alpha}")
 
     @property
     def label(self) -> str:
-        """``pgd-10``, or ``pgd-50-10`` for 50 steps from each of 10 starts; ``-margin`` or ``-dlr`` by loss."""
+        """``pgd-50-10`` for 50 steps from each of 10 starts; ``-margin`` or ``-dlr`` by loss, ``-eot20`` by passes."""
         restarts = f"-{self.restarts}" if self.restarts > 1 else ""
-        return f"pgd-{self.steps}{restarts}{suffix(self.loss)}"
+        passes = f"-eot{self.eot}" if self.eot else ""
+        return f"pgd-{self.steps}{restarts}{suffix(self.loss)}{passes}"
 
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
         """Return the strongest image found for each input."""
@@ -73,7 +78,9 @@ class Pgd:
         # Uniform in the box and not in the ball: near black or white, cutting would heap starts up at the border.
         start = low + (high - low) * noise.uniform(restart, tuple(images.shape[1:]))
         start = to_grey_levels(start).clamp(low, high)
-        return climbed(net, start, labels, room, threat, self.steps, self.alpha, Slope(LOSSES[self.loss]))
+        return climbed(
+            net, start, labels, room, threat, self.steps, self.alpha, Slope(LOSSES[self.loss], self.eot or 1)
+        )
 
 
 plugin = Pgd

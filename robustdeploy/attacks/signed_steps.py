@@ -34,12 +34,18 @@ class Slope:
     """The gradient of the loss, as it is."""
 
     loss: Loss = cross_entropy
+    passes: int = 1
+    """Passes that it is the mean over: more than one for a net that answers by chance."""
 
     def __call__(
         self, net: nn.Module, images: Tensor, labels: Tensor, active: Tensor, step: int
     ) -> tuple[Tensor, Tensor]:
         """Return the gradient and the scores that it was taken at."""
-        return input_gradient(net, images, labels, self.loss)
+        gradient, scores = input_gradient(net, images, labels, self.loss)
+        # Expectation over transformation (Athalye et al., ICML 2018): the mean is what chance leaves of a gradient.
+        for _ in range(self.passes - 1):
+            gradient += input_gradient(net, images, labels, self.loss)[0]
+        return gradient / self.passes, scores
 
 
 def climbed(

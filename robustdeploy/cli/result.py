@@ -70,6 +70,7 @@ def verdict_lines(verdict: Any) -> list[str]:
     lines = [verdict.headline]
     if len(verdict.subjects) > 1:
         lines += [f"  {each.outcome.value:<12} {each.subject}" for each in verdict.subjects]
+    lines += [f"  {each.credibility.value:<12} robustness of {each.text}" for each in verdict.robustness]
     lines += [f"  unsound: {reason}" for reason in verdict.reasons]
     lines += [f"  {rule.outcome.value:<12} {rule.rule}: {rule.text}" for rule in verdict.rules]
     lines += [f"  {'warning':<12} {warning}" for warning in verdict.warnings]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from robustdeploy.comparing.folder import TableFolder
 from robustdeploy.comparing.rows import RowRun
 from robustdeploy.core.comparison import PRETRAIN
+from robustdeploy.core.gate import Credibility, SubjectCredibility
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.records import NetRecord, OnnxRecord
 from robustdeploy.core.report import Measurement, Report
@@ -19,9 +20,8 @@ from robustdeploy.engine.runner import held
 from robustdeploy.errors import ArtifactError, RobustdeployError
 from robustdeploy.evaluate.outcomes import Bits
 from robustdeploy.evaluate.paired import CLEAN, WORST, array_in, parts_in, read_outcomes, right_in
+from robustdeploy.report.credibility import credibility_of
 from robustdeploy.series.series import report_in
-
-"""Bytes of the outcomes on a whole test set."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,17 @@ class Found:
         return tuple(name for name in self.measured if name not in (CLEAN, WORST))
 
     @property
+    def credibility(self) -> SubjectCredibility | None:
+        """How far its robust accuracies can be believed; None where it has none."""
+        return credibility_of(self.subject, self.report.measurements, self.report.diagnostics)
+
+    @property
     def flags(self) -> tuple[str, ...]:
-        """What the checks of the evaluation say of its accuracies: VOID ones prove nothing, SUSPECT ones little."""
-        found = []
-        for each in self.report.diagnostics:
-            of_time = each.id.startswith("latency")
-            about = any("accuracy" in metric for metric in each.metrics) or not (each.metrics or of_time)
-            if each.level != "ok" and about and each.subject in (None, self.subject):
-                found.append(f"{'VOID' if each.level == 'block' else 'SUSPECT'}: {each.id}")
-        return tuple(dict.fromkeys(found))
+        """What the checks of the evaluation say against them; empty where that is nothing, or does not matter."""
+        its = self.credibility
+        if its is None or its.credibility is Credibility.CREDIBLE:
+            return ()
+        return tuple(dict.fromkeys(f"{each.level}: {each.check}" for each in its.doubts))
 
 
 def found_of(folder: TableFolder, run: RowRun) -> Found | str:

@@ -51,7 +51,7 @@ def head_of(table: Table) -> list[str]:
         *(CLEAN, *table.attacks, WORST),
         *table.distances,
         *(f"vulnerability, {name}" for name in table.vulnerabilities),
-        *("Δ dense", "Δ against", "flags", "p50", "published"),
+        *("Δ dense", "Δ against", "credibility", "p50", "published"),
     ]
 
 
@@ -77,7 +77,7 @@ def cells_of(table: Table, line: Line) -> list[str]:
         *(_mean(found.vulnerability.get(name)) for name in table.vulnerabilities),
         _pair(line.to_dense.get(WORST)),
         _pair(line.against.get(WORST), named=True),
-        "; ".join(found.flags) or "-",
+        "; ".join(found.flags) or (found.credibility.credibility.value if found.credibility else "-"),
         "-" if found.p50 is None else quantity(found.p50.value, found.p50.unit),
         "; ".join(map(published_text, line.published)) or "-",
     ]
@@ -275,6 +275,7 @@ def _line(line: Line) -> dict[str, Any]:
         "units": _units(found),
         "to_dense": {name: asdict(pair) for name, pair in line.to_dense.items()},
         "against": {name: asdict(pair) for name, pair in line.against.items()},
+        "credibility": found.credibility.credibility.value if found.credibility else None,
         "flags": list(found.flags),
         "published": [
             {

@@ -115,12 +115,53 @@ class SubjectVerdict(Noun):
     outcome: Outcome
 
 
+class Credibility(StrEnum):
+    """How far what was found of a subject's robustness can be believed."""
+
+    CREDIBLE = "CREDIBLE"
+    """No check of the evaluation speaks against it."""
+    SUSPECT = "SUSPECT"
+    """The attacks may have been too weak, or nobody looked."""
+    VOID = "VOID"
+    """The evaluation says nothing of its robustness."""
+
+
+class Doubt(Noun):
+    """What a check of the evaluation found against a subject's robust accuracies."""
+
+    check: str
+    """Id of the diagnostic, which tells in its text what was found."""
+    level: Credibility
+    next: str
+    """One sentence: what to try next."""
+
+
+class SubjectCredibility(Noun):
+    """How far a subject's robust accuracies can be believed, and why not further."""
+
+    subject: SubjectName
+    credibility: Credibility
+    doubts: tuple[Doubt, ...] = ()
+    """What speaks against them, the worst first; of a CREDIBLE one, what was found and does not matter."""
+
+    @property
+    def text(self) -> str:
+        """One line: ``pruned/fp32@host-cpu: zero-gradient (VOID): look for …``."""
+        if self.credibility is Credibility.CREDIBLE:
+            beside = ", ".join(each.check for each in self.doubts)
+            why = f"so little of it is left that {beside} cannot flatter it" if beside else "no check speaks against it"
+            return f"{self.subject}: {why}"
+        return f"{self.subject}: " + "; ".join(f"{each.check} ({each.level}): {each.next}" for each in self.doubts)
+
+
 class Verdict(Noun):
     """The outcome of all rules together: that of the subject for which it is worst."""
 
     outcome: Outcome
     subjects: tuple[SubjectVerdict, ...] = ()
     """One outcome for each subject that a rule speaks of."""
+    robustness: tuple[SubjectCredibility, ...] = ()
+    """How far the robust accuracies of each subject on a target can be believed."""
     reasons: tuple[str, ...] = ()
     """What made the evaluation itself unsound; non-empty only for INCONCLUSIVE."""
     rules: tuple[RuleVerdict, ...] = ()

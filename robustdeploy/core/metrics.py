@@ -241,3 +241,6 @@ LATENCY_FRACTION: Final = "latency_fraction"
 
 METRICS: Final[Mapping[str, Metric]] = {metric.name: metric for metric in _ALL}
 """Every metric by its name, in the order of the documentation."""
+
+ROBUST_METRICS: Final = tuple(name for name in METRICS if "robust" in name)
+"""What a weak attack flatters."""

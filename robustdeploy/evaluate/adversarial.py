@@ -130,6 +130,7 @@ def _found(net: Attacked, recipe: Recipe, bench: Bench, host: HostNet) -> Arrays
         arrays |= {f"{name}/images": each.images, f"{name}/predictions": each.predictions}
         if each.substituted is not None:
             arrays[f"{name}/substituted"] = np.array([astuple(each.substituted)], np.float64)
+        arrays |= {} if each.lost is None else {f"{name}/lost": each.lost}
     arrays |= arrays_of(distances)
     if recipe.evaluate.vulnerability:
         gradients = {a.label: found[a.label] for a in adversaries if not a.asks}
@@ -168,7 +169,11 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
         if outside := violations(of.images, images, threat):
             where = f"{path}: {outside:,} images of '{name}' lie outside of the threat's box"
             raise ArtifactError(f"{where}, so it was edited; {remedy(path)}")
-        return Found(images, arrays[f"{name}/predictions"])
+        # Only attacks have it, and not the curve; files of an older version have none.
+        lost = arrays.get(f"{name}/lost")
+        if lost is not None:
+            _check(arrays, path, {f"{name}/lost": ("bool", ())}, len(of.ids))
+        return Found(images, arrays[f"{name}/predictions"], lost=lost)
 
     _check(arrays, path, {"predictions": ("int64", ())}, len(test.ids))
     adversaries = adversaries_from(recipe.evaluate.attacks)

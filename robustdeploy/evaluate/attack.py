@@ -27,7 +27,7 @@ from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.evaluate.box import project, violations
 from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.judge import judge
-from robustdeploy.evaluate.outcomes import AttackOutcome, Kind, Substituted
+from robustdeploy.evaluate.outcomes import AttackOutcome, Bits, Kind, Substituted
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.workers import Job, Share, in_turn
 from robustdeploy.onboard.criterion import CLASSIFICATION
@@ -189,10 +189,12 @@ class Found:
     predictions: Labels
     substituted: Substituted | None = None
     """Only where it was found on a net that learnt from the attacked one's labels."""
+    lost: Bits | None = None
+    """Images that were wrong as the attack proposed them, and are right in 8 bits; None where nobody looked."""
 
     def at(self, places: Places) -> Found:
         """Return what was found of the images at ``places``."""
-        return replace(self, images=self.images[places], predictions=self.predictions[places])
+        return replace(self, images=self.images[places], predictions=self.predictions[places], lost=None)
 
     def of(self, block: int) -> Found:
         """Return the part of one block of images."""
@@ -200,8 +202,8 @@ class Found:
 
 
 def found_in(arrays: Arrays, substituted: Substituted | None = None) -> Found:
-    """Return what was found, out of the arrays ``images`` and ``predictions``."""
-    return Found(arrays["images"], arrays["predictions"], substituted)
+    """Return what was found, out of the arrays ``images``, ``predictions`` and, where anybody looked, ``lost``."""
+    return Found(arrays["images"], arrays["predictions"], substituted, arrays.get("lost"))
 
 
 def in_order(adversaries: Sequence[Adversary], clean: T, attack: Callable[[Adversary, T | None], T]) -> tuple[T, ...]:
@@ -247,9 +249,11 @@ def _attacked(
 ) -> Arrays:
     """Attack the images of one block in torch."""
     # Without the block's number: noise belongs to an image, so other block sizes find the same images.
-    noise_key = key(seed, adversary.label)
+    noise_key, lost = key(seed, adversary.label), np.zeros(len(block.ids), np.bool_)
     if adversary.gradient is not None:
-        found = host.attack(adversary.gradient, block.images, block.labels, threat, noise_key, block.ids)
+        proposed = host.proposed(adversary.gradient, block.images, block.labels, threat, noise_key, block.ids)
+        found = host.rounded(proposed)
+        lost = host.lost_to_rounding(proposed, found, block.labels)
     else:
         assert adversary.query is not None
         draws = Draws(noise_key, block.ids)
@@ -258,7 +262,7 @@ def _attacked(
     found = made_valid(block.images, found, threat)
     if tried is not None:
         found = worse_of(host, found, tried, block.labels)
-    return {"images": found, "predictions": CLASSIFICATION.predictions(host.score(found))}
+    return {"images": found, "predictions": CLASSIFICATION.predictions(host.score(found)), "lost": lost}
 
 
 def worse_of(host: HostNet, found: Bytes, other: Bytes, labels: Labels) -> Bytes:

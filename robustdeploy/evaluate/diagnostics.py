@@ -13,12 +13,14 @@ from typing import Literal
 
 import numpy as np
 
+from robustdeploy.core.metrics import ROBUST_METRICS
 from robustdeploy.core.report import Diagnostic, Measurement
 from robustdeploy.evaluate.box import violations
 from robustdeploy.evaluate.intervals import clopper_pearson_lower
 from robustdeploy.evaluate.judge import other_batch
 from robustdeploy.evaluate.outcomes import Bits, Outcomes
-from robustdeploy.evaluate.strength import CURVE_REACH, ROBUST_METRICS
+from robustdeploy.evaluate.paths import STEPS, Paths
+from robustdeploy.evaluate.strength import CURVE_REACH
 from robustdeploy.onboard.types import Scores, Threat
 
 # Stricter than the reports' 95 %: a dozen checks run at once, and a false alarm blocks a sound net.
@@ -39,6 +41,10 @@ class HostFindings:
     """How often the gradient foretold whether a step in a random direction brings a wrong label nearer."""
     unsteady: str | None = None
     """Why an image's scores are not its own, with the layer at fault."""
+    wild: int = 0
+    """Images at which the cross-entropy's gradient is not finite."""
+    paths: Paths | None = None
+    """What was found along the steps of attacks; None: nothing."""
 
 
 def diagnose(
@@ -59,6 +65,10 @@ def diagnose(
     yield _query_beats_transfer(outcomes)
     yield _zero_gradient(host)
     yield _lost_gradient(host)
+    yield _finite_gradient(host)
+    yield _loss_rises(host)
+    yield _interior_points(outcomes, host)
+    yield _lost_to_rounding(outcomes)
     yield _faithful_gradient(host)
     yield _iterative_beats_single_step(outcomes)
     yield _suspicious_gain(outcomes)
@@ -97,7 +107,7 @@ def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
     if not queries or not transfers:
         lacking = "query" if not queries else "gradient"
         text = f"no {lacking} attack was run, so hidden gradients could not be noticed: add one to evaluate.attacks"
-        return Diagnostic(id=name, level="block", text=text)
+        return Diagnostic(id=name, level="block", text=text, flatters=True)
     # By image and not by share: two attacks may break as many images and still not the same ones.
     stood = np.logical_and.reduce([outcomes.robust(attack, "board") for attack in transfers])
     broken = stood & ~np.logical_and.reduce([outcomes.robust(attack, "board") for attack in asking])
@@ -114,7 +124,7 @@ def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
         f"query attacks broke {int(broken.sum())} of {len(broken)} images that stood against every transfer attack "
         f"(99 % lower bound {bound:.2%}, limit 0.20 %): {meaning}"
     )
-    return Diagnostic(id=name, level=_level(blocked), text=text, value=bound, threshold=0.002)
+    return Diagnostic(id=name, level=_level(blocked), text=text, value=bound, threshold=0.002, flatters=True)
 
 
 def _zero_gradient(host: HostFindings) -> Diagnostic:
@@ -123,9 +133,8 @@ def _zero_gradient(host: HostFindings) -> Diagnostic:
     # AutoAttack warns at a single image. Confident images lose their gradient in honest nets too, hence a share.
     meaning = "gradient attacks are blind there" if share > 0.01 else "gradients are there to follow"
     text = f"the net's margin has no gradient at all at {without} of {n} images ({share:.1%}): {meaning}"
-    return Diagnostic(
-        id="zero-gradient", level=_level(share > 0.1, share > 0.01), text=text, value=share, threshold=0.1
-    )
+    level = _level(share > 0.1, share > 0.01)
+    return Diagnostic(id="zero-gradient", level=level, text=text, value=share, threshold=0.1, flatters=True)
 
 
 def _lost_gradient(host: HostFindings) -> Diagnostic:
@@ -133,8 +142,77 @@ def _lost_gradient(host: HostFindings) -> Diagnostic:
     share = host.lost / host.n
     meaning = "scores of that size blind gradient attacks" if share > 0.01 else "attacks can follow it"
     text = f"the loss has no gradient in float32 at {host.lost} of {host.n} images ({share:.1%}): {meaning}"
+    level = _level(share > 0.1, share > 0.01)
+    return Diagnostic(id="lost-gradient", level=level, text=text, value=share, threshold=0.1, flatters=True)
+
+
+def _finite_gradient(host: HostFindings) -> Diagnostic:
+    """A step along NaN leads nowhere, and an attack that takes one gives the image back as it was."""
+    share = host.wild / host.n
+    meaning = "gradient attacks are blind there" if share > 0.01 else "attacks can follow it"
+    text = f"the loss has a gradient that is not finite at {host.wild} of {host.n} images ({share:.1%}): {meaning}"
+    level = _level(share > 0.1, share > 0.01)
+    return Diagnostic(id="finite-gradient", level=level, text=text, value=share, threshold=0.1, flatters=True)
+
+
+def _loss_rises(host: HostFindings) -> Diagnostic:
+    """Steps along a gradient make the loss rise, or the gradient is not that of the loss."""
+    flat = np.zeros(host.n, np.bool_) if host.paths is None else host.paths.flat
+    bound = _bound(flat)
+    meaning = "attacks that climb it do not get on" if bound > 0.01 else "attacks can climb it"
+    text = (
+        f"{STEPS} steps along the loss's gradient brought {int(flat.sum())} of {len(flat)} images no nearer to being "
+        f"wrong (99 % lower bound {bound:.2%}, limit 10 %): {meaning}"
+    )
     return Diagnostic(
-        id="lost-gradient", level=_level(share > 0.1, share > 0.01), text=text, value=share, threshold=0.1
+        id="loss-rises",
+        level=_level(bound > 0.1, bound > 0.01),
+        text=text,
+        value=bound,
+        threshold=0.1,
+        metrics=ROBUST_METRICS,
+        flatters=True,  # an attack whose loss does not rise finds too little
+    )
+
+
+def _interior_points(outcomes: Outcomes, host: HostFindings) -> Diagnostic:
+    """Look for images that every attack left alone, and that are wrong on the way to where one step leads."""
+    inner = np.zeros(host.n, np.bool_) if host.paths is None else host.paths.inner
+    missed = inner & outcomes.worst("board")[: len(inner)]
+    bound = _bound(missed)
+    overfitted = " (above 2 % that is a sign of catastrophic overfitting)" if _bound(inner) > 0.02 else ""
+    text = (
+        f"{int(inner.sum())} of {len(inner)} images are right where one step of FGSM ends and wrong on the way there"
+        f"{overfitted}; every attack had left {int(missed.sum())} of these alone (99 % lower bound {bound:.2%}, limit "
+        "0.20 %)"
+    )
+    return Diagnostic(
+        id="interior-points",
+        level=_level(bound > 0.002),
+        text=text,
+        value=bound,
+        threshold=0.002,
+        metrics=ROBUST_METRICS,
+        flatters=True,  # the attacks missed images that fall
+    )
+
+
+def _lost_to_rounding(outcomes: Outcomes) -> Diagnostic:
+    """Count what falls between grey levels alone: an attack that does not round while it searches finds too little."""
+    lost = [attack.lost for attack in outcomes.attacks if attack.lost is not None]
+    between = np.logical_or.reduce([np.zeros(len(outcomes.ids), np.bool_), *lost]) & outcomes.worst("board")
+    bound = _bound(between)
+    text = (
+        f"{int(between.sum())} of {len(between)} images fell before an attack's result was rounded to 8 bits, and to "
+        f"no attack afterwards (99 % lower bound {bound:.2%}, limit 1 %)"
+    )
+    return Diagnostic(
+        id="lost-to-rounding",
+        level=_level(False, bound > 0.01),
+        text=text,
+        value=bound,
+        threshold=0.01,
+        flatters=True,  # near such an image a wrong one in 8 bits may lie
     )
 
 
@@ -196,7 +274,15 @@ def _iterative_beats_single_step(outcomes: Outcomes) -> Diagnostic:
         f"one step broke {int(only_single.sum())} of {len(only_single)} images that all iterative attacks left alone "
         f"(99 % lower bound {bound:.2%}, limit 1 %)"
     )
-    return Diagnostic(id=name, level=_level(bound > 0.01), text=text, value=bound, threshold=0.01)
+    return Diagnostic(
+        id=name,
+        level=_level(bound > 0.01),
+        text=text,
+        value=bound,
+        threshold=0.01,
+        metrics=ROBUST_METRICS,
+        flatters=True,  # an attack that could do better finds too little
+    )
 
 
 def _suspicious_gain(outcomes: Outcomes) -> Diagnostic:
@@ -214,7 +300,15 @@ def _suspicious_gain(outcomes: Outcomes) -> Diagnostic:
         f"{int((board & ~host).sum())} of {len(host)} images fool the exported net but not the board "
         f"(99 % lower bound {bound:.2%}, limit 2 %)"
     )
-    return Diagnostic(id=name, level=_level(bound > 0.02), text=text, value=bound, threshold=0.02)
+    return Diagnostic(
+        id=name,
+        level=_level(bound > 0.02),
+        text=text,
+        value=bound,
+        threshold=0.02,
+        metrics=ROBUST_METRICS,
+        flatters=True,  # an attack that could do better finds too little
+    )
 
 
 def _agreement(outcomes: Outcomes, limit: float) -> Diagnostic:
@@ -250,7 +344,8 @@ def _scores_not_probabilities(scores: Scores) -> Diagnostic:
         if probabilities
         else "the board answers raw scores"
     )
-    return Diagnostic(id="raw-scores", level=_level(False, probabilities), text=text, value=float(probabilities))
+    level = _level(False, probabilities)
+    return Diagnostic(id="raw-scores", level=level, text=text, value=float(probabilities), flatters=True)
 
 
 def _falls_with_eps(curve: Sequence[Measurement], classes: int) -> Diagnostic:
@@ -272,4 +367,5 @@ def _falls_with_eps(curve: Sequence[Measurement], classes: int) -> Diagnostic:
         f"{'rises' if rises else 'never rises'} with eps"
         + (": the gradient attack does not work here" if blocked else "")
     )
-    return Diagnostic(id="falls-with-eps", level=_level(blocked), text=text, value=last.value, threshold=limit)
+    level = _level(blocked)
+    return Diagnostic(id="falls-with-eps", level=level, text=text, value=last.value, threshold=limit, flatters=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from robustdeploy.core.metrics import ROBUST_METRICS
 from robustdeploy.core.records import OnnxRecord
 from robustdeploy.core.report import Diagnostic
-from robustdeploy.evaluate.strength import ROBUST_METRICS
 from robustdeploy.export.precision.protocol import Limits
 
 

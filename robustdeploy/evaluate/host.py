@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -17,14 +18,17 @@ from robustdeploy.core.trust import Trust
 from robustdeploy.cost.memory import images_at_once
 from robustdeploy.data.images import pixels
 from robustdeploy.data.noise import Noise
+from robustdeploy.evaluate.paths import Paths, paths
 from robustdeploy.export.twin import load_twin
 from robustdeploy.nets.folded import folded
 from robustdeploy.nets.steady import unsteadiness
 from robustdeploy.nets.store import load_info, load_net
-from robustdeploy.onboard.criterion import Floats
+from robustdeploy.onboard.criterion import CLASSIFICATION, Floats
 from robustdeploy.onboard.types import Bytes, Labels, Pixels, Scores, Threat
 from robustdeploy.train.features import latent, moves
 
+_GREY = 1e-3
+"""Grey levels by which a pixel in float32 may miss a whole one."""
 DIRECTIONS = 8
 """Random directions in which each image's gradient is tried."""
 
@@ -60,12 +64,35 @@ class HostNet:
         self, attack: GradientAttack, images: Bytes, labels: Labels, threat: Threat, key: int, ids: Labels
     ) -> Bytes:
         """Let ``attack`` propose an image for each input; proposals are rounded to 8 bits."""
-        if len(images) > self.at_once:  # an image's result does not depend on the others
-            parts = self._parts(len(images))
-            return np.concatenate([self.attack(attack, images[p], labels[p], threat, key, ids[p]) for p in parts])
-        noise = Noise(key, torch.from_numpy(ids).to(self.device))
-        found = attack(self.followed, self._pixels(images), torch.from_numpy(labels).to(self.device), threat, noise)
-        return to_bytes(found)
+        return self.rounded(self.proposed(attack, images, labels, threat, key, ids))
+
+    def proposed(
+        self, attack: GradientAttack, images: Bytes, labels: Labels, threat: Threat, key: int, ids: Labels
+    ) -> Pixels:
+        """Let ``attack`` propose an image for each input, as it comes."""
+        parts = []
+        for part in self._parts(len(images)):  # an image's result does not depend on the others
+            noise, labelled = (torch.from_numpy(each[part]).to(self.device) for each in (ids, labels))
+            found = attack(self.followed, self._pixels(images[part]), labelled, threat, Noise(key, noise))
+            parts.append(found.detach().float().cpu().numpy())
+        return np.concatenate(parts)
+
+    @staticmethod
+    def rounded(images: Pixels) -> Bytes:
+        """Round pixels to 8 bits."""
+        # What an attack makes of a gradient that is not finite is no number, and 8 bits hold none.
+        whole: Bytes = np.clip(np.round(np.nan_to_num(images * 255)), 0, 255).astype(np.uint8)
+        return whole
+
+    def lost_to_rounding(self, proposed: Pixels, found: Bytes, labels: Labels) -> npt.NDArray[np.bool_]:
+        """Return one bit per image: labelled wrong as it was proposed, and right as it is stored."""
+        lost = np.zeros(len(found), np.bool_)
+        between = np.abs(proposed * 255 - found).reshape(len(found), -1).max(1) > _GREY
+        # Attacks that round while they search cost nothing here.
+        if between.any():
+            wrong = ~CLASSIFICATION.right(self(proposed[between]), labels[between])
+            lost[between] = wrong & CLASSIFICATION.right(self.score(found[between]), labels[between])
+        return lost
 
     def nearest(self, distance: Distance, images: Bytes, labels: Labels, key: int, ids: Labels) -> Pixels:
         """Let ``distance`` propose the nearest wrong image of each input, or estimate how far it is: in floats."""
@@ -114,12 +141,25 @@ class HostNet:
         (gradient,) = torch.autograd.grad(margin, pixels, allow_unused=True)
         return len(images) if gradient is None else int((gradient.flatten(1).abs().amax(1) == 0).sum())
 
-    def lost_gradients(self, images: Bytes, labels: Labels) -> int:
-        """Count images at which the cross-entropy has no gradient in the precision that attacks follow it in."""
-        if len(images) > self.at_once:
-            return sum(self.lost_gradients(images[p], labels[p]) for p in self._parts(len(images)))
-        gradient, _ = input_gradient(self.followed, self._pixels(images), torch.from_numpy(labels).to(self.device))
-        return int((gradient.flatten(1).abs().amax(1) == 0).sum())
+    def lost_gradients(self, images: Bytes, labels: Labels) -> tuple[int, int]:
+        """Count images at which the cross-entropy's gradient is zero, and is not finite, as attacks follow it."""
+        lost = wild = 0
+        for part in self._parts(len(images)):
+            labelled = torch.from_numpy(labels[part]).to(self.device)
+            gradient, _ = input_gradient(self.followed, self._pixels(images[part]), labelled)
+            sizes = gradient.flatten(1).abs().amax(1)
+            finite = torch.isfinite(sizes)
+            lost, wild = lost + int((sizes == 0).sum()), wild + int((~finite).sum())
+        return lost, wild
+
+    def paths(self, images: Bytes, labels: Labels, threat: Threat, key: int) -> Paths:
+        """Look along the steps of attacks; see there."""
+        ids, found = torch.arange(len(labels), device=self.device), []
+        for part in self._parts(len(labels)):
+            labelled = torch.from_numpy(labels[part]).to(self.device)
+            pixels, noise = self._pixels(images[part]), Noise(key, ids[part])
+            found.append(paths(self.net, self.followed, pixels, labelled, threat, noise))
+        return Paths(np.concatenate([one.flat for one in found]), np.concatenate([one.inner for one in found]))
 
     def faithful_gradients(self, images: Bytes, labels: Labels, threat: Threat, key: int) -> float:
         """Return how often the gradient foretells whether the margin rises or falls along a random direction.

@@ -15,7 +15,7 @@ from robustdeploy.core.archive import Arrays
 from robustdeploy.core.files import atomic_write_json
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.records import BoardRecord, OnnxRecord
-from robustdeploy.core.report import SCHEMA_VERSION, Measurement
+from robustdeploy.core.report import SCHEMA_VERSION, Diagnostic, Measurement
 from robustdeploy.core.subject import DENSE, FP32, TORCH, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
@@ -39,6 +39,7 @@ from robustdeploy.evaluate.attack import (
     settings_of,
     shared,
 )
+from robustdeploy.evaluate.challenge import challenge_diagnostic, challenged
 from robustdeploy.evaluate.classes import class_rows, one_class_diagnostic
 from robustdeploy.evaluate.curve import curve_rows
 from robustdeploy.evaluate.diagnostics import HostFindings, diagnose, scores_respond
@@ -47,6 +48,7 @@ from robustdeploy.evaluate.evidence import EvaluationRows, figures_from
 from robustdeploy.evaluate.fidelity import precision_diagnostics
 from robustdeploy.evaluate.host import HostNet, load_host_net
 from robustdeploy.evaluate.judge import Judged, judge
+from robustdeploy.evaluate.ladder import ladder_diagnostic
 from robustdeploy.evaluate.latency import Stopwatch, timings_record
 from robustdeploy.evaluate.latency_rows import latency_diagnostics
 from robustdeploy.evaluate.opening import Opened, golden_diagnostic, open_on
@@ -149,11 +151,10 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
         strength_diagnostic(adversaries, recipe.threat, len(request.test.ids), on_board),
         *diagnose(outcomes, recipe.threat, clean.scores, _findings(host, bench), on_board, classes, limits.agreement),
         *precision_diagnostics(request.exported, limits),
+        *ladder_diagnostic(outcomes, adversaries),
         one_class_diagnostic(outcomes, request.classes),
         scores_respond(unmoved, len(request.test.ids[:LOOKED_AT]), by_labels=asked_for_labels(adversaries)),
-        overlap_diagnostic(_prints(request.test), request.test.ids, request.net / PRINTS_FILE),
-        table_diagnostic(request.onnx, request.test.images, request.available),
-        golden_diagnostic(max(opened.values(), key=lambda each: each.golden_gap), limits),
+        *_of_what_is_there(request, fleet, opened),
         *latency_diagnostics(latency),
     )
     # Rows are made here, with the evidence at hand; the report only collects them and never computes a figure.
@@ -176,6 +177,22 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     _keep(work, outcomes, {"facts": {**first.facts, **fleet.deeds()}, "timings": timings_record(latency)}, rows)
     reading = reading_facts(request.reading, "test_")
     return BoardRecord(engine=first.engine, n=len(request.test.ids), reading=reading)
+
+
+def _of_what_is_there(request: Request, fleet: Fleet, opened: Mapping[Board, Opened]) -> Iterator[Diagnostic]:
+    """Check the files that were evaluated, and that it is they that answer on the boards."""
+    yield overlap_diagnostic(_prints(request.test), request.test.ids, request.net / PRINTS_FILE)
+    yield table_diagnostic(request.onnx, request.test.images, request.available)
+    challenges = fleet.each(partial(_challenged, request, opened))
+    yield challenge_diagnostic(max(challenges.values()), request.limits.another)
+    yield golden_diagnostic(max(opened.values(), key=lambda each: each.golden_gap), request.limits)
+
+
+def _challenged(request: Request, opened: Mapping[Board, Opened], board: Board) -> int:
+    # What stands in for a toolchain computes no net, and its golden scores say so already.
+    if opened[board].stands_in:
+        return 0
+    return challenged(board, request.onnx, request.test.images, request.limits.another)
 
 
 def _keep(work: Work, outcomes: Outcomes, told: Mapping[str, Any], rows: EvaluationRows) -> None:
@@ -234,11 +251,14 @@ def _unmoved_margins(bench: Bench, board: Board, scores: Scores) -> int:
 
 def _findings(host: HostNet, bench: Bench) -> HostFindings:
     images, labels = bench.images.images[:LOOKED_AT], bench.images.labels[:LOOKED_AT]
+    lost, wild = host.lost_gradients(images, labels)
     return HostFindings(
         faithful=host.faithful_gradients(images, labels, bench.threat, key(bench.seed, "faithful-gradient")),
         without=host.zero_gradients(images, labels),
-        lost=host.lost_gradients(images, labels),
+        lost=lost,
+        wild=wild,
         n=len(labels),
+        paths=host.paths(images, labels, bench.threat, key(bench.seed, "paths")),
         unsteady=host.unsteadiness(images),
     )
 

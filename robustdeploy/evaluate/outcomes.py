@@ -55,6 +55,8 @@ class AttackOutcome:
     """Label of the ensemble that it is a part of."""
     ahead: AttackOutcome | None = None
     """What the part before it gave; of the first part the images as they are."""
+    lost: Bits | None = None
+    """Images that the attack had made wrong for the host before they were rounded to 8 bits; None if nobody looked."""
 
     @property
     def conditions(self) -> dict[str, Any]:

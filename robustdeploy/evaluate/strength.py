@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.metrics import ROBUST_METRICS
 from robustdeploy.core.report import Diagnostic, Measurement
 from robustdeploy.evaluate.attack import Adversary
 from robustdeploy.onboard.types import Needs, Threat
-
-ROBUST_METRICS = tuple(name for name in METRICS if "robust" in name)
-"""What a weak attack flatters."""
 
 IMAGES = 100
 """Test images attacked."""

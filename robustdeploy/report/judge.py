@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from robustdeploy.core.complaint import did_you_mean
-from robustdeploy.core.gate import Outcome, Rule, RuleVerdict, SubjectVerdict, Verdict
-from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.gate import Credibility, Outcome, Rule, RuleVerdict, SubjectVerdict, Verdict
+from robustdeploy.core.metrics import METRICS, ROBUST_METRICS
 from robustdeploy.core.report import Diagnostic, Measurement, Omission, Report, SubjectEvidence
 from robustdeploy.core.subject import PRUNED, selects, subject_from
 from robustdeploy.evaluate.intervals import samples_needed
+from robustdeploy.report.credibility import credibilities, doubt_of
 from robustdeploy.report.quantity import SHARES, apart, confidence, interval, quantity, samples
 
 # FAIL before INCONCLUSIVE: what is known to be missed stays missed, however doubtful the rest is.
@@ -58,38 +59,43 @@ def judge(
 ) -> Verdict:
     """Judge every rule on every subject that it selects; the whole is as good as the subject that comes out worst.
 
-    A blocking diagnostic makes its subject INCONCLUSIVE whatever the rules say. One that names metrics speaks of these
-    alone: rules on them become INCONCLUSIVE, the others keep what they found. Warnings and omissions decide nothing;
-    they stand in the verdict, so that it is never told without them. Without ``subjects``, those of the rows count.
+    A blocking diagnostic makes its subject INCONCLUSIVE. One that names metrics speaks of these alone: rules on them
+    become INCONCLUSIVE, the others keep what they found. So do rules on robustness where that is SUSPECT or VOID. What
+    can only flatter leaves a FAIL as it is. Other warnings and omissions decide nothing; they stand in the verdict, so
+    that it is never told without them. Without ``subjects``, those of the rows count.
     """
     # Reports of the first schema carry no list of subjects.
     known = {each.subject: each.lost for each in subjects} or dict.fromkeys((row.subject for row in rows), "")
-    blocking = [diagnostic for diagnostic in diagnostics if diagnostic.level == "block"]
+    robustness = tuple(credibilities(list(known), rows, diagnostics))
+    sound = {each.subject for each in robustness if each.credibility is Credibility.CREDIBLE}
     lines = tuple(
         _with_reason(line, rule, rows, diagnostics)
         for rule in rules
-        for line in _lines(rule, rows, known, net, blocking)
+        for line in _lines(rule, rows, known, net, diagnostics)
     )
     judged = [each for each in known if any(line.subject == each for line in lines)]
-    outcomes = {each: _outcome_of(each, lines, blocking) for each in judged}
+    whole_blocks = {each: _stopping(each, lines, diagnostics, sound) for each in judged or known}
+    outcomes = {each: _outcome_of(each, lines, whole_blocks[each]) for each in judged}
     every = [*outcomes.values(), *(line.outcome for line in lines if line.subject is None)]
     by_name = sum(subject_from(each).deployed for each in known) > 1
-    reasons = tuple(_named(d.text, d.subject, by_name) for d in blocking if not d.metrics and _touches(d, judged))
+    stopping = [d for d in diagnostics if any(d in blocks for blocks in whole_blocks.values())]
+    reasons = tuple(_named(d.text, d.subject, by_name) for d in stopping)
     reasons += () if rules else (NO_RULES,)
     # Without any rule there is no PASS: a gate that asks for nothing has shown nothing.
     whole = min(every, key=_WORST_FIRST.index, default=Outcome.INCONCLUSIVE)
     return Verdict(
         outcome=whole if rules else Outcome.INCONCLUSIVE,
         subjects=tuple(SubjectVerdict(subject=each, outcome=outcome) for each, outcome in outcomes.items()),
+        robustness=robustness,
         reasons=reasons,
         rules=lines,
-        warnings=tuple(_warnings(diagnostics, rules, judged, by_name)),
+        warnings=tuple(_warnings(diagnostics, rules, stopping, by_name)),
         unchecked=(*(_named(each.text, each.subject, by_name) for each in omissions), *_unasked(rules)),
     )
 
 
 def _lines(
-    rule: Rule, rows: Sequence[Measurement], known: Mapping[str, str], net: str, blocking: Sequence[Diagnostic]
+    rule: Rule, rows: Sequence[Measurement], known: Mapping[str, str], net: str, diagnostics: Sequence[Diagnostic]
 ) -> Iterator[RuleVerdict]:
     """Judge one rule on each subject that it selects; one of which there are no numbers is INCONCLUSIVE."""
     selected = [each for each in known if selects(rule.subject, each, net)]
@@ -104,18 +110,23 @@ def _lines(
             yield RuleVerdict(rule=rule.id, subject=each, outcome=Outcome.INCONCLUSIVE, text=text)
         else:
             found = _rule_verdict(rule, each, [row for row in rows if row.subject == each])
-            yield _doubted(rule, found, [doubt for doubt in blocking if doubt.subject in (None, each)])
+            yield _doubted(rule, found, [doubt for doubt in diagnostics if doubt.subject in (None, each)])
 
 
-def _outcome_of(subject: str, lines: Sequence[RuleVerdict], blocking: Sequence[Diagnostic]) -> Outcome:
-    if any(not d.metrics and d.subject in (None, subject) for d in blocking):
+def _stopping(
+    subject: str, lines: Sequence[RuleVerdict], diagnostics: Sequence[Diagnostic], sound: Collection[str]
+) -> list[Diagnostic]:
+    """Return the checks that make a subject INCONCLUSIVE as a whole."""
+    blocks = [d for d in diagnostics if d.level == "block" and not d.metrics and d.subject in (None, subject)]
+    # What can only flatter changes nothing for a net that fails all the same, or that has no robustness to hide.
+    settled = subject in sound or any(line.outcome is Outcome.FAIL for line in lines if line.subject == subject)
+    return [] if settled and all(each.flatters for each in blocks) else blocks
+
+
+def _outcome_of(subject: str, lines: Sequence[RuleVerdict], stopping: Sequence[Diagnostic]) -> Outcome:
+    if stopping:
         return Outcome.INCONCLUSIVE
     return min((line.outcome for line in lines if line.subject == subject), key=_WORST_FIRST.index)
-
-
-def _touches(diagnostic: Diagnostic, judged: Sequence[str]) -> bool:
-    """Whether a check is about a subject that rules speak of; without any rule every check is told."""
-    return diagnostic.subject is None or not judged or diagnostic.subject in judged
 
 
 def _named(text: str, subject: str | None, by_name: bool) -> str:
@@ -124,13 +135,13 @@ def _named(text: str, subject: str | None, by_name: bool) -> str:
 
 
 def _warnings(
-    diagnostics: Sequence[Diagnostic], rules: Sequence[Rule], judged: Sequence[str], by_name: bool
+    diagnostics: Sequence[Diagnostic], rules: Sequence[Rule], stopping: Sequence[Diagnostic], by_name: bool
 ) -> Iterator[str]:
     """Warnings, and doubts that decide no rule, which would be told nowhere else."""
     asked = {rule.metric for rule in rules}
     for diagnostic in diagnostics:
         unasked = diagnostic.metrics and not asked & set(diagnostic.metrics)
-        unheard = diagnostic.level == "block" and (unasked or not _touches(diagnostic, judged))
+        unheard = diagnostic.level == "block" and (unasked or not (diagnostic.metrics or diagnostic in stopping))
         if diagnostic.level == "warn" or unheard:
             yield _named(diagnostic.text, diagnostic.subject, by_name)
 
@@ -142,13 +153,18 @@ def _unasked(rules: Sequence[Rule]) -> Iterator[str]:
             yield f"no rule asks for {name}"
 
 
-def _doubted(rule: Rule, found: RuleVerdict, blocking: Sequence[Diagnostic]) -> RuleVerdict:
+def _doubted(rule: Rule, found: RuleVerdict, diagnostics: Sequence[Diagnostic]) -> RuleVerdict:
     """What a rule comes to when a check has found that its metric cannot be believed.
 
     A number that is too low even while it is flattered fails the rule all the same.
     """
     # Only rules on what the check doubts: a weak attack says nothing against a latency.
-    doubts = [diagnostic for diagnostic in blocking if rule.metric in diagnostic.metrics]
+    doubts = [each for each in diagnostics if each.level == "block" and rule.metric in each.metrics]
+    nexts: list[str] = []
+    if rule.metric in ROBUST_METRICS and found.subject is not None:
+        against = [(each, doubt) for each in diagnostics if (doubt := doubt_of(each, found.subject))]
+        doubts += [each for each, _ in against if each not in doubts]
+        nexts = [doubt.next for _, doubt in against]
     if not doubts:
         return found
     told = " ".join(diagnostic.text for diagnostic in doubts)
@@ -156,6 +172,7 @@ def _doubted(rule: Rule, found: RuleVerdict, blocking: Sequence[Diagnostic]) -> 
     if found.outcome is Outcome.FAIL and rule.at_least is not None and all(each.flatters for each in doubts):
         return found.model_copy(update={"text": f"{found.text}; if anything it is worse, because of this: {told}"})
     text = f"{found.text}; it cannot count, because of this: {told}"
+    text += f"; next: {'; '.join(nexts)}" if nexts else ""
     return found.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "text": text})
 
 

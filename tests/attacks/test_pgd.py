@@ -123,3 +123,33 @@ def test_it_is_called_by_its_effort(options, label):
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=r"at least 1|alpha must be in"):
         Pgd(**options)
+
+
+class Chance(nn.Module):
+    """A linear net of two classes whose slope is drowned in chance; its mean is what counts."""
+
+    def __init__(self, spread):
+        super().__init__()
+        self.spread, self.slope = spread, torch.ones(64)
+
+    def forward(self, images):
+        flat = images.flatten(1) - 0.5
+        lead = flat @ self.slope + self.spread * (flat * torch.randn_like(flat)).sum(1)
+        return torch.stack([lead, -lead], 1)
+
+
+def test_the_mean_of_many_passes_finds_what_chance_hides():
+    torch.manual_seed(0)
+    images, labels = torch.full((40, 1, 8, 8), 0.55), torch.zeros(40, dtype=torch.int64)
+    mean = Chance(0.0)
+
+    def standing(eot):
+        found = found_by(Pgd(4, alpha=0.03, eot=eot), Chance(2.0), (images, labels), 0.04)
+        return float(mean(found)[:, 0].mean())
+
+    alone, many = standing(None), standing(64)
+    assert many < alone - 0.5
+    assert found_by(Pgd(2, eot=1), mean, (images, labels), 0.1).equal(found_by(Pgd(2), mean, (images, labels), 0.1))
+    assert Pgd(10, 2, eot=20).label == "pgd-10-2-eot20"
+    with pytest.raises(ValueError, match="eot must be at least 1"):
+        Pgd(eot=0)

@@ -149,16 +149,20 @@ def test_a_row_that_is_not_alike_is_in_no_track():
     assert [[each.row.name for each in lines] for lines in table.tracks.values()] == [["ours"]]
 
 
-def test_flags_are_of_the_accuracies_alone():
+def test_flags_are_of_the_robust_accuracies_alone_and_the_worst_come_first():
     checks = [
-        Diagnostic(id="a", level="block", text="."),
-        Diagnostic(id="b", level="warn", text=".", metrics=("robust_accuracy",)),
-        Diagnostic(id="c", level="block", text=".", metrics=("latency_ms.p50",)),
-        Diagnostic(id="latency-valid", level="warn", text="."),
-        Diagnostic(id="d", level="ok", text="."),
-        Diagnostic(id="e", level="block", text=".", subject="dense/fp32@host-cpu"),
+        Diagnostic(id="raw-scores", level="warn", text=".", value=1.0),
+        Diagnostic(id="zero-gradient", level="block", text=".", value=1.0),
+        Diagnostic(id="memory-limit", level="block", text=".", value=1.0),
+        Diagnostic(id="latency-valid", level="warn", text=".", value=1.0),
+        Diagnostic(id="repeatable", level="ok", text=".", value=0.0),
+        Diagnostic(id="falls-with-eps", level="block", text=".", value=1.0, subject="dense/fp32@host-cpu"),
     ]
-    assert found("ours", diagnostics=tuple(checks)).flags == ("VOID: a", "SUSPECT: b")
+    one = found("ours", diagnostics=tuple(checks))
+    assert one.flags == ("VOID: zero-gradient", "SUSPECT: raw-scores")
+    told = Table(("pgd-10",), (line(one), line(found("other"))), {}, ())
+    column = head_of(told).index("credibility")
+    assert [cells_of(told, each)[column] for each in told.lines] == ["; ".join(one.flags), "CREDIBLE"]
 
 
 @pytest.mark.parametrize(

@@ -312,8 +312,35 @@ ENDS = (
     Lie("end: with status 3", "time", lambda h, a: os._exit(3), "ended with status 3"),
     Lie("end: silent", "score", lambda h, a: time.sleep(60), "no answer for"),
 )
+
+
+def _scores(change):
+    """Keep the form of every answer and change its scores, given the first answer's too."""
+    first = []
+
+    def act(head, arrays):
+        first.append(arrays["scores"].copy())
+        del first[1:]
+        arrays["scores"] = np.ascontiguousarray(change(arrays["scores"], first[0]), np.float32)
+
+    return act
+
+
+def _guessed(scores, first):
+    return np.random.default_rng(0).uniform(first.min(), first.max(), scores.shape)
+
+
+# Nothing is wrong with the form of these: each is told in every answer, and an evaluation would go on to its end.
+PLAUSIBLE = (
+    Lie("score: the same for all", "score", _scores(lambda s, first: np.repeat(first[:1], len(s), 0)), ""),
+    Lie("score: the first answer again", "score", _scores(lambda s, first: np.resize(first, s.shape)), ""),
+    Lie("score: guessed", "score", _scores(_guessed), ""),
+    Lie("score: of the image before", "score", _scores(lambda s, first: np.roll(s, 1, 0)), ""),
+    Lie("score: labels alone", "score", _scores(lambda s, first: np.eye(s.shape[1])[s.argmax(1)]), ""),
+)
 FORMS = tuple(_forms())
 LIES = {lie.name: lie for lie in (*FACTS, *FRAMES, *PROGRESS, *ORDER, *ENDS)}
+LASTING = {lie.name: lie for lie in PLAUSIBLE}
 FORMS_TOLD = "forms"
 """Tells all of `FORMS` in turn, each in answer to the next request of its kind, from the first `sensors` on."""
 
@@ -329,7 +356,7 @@ def main(name, agent):
     from robustdeploy.onboard import __main__ as real
     from robustdeploy.onboard import service, wire
 
-    left = list(reversed(FORMS)) if name == FORMS_TOLD else [LIES[name]] if name in LIES else []
+    left = list(reversed(FORMS)) if name == FORMS_TOLD else [each[name] for each in (LIES, LASTING) if name in each]
     honest_until_sensors = [name == FORMS_TOLD]
     if name == "flood":
         threading.Thread(target=_flood, daemon=True).start()
@@ -347,7 +374,7 @@ def main(name, agent):
             honest_until_sensors[0] &= op != "sensors"
             return write(stream, head, arrays, **more)
         request.clear()
-        lie = left.pop()
+        lie = left[-1] if name in LASTING else left.pop()
         head, arrays = dict(head), dict(arrays or {})
         done = lie.act(head, arrays)
         if isinstance(done, Frame):

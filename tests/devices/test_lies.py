@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lies import FORMS, FORMS_TOLD, LIES
+from lies import FORMS, FORMS_TOLD, LASTING, LIES
 
 from robustdeploy.devices.board import Board, board_from
 from robustdeploy.errors import BoardError
+from robustdeploy.evaluate.challenge import COUNT, challenge_diagnostic, challenge_images, challenged
 from robustdeploy.onboard.types import Threat
 
 PLAN = {"batch": 30, "warmup_s": 0.01, "min_s": 0.02, "max_s": 1, "min_samples": 50}
@@ -94,3 +95,27 @@ def test_an_honest_agent_is_believed_however_much_it_prints(name, liar, agent, n
     with board_from(liar(name), agent, 20) as board:
         assert session(board, net, images)["boot_id"]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+@pytest.mark.parametrize("name", ["honest", *LASTING])
+def test_a_lie_of_the_right_form_is_found_by_images_that_nobody_has_seen(name, liar, agent, net, images):
+    with liar(name).open(agent) as pipe:
+        board = Board(pipe, 20)
+        board.open_engine("onnxruntime", board.compile("onnxruntime", board.put(net)).files)
+        board.score(images)  # it has seen these, and may answer them right
+        apart = [challenged(board, net, images, 0.1) for _ in range(2)]
+    if name == "honest":
+        assert apart == [0, 0]
+    else:
+        assert min(apart) > COUNT // 2
+    assert challenge_diagnostic(max(apart), 0.1).level == ("ok" if name == "honest" else "block")
+
+
+def test_challenge_images_are_as_secret_as_their_number(images):
+    made = challenge_images(images, 1)
+    assert made.dtype == np.uint8
+    assert made.shape == (COUNT, *images.shape[1:])
+    assert (made == challenge_images(images, 1)).all()
+    other = challenge_images(images, 2)
+    assert (np.abs(made.astype(int) - other).reshape(COUNT, -1).max(1) > 10).all()
+    assert not any((one == seen).all() for one in made for seen in images)

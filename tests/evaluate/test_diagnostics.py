@@ -8,6 +8,7 @@ import pytest
 from robustdeploy.core.subject import subject_from
 from robustdeploy.evaluate.diagnostics import HostFindings, diagnose, scores_respond
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
+from robustdeploy.evaluate.paths import Paths
 from robustdeploy.evaluate.rows import share_row
 from robustdeploy.onboard.types import Threat
 
@@ -63,7 +64,7 @@ def test_a_sound_evaluation_is_not_blamed():
 
 def test_every_diagnostic_says_what_it_found_in_one_line():
     found = list(diagnose(outcomes(), THREAT, SCORES, HostFindings(0, 0, N), curve(0.5, 0.0), CLASSES))
-    assert len({d.id for d in found}) == len(found) == 11
+    assert len({d.id for d in found}) == len(found) == 15
     assert all(d.text and "\n" not in d.text for d in found)
 
 
@@ -97,6 +98,38 @@ def test_gradients_that_are_not_there(count, level):
     assert levels(outcomes(), HostFindings(count, 0, N))["zero-gradient"] == level
     assert levels(outcomes(), HostFindings(count, 0, N))["lost-gradient"] == "ok"
     assert levels(outcomes(), HostFindings(0, count, N))["lost-gradient"] == level
+    assert levels(outcomes(), HostFindings(0, 0, N, wild=count))["finite-gradient"] == level
+
+
+def bits(count, first=0):
+    found = np.zeros(N, np.bool_)
+    found[first : first + count] = True
+    return found
+
+
+@pytest.mark.parametrize(("count", "level"), [(0, "ok"), (5, "ok"), (9, "warn"), (20, "warn"), (40, "block")])
+def test_a_loss_that_does_not_rise(count, level):
+    findings = HostFindings(0, 0, N, paths=Paths(bits(count), bits(0)))
+    assert levels(outcomes(), findings)["loss-rises"] == level
+
+
+@pytest.mark.parametrize(("first", "count", "level"), [(0, 80, "ok"), (80, 2, "ok"), (80, 4, "block")])
+def test_images_that_fall_on_the_way_and_to_no_attack(first, count, level):
+    """What the attacks break too says something of FGSM alone: the first 80 fall to PGD."""
+    findings = HostFindings(0, 0, N, paths=Paths(bits(0), bits(count, first)))
+    found = {d.id: d for d in diagnose(outcomes(), THREAT, SCORES, findings, FALLING, CLASSES)}["interior-points"]
+    assert found.level == level
+    assert ("sign of catastrophic overfitting" in found.text) == (count == 80)
+
+
+@pytest.mark.parametrize(("first", "count", "level"), [(0, 80, "ok"), (80, 5, "ok"), (80, 10, "warn")])
+def test_images_that_fall_between_grey_levels_alone(first, count, level):
+    made = outcomes(
+        attack("fgsm", broken(range(60))),
+        replace(attack("pgd-10", broken(range(80))), lost=bits(count, first)),
+        attack("square-100", broken(range(70)), "query"),
+    )
+    assert levels(made)["lost-to-rounding"] == level
 
 
 def test_an_iterative_attack_that_is_weaker_than_one_step():

@@ -54,6 +54,10 @@ def accuracy(report, attack=None):
     return found[0].value
 
 
+def credibility(report):
+    return {each.subject: each.credibility.value for each in report.verdict.robustness}["dense/fp32@quick"]
+
+
 def blocks(report):
     return {d.id for d in report.diagnostics if d.level == "block"}
 
@@ -80,6 +84,7 @@ def test_a_net_that_hides_its_gradients_is_not_reported_as_robust(evaluated, che
     assert accuracy(report, "square-200") < accuracy(report, "pgd-10") - 0.3
     assert accuracy(report, "worst") <= accuracy(report, "square-200")
     assert {"query-beats-transfer", named} <= blocks(report)
+    assert credibility(report) == "VOID"
     assert report.verdict.outcome is Outcome.INCONCLUSIVE
     assert any("mislead the transfer attacks" in reason for reason in report.verdict.reasons)
     # The same net under a query attack that is no match for it, and without a curve.
@@ -107,6 +112,7 @@ def test_a_gradient_of_another_net_does_not_pass_whatever_the_attacks(evaluated,
     assert accuracy(report, "pgd-20-4") > 0.5  # an undefended net, which gradients of its own would break
     assert {"faithful-gradient", named} <= blocks(report)
     assert "least-strength" not in blocks(report)
+    assert credibility(report) == "VOID"
     assert report.verdict.rules[0].outcome is Outcome.INCONCLUSIVE
     assert "attacks that follow it are led astray" in report.verdict.rules[0].text
 
@@ -120,12 +126,14 @@ def test_an_honest_net_is_not_blamed(evaluated, task, seed):
     # As in the shipped recipes, several restarts: what a weak attack leaves standing is no sign of hidden gradients.
     report = evaluated(f"seed={seed}", f"train.task={task}", STRONG)
     assert blocks(report) == set()
+    assert credibility(report) == "CREDIBLE"
     assert report.verdict.outcome is Outcome.PASS
 
 
 def test_an_evaluation_without_a_query_attack_is_inconclusive(evaluated):
     report = evaluated("train.epochs=1", "evaluate.attacks=[fgsm, pgd]", "evaluate.limit=20", "evaluate.curve_limit=5")
     assert "query-beats-transfer" in blocks(report)
+    assert credibility(report) != "CREDIBLE"
     assert report.verdict.outcome is Outcome.INCONCLUSIVE
 
 

@@ -34,7 +34,15 @@ def everything(report):
 def test_in_the_terminal(report):
     lines = verdict_lines(report.verdict)
     assert lines[0] == HEADLINE
-    assert [line.split(maxsplit=1)[0] for line in lines[1:]] == ["PASS", "warning", "warning", "not", "not", "not"]
+    assert [line.split(maxsplit=1)[0] for line in lines[1:]] == [
+        "CREDIBLE",
+        "PASS",
+        "warning",
+        "warning",
+        "not",
+        "not",
+        "not",
+    ]
     assert all(any(text in line for line in lines) for text in everything(report))
 
 
@@ -65,8 +73,9 @@ def test_in_junit_where_a_green_suite_shows_it(report):
     suite = ElementTree.fromstring(Junit()(report)).find("testsuite")
     told = suite.find("system-out").text.splitlines()
     assert told[0] == HEADLINE
-    assert told[1:3] == [f"warning: {warning.text}" for warning in WARNINGS]
-    assert told[3] == f"not checked: {OMISSIONS[0].text}"
+    assert told[1].startswith("CREDIBLE robustness of pruned/fp32@jetson-orin: ")
+    assert told[2:4] == [f"warning: {warning.text}" for warning in WARNINGS]
+    assert told[4] == f"not checked: {OMISSIONS[0].text}"
     held = {each.get("name"): each.get("value") for each in suite.find("properties")}
     assert (held["verdict"], held["warning.2"], held["unchecked.1"]) == ("PASS", WARNINGS[1].text, OMISSIONS[0].text)
 

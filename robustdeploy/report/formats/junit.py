@@ -76,6 +76,7 @@ def _account_for_verdict(suite: ElementTree.Element, report: Report) -> None:
 def _beside(report: Report) -> Iterator[str]:
     """What the verdict is never told without, for whoever reads the log of a green suite."""
     yield report.verdict.headline
+    yield from (sentence(f"{each.credibility} robustness of {each.text}") for each in report.verdict.robustness)
     yield from (sentence(f"warning: {warning}") for warning in report.verdict.warnings)
     yield from (sentence(f"not checked: {unchecked}") for unchecked in report.verdict.unchecked)
 
@@ -86,6 +87,7 @@ def _properties(report: Report) -> ElementTree.Element:
     facts |= {f"warning.{n}": text for n, text in enumerate(report.verdict.warnings, start=1)}
     facts |= {f"unchecked.{n}": text for n, text in enumerate(report.verdict.unchecked, start=1)}
     facts |= {f"verdict.{each.subject}": each.outcome.value for each in report.verdict.subjects}
+    facts |= {f"robustness.{each.subject}": each.credibility.value for each in report.verdict.robustness}
     facts |= {f"sha256.{name}": digest for name, digest in report.sha256.items()}
     for each in report.deployed:
         facts |= {f"sha256.{each.subject}.{name}": digest for name, digest in each.sha256.items()}

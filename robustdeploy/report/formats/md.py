@@ -85,6 +85,8 @@ def _verdict(report: Report) -> list[str]:
         lines += [*(f"- {escaped(reason)}" for reason in verdict.reasons), ""]
     if len(verdict.subjects) > 1:
         lines += _table(("Subject", "Verdict"), ((s.subject, _SIGNS[s.outcome]) for s in verdict.subjects))
+    lines += [f"- **{each.credibility}** robustness of {escaped(each.text)}" for each in verdict.robustness]
+    lines += [""] if verdict.robustness else []
     lines += _table(("Rule", "Outcome", "Evidence"), ((r.rule, _SIGNS[r.outcome], r.text) for r in verdict.rules))
     lines += [*(f"- **Warning**: {escaped(warning)}" for warning in verdict.warnings)]
     lines += [*(f"- **Not checked**: {escaped(unchecked)}" for unchecked in verdict.unchecked)]
