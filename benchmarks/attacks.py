@@ -83,14 +83,20 @@ class Row:
     """Median of what ours asked for the images that fell; of query attacks alone."""
 
 
-def main() -> int:
-    """Attack, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """Return what every comparison on a kept net is asked: which net, which images, which radius."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("net", type=Path, help="folder of a stored net")
     parser.add_argument("--data", type=Path, help="folder of the data set; none for digits")
     parser.add_argument("--data-name", default="cifar10")
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--eps", type=float, default=8 / 255)
+    return parser
+
+
+def main() -> int:
+    """Attack, and print the table."""
+    parser = parser_of(__doc__)
     parser.add_argument("--only", nargs="+", choices=[*OURS, *QUERY], default=list(OURS))
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()

@@ -28,7 +28,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import machine
 import numpy as np
 import torch
-from attacks import Bench
+from attacks import Bench, parser_of
 from torch import Tensor
 
 from robustdeploy.core.recipe import Choice
@@ -59,12 +59,7 @@ class Row:
 
 def main() -> int:
     """Run both, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("net", type=Path, help="folder of a stored net")
-    parser.add_argument("--data", type=Path, help="folder of the data set; none for digits")
-    parser.add_argument("--data-name", default="cifar10")
-    parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--eps", type=float, default=8 / 255)
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--targets", type=int, default=9)
     parser.add_argument("--queries", type=int, default=5000)

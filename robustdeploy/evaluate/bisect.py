@@ -28,7 +28,7 @@ from robustdeploy.engine.run import Run
 from robustdeploy.engine.runner import held
 from robustdeploy.errors import UsageError
 from robustdeploy.evaluate.adversarial import FILE
-from robustdeploy.evaluate.intervals import clopper_pearson, mcnemar_exact, paired_difference
+from robustdeploy.evaluate.intervals import Paired, clopper_pearson, paired
 from robustdeploy.evaluate.outcomes import Bits
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Bytes, Labels, Scores, pixels_from_bytes
@@ -59,22 +59,13 @@ class Step:
         return clopper_pearson(int(bits.sum()), len(bits))
 
 
-@dataclass(frozen=True)
-class Change:
+@dataclass(frozen=True, kw_only=True)
+class Change(Paired):
     """What became of an accuracy from one step to the next."""
 
     before: str
     after: str
     metric: Metric
-    lost: int
-    """Images that were right before alone."""
-    gained: int
-    difference: float
-    low: float
-    high: float
-    """95 % interval of the difference (Tango 1998)."""
-    p: float
-    """That as many are lost as gained, by McNemar's exact test."""
     significant: bool
     """Whether accuracy fell by more than chance explains."""
 
@@ -105,21 +96,9 @@ def changes(steps: Sequence[Step]) -> tuple[Change, ...]:
 
 
 def _change(one: Step, other: Step, metric: Metric, limit: float) -> Change:
-    before, after = one.bits[metric], other.bits[metric]
-    p = mcnemar_exact(before, after)
-    difference, low, high = paired_difference(after, before)
-    return Change(
-        before=one.name,
-        after=other.name,
-        metric=metric,
-        lost=int((before & ~after).sum()),
-        gained=int((after & ~before).sum()),
-        difference=difference,
-        low=low,
-        high=high,
-        p=p,
-        significant=difference < 0 and p < limit,
-    )
+    found = paired(one.bits[metric], other.bits[metric])
+    fell = found.difference < 0 and found.p < limit
+    return Change(**vars(found), before=one.name, after=other.name, metric=metric, significant=fell)
 
 
 def least_drop(comparisons: int, n: int) -> float:

@@ -128,31 +128,31 @@ def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
 
 
 def _zero_gradient(host: HostFindings) -> Diagnostic:
-    without, n = host.without, host.n
-    share = without / n
     # AutoAttack warns at a single image. Confident images lose their gradient in honest nets too, hence a share.
-    meaning = "gradient attacks are blind there" if share > 0.01 else "gradients are there to follow"
-    text = f"the net's margin has no gradient at all at {without} of {n} images ({share:.1%}): {meaning}"
-    level = _level(share > 0.1, share > 0.01)
-    return Diagnostic(id="zero-gradient", level=level, text=text, value=share, threshold=0.1, flatters=True)
+    meanings = "gradients are there to follow", "gradient attacks are blind there"
+    return _share_of_images("zero-gradient", host.without, host.n, "the net's margin has no gradient at all", meanings)
 
 
 def _lost_gradient(host: HostFindings) -> Diagnostic:
     """Saturated scores leave the margin its gradient, but the loss that attacks follow underflows to none."""
-    share = host.lost / host.n
-    meaning = "scores of that size blind gradient attacks" if share > 0.01 else "attacks can follow it"
-    text = f"the loss has no gradient in float32 at {host.lost} of {host.n} images ({share:.1%}): {meaning}"
-    level = _level(share > 0.1, share > 0.01)
-    return Diagnostic(id="lost-gradient", level=level, text=text, value=share, threshold=0.1, flatters=True)
+    meanings = "attacks can follow it", "scores of that size blind gradient attacks"
+    return _share_of_images("lost-gradient", host.lost, host.n, "the loss has no gradient in float32", meanings)
 
 
 def _finite_gradient(host: HostFindings) -> Diagnostic:
     """A step along NaN leads nowhere, and an attack that takes one gives the image back as it was."""
-    share = host.wild / host.n
-    meaning = "gradient attacks are blind there" if share > 0.01 else "attacks can follow it"
-    text = f"the loss has a gradient that is not finite at {host.wild} of {host.n} images ({share:.1%}): {meaning}"
+    meanings = "attacks can follow it", "gradient attacks are blind there"
+    return _share_of_images(
+        "finite-gradient", host.wild, host.n, "the loss has a gradient that is not finite", meanings
+    )
+
+
+def _share_of_images(name: str, count: int, n: int, found: str, meanings: tuple[str, str]) -> Diagnostic:
+    """Warn above 1 % of the images that were looked at, and block above 10 %."""
+    share = count / n
+    text = f"{found} at {count} of {n} images ({share:.1%}): {meanings[share > 0.01]}"
     level = _level(share > 0.1, share > 0.01)
-    return Diagnostic(id="finite-gradient", level=level, text=text, value=share, threshold=0.1, flatters=True)
+    return Diagnostic(id=name, level=level, text=text, value=share, threshold=0.1, flatters=True)
 
 
 def _loss_rises(host: HostFindings) -> Diagnostic:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,31 @@ def paired_difference(
         return abs(_tango_score(only_a, only_b, n, delta)) - z
 
     return difference, _edge(excess, difference, -1.0), _edge(excess, difference, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """What became of an accuracy on the same images."""
+
+    n: int
+    lost: int
+    """Images that were right before alone."""
+    gained: int
+    difference: float
+    """After less before."""
+    low: float
+    high: float
+    """95 % interval of the difference (Tango 1998)."""
+    p: float
+    """That as many are lost as gained, by McNemar's exact test."""
+
+
+def paired(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> Paired:
+    """Compare two outcomes on the same images."""
+    lost, gained, n = _discordant(before, after)
+    difference, low, high = paired_difference(after, before)
+    p = mcnemar_exact(before, after)
+    return Paired(n=n, lost=lost, gained=gained, difference=difference, low=low, high=high, p=p)
 
 
 def bootstrap_mean(

@@ -17,7 +17,7 @@ from robustdeploy.core.archive import Arrays, arrays_from
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.report import Measurement
 from robustdeploy.errors import ArtifactError
-from robustdeploy.evaluate.intervals import mcnemar_exact, paired_difference
+from robustdeploy.evaluate.intervals import Paired, paired
 from robustdeploy.evaluate.outcomes import Bits
 
 CLEAN, WORST = "clean", "worst"
@@ -30,22 +30,12 @@ Parts = Mapping[str, Sequence[str]]
 """Attacks by the name of their row, each with the attacks whose worst case it is; mostly that is itself."""
 
 
-@dataclass(frozen=True)
-class PairedChange:
+@dataclass(frozen=True, kw_only=True)
+class PairedChange(Paired):
     """One accuracy after less before, on the same images."""
 
     attack: str
     """Label of the attack; ``clean`` for the images as they are, ``worst`` for all attacks that both sides ran."""
-    n: int
-    lost: int
-    """Images that were right before alone."""
-    gained: int
-    difference: float
-    low: float
-    high: float
-    """95 % interval of the difference (Tango 1998)."""
-    p: float
-    """That as many are lost as gained, by McNemar's exact test."""
     limit: float
     """What p must be below."""
 
@@ -76,11 +66,9 @@ def paired_changes(before: Path, after: Path, attacks: Parts) -> tuple[PairedCha
 
 
 def _changes(before: Mapping[str, Bits], after: Mapping[str, Bits]) -> Iterator[PairedChange]:
+    limit = ERROR / len(before)
     for name, old in before.items():
-        new = after[name]
-        lost, gained = int((old & ~new).sum()), int((new & ~old).sum())
-        limit = ERROR / len(before)
-        yield PairedChange(name, len(old), lost, gained, *paired_difference(new, old), mcnemar_exact(old, new), limit)
+        yield PairedChange(**vars(paired(old, after[name])), attack=name, limit=limit)
 
 
 def read_outcomes(path: Path) -> Arrays:
