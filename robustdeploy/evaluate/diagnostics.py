@@ -26,6 +26,8 @@ from robustdeploy.onboard.types import Scores, Threat
 # Stricter than the reports' 95 %: a dozen checks run at once, and a false alarm blocks a sound net.
 CONFIDENCE = 0.99
 
+Level = Literal["ok", "warn", "block"]
+
 
 @dataclass(frozen=True)
 class HostFindings:
@@ -84,7 +86,7 @@ def _bound(bits: Bits) -> float:
     return clopper_pearson_lower(int(bits.sum()), len(bits), CONFIDENCE)
 
 
-def _level(blocked: bool, warned: bool = False) -> Literal["ok", "warn", "block"]:
+def _level(blocked: bool, warned: bool = False) -> Level:
     return "block" if blocked else "warn" if warned else "ok"
 
 
@@ -130,29 +132,29 @@ def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
 def _zero_gradient(host: HostFindings) -> Diagnostic:
     # AutoAttack warns at a single image. Confident images lose their gradient in honest nets too, hence a share.
     meanings = "gradients are there to follow", "gradient attacks are blind there"
-    return _share_of_images("zero-gradient", host.without, host.n, "the net's margin has no gradient at all", meanings)
+    level, text, share = _missing(host.without, host.n, "the net's margin has no gradient at all", meanings)
+    return Diagnostic(id="zero-gradient", level=level, text=text, value=share, threshold=0.1, flatters=True)
 
 
 def _lost_gradient(host: HostFindings) -> Diagnostic:
     """Saturated scores leave the margin its gradient, but the loss that attacks follow underflows to none."""
     meanings = "attacks can follow it", "scores of that size blind gradient attacks"
-    return _share_of_images("lost-gradient", host.lost, host.n, "the loss has no gradient in float32", meanings)
+    level, text, share = _missing(host.lost, host.n, "the loss has no gradient in float32", meanings)
+    return Diagnostic(id="lost-gradient", level=level, text=text, value=share, threshold=0.1, flatters=True)
 
 
 def _finite_gradient(host: HostFindings) -> Diagnostic:
     """A step along NaN leads nowhere, and an attack that takes one gives the image back as it was."""
     meanings = "attacks can follow it", "gradient attacks are blind there"
-    return _share_of_images(
-        "finite-gradient", host.wild, host.n, "the loss has a gradient that is not finite", meanings
-    )
+    level, text, share = _missing(host.wild, host.n, "the loss has no finite gradient", meanings)
+    return Diagnostic(id="finite-gradient", level=level, text=text, value=share, threshold=0.1, flatters=True)
 
 
-def _share_of_images(name: str, count: int, n: int, found: str, meanings: tuple[str, str]) -> Diagnostic:
+def _missing(count: int, n: int, found: str, meanings: tuple[str, str]) -> tuple[Level, str, float]:
     """Warn above 1 % of the images that were looked at, and block above 10 %."""
     share = count / n
     text = f"{found} at {count} of {n} images ({share:.1%}): {meanings[share > 0.01]}"
-    level = _level(share > 0.1, share > 0.01)
-    return Diagnostic(id=name, level=level, text=text, value=share, threshold=0.1, flatters=True)
+    return _level(share > 0.1, share > 0.01), text, share
 
 
 def _loss_rises(host: HostFindings) -> Diagnostic:
