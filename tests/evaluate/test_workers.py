@@ -67,6 +67,7 @@ def children():
     return held
 
 
+@pytest.mark.exhaustive
 def test_a_killed_worker_is_told_and_the_same_command_ends_as_if_nothing_had_been(desk, command, alone, monkeypatch):
     seal, killed = attack.Parts.seal, []
 
