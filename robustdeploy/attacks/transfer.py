@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.attacks.followed import followed
 from robustdeploy.attacks.protocol import GradientAttack
 from robustdeploy.core.recipe import Choice, PlugIn
-from robustdeploy.core.registry import ATTACKS
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.nets.store import NetInfo, load_info, load_net
@@ -36,8 +36,7 @@ class Transfer:
     @property
     def follows(self) -> GradientAttack:
         """The attack of the option ``attack``, built."""
-        built: GradientAttack = ATTACKS.build(self.attack.name, self.attack.options)
-        return built
+        return followed(self.attack)
 
     @property
     def label(self) -> str:

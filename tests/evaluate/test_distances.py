@@ -6,7 +6,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from robustdeploy.attacks.distance.deepfool import DeepFool
 from robustdeploy.core.recipe import Choice, Evaluate, Recipe
@@ -24,20 +23,12 @@ from robustdeploy.evaluate.distances import (
     find_distances,
     reach_of,
 )
-from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.onboard.types import Threat
 
 N = 150
 TORCH = Subject("pruned", "fp32", "torch")
 BOTH = (Choice(name="deepfool"), Choice(name="deepfool", options={"box": True, "limit": 40}))
-
-
-@pytest.fixture
-def host():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
-    return HostNet(net, torch.device("cpu"), net)
 
 
 @pytest.fixture

@@ -4,15 +4,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from robustdeploy.core.recipe import Choice
 from robustdeploy.engine.ledger import Ledger
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.attack import Bench, Images, adversaries_from
 from robustdeploy.evaluate.box import violations
-from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.substitute import Victim, by_substitute
 from robustdeploy.onboard.types import Threat
@@ -20,13 +17,6 @@ from robustdeploy.onboard.types import Threat
 N = 150
 THREAT = Threat(eps=0.2)
 CHOICE = Choice(name="substitute", options={"seed_images": 30, "rounds": 4, "epochs": 20, "lr": 0.005})
-
-
-@pytest.fixture
-def host():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
-    return HostNet(net, torch.device("cpu"), net)
 
 
 @pytest.fixture

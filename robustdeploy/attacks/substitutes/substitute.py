@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.attacks.followed import followed
 from robustdeploy.attacks.protocol import GradientAttack, input_gradient, to_grey_levels
 from robustdeploy.attacks.substitutes.protocol import Ask
 from robustdeploy.core.bounds import Count, Positive
 from robustdeploy.core.recipe import Choice, PlugIn
-from robustdeploy.core.registry import ATTACKS
 from robustdeploy.data.order import epoch_order
 from robustdeploy.onboard import draws
 
@@ -50,8 +50,7 @@ class Substitute:
     @property
     def follows(self) -> GradientAttack:
         """The attack of the option ``attack``, built."""
-        built: GradientAttack = ATTACKS.build(self.attack.name, self.attack.options)
-        return built
+        return followed(self.attack)
 
     @property
     def label(self) -> str:
