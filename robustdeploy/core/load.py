@@ -200,6 +200,10 @@ def _lay_threat_over(source: Source) -> None:
     if isinstance(wanted, dict) and "preset" in wanted:
         place, rest = ("threat", "preset"), set(wanted) - {"preset"}
         wanted = wanted["preset"]
+        if not isinstance(wanted, str):
+            text = f"must be the name of a preset: {', '.join(shipped_names('threats'))}"
+            _refuse_threat(source, place, text)
+            return
         if rest:
             text = f"brings a threat of its own; leave out {' and '.join(sorted(rest))}, or the preset"
             _refuse_threat(source, place, text)

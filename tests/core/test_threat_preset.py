@@ -59,7 +59,9 @@ def test_attacks_that_the_command_line_names_stand_alone():
     [
         ("wong", "unknown threat preset 'wong'; did you mean 'wong2020'"),
         ("atmc2019", "says nothing of digits: it is for cifar10"),
-        ("{preset: 3}", "threat"),
+        ("{preset: 3}", "threat.preset: must be the name of a preset: anpvs2020, "),
+        ("{preset: null, eps: 0.1}", "threat.preset: must be the name of a preset: anpvs2020, "),
+        ("[wong2020]", "must be a mapping of keys to values"),
         ("digits-resnet8", "is a recipe, not a threat preset"),
     ],
 )
