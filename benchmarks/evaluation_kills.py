@@ -1,8 +1,8 @@
 """Kill an evaluation with SIGKILL at random moments, many times over, and look whether anything is lost or doubled.
 
 A net is trained once. Each trial evaluates a copy of its run in a process of its own, which is killed and begun again
-until it ends. Its outcomes must then be those of an evaluation that was left alone, bit for bit: each image stands there
-once, whatever was sealed before a kill. The run's files must agree with its ledger.
+until it ends. Its outcomes must then be those of an evaluation that was left alone, bit for bit: each image stands
+there once, whatever was sealed before a kill. The run's files must agree with its ledger.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def child(run: Path, target: Path) -> None:
 
 
 def evaluated(run: Path, target: Path, wait_s: float | None) -> int:
-    """Evaluate in a process of its own; kill it after ``wait_s``. Return its exit status, minus SIGKILL where killed."""
+    """Evaluate in a process of its own, kill it after ``wait_s``, and return its exit status."""
     process = multiprocessing.get_context("forkserver").Process(target=child, args=(run, target))
     process.start()
     process.join(wait_s)

@@ -1,4 +1,4 @@
-"""The independent reading of stored images: it finds one grey level too much, an image twice and one that is another."""
+"""The independent reading of stored images: a grey level too much, an image twice, another image."""
 
 from __future__ import annotations
 
