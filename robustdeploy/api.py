@@ -42,7 +42,9 @@ from robustdeploy.export.exporting import target_notes
 from robustdeploy.export.rehearsal import rehearse
 from robustdeploy.nets.store import load_info
 from robustdeploy.preflight import check_evaluable, check_rules, recipe_to_import
+from robustdeploy.report.against import judged_against
 from robustdeploy.report.judge import judge_report
+from robustdeploy.report.sides import Side
 from robustdeploy.report.stored import read_report
 from robustdeploy.stages.graph import Graph
 from robustdeploy.stages.import_net import Import
@@ -391,12 +393,19 @@ def _evaluated(session: Session, goal: Target, force: bool) -> Artifact:
         return made[0].artifact("outcomes.npz")
 
 
-def gate(run: Run, rules: Sequence[Rule] | None = None, target: str | None = None) -> Verdict:
+def gate(
+    run: Run, rules: Sequence[Rule] | None = None, target: str | None = None, baseline: Path | None = None
+) -> Verdict:
     """Judge a run's report by its own rules or by others; a report that the run does not bear out is an ArtifactError.
 
-    ``target`` judges one target of it alone, or an evaluation under other settings than the recipe's.
+    ``target`` judges one target of it alone, or an evaluation under other settings than the recipe's. ``baseline`` is
+    the run or ``report.json`` that rules with ``no_worse_than_baseline`` hold it against.
     """
-    return judge_report(read_report(run, target), rules)
+    report = read_report(run, target)
+    if baseline is None:
+        return judge_report(report, rules)
+    side = Side(report, run.recipe, run.root)
+    return judged_against(side, report.rules if rules is None else rules, baseline, run.root.parent).verdict
 
 
 def _first_line(error: RobustdeployError) -> str:

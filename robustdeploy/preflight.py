@@ -42,6 +42,7 @@ from robustdeploy.engine.places import net_place, onnx_place
 from robustdeploy.engine.run import Run, check_same_training, holder, in_use
 from robustdeploy.engine.runner import check_finished
 from robustdeploy.errors import ArtifactError, RecipeError, StorageError, UsageError
+from robustdeploy.report.sides import side_of
 
 _DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla")
 
@@ -79,6 +80,7 @@ def check_asked(
         check_start(recipe, recipe.train.start, runs)
     check_phases(recipe)
     check_data(recipe.data)
+    check_baseline(recipe, runs)
     check_latency(recipe, profiles_beside(runs) if profiles is None else profiles)
     run = Run(Run.folder_for(runs, recipe, name), recipe)
     if force or not (run.root / run.net_place / FILE_NAME).exists():
@@ -224,6 +226,23 @@ def recipe_to_import(folder: Path, named: str | Path | None, overrides: Sequence
     if named is None and not (folder / "recipe.yaml").is_file():
         raise UsageError(f"{folder} holds a net but no recipe.yaml; say with --recipe what to hold the net against")
     return recipe_for(path, overrides=overrides, before=lambda quick: check_data(quick.data))
+
+
+def check_baseline(recipe: Recipe, runs: Path) -> None:
+    """Refuse a baseline of the gate that is no run and no report, or that was measured otherwise than this would be."""
+    if recipe.gate_baseline is None:
+        return
+    if not any(rule.no_worse_than_baseline for rule in recipe.gate):
+        raise RecipeError("gate_baseline is given, and no rule of the gate says no_worse_than_baseline; leave one out")
+    then = side_of(recipe.gate_baseline, runs).report
+    pairs = {
+        "threat.norm": (recipe.threat.norm, then.threat.norm),
+        "threat.eps": (recipe.threat.eps, then.threat.eps),
+        "data.name": (recipe.data.name, then.data.get("name", recipe.data.name)),
+    }
+    if unlike := [f"{name} is {now}, there {was}" for name, (now, was) in pairs.items() if now != was]:
+        told = "; ".join(unlike)
+        raise RecipeError(f"gate_baseline {recipe.gate_baseline} was measured otherwise: {told}; give another baseline")
 
 
 def check_formats(names: Sequence[str]) -> None:

@@ -13,12 +13,9 @@ from robustdeploy.cli.completion import complete_report
 from robustdeploy.cli.heavy import comparison, paired
 from robustdeploy.cli.options import RUNS, JsonOption, RunsOption
 from robustdeploy.cli.result import show, table
-from robustdeploy.core.given import is_run
-from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Report
-from robustdeploy.engine.run import Run
 from robustdeploy.report.compare import Row, compared, counterparts
-from robustdeploy.report.stored import believed, read_report
+from robustdeploy.report.sides import side_of
 
 if TYPE_CHECKING:
     from robustdeploy.evaluate.comparison import Change
@@ -51,10 +48,9 @@ def compare(
     Whether a net became slower is told by a test over runs, at which equal nets do not alarm; whether an accuracy
     changed, by a test over images, where both are runs and of the same images.
     """
-    (first, first_recipe, first_root), (second, second_recipe, second_root) = (
-        _read(path, runs) for path in (before, after)
-    )
-    found = compared(first, second, (first_recipe, second_recipe))
+    sides = [side_of(path, runs) for path in (before, after)]
+    (first, first_root), (second, second_root) = ((side.report, side.root) for side in sides)
+    found = compared(first, second, (sides[0].recipe, sides[1].recipe))
     timed = list(_timed(first, second, first_root, second_root))
     pairs = list(_paired(first, second, first_root, second_root)) if across or found.attacked_alike else []
     names = _names(first, second, before, after)
@@ -95,15 +91,6 @@ def compare(
         "rows": [{"row": row.label, **asdict(row), "change": None if _withheld(row) else row.change} for row in rows],
     }
     show(lines, document, as_json)
-
-
-def _read(path: Path, runs: Path) -> tuple[Report, Recipe | None, Path | None]:
-    """Return a report, and the recipe and the folder of its run, where these are at hand."""
-    if path.is_file():
-        run = Run.open(path.parent, runs) if is_run(path.parent) else None
-        return believed(path), run.recipe if run else None, run.root if run else None
-    run = Run.open(path, runs)
-    return read_report(run), run.recipe, run.root
 
 
 def _timed(

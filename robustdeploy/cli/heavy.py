@@ -20,16 +20,29 @@ class _Later:
         return getattr(importlib.import_module(self._name), name)
 
 
-__all__ = ["api", "bisecting", "comparison", "evidence", "paired", "preparation", "profiling", "reporting", "sizes"]
+__all__ = [
+    "against",
+    "api",
+    "bisecting",
+    "comparison",
+    "evidence",
+    "paired",
+    "preparation",
+    "profiling",
+    "reporting",
+    "sizes",
+]
 
 if TYPE_CHECKING:
     from robustdeploy import api
     from robustdeploy.evaluate import bisect as bisecting
     from robustdeploy.evaluate import comparison, evidence, paired, sizes
+    from robustdeploy.report import against
     from robustdeploy.stages import preparation
     from robustdeploy.stages import profile as profiling
     from robustdeploy.stages import report as reporting
 else:
+    against = _Later("robustdeploy.report.against")
     api = _Later("robustdeploy.api")
     bisecting = _Later("robustdeploy.evaluate.bisect")
     comparison = _Later("robustdeploy.evaluate.comparison")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from robustdeploy.cli.heavy import api
+from robustdeploy.cli.heavy import against, api
 from robustdeploy.cli.options import (
     HOST,
     RUNS,
@@ -42,8 +42,10 @@ from robustdeploy.core.precisions import precisions_on
 from robustdeploy.core.recipe import Choice, Recipe
 from robustdeploy.core.report import Report
 from robustdeploy.data.find import looking_once
+from robustdeploy.engine.run import Run
 from robustdeploy.preflight import check_training, remarks
 from robustdeploy.report.judge import judged_by
+from robustdeploy.report.sides import Side
 from robustdeploy.tracking.chosen import listening
 from robustdeploy.train.launch import follows
 
@@ -103,18 +105,22 @@ def run(
             force=force,
             callback=callback,
         )
-        report = _judged(written.report, loaded, callback)
+        report = _judged(written.report, loaded, written.files[0].parent, callback)
     _show(report, written.files, as_json)
     raise typer.Exit(report.verdict.outcome.exit_code)
 
 
-def _judged(report: Report, asked: Recipe, callback: Callback) -> Report:
-    """Return the report as the rules that were asked for judge it."""
-    if plain(asked.gate) == plain(report.rules):
+def _judged(report: Report, asked: Recipe, root: Path, callback: Callback) -> Report:
+    """Return the report as the rules that were asked for judge it, against the baseline that was asked for."""
+    own = Run.open(root, root.parent).recipe
+    if plain(asked.gate) == plain(report.rules) and asked.gate_baseline == own.gate_baseline:
         return report
     # The run keeps its own gate; what was asked for here decides here.
     callback.say(f"note: judged by the rules given now; by the run's own it is {report.verdict.headline}")
-    return judged_by(report, asked.gate)
+    if asked.gate_baseline is None or not any(rule.no_worse_than_baseline for rule in asked.gate):
+        return judged_by(report, asked.gate)
+    judged: Report = against.judged_against(Side(report, own, root), asked.gate, asked.gate_baseline, root.parent)
+    return judged
 
 
 def _show(report: Report, files: Sequence[Path], as_json: bool) -> None:

@@ -25,6 +25,7 @@ _OWN = {
     "seed": "the plan's `seeds` are those of all rows",
     "train.start": "rows say `after` in the plan what they begin with",
     "gate": "rows are compared and not judged",
+    "gate_baseline": "rows are compared and not judged",
     "baseline": "the dense net is a row of its own, with `prune: null`",
     "precisions": "rows are measured in their target's first precision",
 }
@@ -78,7 +79,7 @@ def base_recipe(comparison: Comparison, overrides: Sequence[str], *, quick: bool
                 raise UsageError(f"--set {field}: it has no effect on a table; {home}")
     base = load_recipe(comparison.recipe, [*comparison.set, *overrides], quick=quick)
     # The dense net is a row of its own, and a rule of the recipe may be one that no dense row can meet.
-    return anywhere(base.model_copy(update={"baseline": False, "gate": (), "precisions": ()}))
+    return anywhere(base.model_copy(update={"baseline": False, "gate": (), "gate_baseline": None, "precisions": ()}))
 
 
 def runs_of(comparison: Comparison, base: Recipe, target: Target) -> tuple[RowRun, ...]:

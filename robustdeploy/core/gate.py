@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from robustdeploy.core.limit import BUDGET, Limit, LimitOrBudget, with_units
+from robustdeploy.core.margin import Margin
 from robustdeploy.core.model import Noun
 from robustdeploy.core.subject import SubjectName, SubjectPattern
 
@@ -43,6 +44,8 @@ class Rule(Noun):
     at_least: Limit | None = None
     at_most: LimitOrBudget | None = None
     """``budget`` is what the recipe's budget allows of this cost; a number, ``95 %`` and ``20 ms`` are accepted."""
+    no_worse_than_baseline: Margin | None = None
+    """How much worse than an earlier run's it may be: ``1 pp`` of a share, ``5 %`` of a time or a count, ``0``."""
     on: Literal["bound", "value"] = "bound"
     """``bound`` judges the interval's bound (lower for at_least, upper for at_most); ``value`` the estimate alone."""
     n_at_least: int = Field(default=0, ge=0)
@@ -62,8 +65,9 @@ class Rule(Noun):
 
     @model_validator(mode="after")
     def _one_limit(self) -> Rule:
-        if (self.at_least is None) == (self.at_most is None):
-            raise ValueError(f"rule {self.id} needs exactly one of at_least and at_most")
+        limits = (self.at_least, self.at_most, self.no_worse_than_baseline)
+        if sum(limit is not None for limit in limits) != 1:
+            raise ValueError(f"rule {self.id} needs exactly one of at_least, at_most and no_worse_than_baseline")
         return self
 
 

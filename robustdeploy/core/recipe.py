@@ -250,6 +250,8 @@ class Recipe(Noun):
     """What the nets are computed in where they are deployed, each on every target; none: each target's own first."""
     evaluate: Evaluate = Evaluate()
     gate: tuple[Rule, ...] = ()
+    gate_baseline: Path | None = None
+    """Run or ``report.json`` that rules with ``no_worse_than_baseline`` hold this one against."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Recipe:

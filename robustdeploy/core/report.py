@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from robustdeploy.core.baseline import Baseline
 from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.model import Noun
 from robustdeploy.core.recipe import Threat
@@ -196,6 +197,8 @@ class Report(Noun):
     omissions: tuple[Omission, ...] = ()
     figures: Figures = Figures()
     rules: tuple[Rule, ...] = ()
+    baseline: Baseline | None = None
+    """The earlier run that rules hold it against; None where no rule does."""
     verdict: Verdict
 
     @property

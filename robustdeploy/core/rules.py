@@ -10,6 +10,7 @@ from itertools import combinations
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.complaint import Place, did_you_mean
 from robustdeploy.core.gate import Rule
+from robustdeploy.core.margin import held_by, margin_problem
 from robustdeploy.core.metrics import LATENCY_FRACTION, METRICS, Metric
 from robustdeploy.core.percentiles import samples_needed
 from robustdeploy.core.precisions import precisions_on
@@ -37,6 +38,11 @@ _TAIL = 0.025
 _MOST_SAMPLES = 1_000_000
 
 
+def scenario_of(metric: Metric) -> Scenario | None:
+    """Return the scenario that gives the rows of a metric; None where any does, or none."""
+    return _SCENARIO_OF.get(metric.name.partition(".")[0])
+
+
 def meaning_problems(rule: Rule) -> Iterator[Problem]:
     """Say what is wrong with a rule whatever it is asked of: its metric, place, attack, direction and limit."""
     metric = METRICS.get(rule.metric)
@@ -51,6 +57,9 @@ def meaning_problems(rule: Rule) -> Iterator[Problem]:
         told = [name for name in METRICS if name.startswith("class_")]
         yield ("class_name",), f"{metric.name} is not measured class by class; {' and '.join(told)} are"
     yield from _attack_problems(rule, metric)
+    if rule.no_worse_than_baseline is not None:
+        yield from _margin_problems(rule, metric)
+        return
     yield from _limit_problems(rule, metric)
     if rule.on == "bound" and not metric.bounded:
         yield ("on",), f"{metric.name} has no interval whose bound could be judged; say `on: value`"
@@ -85,6 +94,19 @@ def _attack_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
         yield ("attack",), f"{metric.name} has no row under 'worst'; name one of the recipe's attacks"
     elif rule.attack != "worst" and not metric.by_attack:
         yield ("attack",), f"{metric.name} is measured under 'worst' alone; say `attack: worst`"
+
+
+def _margin_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
+    margin, place = str(rule.no_worse_than_baseline), ("no_worse_than_baseline",)
+    if held_by(metric) is None:
+        known = ", ".join(name for name, each in METRICS.items() if held_by(each))
+        yield ("metric",), f"{metric.name} cannot be held against a baseline; these can: {known}"
+    elif problem := margin_problem(metric, margin):
+        yield place, problem
+    if held_by(metric) == "images" and parts_of(rule.subject)[2] == TORCH:
+        yield ("subject",), "accuracies are held against a baseline on targets, never in torch; leave `subject` out"
+    if held_by(metric) == "counts" and rule.n_at_least > 1:
+        yield ("n_at_least",), f"{metric.name} is counted and not sampled, so n is 1; remove n_at_least"
 
 
 def _limit_problems(rule: Rule, metric: Metric) -> Iterator[Problem]:
@@ -160,6 +182,9 @@ def unmet_problems(rule: Rule, prospect: Prospect) -> Iterator[Problem]:
     """Say why no evaluation of the recipe can meet a rule that has a meaning in itself."""
     metric = METRICS[rule.metric]
     yield from _missing_rows(rule, metric, prospect)
+    if rule.no_worse_than_baseline is not None and prospect.recipe.gate_baseline is None:
+        told = "set gate_baseline, or put the rule into a file for `robustdeploy gate --rules FILE --baseline RUN`"
+        yield ("no_worse_than_baseline",), f"the recipe names no baseline; {told}"
     yield from too_few_problems(rule, prospect)
     # A dense net beside the pruned one is held to no budget.
     about_dense = rule.subject is not None and parts_of(rule.subject)[0] == DENSE and prospect.pruned
@@ -333,8 +358,8 @@ def _against_target(rule: Rule, metric: Metric, target: Target) -> Iterator[Prob
     if target.emulated:
         yield ("metric",), f"{target.name} is emulated, so its latency is never taken; remove the rule or its target"
         return
-    plan, (kind, _, percent) = target.latency, metric.name.partition(".p")
-    scenario = _SCENARIO_OF.get(kind.partition(".")[0])
+    plan, (_, _, percent) = target.latency, metric.name.partition(".p")
+    scenario = scenario_of(metric)
     if scenario is not None and scenario not in plan.scenarios:
         taken = ", ".join(plan.scenarios)
         yield (

@@ -48,7 +48,7 @@ def training_fingerprint(recipe: Recipe) -> str:
 def training_content(recipe: Recipe) -> dict[str, Any]:
     """Return what of a recipe decides the trained net."""
     content: dict[str, Any] = plain(recipe)
-    for left_out in ("description", "precisions", "evaluate", "gate"):
+    for left_out in ("description", "precisions", "evaluate", "gate", "gate_baseline"):
         # These are read after training: to change a gate must not ask for hours of training again.
         del content[left_out]
     content["baseline"] = bool(recipe.baseline)  # where the dense net is measured changes no training

@@ -12,13 +12,13 @@ nobody disturbed, since those before would have been quicker still; "faster" by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import mannwhitneyu, norm
+import numpy.typing as npt
 
 from robustdeploy.core.reading import read_json
 from robustdeploy.errors import ArtifactError
@@ -29,6 +29,9 @@ LEAST = 0.02
 FEWEST_RUNS = 5
 """With four on a side no order of the runs is as rare as `ALPHA`."""
 _QUARTILE = 0.25
+
+Number = Callable[[npt.NDArray[np.int64]], float]
+"""What makes one number of a run's times."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +72,40 @@ class Change:
         return f"{self.verdict}: {found}"
 
 
-def change(before: Runs, after: Runs) -> Change | str:
-    """Compare two sets of runs; a text says why nothing can be told."""
+@dataclass(frozen=True)
+class Bounded:
+    """A change of which noise may have moved one side, or both."""
+
+    change: Change
+    low: float | None
+    """Lower bound of the ratio; None where noise after may have raised it."""
+    high: float | None
+    """Upper bound; None where noise before may have lowered it."""
+    n: int
+    """Runs on the side that has fewer."""
+
+
+def bounded(before: Runs, after: Runs) -> Bounded | str:
+    """Compare two sets of runs and say which bounds of the ratio hold in spite of noise; a text says why none could."""
     if min(len(before.quartiles_ms), len(after.quartiles_ms)) < FEWEST_RUNS:
         counts = f"{len(before.quartiles_ms)} and {len(after.quartiles_ms)}"
         return f"{counts} runs are too few to compare; it takes {FEWEST_RUNS} on each side"
-    still = tuple(len(side.quiet.quartiles_ms) >= FEWEST_RUNS for side in (before, after))
-    if all(still):
-        return _tested(before.quiet, after.quiet)
-    found = _tested(before, after.quiet) if still[1] else _tested(before.quiet, after) if still[0] else None
-    # Noise only adds time, so it explains a "faster" before it and a "slower" after it.
-    if found is not None and found.verdict == ("slower" if still[1] else "faster"):
-        return found
+    still = [len(side.quiet.quartiles_ms) >= FEWEST_RUNS for side in (before, after)]
+    sides = [side.quiet if quiet else side for side, quiet in zip((before, after), still, strict=True)]
+    found, n = _tested(*sides), min(len(side.quartiles_ms) for side in sides)
+    # Noise only adds time: after, it raises the ratio, and before, it lowers it.
+    return Bounded(found, found.low if still[1] else None, found.high if still[0] else None, n)
+
+
+def change(before: Runs, after: Runs) -> Change | str:
+    """Compare two sets of runs; a text says why nothing can be told."""
+    found = bounded(before, after)
+    if isinstance(found, str) or (found.low is not None and found.high is not None):
+        return found if isinstance(found, str) else found.change
+    # So noise explains a "faster" before it and a "slower" after it.
+    telling = {"slower": found.low, "faster": found.high, "alike": None}[found.change.verdict]
+    if telling is not None:
+        return found.change
     seen = _tested(before, after)
     return (
         f"nobody can tell whether it changed: others disturbed {sum(before.disturbed)} runs before and "
@@ -89,6 +114,9 @@ def change(before: Runs, after: Runs) -> Change | str:
 
 
 def _tested(before: Runs, after: Runs) -> Change:
+    # scipy is slow to load, and a gate without a rule on times needs none of it.
+    from scipy.stats import mannwhitneyu
+
     sides = [np.log(np.array(side.quartiles_ms)) for side in (before, after)]
     differences = np.sort((sides[1][:, None] - sides[0][None, :]).ravel())
     # With ties the exact distribution is another; such runs are equal, and that is what is said.
@@ -102,18 +130,28 @@ def _tested(before: Runs, after: Runs) -> Change:
 
 def _interval(differences: np.ndarray[Any, Any], one: int, other: int) -> tuple[float, float]:
     """Hodges and Lehmann's interval of a shift: all that the test would not reject (normal approximation)."""
-    spread = float(norm.ppf(1 - ALPHA / 2)) * (one * other * (one + other + 1) / 12) ** 0.5
+    from scipy.special import ndtri
+
+    spread = float(ndtri(1 - ALPHA / 2)) * (one * other * (one + other + 1) / 12) ** 0.5
     aside = max(0, int(one * other / 2 - spread))
     return float(differences[aside]), float(differences[len(differences) - 1 - aside])
 
 
-def runs_of(times_ns: Sequence[Sequence[int]], disturbed: Sequence[bool] = ()) -> Runs:
+def lower_quartile(times: npt.NDArray[np.int64]) -> float:
+    """Return the quarter of a run's times that noise reaches least, in the times' own unit."""
+    return float(np.quantile(times, _QUARTILE))
+
+
+def runs_of(times_ns: Sequence[Sequence[int]], disturbed: Sequence[bool] = (), number: Number = lower_quartile) -> Runs:
     """Make the numbers of runs from their times."""
-    return Runs(tuple(float(np.quantile(times, _QUARTILE)) * 1e-6 for times in times_ns), tuple(disturbed))
+    return Runs(tuple(number(np.array(times, np.int64)) * 1e-6 for times in times_ns), tuple(disturbed))
 
 
-def timed_runs(path: Path) -> Mapping[str, Runs] | str:
-    """Read ``timings.json`` of an evaluation: its runs by scenario, or why there are none that could be compared."""
+def timed_runs(path: Path, number: Number = lower_quartile) -> Mapping[str, Runs] | str:
+    """Read ``timings.json`` of an evaluation: its runs by scenario, or why there are none that could be compared.
+
+    ``number`` makes one number of a run's times.
+    """
     if not path.is_file():
         return f"{path.name} is missing, so its runs cannot be compared"
     try:
@@ -122,21 +160,21 @@ def timed_runs(path: Path) -> Mapping[str, Runs] | str:
             return str(held["reason"])
         if held["flaws"]:
             return f"its latency was discarded: {held['flaws'][0]}"
-        return {name: _scenario(runs) for name, runs in held["scenarios"].items()}
+        return {name: _scenario(runs, number) for name, runs in held["scenarios"].items()}
     except KeyError:
         return "it was timed by an older version; evaluate again"
     except (ValueError, TypeError, AttributeError, IndexError):
         raise ArtifactError(f"{path} was edited or is damaged; evaluate again") from None
 
 
-def _scenario(runs: Sequence[Mapping[str, Any]]) -> Runs:
+def _scenario(runs: Sequence[Mapping[str, Any]], number: Number) -> Runs:
     times = []
     for run in runs:
         taken = np.array(run["samples_ns"], np.int64)
         due = int(run["period_ns"]) * np.arange(len(taken), dtype=np.int64)
         # From the moment an image was due, where it was.
         times.append(np.array(run["starts_ns"], np.int64) + taken - due if run["period_ns"] else taken)
-    return runs_of(times, [run["disturbance"] is not None for run in runs])  # type: ignore[arg-type]
+    return runs_of(times, [run["disturbance"] is not None for run in runs], number)  # type: ignore[arg-type]
 
 
 def changes(before: Mapping[str, Runs], after: Mapping[str, Runs]) -> Iterator[tuple[str, Change | str]]:

@@ -55,14 +55,21 @@ def paired_changes(before: Path, after: Path, attacks: Parts) -> tuple[PairedCha
 
     A text says why they cannot be paired.
     """
-    sides = [read_outcomes(folder / "outcomes.npz") for folder in (before, after)]
-    wheres = [str(folder / "outcomes.npz") for folder in (before, after)]
-    for name in _SAME:
-        one, other = (array_in(side, name, where) for side, where in zip(sides, wheres, strict=True))
-        if not np.array_equal(one, other):
-            return "not paired: they are not of the same test images"
-    found = [right_in(side, attacks, where) for side, where in zip(sides, wheres, strict=True)]
+    paths = [folder / "outcomes.npz" for folder in (before, after)]
+    sides = [read_outcomes(path) for path in paths]
+    if told := not_of_the_same_images(sides, paths):
+        return f"not paired: {told}"
+    found = [right_in(side, attacks, str(path)) for side, path in zip(sides, paths, strict=True)]
     return tuple(_changes(*found))
+
+
+def not_of_the_same_images(sides: Sequence[Arrays], paths: Sequence[Path]) -> str:
+    """Say that the outcomes of two evaluations are of other images; an empty text where they are of the same."""
+    for name in _SAME:
+        one, other = (array_in(side, name, str(path)) for side, path in zip(sides, paths, strict=True))
+        if not np.array_equal(one, other):
+            return "they are not of the same test images"
+    return ""
 
 
 def _changes(before: Mapping[str, Bits], after: Mapping[str, Bits]) -> Iterator[PairedChange]:

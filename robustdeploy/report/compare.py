@@ -12,6 +12,8 @@ from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Measurement, Report, SubjectEvidence
 from robustdeploy.core.subject import Subject, subject_from
 
+_FOUND = frozenset({"judged_in_batches_of", "stood_before", "fell", "agreement"})
+"""Conditions of robust accuracies that say what came of an attack or where it ran, not how it was made."""
 Key = tuple[str, str, str, str, str, str, str]
 """Metric, role of the subject, attack, multiple of eps, queries, images, class: what makes two rows the same one."""
 _OF_THE_NUMBERS = ("data.", "threat.norm", "evaluate.")
@@ -85,6 +87,24 @@ def _attacked(report: Report) -> dict[str, Any]:
         "split": str(report.data.get("split_sha256", ""))[:12],
         "attacks behind worst": ", ".join(worst[-1].conditions.get("attacks", ())) if worst else None,
     }
+
+
+def attacked_differences(before: Report, after: Report) -> list[str]:
+    """Say what makes accuracies of two reports incomparable: images, classes, threat, attacks or their settings."""
+    told = _unequal(
+        _attacked(before) | {"classes": before.data.get("classes")},
+        _attacked(after) | {"classes": after.data.get("classes")},
+    )
+    sides = [{(role(row.subject, of), row.attack): row for row in _robust(of)} for of in (before, after)]
+    for key in (each for each in sides[0] if each in sides[1] and each[1] != "worst"):  # told above
+        one, other = (side[key].conditions for side in sides)
+        names = sorted(set(_other(one, other)) - _FOUND)
+        told += _unequal(*({f"{key[1]} {name}": held.get(name) for name in names} for held in (one, other)))
+    return list(dict.fromkeys(told))
+
+
+def _robust(report: Report) -> Iterator[Measurement]:
+    return (r for r in report.measurements if r.metric == "robust_accuracy" and subject_from(r.subject).deployed)
 
 
 def _placed(report: Report) -> dict[str, Any]:
@@ -171,19 +191,19 @@ def _key(row: Measurement, report: Report) -> Key:
     # Other metrics note a class for information, e.g. the largest one, which may differ between the two.
     of_class = row.conditions.get("class", "") if row.metric.startswith("class_") else ""
     queries = row.conditions.get("queries", "") if row.metric == AFTER_QUERIES else ""
-    what = row.metric, _role(row.subject, report), row.attack or ""
+    what = row.metric, role(row.subject, report), row.attack or ""
     return (*what, str(multiple), str(queries), str(images), str(of_class))
 
 
 def counterparts(before: Report, after: Report) -> Iterator[tuple[SubjectEvidence, SubjectEvidence]]:
     """Return deployed subjects that are the same to both reports, e.g. their own nets on their single targets."""
-    others = {_role(each.subject, after): each for each in after.deployed if not each.lost}
+    others = {role(each.subject, after): each for each in after.deployed if not each.lost}
     for each in before.deployed:
-        if not each.lost and (other := others.get(_role(each.subject, before))) is not None:
+        if not each.lost and (other := others.get(role(each.subject, before))) is not None:
             yield each, other
 
 
-def _role(subject: str, report: Report) -> str:
+def role(subject: str, report: Report) -> str:
     """Name a subject by what it is to its report, so that the nets and the single targets of two stand side by side."""
     its = subject_from(subject)
     place = "target" if its.deployed and len(report.targets) == 1 else its.place

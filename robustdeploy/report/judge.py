@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from robustdeploy.core.baseline import Baseline
 from robustdeploy.core.complaint import did_you_mean
 from robustdeploy.core.gate import Credibility, Outcome, Rule, RuleVerdict, SubjectVerdict, Verdict
 from robustdeploy.core.metrics import METRICS, ROBUST_METRICS
@@ -18,6 +19,7 @@ from robustdeploy.core.subject import PRUNED, selects, subject_from
 from robustdeploy.evaluate.intervals import samples_needed
 from robustdeploy.report.credibility import credibilities, doubt_of
 from robustdeploy.report.quantity import SHARES, apart, confidence, interval, quantity, samples
+from robustdeploy.report.regression import judged_since, merit_since
 
 # FAIL before INCONCLUSIVE: what is known to be missed stays missed, however doubtful the rest is.
 _WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
@@ -41,7 +43,15 @@ NO_RULES = "no rule was given, so there is nothing that could pass"
 def judge_report(report: Report, rules: Sequence[Rule] | None = None) -> Verdict:
     """Judge a report by its own rules, or by others."""
     chosen = report.rules if rules is None else rules
-    return judge(report.measurements, report.diagnostics, chosen, report.omissions, report.subjects, report.net)
+    return judge(
+        report.measurements,
+        report.diagnostics,
+        chosen,
+        report.omissions,
+        report.subjects,
+        report.net,
+        report.baseline,
+    )
 
 
 def judged_by(report: Report, rules: Sequence[Rule]) -> Report:
@@ -56,6 +66,7 @@ def judge(
     omissions: Sequence[Omission] = (),
     subjects: Sequence[SubjectEvidence] = (),
     net: str = PRUNED,
+    baseline: Baseline | None = None,
 ) -> Verdict:
     """Judge every rule on every subject that it selects; the whole is as good as the subject that comes out worst.
 
@@ -71,7 +82,7 @@ def judge(
     lines = tuple(
         _with_reason(line, rule, rows, diagnostics)
         for rule in rules
-        for line in _lines(rule, rows, known, net, diagnostics)
+        for line in _lines(rule, rows, known, net, diagnostics, baseline)
     )
     judged = [each for each in known if any(line.subject == each for line in lines)]
     whole_blocks = {each: _stopping(each, lines, diagnostics, sound) for each in judged or known}
@@ -95,7 +106,12 @@ def judge(
 
 
 def _lines(
-    rule: Rule, rows: Sequence[Measurement], known: Mapping[str, str], net: str, diagnostics: Sequence[Diagnostic]
+    rule: Rule,
+    rows: Sequence[Measurement],
+    known: Mapping[str, str],
+    net: str,
+    diagnostics: Sequence[Diagnostic],
+    baseline: Baseline | None,
 ) -> Iterator[RuleVerdict]:
     """Judge one rule on each subject that it selects; one of which there are no numbers is INCONCLUSIVE."""
     selected = [each for each in known if selects(rule.subject, each, net)]
@@ -109,7 +125,7 @@ def _lines(
             text = f"{_about(rule, subject=each)} {_demand(rule)}: not measured: {known[each]}"
             yield RuleVerdict(rule=rule.id, subject=each, outcome=Outcome.INCONCLUSIVE, text=text)
         else:
-            found = _rule_verdict(rule, each, [row for row in rows if row.subject == each])
+            found = _rule_verdict(rule, each, [row for row in rows if row.subject == each], baseline)
             yield _doubted(rule, found, [doubt for doubt in diagnostics if doubt.subject in (None, each)])
 
 
@@ -169,7 +185,9 @@ def _doubted(rule: Rule, found: RuleVerdict, diagnostics: Sequence[Diagnostic]) 
         return found
     told = " ".join(diagnostic.text for diagnostic in doubts)
     # Evidence that can only be too good and is still too low needs no more images.
-    if found.outcome is Outcome.FAIL and rule.at_least is not None and all(each.flatters for each in doubts):
+    falls = rule.no_worse_than_baseline is not None and METRICS[rule.metric].higher_is_better
+    floor = rule.at_least is not None or falls
+    if found.outcome is Outcome.FAIL and floor and all(each.flatters for each in doubts):
         return found.model_copy(update={"text": f"{found.text}; if anything it is worse, because of this: {told}"})
     text = f"{found.text}; it cannot count, because of this: {told}"
     text += f"; next: {'; '.join(nexts)}" if nexts else ""
@@ -191,20 +209,20 @@ def _with_reason(
     return line.model_copy(update={"text": f"{about}: {told[line.subject]}"})
 
 
-def _rule_verdict(rule: Rule, subject: str, rows: Sequence[Measurement]) -> RuleVerdict:
+def _rule_verdict(rule: Rule, subject: str, rows: Sequence[Measurement], baseline: Baseline | None) -> RuleVerdict:
     """Judge one rule on the rows of one subject."""
-    found = _matching(rule, rows)
+    found = matching(rule, rows)
     if not found:
         text = f"{_about(rule, subject=subject)} {_demand(rule)}: {_absence(rule, rows)}"
         return RuleVerdict(rule=rule.id, subject=subject, outcome=Outcome.INCONCLUSIVE, text=text)
     # One rule may speak of several rows (classes, attacks), and it holds only where it holds for all.
-    judged = [(*_judge_row(rule, row), row) for row in found]
-    outcome, text, _ = min(judged, key=lambda one: (_WORST_FIRST.index(one[0]), _merit(rule, one[2])))
+    judged = [(*_judge_row(rule, row, baseline), row) for row in found]
+    outcome, text, _ = min(judged, key=lambda one: (_WORST_FIRST.index(one[0]), _merit(rule, one[2], baseline)))
     several = f" (the worst of {len(found)} rows)" if len(found) > 1 else ""
     return RuleVerdict(rule=rule.id, subject=subject, outcome=outcome, text=text + several)
 
 
-def _matching(rule: Rule, rows: Sequence[Measurement]) -> list[Measurement]:
+def matching(rule: Rule, rows: Sequence[Measurement]) -> list[Measurement]:
     """Rows a rule speaks of. Without an attack that is the clean row, or every row where there is no clean one."""
     here = [row for row in rows if row.metric == rule.metric]
     here = [row for row in here if rule.class_name in (None, row.conditions.get("class"))]
@@ -228,7 +246,9 @@ def _limit(rule: Rule, row: Measurement) -> float | None:
     return limit if isinstance(limit, float) else None
 
 
-def _merit(rule: Rule, row: Measurement) -> float:
+def _merit(rule: Rule, row: Measurement, baseline: Baseline | None) -> float:
+    if rule.no_worse_than_baseline is not None:
+        return merit_since(row, baseline)
     bound = row.low if rule.at_least is not None else row.high
     number = row.value if rule.on == "value" or bound is None else bound
     return number if rule.at_least is not None else -number
@@ -245,6 +265,9 @@ def _about(rule: Rule, row: Measurement | None = None, subject: str | None = Non
 
 
 def _demand(rule: Rule, limit: str | None = None) -> str:
+    if rule.no_worse_than_baseline is not None:
+        way = "below" if rule.metric in METRICS and METRICS[rule.metric].higher_is_better else "above"
+        return f"must be no more than {rule.no_worse_than_baseline} {way} the baseline's"
     word, number = ("at least", rule.at_least) if rule.at_least is not None else ("at most", rule.at_most)
     if rule.by_budget:
         return f"must be at most {f'{limit}, ' if limit else ''}the budget"
@@ -270,7 +293,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def _is_exact(row: Measurement) -> bool:
+def is_exact(row: Measurement) -> bool:
     """A count that was made, not sampled: nothing about it is uncertain."""
     # All three: an edited row that merely claims to be exact must not lose its interval by that.
     without_interval = row.low is None and row.high is None
@@ -281,7 +304,7 @@ def _unfit(rule: Rule, row: Measurement) -> str | None:
     """Why a row cannot carry a verdict, or None if it can."""
     if row.n < rule.n_at_least:
         return f"only {samples(row)} where {rule.n_at_least:,} are required"
-    if _is_exact(row):
+    if is_exact(row):
         return None
     if row.n == 0:
         return "the row rests on no sample"
@@ -294,13 +317,16 @@ def _unfit(rule: Rule, row: Measurement) -> str | None:
     return None
 
 
-def _judge_row(rule: Rule, row: Measurement) -> tuple[Outcome, str]:
+def _judge_row(rule: Rule, row: Measurement, baseline: Baseline | None) -> tuple[Outcome, str]:
+    if rule.no_worse_than_baseline is not None:
+        outcome, why = judged_since(rule, row, baseline)
+        return outcome, f"{_about(rule, row)} {_demand(rule)}: {why}"
     floor = rule.at_least is not None
     limit = _limit(rule, row)
     if limit is None:
         return Outcome.INCONCLUSIVE, f"{_about(rule, row)} {_demand(rule)}: no budget limits it"
     noisy = row.conditions.get("steady") is False  # then the value alone is what the noise made it
-    by_value = (rule.on == "value" and not noisy) or _is_exact(row)
+    by_value = (rule.on == "value" and not noisy) or is_exact(row)
     # The bound that is worse for the net must meet the limit. A limit inside the interval is not decided.
     near, far = (row.value, row.value) if by_value else (row.low, row.high) if floor else (row.high, row.low)
     reason = _unfit(rule, row)
@@ -335,7 +361,7 @@ def _because(rule: Rule, by_value: bool, verb: str, number: float, limit: float,
 
 
 def _support(row: Measurement) -> str:
-    if _is_exact(row):
+    if is_exact(row):
         return " (counted exactly)"
     bounds = f", {quantity(confidence(row), 'fraction', 0)} interval {interval(row)}" if interval(row) else ""
     return f" on {samples(row)}{bounds}"

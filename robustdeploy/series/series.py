@@ -76,7 +76,8 @@ def anywhere(recipe: Recipe) -> Recipe:
         data = data.model_copy(update={"path": Path(data.path).absolute()})
     if train.start is not None:
         train = train.model_copy(update={"start": Path(train.start).absolute()})
-    return recipe.model_copy(update={"data": data, "train": train})
+    held = recipe.gate_baseline and Path(recipe.gate_baseline).absolute()
+    return recipe.model_copy(update={"data": data, "train": train, "gate_baseline": held})
 
 
 class Queue:

@@ -21,9 +21,11 @@ from robustdeploy.engine.run import Run
 from robustdeploy.engine.runner import check_finished, held, made_again, working
 from robustdeploy.errors import ArtifactError
 from robustdeploy.preflight import check_formats
+from robustdeploy.report.against import judged_against
 from robustdeploy.report.assemble import Measured, assemble
 from robustdeploy.report.layer_times import layer_times
 from robustdeploy.report.render import render
+from robustdeploy.report.sides import Side
 
 FORMATS = ("html", "md", "junit")
 
@@ -71,6 +73,7 @@ def report(
         if problems := list(chain_problems(run.root, chain, made, run.recipe)):
             raise ArtifactError(*problems)
         told = assemble(run.name, run.recipe, own, found, made, lost, _untold(run, names, [*lost], [*waiting]))
+        told = _held_against_baseline(told, run)
         suffix = report_suffix(names, _all_targets(run, [each for each in waiting if each not in lost]))
         path = run.root / f"report{suffix}.json"
         # The JSON first: the renderings are made of it and may fail, while it alone is what is judged.
@@ -81,6 +84,14 @@ def report(
     callback.report(told, files)
     callback.say(f"report: {told.verdict.headline}, on {', '.join([*names, *lost])}")
     return Written(told, files)
+
+
+def _held_against_baseline(told: Report, run: Run) -> Report:
+    """Return a report as it is judged against the recipe's baseline, where it names one that a rule asks for."""
+    path = run.recipe.gate_baseline
+    if path is None or not any(rule.no_worse_than_baseline for rule in run.recipe.gate):
+        return told
+    return judged_against(Side(told, run.recipe, run.root), told.rules, path, run.root.parent)
 
 
 def _all_targets(run: Run, unmeasured: Sequence[str]) -> list[str]:

@@ -60,7 +60,7 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line(write, registries)
         "(known: all-of-them, fgsm, pgd, square, substitute)",
         f"x.yaml:15:22: prune.foo: unknown key (value 1); known: {OPTIONS}",
         "x.yaml:16:8: data.name: unknown data 'digitz'; did you mean 'digits'? (known: digits, fashion-mnist)",
-        "x.yaml:18:5: gate[0]: rule RD-A-1 needs exactly one of at_least and at_most",
+        "x.yaml:18:5: gate[0]: rule RD-A-1 needs exactly one of at_least, at_most and no_worse_than_baseline",
         f"x.yaml:19:1: wat: unknown key (value 'no'); known: {', '.join(Recipe.model_fields)}",
         "x.yaml:20:1: wat: stands here a second time (first in line 19); keep one",
     ]

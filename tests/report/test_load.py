@@ -104,7 +104,7 @@ def test_all_problems_of_a_gate_file_come_at_once_with_their_lines(tmp_path):
             "rules:\n  - {id: A-1, metric: m, at_least: 1}\n  - {id: A-1, metric: m, at_least: 2}\n",
             "two rules share the id A-1",
         ),
-        ("rules:\n  - {id: A-1, metric: m}\n", "exactly one of at_least and at_most"),
+        ("rules:\n  - {id: A-1, metric: m}\n", "exactly one of at_least, at_most and no_worse_than_baseline"),
     ],
 )
 def test_a_gate_file_that_could_pass_nothing_is_refused(tmp_path, text, words):

@@ -84,6 +84,8 @@ def _beside(report: Report) -> Iterator[str]:
 def _properties(report: Report) -> ElementTree.Element:
     held = ElementTree.Element("properties")
     facts = {"verdict": report.verdict.outcome.value, "targets": ", ".join(report.targets), "producer": report.producer}
+    if report.baseline:
+        facts |= {"baseline.run": report.baseline.run, "baseline.sha256": report.baseline.sha256}
     facts |= {f"warning.{n}": text for n, text in enumerate(report.verdict.warnings, start=1)}
     facts |= {f"unchecked.{n}": text for n, text in enumerate(report.verdict.unchecked, start=1)}
     facts |= {f"verdict.{each.subject}": each.outcome.value for each in report.verdict.subjects}

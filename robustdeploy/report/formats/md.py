@@ -92,6 +92,7 @@ def _verdict(report: Report) -> list[str]:
     lines += [*(f"- **Not checked**: {escaped(unchecked)}" for unchecked in verdict.unchecked)]
     lines += [""] if verdict.warnings or verdict.unchecked else []
     lines += [*(f"> {escaped(caveat)}" for caveat in evidence.caveats(report)), ""]
+    lines += [f"Baseline: {escaped(report.baseline.told)}", ""] if report.baseline else []
     return [
         *lines,
         f"{escaped(report.created)}, {escaped(report.producer)}, ℓ∞ radius {eps_text(report.threat.eps)}",
