@@ -49,6 +49,7 @@ def test_the_wheel_holds_everything_that_is_read_at_run_time(wheel):
     ours = {p.relative_to(ROOT).as_posix() for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     for kind in ("recipes", "targets", "comparisons", "threats"):
         ours |= {f"robustdeploy/_{kind}/{path.name}" for path in (ROOT / kind).glob("*.yaml")}
+    ours |= {f"robustdeploy/_ci/{path.name}" for path in (ROOT / "examples/ci").iterdir()}
     assert {name for name in names if ".dist-info/" not in name} == ours
     assert {"robustdeploy/py.typed", "robustdeploy/report/report.schema.json"} <= names
     assert {"robustdeploy/report/formats/report.html.j2", "robustdeploy/report/formats/report.css"} <= names

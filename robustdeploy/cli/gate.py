@@ -12,6 +12,7 @@ from robustdeploy.cli.heavy import against
 from robustdeploy.cli.options import RUNS, EvaluationOption, JsonOption, QuietOption, RunArgument, RunsOption
 from robustdeploy.cli.result import show, verdict_document, verdict_lines
 from robustdeploy.core.choices import words_in
+from robustdeploy.core.files import make_folder
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.report import Report
 from robustdeploy.core.settings import is_own
@@ -78,7 +79,7 @@ def gate(
     verdict = report.verdict
     lines = list(verdict_lines(verdict))
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         lines += [f"{path} is written" for path in render(report, asked, output)]
     about = {"report": report.name, "targets": list(report.targets), "label": report.label}
     held = None if report.baseline is None else report.baseline.model_dump(mode="json")

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 COMMANDS = (
+    "init",
     *("run", "plan", "prune", "export", "evaluate", "report", "gate"),
     *("sweep", "table", "profile", "bisect", "compare", "verify", "doctor", "board", "ls", "validate", "schema"),
 )

@@ -48,7 +48,7 @@ def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
     problems: dict[str, list[str]] = {}
     for file in _all(files):
         try:
-            _check(file)
+            check_file(file)
             problems[str(file)] = []
         except UsageError as error:
             problems[str(file)] = list(error.args)
@@ -68,7 +68,8 @@ def _all(files: list[Path]) -> list[Path]:
     return found
 
 
-def _check(file: Path) -> None:
+def check_file(file: Path) -> None:
+    """Check one file of whatever kind its keys make it; all that is wrong with it is one UsageError."""
     recipe = partial(load_recipe, foresee=True, before=check_recipe)
     loaders: dict[str, Any] = {
         "recipe": recipe,

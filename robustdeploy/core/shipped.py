@@ -18,6 +18,13 @@ def shipped_folder(kind: ShippedKind) -> Path:
     return inside if inside.is_dir() else package.parent / kind
 
 
+def ci_folder() -> Path:
+    """Return the folder of CI jobs, ``examples/ci`` in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "_ci"
+    return inside if inside.is_dir() else package.parent / "examples" / "ci"
+
+
 def shipped_names(kind: ShippedKind) -> tuple[str, ...]:
     """Return the names that `load_recipe`, `load_target` or `load_comparison` knows without a path."""
     names = {path.stem for path in shipped_folder(kind).glob("*.yaml")}

@@ -12,6 +12,7 @@ from robustdeploy.core.files import sha256_of_file
 from robustdeploy.core.schema import schema_of
 
 COMMANDS = [
+    "init",
     "run",
     "plan",
     "prune",
