@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from robustdeploy.core.asked import recipe_for
 from robustdeploy.core.choices import choice_from
 from robustdeploy.core.complaint import did_you_mean
+from robustdeploy.core.corruptions import listed_corruptions
 from robustdeploy.core.factories import (
     TORCHVISION,
     check_factory_name,
@@ -33,6 +34,7 @@ from robustdeploy.core.rules import Prospect, too_few_problems
 from robustdeploy.core.start import check_same_net
 from robustdeploy.core.subject import PRUNED, Subject
 from robustdeploy.core.target import Target
+from robustdeploy.data.corruptions.protocol import check_shape
 from robustdeploy.data.find import find_source
 from robustdeploy.devices.profiles import kept_profile, profiles_beside
 from robustdeploy.engine.evaluations import evaluations_named
@@ -81,6 +83,8 @@ def check_asked(
     check_phases(recipe)
     check_data(recipe.data)
     check_baseline(recipe, runs)
+    if recipe.evaluate.corruptions:
+        check_shape(find_source(recipe.data).image_shape)
     check_latency(recipe, profiles_beside(runs) if profiles is None else profiles)
     run = Run(Run.folder_for(runs, recipe, name), recipe)
     if force or not (run.root / run.net_place / FILE_NAME).exists():
@@ -194,10 +198,11 @@ def check_budget(budget: Budget) -> None:
 
 
 def check_attacks(recipe: Recipe) -> None:
-    """Refuse an attack or a distance that stands twice with the same options."""
+    """Refuse an attack, a distance or a corruption that stands twice."""
     for name, chosen in (("attacks", recipe.evaluate.attacks), ("distances", recipe.evaluate.distances)):
         if twice := next((each for index, each in enumerate(chosen) if each in chosen[:index]), None):
             raise UsageError(f"evaluate.{name}: {twice.name} stands there twice with the same options; keep one")
+    listed_corruptions(recipe.evaluate.corruptions)
 
 
 def check_evaluable(run: Run, goal: Target, data: Path | None, precisions: Sequence[str] = ()) -> None:
@@ -262,7 +267,7 @@ def check_rules(
     """
     # To count the test images may read a large archive.
     asks = any(
-        METRICS[rule.metric].support in ("images", "curve", "distances", "features")
+        METRICS[rule.metric].support in ("images", "curve", "distances", "features", "corruptions")
         for rule in recipe.gate
         if rule.metric in METRICS
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,7 +61,7 @@ def compare(
         f"{scenario} of {subject}: {told.text if isinstance(told, comparison.Change) else told}"
         for subject, scenario, told in timed
     ]
-    lines += [f"{name} of {subject}: {told}" for subject, name, told, _ in pairs]
+    lines += list(_pair_lines(pairs))
     rows = found.rows if not across else [replace(row, attacked_alike=True) for row in found.rows]
     if any(_withheld(row) for row in rows):
         lines.append(
@@ -126,11 +126,24 @@ def _paired(
         name = " against ".join(dict.fromkeys((one.subject, other.subject)))
         ran, also = (paired.parts_in(r.measurements, each.subject) for r, each in ((first, one), (second, other)))
         shared = {attack: parts for attack, parts in ran.items() if also.get(attack) == parts}
-        told = paired.paired_changes(before / one.evaluation, after / other.evaluation, shared)
+        judged, too = (paired.corruptions_in(r.measurements, e.subject) for r, e in ((first, one), (second, other)))
+        both = {label: column for label, column in judged.items() if too.get(label) == column}
+        told = paired.paired_changes(before / one.evaluation, after / other.evaluation, shared, both)
         if isinstance(told, str):
             yield name, "accuracy", told, None
         else:
             yield from ((name, change.attack, change.text, change) for change in told)
+
+
+def _pair_lines(pairs: Sequence[tuple[str, str, str, PairedChange | None]]) -> Iterator[str]:
+    """Return a line for each pair; those of corruptions that show no change are counted, since there may be 75."""
+    quiet: dict[str, int] = {}
+    for subject, name, told, change in pairs:
+        if change is not None and change.corruption and not change.shown:
+            quiet[subject] = quiet.get(subject, 0) + 1
+        else:
+            yield f"{name} of {subject}: {told}"
+    yield from (f"{count} corruptions of {subject}: no change shown" for subject, count in quiet.items())
 
 
 def _names(first: Report, second: Report, before: Path, after: Path) -> dict[str, Report]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,6 +35,7 @@ from robustdeploy.cli.options import (
 )
 from robustdeploy.cli.result import show, table
 from robustdeploy.core.asked import check_targets, recipe_for
+from robustdeploy.core.corruptions import corruption_passes
 from robustdeploy.core.load import load_target
 from robustdeploy.data.find import looking_once
 from robustdeploy.engine.plan import Step
@@ -104,7 +105,11 @@ def plan(
         needed["drop"] = sizes.images_for_drop(drop)
         told = f"a build that loses {drop:.2%} of the images and gains none shows on {needed['drop']:,} test images"
         lines.append(f"{told}, with a chance of {sizes.POWER:.0%}")
-    document = {"run": str(run.root), "steps": [asdict(step) for step in steps], "images": needed}
+    passes = corruption_passes(loaded.evaluate.corruptions)
+    if passes:
+        lines.append(f"under corruptions each test image is scored {passes} times more, by each net in each place")
+    document: dict[str, Any] = {"run": str(run.root), "steps": [asdict(step) for step in steps], "images": needed}
+    document |= {"corruption_passes": passes}
     show([*_lines(str(run.root), steps), *lines], document, as_json)
 
 

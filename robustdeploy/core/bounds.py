@@ -12,6 +12,7 @@ from pydantic import Field
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Bits = Annotated[int, Field(ge=2, le=16)]
+Severity = Annotated[int, Field(ge=1, le=5)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Step = Annotated[float, Field(gt=0, le=1)]
 """In pixels of [0, 1]."""

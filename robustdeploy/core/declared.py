@@ -23,7 +23,7 @@ _TYPES: Mapping[str, Any] = {
     **{kind.__name__: kind for kind in (int, float, str, bool, list, tuple, dict, Path)},
     **{
         name: getattr(bounds, name)
-        for name in ("Bits", "Count", "Whole", "NotNegative", "Positive", "Rate", "Share", "Step")
+        for name in ("Bits", "Count", "Whole", "NotNegative", "Positive", "Rate", "Severity", "Share", "Step")
     },
     "LossName": bounds.LossName,
     "PlugIn": PlugIn,

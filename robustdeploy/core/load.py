@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from robustdeploy.core.builds import build_in, build_of
 from robustdeploy.core.comparison import Comparison
 from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean
+from robustdeploy.core.corruptions import listed_corruptions
 from robustdeploy.core.ensembles import listed
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.override import apply_override
@@ -343,6 +344,7 @@ def prospect_of(recipe: Recipe, registries: Registries = REGISTRIES) -> Prospect
         recipe,
         attacks,
         distances,
+        {each.name: each.severities for each in listed_corruptions(recipe.evaluate.corruptions, registries)},
         removes_channels=getattr(pruner, "removes_channels", True),
         pruned=recipe.budget.is_set or not getattr(pruner, "needs_budget", True),
     )

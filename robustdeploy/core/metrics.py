@@ -39,9 +39,9 @@ class Metric:
     high: float = math.inf
     limited_by: Literal["ops", "params", "memory"] | None = None
     """The limit of the budget that bounds it, so that a rule may say ``at_most: budget``."""
-    support: Literal["images", "curve", "distances", "features", "samples", "count"] = "images"
+    support: Literal["images", "curve", "distances", "features", "corruptions", "samples", "count"] = "images"
     """What a row's ``n`` counts: test images, those of the curve, those of which a distance was found, those whose
-    latent features were looked at, timed runs; ``count``: counted exactly, n is 1."""
+    latent features were looked at, those that were corrupted, timed runs; ``count``: counted exactly, n is 1."""
     bounded: bool = True
     """Whether its rows have an interval, or need none because they are exact."""
 
@@ -125,6 +125,43 @@ _ALL = (
         places=("torch",),
         attacked="always",
         support="features",
+    ),
+    Metric(
+        "accuracy_corrupted",
+        _SHARE,
+        "share right under a corruption at a severity, which `attack` names: `fog-3`; without it a rule asks all",
+        True,
+        _BOTH,
+        "always",
+        high=1,
+        support="corruptions",
+    ),
+    Metric(
+        "mean_corruption_accuracy",
+        _SHARE,
+        "its mean over all; with `attack` over one corruption, `fog`, or over one severity, `severity-3`",
+        True,
+        _BOTH,
+        "maybe",
+        high=1,
+        support="corruptions",
+    ),
+    Metric(
+        "worst_corruption_accuracy",
+        _SHARE,
+        "the mean over severities of the corruption where that is lowest, which its conditions name",
+        True,
+        _BOTH,
+        high=1,
+        support="corruptions",
+    ),
+    Metric(
+        "mean_corruption_error",
+        "of the dense net's",
+        "mCE: the error over all severities of a corruption, divided by the dense net's; mean over corruptions",
+        False,
+        _BOTH,
+        support="corruptions",
     ),
     Metric(
         "top1_agreement",

@@ -9,6 +9,7 @@ from itertools import combinations
 
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.complaint import Place, did_you_mean
+from robustdeploy.core.corruptions import severity_label
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.margin import held_by, margin_problem
 from robustdeploy.core.metrics import LATENCY_FRACTION, METRICS, Metric
@@ -28,6 +29,8 @@ CURVE_ATTACK = "pgd-10"
 _ROW = ("metric", "attack")
 _NETS = (PRUNED, DENSE, IMPORTED)
 USUAL_LATENCY = "latency_ms.p99"
+_BESIDE_DENSE = {LATENCY_FRACTION: "to take turns with", "mean_corruption_error": "to divide by"}
+"""Metrics that need the dense net, and what for."""
 _SCENARIO_OF: Mapping[str, Scenario] = {
     "latency_ms": "single-stream",
     **dict.fromkeys(("response_ms", "deadline_miss_fraction", "overrun_fraction"), "paced"),
@@ -160,6 +163,8 @@ class Prospect:
     """Labels of the recipe's attacks, and whether each asks what is deployed."""
     distances: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """Labels of the recipe's distances, each with its metric and how many images it looks at."""
+    corruptions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The recipe's corruptions by name, each with its severities."""
     removes_channels: bool = True
     """Whether the pruner makes the net smaller; else its budget counts what is not zero."""
     pruned: bool = True
@@ -202,39 +207,63 @@ def too_few_problems(rule: Rule, prospect: Prospect) -> Iterator[Problem]:
 
 
 def _missing_rows(rule: Rule, metric: Metric, prospect: Prospect) -> Iterator[Problem]:
-    recipe, attacks = prospect.recipe, prospect.attacks
+    recipe = prospect.recipe
     place: Place = ("metric",)
     yield from _missing_subjects(rule, prospect)
-    if metric.name == LATENCY_FRACTION and not (prospect.pruned and recipe.baseline):
+    if metric.name in _BESIDE_DENSE and not (prospect.pruned and recipe.baseline):
         why = "`baseline` is false" if prospect.pruned else "no budget asks for pruning"
-        yield place, f"{metric.name} is never measured: {why}, so there is no dense net to take turns with"
-    if metric.support == "curve" and not recipe.evaluate.eps_curve:
-        yield place, f"{metric.name} is never measured: evaluate.eps_curve is empty"
-    if metric.support == "distances":
-        if metric.name not in {name for name, _ in prospect.distances.values()}:
-            yield place, f"{metric.name} is never measured: no entry of evaluate.distances measures it"
-            return
-    elif metric.support == "features" and not recipe.evaluate.vulnerability:
-        yield place, f"{metric.name} is never measured: evaluate.vulnerability is false"
-    # Under `worst` there is a row even without attacks: it is then the clean one.
-    elif metric.attacked == "always" and metric.support != "curve" and not (_able(metric, attacks) or metric.worst):
-        kind = "gradient" if metric.support == "features" else "query"
-        yield place, f"{metric.name} is never measured: evaluate.attacks holds no {kind} attack"
+        yield place, f"{metric.name} is never measured: {why}, so there is no dense net {_BESIDE_DENSE[metric.name]}"
+    if why := _never(metric, prospect):
+        yield place, f"{metric.name} is never measured: {why}"
+        return
     if rule.class_name is not None and prospect.classes and rule.class_name not in prospect.classes:
         near = did_you_mean(rule.class_name, prospect.classes)
         yield ("class_name",), f"the data set has no class '{rule.class_name}'{near}"
     if rule.attack in (None, "worst"):
         return
-    own = [*_able(metric, attacks), *(["worst"] if metric.worst else [])]
-    labels = [CURVE_ATTACK] if metric.support == "curve" else own
-    if metric.support == "distances":
-        labels = [label for label, (name, _) in prospect.distances.items() if name == metric.name]
+    noun, labels = _labels(metric, prospect)
     if rule.attack not in labels:
-        near, noun = did_you_mean(str(rule.attack), labels), "distance" if metric.support == "distances" else "attack"
+        near = did_you_mean(str(rule.attack), labels)
         yield (
             ("attack",),
             f"the recipe runs no {noun} '{rule.attack}'{near} (its {noun}s: {', '.join(labels) or 'none'})",
         )
+
+
+def _never(metric: Metric, prospect: Prospect) -> str:
+    """Say why a recipe's evaluation never gives a metric; nothing where it does."""
+    evaluate = prospect.recipe.evaluate
+    if metric.support == "curve":
+        return "" if evaluate.eps_curve else "evaluate.eps_curve is empty"
+    if metric.support == "distances":
+        measured = {name for name, _ in prospect.distances.values()}
+        return "" if metric.name in measured else "no entry of evaluate.distances measures it"
+    if metric.support == "corruptions":
+        return "" if prospect.corruptions else "evaluate.corruptions is empty"
+    if metric.support == "features" and not evaluate.vulnerability:
+        return "evaluate.vulnerability is false"
+    # Under `worst` there is a row even without attacks: it is then the clean one.
+    if metric.attacked == "always" and not (_able(metric, prospect.attacks) or metric.worst):
+        return f"evaluate.attacks holds no {'gradient' if metric.support == 'features' else 'query'} attack"
+    return ""
+
+
+def _labels(metric: Metric, prospect: Prospect) -> tuple[str, list[str]]:
+    """Return what the rows of a metric are told apart by, and what there will be of it."""
+    if metric.support == "curve":
+        return "attack", [CURVE_ATTACK]
+    if metric.support == "distances":
+        return "distance", [label for label, (name, _) in prospect.distances.items() if name == metric.name]
+    if metric.support == "corruptions":
+        return "corruption", _corruption_labels(metric, prospect.corruptions)
+    return "attack", [*_able(metric, prospect.attacks), *(["worst"] if metric.worst else [])]
+
+
+def _corruption_labels(metric: Metric, corruptions: Mapping[str, tuple[int, ...]]) -> list[str]:
+    if metric.attacked == "always":
+        return [f"{name}-{severity}" for name, severities in corruptions.items() for severity in severities]
+    severities = sorted({severity for its in corruptions.values() for severity in its})
+    return [*corruptions, *map(severity_label, severities)]
 
 
 def _able(metric: Metric, attacks: Mapping[str, bool]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from robustdeploy.core.archive import Arrays, arrays_from, check_arrays
+from robustdeploy.core.corruptions import listed_corruptions
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.recipe import Recipe
@@ -29,6 +30,13 @@ from robustdeploy.evaluate.attack import (
     in_order,
 )
 from robustdeploy.evaluate.box import violations
+from robustdeploy.evaluate.corruptions import (
+    Corrupted,
+    corrupted_in,
+    corrupted_on_host,
+    corruption_arrays,
+    shapes_of_corrupted,
+)
 from robustdeploy.evaluate.curve import curve_found, first_images, radii
 from robustdeploy.evaluate.distances import (
     Reach,
@@ -86,6 +94,8 @@ class HostAttacks:
     """By the distance's label; always of the net in float32."""
     moves: Mapping[str, Moves]
     """By the attack's label: how far latent features are moved; always of the net in float32."""
+    corrupted: Mapping[str, Corrupted]
+    """By the corruption's name."""
 
 
 def attack_net(
@@ -135,7 +145,7 @@ def _found(net: Attacked, recipe: Recipe, bench: Bench, host: HostNet) -> Arrays
     if recipe.evaluate.vulnerability:
         gradients = {a.label: found[a.label] for a in adversaries if not a.asks}
         arrays |= moves_arrays(find_moves(bench, host, gradients) if before is None else before.moves)
-    return arrays
+    return arrays | corruption_arrays(corrupted_on_host(bench, host, recipe))
 
 
 def _found_on(
@@ -194,7 +204,11 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
         attacks[label] = replace(attacks[label], substituted=_substituted(arrays, path, label))
     looked = [a.label for a in adversaries if not a.asks] if recipe.evaluate.vulnerability else []
     moves = {label: moves_in(arrays, label, len(test.ids), path) for label in looked}
-    return HostAttacks(arrays["predictions"], attacks, curve, distances, moves)
+    corrupted = {}
+    for corruption in listed_corruptions(recipe.evaluate.corruptions):
+        _check(arrays, path, shapes_of_corrupted(corruption), len(test.ids))
+        corrupted[corruption.name] = corrupted_in(arrays, corruption.name)
+    return HostAttacks(arrays["predictions"], attacks, curve, distances, moves, corrupted)
 
 
 def _check(arrays: Arrays, path: Path, wanted: Mapping[str, tuple[str, tuple[int, ...]]], count: int) -> None:

@@ -18,6 +18,7 @@ from robustdeploy.onboard.draws import Draws, key
 _MOST_SAMPLES = 10**9
 _BOOTSTRAP_DRAWS = 2000
 BOOTSTRAP = f"bootstrap of the mean, BCa, {_BOOTSTRAP_DRAWS:,} draws, 95 %"
+RATIOS = f"bootstrap of the ratios over the images, percentiles, {_BOOTSTRAP_DRAWS:,} draws, 95 %"
 
 
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -112,11 +113,7 @@ def bootstrap_mean(
     spread = float(np.square(centred).sum())
     if len(values) == 1 or spread <= len(values) * (1e-12 * abs(mean)) ** 2:
         return mean, mean, mean  # they do not differ
-    means = np.empty(draws)
-    for start in range(0, draws, 100):  # a hundred at a time, since the test set may be large
-        ids = np.arange(start, min(start + 100, draws))
-        chosen = (Draws(key(seed, "bootstrap"), ids).uniform(0, len(values)) * len(values)).astype(np.int64)
-        means[ids] = values[chosen].mean(1)
+    means = _resampled(values, seed, draws)
     # The bias, and the skewness by the jackknife, which for a mean is in closed form.
     below = (np.sum(means < mean) + np.sum(means == mean) / 2) / draws
     bias = _normal_quantile(min(max(below, 0.5 / draws), 1 - 0.5 / draws))
@@ -128,6 +125,38 @@ def bootstrap_mean(
 
     tail = (1 - confidence) / 2
     return mean, min(mean, bound(tail)), max(mean, bound(1 - tail))
+
+
+def bootstrap_ratios(
+    values: npt.NDArray[np.float64], others: npt.NDArray[np.float64], seed: int, draws: int = _BOOTSTRAP_DRAWS
+) -> tuple[float, float | None, float | None]:
+    """Return the mean over columns of the ratio of two sums, and its two-sided 95 % interval by percentiles.
+
+    Rows are images, the same in both, and are drawn together. There is no interval where so many draws have a divisor
+    of 0 that a bound would be infinite. The same ``seed`` gives the same interval.
+    """
+    if not (others.sum(0) > 0).all():
+        raise ValueError("a ratio needs a divisor above 0")
+
+    def ratios(sums: npt.NDArray[np.float64], divisors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        each = np.divide(sums, divisors, out=np.full(sums.shape, np.inf), where=divisors > 0)
+        means: npt.NDArray[np.float64] = each.mean(-1)
+        return means
+
+    drawn = ratios(_resampled(values, seed, draws), _resampled(others, seed, draws))
+    low, high = (float(np.quantile(drawn, share, method="nearest")) for share in (0.025, 0.975))
+    value = float(ratios(values.mean(0), others.mean(0)))
+    return (value, min(low, value), max(high, value)) if math.isfinite(high) else (value, None, None)
+
+
+def _resampled(values: npt.NDArray[np.float64], seed: int, draws: int) -> npt.NDArray[np.float64]:
+    """Return the means over as many rows of ``values`` as there are, drawn again and again with replacement."""
+    means = np.empty((draws, *values.shape[1:]))
+    for start in range(0, draws, 100):  # a hundred at a time, since the test set may be large
+        ids = np.arange(start, min(start + 100, draws))
+        chosen = (Draws(key(seed, "bootstrap"), ids).uniform(0, len(values)) * len(values)).astype(np.int64)
+        means[ids] = values[chosen].mean(1)
+    return means
 
 
 def mcnemar_exact(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:

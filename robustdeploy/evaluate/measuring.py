@@ -41,6 +41,7 @@ from robustdeploy.evaluate.attack import (
 )
 from robustdeploy.evaluate.challenge import challenge_diagnostic, challenged
 from robustdeploy.evaluate.classes import class_rows, one_class_diagnostic
+from robustdeploy.evaluate.corruptions import UnderCorruptions, corrupted_on_boards
 from robustdeploy.evaluate.curve import curve_rows
 from robustdeploy.evaluate.diagnostics import HostFindings, diagnose, scores_respond
 from robustdeploy.evaluate.distances import distance_diagnostics, distance_rows
@@ -68,6 +69,7 @@ from robustdeploy.onboard.engine import Files
 from robustdeploy.onboard.types import Bytes, Labels, Scores
 from robustdeploy.train.facts import PRINTS_FILE
 
+_DENSE = Subject(DENSE, FP32, TORCH)
 LOOKED_AT = 256
 """Test images at which gradients and scores are looked at: whether they are there, and tell of the net."""
 
@@ -142,9 +144,13 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     # From what was stored: gradients are followed on the host once for all targets.
     subject, limits = request.subject, request.limits
     curve = curve_rows(bench, found.curve, fleet, recipe, (subject, request.reference))
+    corrupted = corrupted_on_boards(bench, fleet, recipe, found.corrupted)
     latency, first = timed.finish(), opened[fleet.boards[0]]
     on_board = [row for row in curve if row.subject == str(subject)]
     in_torch = _in_float32(subject, found, dense)
+    judged = {subject: corrupted, request.reference: found.corrupted}
+    judged |= {} if dense is None else {_DENSE: dense.corrupted}
+    under = UnderCorruptions(request.test.labels, request.test.images.shape[1:], recipe.seed, bench.batch, judged)
     classes = len(request.classes)
     settings = settings_of(adversaries, classes)
     checks = (
@@ -164,6 +170,7 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
             *accuracy_rows(outcomes, settings, subject, request.reference),
             *class_rows(outcomes, request.classes, subject),
             *curve,
+            *under.rows(recipe, _DENSE),
             *(row for its, each in in_torch.items() for row in _means_in_torch(each, recipe.seed, its)),
             *request.extra_rows,
             *timed.rows(latency, subject),
@@ -174,7 +181,13 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
         ),
         figures=figures_from(outcomes, recipe.threat, request.classes, latency, subject),
     )
-    _keep(work, outcomes, {"facts": {**first.facts, **fleet.deeds()}, "timings": timings_record(latency)}, rows)
+    _keep(
+        work,
+        outcomes,
+        under.arrays(subject, request.reference),
+        {"facts": {**first.facts, **fleet.deeds()}, "timings": timings_record(latency)},
+        rows,
+    )
     reading = reading_facts(request.reading, "test_")
     return BoardRecord(engine=first.engine, n=len(request.test.ids), reading=reading)
 
@@ -195,10 +208,10 @@ def _challenged(request: Request, opened: Mapping[Board, Opened], board: Board) 
     return challenged(board, request.onnx, request.test.images, request.limits.another)
 
 
-def _keep(work: Work, outcomes: Outcomes, told: Mapping[str, Any], rows: EvaluationRows) -> None:
+def _keep(work: Work, outcomes: Outcomes, more: Arrays, told: Mapping[str, Any], rows: EvaluationRows) -> None:
     """Write what was found and measured into the stage's folder."""
     # Images and labels as well as predictions: whoever doubts an accuracy can score the images again.
-    outcomes.save(work.folder / "outcomes.npz")
+    outcomes.save(work.folder / "outcomes.npz", more)
     for name, content in {**told, "rows": rows.model_dump(mode="json")}.items():
         atomic_write_json(work.folder / f"{name}.json", content)
     work.keep("outcomes.npz", "facts.json", "timings.json", "rows.json")
@@ -216,7 +229,7 @@ def _in_float32(subject: Subject, found: HostAttacks, dense: HostAttacks | None)
 
     Distances and the vulnerability of features are measured on the nets in float32 alone.
     """
-    beside = {} if dense is None else {Subject(DENSE, FP32, TORCH): dense}
+    beside = {} if dense is None else {_DENSE: dense}
     return {Subject(subject.net, FP32, TORCH): found, **beside}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -116,8 +117,11 @@ class Outcomes:
         worst: Bits = np.logical_and.reduce([clean, *bits])
         return worst
 
-    def save(self, path: Path) -> None:
-        """Write all of it to an npz file; per attack there are ``<attack>/images`` and ``<attack>/predictions``."""
+    def save(self, path: Path, more: Mapping[str, npt.NDArray[Any]] = {}) -> None:
+        """Write all of it to an npz file; per attack there are ``<attack>/images`` and ``<attack>/predictions``.
+
+        ``more`` are arrays of other kinds of evidence, by names of their own.
+        """
         arrays: dict[str, npt.NDArray[Any]] = {
             "ids": self.ids,
             "images": self.images,
@@ -136,4 +140,4 @@ class Outcomes:
         for attack in self.dense_attacks:
             arrays[f"dense/{attack.label}/images"] = attack.images
             arrays[f"dense/{attack.label}/predictions"] = attack.host
-        atomic_write_bytes(path, npz_from(arrays))
+        atomic_write_bytes(path, npz_from({**arrays, **more}))

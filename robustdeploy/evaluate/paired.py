@@ -28,6 +28,8 @@ _SAME = ("ids", "labels", "images")
 
 Parts = Mapping[str, Sequence[str]]
 """Attacks by the name of their row, each with the attacks whose worst case it is; mostly that is itself."""
+Columns = Mapping[str, tuple[str, int]]
+"""Corruptions at a severity by the name of their row, each with the corruption and the column of that severity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +37,22 @@ class PairedChange(Paired):
     """One accuracy after less before, on the same images."""
 
     attack: str
-    """Label of the attack; ``clean`` for the images as they are, ``worst`` for all attacks that both sides ran."""
+    """Label of the attack or the corruption; ``clean`` for the images as they are, ``worst`` for all attacks that both
+    sides ran."""
     limit: float
     """What p must be below."""
+    corruption: bool = False
+    """Whether it is under a corruption and not under an attack."""
+
+    @property
+    def shown(self) -> bool:
+        """Whether chance does not explain it."""
+        return self.p < self.limit
 
     @property
     def text(self) -> str:
         """The change as one sentence."""
-        verdict = "no change shown" if self.p >= self.limit else "lower" if self.difference < 0 else "higher"
+        verdict = "no change shown" if not self.shown else "lower" if self.difference < 0 else "higher"
         interval = f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
         return (
             f"{verdict}: {100 * self.difference:+.1f} points ({interval}), {self.lost} lost and {self.gained} gained "
@@ -50,17 +60,30 @@ class PairedChange(Paired):
         )
 
 
-def paired_changes(before: Path, after: Path, attacks: Parts) -> tuple[PairedChange, ...] | str:
-    """Pair the outcomes in two evaluation folders by image, under ``attacks`` that both ran.
+def paired_changes(
+    before: Path, after: Path, attacks: Parts, corruptions: Mapping[str, tuple[str, int]] = {}
+) -> tuple[PairedChange, ...] | str:
+    """Pair the outcomes in two evaluation folders by image, under ``attacks`` and ``corruptions`` that both had.
 
-    A text says why they cannot be paired.
+    Attacks are one family of tests and corruptions another, so that asking for these hides nothing of those. A text
+    says why they cannot be paired.
     """
     paths = [folder / "outcomes.npz" for folder in (before, after)]
     sides = [read_outcomes(path) for path in paths]
     if told := not_of_the_same_images(sides, paths):
         return f"not paired: {told}"
     found = [right_in(side, attacks, str(path)) for side, path in zip(sides, paths, strict=True)]
-    return tuple(_changes(*found))
+    if not corruptions:
+        return tuple(_changes(found[0], found[1]))
+    prints = [_columns(side, corruptions, "prints", str(path)) for side, path in zip(sides, paths, strict=True)]
+    if any(not np.array_equal(its, prints[1][name]) for name, its in prints[0].items()):
+        return "not paired: their corrupted images are not the same"
+    right = []
+    for side, path in zip(sides, paths, strict=True):
+        labels = array_in(side, "labels", str(path))
+        under = _columns(side, corruptions, "predictions", str(path))
+        right.append({name: said == labels for name, said in under.items()})
+    return (*_changes(found[0], found[1]), *_changes(right[0], right[1], corruption=True))
 
 
 def not_of_the_same_images(sides: Sequence[Arrays], paths: Sequence[Path]) -> str:
@@ -72,10 +95,16 @@ def not_of_the_same_images(sides: Sequence[Arrays], paths: Sequence[Path]) -> st
     return ""
 
 
-def _changes(before: Mapping[str, Bits], after: Mapping[str, Bits]) -> Iterator[PairedChange]:
+def _columns(arrays: Arrays, corruptions: Columns, part: str, where: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Return one array of each corruption at a severity."""
+    names = {name: (array_in(arrays, f"corruption-{of}/{part}", where), at) for name, (of, at) in corruptions.items()}
+    return {name: array[:, column] for name, (array, column) in names.items()}
+
+
+def _changes(before: Mapping[str, Bits], after: Mapping[str, Bits], corruption: bool = False) -> Iterator[PairedChange]:
     limit = ERROR / len(before)
     for name, old in before.items():
-        yield PairedChange(**vars(paired(old, after[name])), attack=name, limit=limit)
+        yield PairedChange(**vars(paired(old, after[name])), attack=name, limit=limit, corruption=corruption)
 
 
 def read_outcomes(path: Path) -> Arrays:
@@ -90,6 +119,15 @@ def parts_in(measurements: Iterable[Measurement], subject: str) -> Parts:
     rows = (row for row in measurements if row.subject == subject and row.metric == "robust_accuracy")
     # In an ensemble a part counts what those before it broke.
     return {str(row.attack): row.conditions.get("worst_of", [row.attack]) for row in rows if row.attack != WORST}
+
+
+def corruptions_in(measurements: Iterable[Measurement], subject: str) -> Columns:
+    """Return the corruptions of a report on one subject at each severity, with where their outcomes stand."""
+    rows = [row for row in measurements if row.subject == subject and row.metric == "accuracy_corrupted"]
+    columns: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: row.conditions.get("severity", 0)):
+        columns.setdefault(str(row.conditions.get("corruption")), []).append(str(row.attack))
+    return {label: (name, column) for name, labels in columns.items() for column, label in enumerate(labels)}
 
 
 def right_in(arrays: Arrays, attacks: Parts, where: str) -> dict[str, Bits]:

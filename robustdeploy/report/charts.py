@@ -84,6 +84,20 @@ def queries_chart(curves: Sequence[Curve]) -> str:
     return _plot("queries-chart", title, curves, styles, place, ticks, lambda x: f"after {x:,.0f} queries")
 
 
+def severities_chart(curves: Sequence[Curve], styles: Styles) -> str:
+    """Draw mean accuracy under corruptions over their severity; nothing where that is one."""
+    levels = _abscissae(curves)
+    if len(levels) < 2:
+        return ""
+
+    def place(severity: float) -> float:
+        return (severity - levels[0]) / (levels[-1] - levels[0])
+
+    ticks = [(place(x), f"{x:.0f}") for x in levels]
+    title = "Accuracy under corruptions over their severity"
+    return _plot("severities-chart", title, curves, styles, place, ticks, lambda x: f"at severity {x:.0f}")
+
+
 _TOP, _BOTTOM = 30.0, 250.0
 
 

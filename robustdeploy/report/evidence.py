@@ -17,6 +17,7 @@ _ACCURACY = ("clean_accuracy", "robust_accuracy")
 BALANCE = ("balanced_clean_accuracy", "balanced_robust_accuracy", "majority_baseline")
 """Rows that show what a large class hides."""
 _AGREEMENT = ("top1_agreement", "parity_max_abs")
+_WORST_CORRUPTION = ("worst_corruption_accuracy", "mean_corruption_error")
 _TIMES = ("latency_ms", "response_ms")
 _PERCENTILES = ("p50", "p90", "p99", "p99.9")
 _UNITS = {"s": "s", "ms": "ms", "us": "µs", "ns": "ns", "mhz": "MHz", "khz": "kHz", "c": "°C", "w": "W", "mb": "MB"}
@@ -77,6 +78,14 @@ class Evidence:
     """What stood after how many queries, by subject and attack."""
     distances: Rows
     """How far the nearest wrong image is, in torch."""
+    corruptions: tuple[AttackLine, ...]
+    """Mean accuracy under each corruption, then under all."""
+    severities: tuple[Curve, ...]
+    """The same under all of them, over their severity."""
+    worst_corruption: Rows
+    """Where that is lowest, and how errors are beside the dense net's."""
+    corrupted: Rows
+    """Accuracy under each corruption at each severity."""
     balance: Rows
     classes: tuple[ClassLine, ...]
     """From the class of lowest accuracy in the worst case on."""
@@ -116,6 +125,12 @@ DISTANCES_NOTE = (
 )
 
 
+CORRUPTIONS_NOTE = (
+    "Share of images labelled right once weather, optics, sensors or storage have changed them (Hendrycks and "
+    "Dietterich 2019), mean over the severities. No attacker is in it, and it says nothing of one."
+)
+
+
 def evidence_from(report: Report) -> Evidence:
     """Sort the rows of ``report`` into the sections of the page."""
     # Sections take their rows out of this list. What is left is shown as well, so that no row can get lost.
@@ -130,6 +145,7 @@ def evidence_from(report: Report) -> Evidence:
     after = _take(left, _after_queries)
     by_class = _take(left, lambda row: row.metric in ("class_clean_accuracy", "class_robust_accuracy"))
     percentiles = _take(left, lambda row: row.metric in [f"{kind}.{p}" for kind in _TIMES for p in _PERCENTILES])
+    means, severities = _corruptions(left, subjects)
     return Evidence(
         subjects=subjects,
         accuracy=accuracy,
@@ -137,6 +153,10 @@ def evidence_from(report: Report) -> Evidence:
         radii=radii,
         queries=tuple(sorted(after, key=lambda row: (row.subject, row.attack or "", row.conditions["queries"]))),
         distances=_take(left, lambda row: row.metric in METRICS and METRICS[row.metric].support == "distances"),
+        corruptions=means,
+        severities=severities,
+        worst_corruption=_take(left, lambda row: row.metric in _WORST_CORRUPTION),
+        corrupted=_take(left, lambda row: row.metric == "accuracy_corrupted"),
         balance=_take(left, lambda row: row.metric in BALANCE),
         classes=_classes(by_class),
         percentiles=tuple(sorted(percentiles, key=_percentile)),
@@ -264,6 +284,22 @@ def _curves(left: list[Measurement], subjects: Sequence[str]) -> tuple[tuple[Cur
     radii = tuple(_radius(eps, found[eps]) for eps in sorted(found))
     series = {name: tuple((r.eps, r.rows[name]) for r in radii if name in r.rows) for name in subjects}
     return tuple(Curve(name, points) for name, points in series.items() if points), radii
+
+
+def _corruptions(left: list[Measurement], subjects: Sequence[str]) -> tuple[tuple[AttackLine, ...], tuple[Curve, ...]]:
+    """Take mean accuracies under corruptions: a line for each and one for all, and a curve over the severity."""
+    rows = _take(left, lambda row: row.metric == "mean_corruption_accuracy" and row.subject in subjects)
+    lines: dict[str, dict[str, Measurement]] = {}
+    points: dict[str, dict[float, Measurement]] = {name: {} for name in subjects}
+    for row in rows:
+        word, _, level = (row.attack or "").partition("-")
+        if word == "severity" and level.isdecimal():
+            points[row.subject].setdefault(float(level), row)
+        else:
+            lines.setdefault(row.attack or "all", {}).setdefault(row.subject, row)
+    ordered = sorted(lines.items(), key=lambda line: line[0] == "all")
+    curves = (Curve(name, tuple(sorted(its.items(), key=lambda point: point[0]))) for name, its in points.items())
+    return tuple(AttackLine(name, "", "", its) for name, its in ordered), tuple(c for c in curves if c.points)
 
 
 def _radius(eps: float, rows: Mapping[str, Measurement]) -> Radius:

@@ -6,7 +6,8 @@ from robustdeploy.core.report import Measurement
 
 SHARES = frozenset({"fraction", "share", "proportion"})
 """Units whose values lie in [0, 1] and are shown in percent."""
-_NORMS = ("l2", "linf")
+_OF_IMAGES = ("l2", "linf", "of the dense net's")
+"""Other units of what is measured on images."""
 
 
 def quantity(value: float, unit: str, digits: int = 1) -> str:
@@ -64,7 +65,7 @@ def confidence(row: Measurement) -> float:
 
 def samples(row: Measurement) -> str:
     """Write on how many samples a row rests: images where a share of them, or how far they are moved, is meant."""
-    noun = "image" if row.unit in SHARES or row.unit in _NORMS else "sample"
+    noun = "image" if row.unit in SHARES or row.unit in _OF_IMAGES else "sample"
     return f"{row.n:,} {noun}{'' if row.n == 1 else 's'}"
 
 

@@ -46,6 +46,7 @@ KINDS = {
     "substitutes": ["substitute"],
     "ensembles": ["all_of_them"],
     "distances": ["deepfool", "cw"],
+    "corruptions": ["fog", "jpeg"],
     "backends": ["onnxruntime", "null"],
     "pruners": ["masks"],
     "tasks": ["fastat", "pgd_at"],

@@ -148,6 +148,9 @@ FAR = changed(
 SQUARE = Choice(name="square", options={"queries": 9})
 ASKED = changed(evaluate=Evaluate(attacks=(SQUARE,), vulnerability=True))
 MOVED = changed(evaluate=Evaluate(attacks=(SQUARE, Choice(name="pgd", options={"steps": 5})), vulnerability=True))
+FOGGY = changed(
+    evaluate=Evaluate(corruptions=(Choice(name="fog", options={"severities": [1, 3]}), Choice(name="jpeg")))
+)
 MASKED = changed(prune=Choice(name="weights"))
 
 
@@ -198,6 +201,25 @@ MASKED = changed(prune=Choice(name="weights"))
             MOVED,
             {},
             r"runs no attack 'square-9' \(its attacks: pgd-5\)",
+        ),
+        ({"metric": "accuracy_corrupted", "at_least": 0.1}, RECIPE, {}, "evaluate.corruptions is empty"),
+        (
+            {"metric": "accuracy_corrupted", "attack": "fog-2", "at_least": 0.1},
+            FOGGY,
+            {},
+            r"runs no corruption 'fog-2'; did you mean 'fog-[13]'\? \(its corruptions: fog-1, fog-3, jpeg-1, ",
+        ),
+        (
+            {"metric": "mean_corruption_accuracy", "attack": "severity-6", "at_least": 0.1},
+            FOGGY,
+            {},
+            "runs no corruption 'severity-6'; did you mean 'severity-",
+        ),
+        (
+            {"metric": "mean_corruption_error", "at_most": 1.1},
+            FOGGY.model_copy(update={"baseline": False}),
+            {},
+            "`baseline` is false, so there is no dense net to divide by",
         ),
         (
             {"metric": "r2_deepfool", "attack": "deepfool-bx", "at_least": 0.1},

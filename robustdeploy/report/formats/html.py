@@ -41,12 +41,14 @@ class Html:
             data=evidence.flat(report.data),
             queries_note=evidence.QUERIES_NOTE,
             distances_note=evidence.DISTANCES_NOTE,
+            corruptions_note=evidence.CORRUPTIONS_NOTE,
             zeros=nonzero.nonzero_note(report),
             conditions=evidence.shared_conditions(sorted_rows.percentiles + sorted_rows.latency),
             charts={
                 "accuracy": charts.accuracy_chart(sorted_rows.accuracy, styles),
                 "curve": charts.curve_chart(sorted_rows.curves, report.threat.eps, styles),
                 "queries": charts.queries_chart(sorted_rows.query_curves),
+                "severities": charts.severities_chart(sorted_rows.severities, styles),
                 "budget": charts.budget_chart(report.budget),
             },
         )

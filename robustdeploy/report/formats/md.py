@@ -41,6 +41,7 @@ class Markdown:
             _curve(rows),
             _queries(rows),
             _distances(rows),
+            _corruptions(rows),
             _classes(rows),
             _latency(rows),
             _layers(report),
@@ -153,6 +154,22 @@ def _distances(rows: evidence.Evidence) -> list[str]:
     head = ("Metric", "Subject", "Distance", "Mean", "Interval", "n", "Conditions")
     lines = ((*_row(r), evidence.conditions_text(r.conditions)) for r in rows.distances)
     return ["## Distances", "", escaped(evidence.DISTANCES_NOTE), "", *_table(head, lines)]
+
+
+def _corruptions(rows: evidence.Evidence) -> list[str]:
+    """Means, and folded away what they are of: fifteen corruptions at five severities."""
+    if not rows.corruptions:
+        return []
+    means = ((a.label, *(_cell(a.rows.get(s)) for s in rows.subjects)) for a in rows.corruptions)
+    beside = ((*_row(r), r.conditions.get("corruption")) for r in rows.worst_corruption)
+    each = ((*_row(r), evidence.conditions_text(r.conditions)) for r in rows.corrupted)
+    head = ("Metric", "Subject", "Corruption", "Value", "Interval", "n")
+    return [
+        *("## Accuracy under corruptions", "", escaped(evidence.CORRUPTIONS_NOTE), ""),
+        *_table(("Corruption", *rows.subjects), means),
+        *_table((*head, "Lowest under"), beside),
+        *("<details><summary>Each severity</summary>", "", *_table((*head, "Conditions"), each), "</details>", ""),
+    ]
 
 
 def _classes(rows: evidence.Evidence) -> list[str]:
