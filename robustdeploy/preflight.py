@@ -198,8 +198,9 @@ def check_budget(budget: Budget) -> None:
 
 
 def check_attacks(recipe: Recipe) -> None:
-    """Refuse an attack, a distance or a corruption that stands twice."""
-    for name, chosen in (("attacks", recipe.evaluate.attacks), ("distances", recipe.evaluate.distances)):
+    """Refuse an attack, a distance, a patch or a corruption that stands twice."""
+    its = recipe.evaluate
+    for name, chosen in (("attacks", its.attacks), ("distances", its.distances), ("patches", its.patches)):
         if twice := next((each for index, each in enumerate(chosen) if each in chosen[:index]), None):
             raise UsageError(f"evaluate.{name}: {twice.name} stands there twice with the same options; keep one")
     listed_corruptions(recipe.evaluate.corruptions)
@@ -267,7 +268,7 @@ def check_rules(
     """
     # To count the test images may read a large archive.
     asks = any(
-        METRICS[rule.metric].support in ("images", "curve", "distances", "features", "corruptions")
+        METRICS[rule.metric].support in ("images", "curve", "distances", "features", "patches", "corruptions")
         for rule in recipe.gate
         if rule.metric in METRICS
     )

@@ -34,6 +34,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "ensembles": Kind("ensemble", "robustdeploy.evaluate.ensembles", "robustdeploy.ensembles"),
     "distances": Kind("distance", "robustdeploy.attacks.distance", "robustdeploy.distances", heavy=True),
+    "patches": Kind("patch attack", "robustdeploy.attacks.patches", "robustdeploy.patches", heavy=True),
     "corruptions": Kind("corruption", "robustdeploy.data.corruptions", "robustdeploy.corruptions"),
     "backends": Kind("backend", "robustdeploy.onboard.backends", "robustdeploy.backends"),
     "pruners": Kind("pruner", "robustdeploy.prune", "robustdeploy.pruners", heavy=True),

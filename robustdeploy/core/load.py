@@ -15,6 +15,7 @@ from robustdeploy.core.corruptions import listed_corruptions
 from robustdeploy.core.ensembles import listed
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.override import apply_override
+from robustdeploy.core.patches import listed_patches
 from robustdeploy.core.plain import plain, value_at
 from robustdeploy.core.plug_in_fields import PlugInField, plug_in_places
 from robustdeploy.core.published import Published
@@ -344,6 +345,7 @@ def prospect_of(recipe: Recipe, registries: Registries = REGISTRIES) -> Prospect
         recipe,
         attacks,
         distances,
+        tuple(label for label, _ in listed_patches(recipe.evaluate.patches, registries)),
         {each.name: each.severities for each in listed_corruptions(recipe.evaluate.corruptions, registries)},
         removes_channels=getattr(pruner, "removes_channels", True),
         pruned=recipe.budget.is_set or not getattr(pruner, "needs_budget", True),

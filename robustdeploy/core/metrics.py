@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 Place = Literal["torch", "target"]
 """The host's reference, or wherever a net is deployed."""
+Support = Literal["images", "curve", "distances", "features", "patches", "corruptions", "samples", "count"]
 _BOTH: Final[tuple[Place, ...]] = ("torch", "target")
 _DEPLOYED: Final[tuple[Place, ...]] = ("target",)
 _SHARE = "fraction"
@@ -39,9 +40,10 @@ class Metric:
     high: float = math.inf
     limited_by: Literal["ops", "params", "memory"] | None = None
     """The limit of the budget that bounds it, so that a rule may say ``at_most: budget``."""
-    support: Literal["images", "curve", "distances", "features", "corruptions", "samples", "count"] = "images"
+    support: Support = "images"
     """What a row's ``n`` counts: test images, those of the curve, those of which a distance was found, those whose
-    latent features were looked at, those that were corrupted, timed runs; ``count``: counted exactly, n is 1."""
+    latent features were looked at, those with a patch, those that were corrupted, timed runs; ``count``: counted
+    exactly, n is 1."""
     bounded: bool = True
     """Whether its rows have an interval, or need none because they are exact."""
 
@@ -125,6 +127,16 @@ _ALL = (
         places=("torch",),
         attacked="always",
         support="features",
+    ),
+    Metric(
+        "patch_accuracy",
+        _SHARE,
+        "share right as they are and with a square of the image filled by the patch attack that `attack` names",
+        True,
+        _BOTH,
+        "always",
+        high=1,
+        support="patches",
     ),
     Metric(
         "accuracy_corrupted",
@@ -279,5 +291,5 @@ LATENCY_FRACTION: Final = "latency_fraction"
 METRICS: Final[Mapping[str, Metric]] = {metric.name: metric for metric in _ALL}
 """Every metric by its name, in the order of the documentation."""
 
-ROBUST_METRICS: Final = tuple(name for name in METRICS if "robust" in name)
+ROBUST_METRICS: Final = tuple(name for name in METRICS if "robust" in name or name == "patch_accuracy")
 """What a weak attack flatters."""

@@ -229,6 +229,8 @@ class Evaluate(Noun):
     """What measures, in torch, how far an image must be moved to be labelled wrong; each says on how many images."""
     vulnerability: bool = False
     """Also measure, in torch, by how much each attack that follows gradients moves the net's latent features."""
+    patches: tuple[Annotated[PlugIn, Of("patches")], ...] = ()
+    """Attacks that fill a square of an image and leave all else; a threat of their own, beside the ℓ∞ ball."""
     corruptions: tuple[Annotated[PlugIn, Of("corruptions")], ...] = ()
     """What weather, optics, sensors and storage do to the test images, to judge them so too; ``all`` is fifteen."""
 

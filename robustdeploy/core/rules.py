@@ -163,6 +163,8 @@ class Prospect:
     """Labels of the recipe's attacks, and whether each asks what is deployed."""
     distances: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """Labels of the recipe's distances, each with its metric and how many images it looks at."""
+    patches: tuple[str, ...] = ()
+    """Labels of the recipe's patch attacks, and of the random patches beside them."""
     corruptions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """The recipe's corruptions by name, each with its severities."""
     removes_channels: bool = True
@@ -238,6 +240,8 @@ def _never(metric: Metric, prospect: Prospect) -> str:
     if metric.support == "distances":
         measured = {name for name, _ in prospect.distances.values()}
         return "" if metric.name in measured else "no entry of evaluate.distances measures it"
+    if metric.support == "patches":
+        return "" if prospect.patches else "evaluate.patches is empty"
     if metric.support == "corruptions":
         return "" if prospect.corruptions else "evaluate.corruptions is empty"
     if metric.support == "features" and not evaluate.vulnerability:
@@ -254,6 +258,8 @@ def _labels(metric: Metric, prospect: Prospect) -> tuple[str, list[str]]:
         return "attack", [CURVE_ATTACK]
     if metric.support == "distances":
         return "distance", [label for label, (name, _) in prospect.distances.items() if name == metric.name]
+    if metric.support == "patches":
+        return "patch attack", list(prospect.patches)
     if metric.support == "corruptions":
         return "corruption", _corruption_labels(metric, prospect.corruptions)
     return "attack", [*_able(metric, prospect.attacks), *(["worst"] if metric.worst else [])]

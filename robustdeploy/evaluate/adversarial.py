@@ -50,6 +50,14 @@ from robustdeploy.evaluate.distances import (
 from robustdeploy.evaluate.host import HostNet, load_host_net
 from robustdeploy.evaluate.outcomes import Substituted
 from robustdeploy.evaluate.parts import Parts, npz_from
+from robustdeploy.evaluate.patches import (
+    PatchFound,
+    find_patches,
+    patch_arrays,
+    patch_in,
+    patch_shapes,
+    patches_asked,
+)
 from robustdeploy.evaluate.substitute import Victim, by_substitute
 from robustdeploy.evaluate.vulnerability import Moves, find_moves, moves_arrays, moves_in
 from robustdeploy.evaluate.workers import sharing
@@ -94,6 +102,8 @@ class HostAttacks:
     """By the distance's label; always of the net in float32."""
     moves: Mapping[str, Moves]
     """By the attack's label: how far latent features are moved; always of the net in float32."""
+    patches: Mapping[str, PatchFound]
+    """By the patch attack's label."""
     corrupted: Mapping[str, Corrupted]
     """By the corruption's name."""
 
@@ -145,7 +155,13 @@ def _found(net: Attacked, recipe: Recipe, bench: Bench, host: HostNet) -> Arrays
     if recipe.evaluate.vulnerability:
         gradients = {a.label: found[a.label] for a in adversaries if not a.asks}
         arrays |= moves_arrays(find_moves(bench, host, gradients) if before is None else before.moves)
+    # On a twin anew, whatever was found in float32: what a square may hold is not near the image that it is laid on.
+    arrays |= patch_arrays(find_patches(bench, host, recipe, partial(_held_out, net.folder)))
     return arrays | corruption_arrays(corrupted_on_host(bench, host, recipe))
+
+
+def _held_out(folder: Path) -> tuple[Bytes, Labels]:
+    return held_out_images(folder, load_info(folder))
 
 
 def _found_on(
@@ -159,7 +175,7 @@ def _found_on(
         labels: Labels = CLASSIFICATION.predictions(host.score(images))
         return labels
 
-    seeds, _ = held_out_images(net.folder, info)
+    seeds, _ = _held_out(net.folder)
     victim = Victim(ask, seeds, len(info.classes), clean=ask(bench.images.images))
     return by_substitute(adversary, bench, host, victim)
 
@@ -204,11 +220,15 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
         attacks[label] = replace(attacks[label], substituted=_substituted(arrays, path, label))
     looked = [a.label for a in adversaries if not a.asks] if recipe.evaluate.vulnerability else []
     moves = {label: moves_in(arrays, label, len(test.ids), path) for label in looked}
+    patches = {}
+    for patch in patches_asked(recipe, test.images.shape[1:]):
+        _check(arrays, path, patch_shapes(patch, test), len(test.ids))
+        patches[patch.label] = patch_in(arrays, patch, test, path)
     corrupted = {}
     for corruption in listed_corruptions(recipe.evaluate.corruptions):
         _check(arrays, path, shapes_of_corrupted(corruption), len(test.ids))
         corrupted[corruption.name] = corrupted_in(arrays, corruption.name)
-    return HostAttacks(arrays["predictions"], attacks, curve, distances, moves, corrupted)
+    return HostAttacks(arrays["predictions"], attacks, curve, distances, moves, patches, corrupted)
 
 
 def _check(arrays: Arrays, path: Path, wanted: Mapping[str, tuple[str, tuple[int, ...]]], count: int) -> None:

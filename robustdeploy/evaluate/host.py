@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from torch import nn
 
 from robustdeploy.attacks.distance.protocol import Distance
 from robustdeploy.attacks.losses import margin_loss
+from robustdeploy.attacks.patches.protocol import PatchAttack
 from robustdeploy.attacks.protocol import GradientAttack, box, input_gradient, to_grey_levels
 from robustdeploy.core.trust import Trust
 from robustdeploy.cost.memory import images_at_once
@@ -27,6 +29,7 @@ from robustdeploy.onboard.criterion import CLASSIFICATION, Floats
 from robustdeploy.onboard.types import Bytes, Labels, Pixels, Scores, Threat
 from robustdeploy.train.features import latent, moves
 
+Learnt = Pixels | None
 _GREY = 1e-3
 """Grey levels by which a pixel in float32 may miss a whole one."""
 DIRECTIONS = 8
@@ -104,6 +107,29 @@ class HostNet:
             found = distance(self.net, self._pixels(images[part]), labelled, noise)
             parts.append(found.detach().float().cpu().numpy())
         return np.concatenate(parts)
+
+    def patched(
+        self, attack: PatchAttack, images: Bytes, labels: Labels, side: int, noise: tuple[int, Labels], learnt: Learnt
+    ) -> tuple[Bytes, Labels]:
+        """Let ``attack`` fill a square of each image; return all of it in 8 bits, and each square's row and column.
+
+        ``noise`` is its key with the images' ids, ``learnt`` what ``learn`` returned.
+        """
+        given = None if learnt is None else torch.from_numpy(learnt).to(self.device)
+        parts = []
+        for part in self._parts(len(images)):
+            drawn = Noise(noise[0], torch.from_numpy(noise[1][part]).to(self.device))
+            labelled = torch.from_numpy(labels[part]).to(self.device)
+            found, places = attack(self.followed, self._pixels(images[part]), labelled, side, drawn, given)
+            parts.append((self.rounded(found.detach().float().cpu().numpy()), places.cpu().numpy()))
+        return np.concatenate([one for one, _ in parts]), np.concatenate([at for _, at in parts]).astype(np.int64)
+
+    def learnt(self, attack: Any, images: Bytes, labels: Labels, side: int, key: int) -> Pixels:
+        """Let a patch attack learn on ``images``, which nobody is judged on."""
+        noise = Noise(key, torch.arange(len(images), device=self.device))
+        patch = attack.learn(self.followed, self._pixels(images), torch.from_numpy(labels).to(self.device), side, noise)
+        learnt: Pixels = patch.detach().float().cpu().numpy()
+        return learnt
 
     def moves(self, images: Bytes, attacked: Bytes) -> dict[str, Floats]:
         """Return by layer how far the latent features of each image are moved, on average over the features."""

@@ -56,6 +56,7 @@ from robustdeploy.evaluate.opening import Opened, golden_diagnostic, open_on
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.overlap import overlap_diagnostic
 from robustdeploy.evaluate.parts import Parts
+from robustdeploy.evaluate.patches import UnderPatches, patch_outcomes, patches_asked, patches_on_boards
 from robustdeploy.evaluate.relay import Relay
 from robustdeploy.evaluate.rows import accuracy_rows
 from robustdeploy.evaluate.strength import asked_for_labels, strength_diagnostic
@@ -144,21 +145,17 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     # From what was stored: gradients are followed on the host once for all targets.
     subject, limits = request.subject, request.limits
     curve = curve_rows(bench, found.curve, fleet, recipe, (subject, request.reference))
-    corrupted = corrupted_on_boards(bench, fleet, recipe, found.corrupted)
-    latency, first = timed.finish(), opened[fleet.boards[0]]
+    beyond = _beyond_the_ball(bench, fleet, clean.labels, request, (found, dense))
+    latency, first, classes = timed.finish(), opened[fleet.boards[0]], len(request.classes)
     on_board = [row for row in curve if row.subject == str(subject)]
     in_torch = _in_float32(subject, found, dense)
-    judged = {subject: corrupted, request.reference: found.corrupted}
-    judged |= {} if dense is None else {_DENSE: dense.corrupted}
-    under = UnderCorruptions(request.test.labels, request.test.images.shape[1:], recipe.seed, bench.batch, judged)
-    classes = len(request.classes)
-    settings = settings_of(adversaries, classes)
     checks = (
         strength_diagnostic(adversaries, recipe.threat, len(request.test.ids), on_board),
         *diagnose(outcomes, recipe.threat, clean.scores, _findings(host, bench), on_board, classes, limits.agreement),
         *precision_diagnostics(request.exported, limits),
         *ladder_diagnostic(outcomes, adversaries),
         one_class_diagnostic(outcomes, request.classes),
+        *beyond.patches.diagnostic(subject),
         scores_respond(unmoved, len(request.test.ids[:LOOKED_AT]), by_labels=asked_for_labels(adversaries)),
         *_of_what_is_there(request, fleet, opened),
         *latency_diagnostics(latency),
@@ -167,10 +164,10 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     rows = EvaluationRows(
         schema_version=SCHEMA_VERSION,
         measurements=(
-            *accuracy_rows(outcomes, settings, subject, request.reference),
+            *accuracy_rows(outcomes, settings_of(adversaries, classes), subject, request.reference),
             *class_rows(outcomes, request.classes, subject),
             *curve,
-            *under.rows(recipe, _DENSE),
+            *beyond.rows(recipe, subject, request.reference),
             *(row for its, each in in_torch.items() for row in _means_in_torch(each, recipe.seed, its)),
             *request.extra_rows,
             *timed.rows(latency, subject),
@@ -181,15 +178,43 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
         ),
         figures=figures_from(outcomes, recipe.threat, request.classes, latency, subject),
     )
-    _keep(
-        work,
-        outcomes,
-        under.arrays(subject, request.reference),
-        {"facts": {**first.facts, **fleet.deeds()}, "timings": timings_record(latency)},
-        rows,
-    )
-    reading = reading_facts(request.reading, "test_")
-    return BoardRecord(engine=first.engine, n=len(request.test.ids), reading=reading)
+    told = {"facts": {**first.facts, **fleet.deeds()}, "timings": timings_record(latency)}
+    _keep(work, outcomes, beyond.arrays, told, rows)
+    return BoardRecord(engine=first.engine, n=len(request.test.ids), reading=reading_facts(request.reading, "test_"))
+
+
+@dataclass(frozen=True)
+class _Beyond:
+    """What was judged beside the threat's ball."""
+
+    patches: UnderPatches
+    corruptions: UnderCorruptions
+    arrays: Mapping[str, np.ndarray[Any, Any]]
+    """The evidence, by its name in ``outcomes.npz``."""
+
+    def rows(self, recipe: Recipe, subject: Subject, reference: Subject) -> Iterator[Measurement]:
+        """Return all of it as rows."""
+        yield from self.patches.rows(subject, reference)
+        yield from self.corruptions.rows(recipe, _DENSE)
+
+
+def _beyond_the_ball(
+    bench: Bench, fleet: Fleet, clean: Labels, request: Request, in_torch: tuple[HostAttacks, HostAttacks | None]
+) -> _Beyond:
+    """Judge what runs on the boards with patches and under corruptions, and collect how every net in torch does."""
+    (found, dense), subject, reference = in_torch, request.subject, request.reference
+    nets = {reference: found} | ({} if dense is None else {_DENSE: dense})
+    patched = {its: {label: each.predictions for label, each in of.patches.items()} for its, of in nets.items()}
+    labelled = {subject: clean, **{its: of.clean for its, of in nets.items()}}
+    patched = {subject: patches_on_boards(bench, fleet, found.patches), **patched}
+    asked = patches_asked(request.recipe, bench.images.images.shape[1:])
+    patches = UnderPatches(bench.images.labels, asked, bench.batch, labelled, patched)
+    corrupted = {subject: corrupted_on_boards(bench, fleet, request.recipe, found.corrupted)}
+    corrupted |= {its: dict(of.corrupted) for its, of in nets.items()}
+    shape = bench.images.images.shape[1:]
+    corruptions = UnderCorruptions(bench.images.labels, shape, bench.seed, bench.batch, corrupted)
+    arrays = patch_outcomes(found.patches, patched[subject], {} if dense is None else dense.patches)
+    return _Beyond(patches, corruptions, {**corruptions.arrays(subject, reference), **arrays})
 
 
 def _of_what_is_there(request: Request, fleet: Fleet, opened: Mapping[Board, Opened]) -> Iterator[Diagnostic]:
@@ -208,7 +233,13 @@ def _challenged(request: Request, opened: Mapping[Board, Opened], board: Board) 
     return challenged(board, request.onnx, request.test.images, request.limits.another)
 
 
-def _keep(work: Work, outcomes: Outcomes, more: Arrays, told: Mapping[str, Any], rows: EvaluationRows) -> None:
+def _keep(
+    work: Work,
+    outcomes: Outcomes,
+    more: Mapping[str, np.ndarray[Any, Any]],
+    told: Mapping[str, Any],
+    rows: EvaluationRows,
+) -> None:
     """Write what was found and measured into the stage's folder."""
     # Images and labels as well as predictions: whoever doubts an accuracy can score the images again.
     outcomes.save(work.folder / "outcomes.npz", more)

@@ -78,6 +78,8 @@ class Evidence:
     """What stood after how many queries, by subject and attack."""
     distances: Rows
     """How far the nearest wrong image is, in torch."""
+    patches: tuple[AttackLine, ...]
+    """Accuracy under each patch attack."""
     corruptions: tuple[AttackLine, ...]
     """Mean accuracy under each corruption, then under all."""
     severities: tuple[Curve, ...]
@@ -125,6 +127,11 @@ DISTANCES_NOTE = (
 )
 
 
+PATCHES_NOTE = (
+    "Share of images right as they are and with a square of them filled by the attack, which may hold anything; all "
+    "else is unchanged. It is a threat of its own and no part of the ℓ∞ ball. Noise in such a square says what hiding "
+    "so much of an image costs."
+)
 CORRUPTIONS_NOTE = (
     "Share of images labelled right once weather, optics, sensors or storage have changed them (Hendrycks and "
     "Dietterich 2019), mean over the severities. No attacker is in it, and it says nothing of one."
@@ -153,6 +160,7 @@ def evidence_from(report: Report) -> Evidence:
         radii=radii,
         queries=tuple(sorted(after, key=lambda row: (row.subject, row.attack or "", row.conditions["queries"]))),
         distances=_take(left, lambda row: row.metric in METRICS and METRICS[row.metric].support == "distances"),
+        patches=_patches(left),
         corruptions=means,
         severities=severities,
         worst_corruption=_take(left, lambda row: row.metric in _WORST_CORRUPTION),
@@ -284,6 +292,14 @@ def _curves(left: list[Measurement], subjects: Sequence[str]) -> tuple[tuple[Cur
     radii = tuple(_radius(eps, found[eps]) for eps in sorted(found))
     series = {name: tuple((r.eps, r.rows[name]) for r in radii if name in r.rows) for name in subjects}
     return tuple(Curve(name, points) for name, points in series.items() if points), radii
+
+
+def _patches(left: list[Measurement]) -> tuple[AttackLine, ...]:
+    """One line per patch attack, with what each subject kept."""
+    lines: dict[str, dict[str, Measurement]] = {}
+    for row in _take(left, lambda row: row.metric == "patch_accuracy"):
+        lines.setdefault(row.attack or "unnamed attack", {})[row.subject] = row
+    return tuple(_attack_line(label, cells, ()) for label, cells in lines.items())
 
 
 def _corruptions(left: list[Measurement], subjects: Sequence[str]) -> tuple[tuple[AttackLine, ...], tuple[Curve, ...]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from robustdeploy.core.plain import plain
 from robustdeploy.core.records import AttackRecord
-from robustdeploy.core.registry import SUBSTITUTES
+from robustdeploy.core.registry import PATCHES, SUBSTITUTES
 from robustdeploy.core.settings import evaluation_content
 from robustdeploy.core.subject import FP32
 from robustdeploy.engine.places import attacks_place, onnx_place
@@ -88,8 +88,10 @@ class Attack:
 
     @property
     def _begins_with_held_out(self) -> bool:
-        """Whether a substitute is trained here; one of what is deployed is trained on its own answers."""
-        return not self.deployed and any(each.name in SUBSTITUTES for each in self.session.asked.evaluate.attacks)
+        """Whether a patch is learnt here, or a substitute; one of what is deployed is trained on its own answers."""
+        evaluate = self.session.asked.evaluate
+        learns = any(PATCHES.trait(each.name, "LEARNS", False) for each in evaluate.patches)
+        return learns or (not self.deployed and any(each.name in SUBSTITUTES for each in evaluate.attacks))
 
     @property
     def _named(self) -> str:

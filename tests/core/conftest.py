@@ -46,6 +46,7 @@ KINDS = {
     "substitutes": ["substitute"],
     "ensembles": ["all_of_them"],
     "distances": ["deepfool", "cw"],
+    "patches": ["patch"],
     "corruptions": ["fog", "jpeg"],
     "backends": ["onnxruntime", "null"],
     "pruners": ["masks"],

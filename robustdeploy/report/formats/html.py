@@ -41,6 +41,7 @@ class Html:
             data=evidence.flat(report.data),
             queries_note=evidence.QUERIES_NOTE,
             distances_note=evidence.DISTANCES_NOTE,
+            patches_note=evidence.PATCHES_NOTE,
             corruptions_note=evidence.CORRUPTIONS_NOTE,
             zeros=nonzero.nonzero_note(report),
             conditions=evidence.shared_conditions(sorted_rows.percentiles + sorted_rows.latency),

@@ -41,6 +41,7 @@ class Markdown:
             _curve(rows),
             _queries(rows),
             _distances(rows),
+            _patches(rows),
             _corruptions(rows),
             _classes(rows),
             _latency(rows),
@@ -154,6 +155,14 @@ def _distances(rows: evidence.Evidence) -> list[str]:
     head = ("Metric", "Subject", "Distance", "Mean", "Interval", "n", "Conditions")
     lines = ((*_row(r), evidence.conditions_text(r.conditions)) for r in rows.distances)
     return ["## Distances", "", escaped(evidence.DISTANCES_NOTE), "", *_table(head, lines)]
+
+
+def _patches(rows: evidence.Evidence) -> list[str]:
+    if not rows.patches:
+        return []
+    head = ("Attack", *rows.subjects, "Budget of the attack")
+    lines = ((a.label, *(_cell(a.rows.get(s)) for s in rows.subjects), a.budget) for a in rows.patches)
+    return ["## Accuracy under patches", "", escaped(evidence.PATCHES_NOTE), "", *_table(head, lines)]
 
 
 def _corruptions(rows: evidence.Evidence) -> list[str]:
