@@ -31,6 +31,7 @@ import torch
 from attacks import Bench, parser_of
 from torch import Tensor
 
+from robustdeploy.attacks.ball import lengths
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import BACKENDS
 from robustdeploy.core.target import OPSET
@@ -39,7 +40,7 @@ from robustdeploy.evaluate.attack import Adversary, adversaries_from
 from robustdeploy.export.metadata import NO_METADATA
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.onboard.draws import Draws
-from robustdeploy.onboard.types import Model, Threat
+from robustdeploy.onboard.types import Model
 
 BLOCK = 128
 Attack = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -76,7 +77,8 @@ def main() -> int:
         "machine": machine.description(torch.device("cpu")),
         "load": machine.load_average(),
         "net": asked.net.name,
-        "settings": {name: getattr(asked, name) for name in ("images", "eps", "steps", "targets", "queries")},
+        "settings": {name: getattr(asked, name) for name in ("images", "steps", "targets", "queries")},
+        "threat": str(bench.threat),
         "rows": [asdict(row) for row in (*ours, *theirs)],
         "cpu_s": times,
         "ratio": round(times[1] / times[0], 2),
@@ -98,7 +100,7 @@ def _run(by: str, parts: dict[str, Attack], bench: Bench) -> tuple[list[Row], Te
         spent = time.process_time() - before
         found = bench.images.clone()
         found[at] = torch.cat(blocks).detach()
-        assert float((found - bench.images).abs().max()) <= bench.eps + 1e-6, part
+        assert float(lengths(found - bench.images, bench.threat.norm).max()) <= bench.threat.eps + 1e-5, part
         stands = stands & bench.standing(found)
         rows.append(Row(part, by, len(at), int(stands.sum()), round(spent, 1)))
     return rows, stands
@@ -115,7 +117,7 @@ def _whole(options: dict[str, Any]) -> Choice:
 
 
 def _one_of_ours(bench: Bench, adversary: Adversary, model: Model) -> Attack:
-    threat = Threat(eps=bench.eps)
+    threat = bench.threat
 
     def attack(images: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
         if adversary.gradient is not None:
@@ -143,7 +145,8 @@ def _theirs(bench: Bench, asked: argparse.Namespace) -> dict[str, Attack]:
     import torchattacks as ta
 
     torch.manual_seed(0)
-    net, same = bench.net, {"eps": bench.eps, "n_restarts": 1}
+    names = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+    net, same = bench.net, {"norm": names[bench.threat.norm], "eps": bench.threat.eps, "n_restarts": 1}
     classes = int(net(bench.images[:1]).shape[1])
     # As its AutoAttack makes them; each gives what it found for the images that it is given.
     targeted = {"n_classes": min(classes, asked.targets + 1), "steps": asked.steps}
@@ -159,7 +162,7 @@ def _theirs(bench: Bench, asked: argparse.Namespace) -> dict[str, Attack]:
 def _table(found: dict[str, Any]) -> str:
     told = ", ".join(f"{name} {value:g}" for name, value in found["settings"].items())
     lines = [
-        f"{found['net']}, {told}, load {found['load']}",
+        f"{found['net']}, {found['threat']}, {told}, load {found['load']}",
         machine.in_words(found["machine"]),
         "",
         "| part | by | attacked | left standing | CPU s |",

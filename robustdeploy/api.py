@@ -41,7 +41,7 @@ from robustdeploy.evaluate.distances import distances_from
 from robustdeploy.export.exporting import target_notes
 from robustdeploy.export.rehearsal import rehearse
 from robustdeploy.nets.store import load_info
-from robustdeploy.preflight import check_evaluable, check_rules, recipe_to_import
+from robustdeploy.preflight import check_evaluable, check_norms, check_rules, recipe_to_import
 from robustdeploy.report.against import judged_against
 from robustdeploy.report.judge import judge_report
 from robustdeploy.report.sides import Side
@@ -220,6 +220,7 @@ def prune(
     """
     loaded = pinned(suited(recipe, targets) if isinstance(recipe, Recipe) else recipe_for(recipe, ops, targets))
     # Found wrong after hours of training, one of these would cost them.
+    check_norms(loaded)
     for adversary in adversaries_from(loaded.evaluate.attacks):
         _ = adversary.settings  # looks for the nets that attacks bring along
     distances_from(loaded.evaluate.distances)
@@ -374,6 +375,7 @@ def evaluate(
     goal = load_target(target) if isinstance(target, str) else target
     changed = {"precisions": asked_precisions(run.recipe, precisions), **({"evaluate": settings} if settings else {})}
     asked = run.recipe.model_copy(update=changed)
+    check_norms(asked)
     with looking_once(), Session(run, asked, data, skip_unreadable, trust, callback, workers) as session:
         check_evaluable(run, goal, data, precisions)
         return _evaluated(session, goal, force)

@@ -25,6 +25,7 @@ from robustdeploy.core.factories import (
 from robustdeploy.core.given import NET_FILES, no_run
 from robustdeploy.core.load import gate_problems, prospect_of
 from robustdeploy.core.metrics import METRICS
+from robustdeploy.core.norms import norm_problems
 from robustdeploy.core.phases import is_pruned, phases_of
 from robustdeploy.core.precisions import asked_precisions, form_of, precisions_on
 from robustdeploy.core.reading import parse_json, read_bounded
@@ -96,6 +97,7 @@ def check_recipe(recipe: Recipe) -> None:
     check_net(recipe.net)
     check_device(recipe.train.device)
     check_budget(recipe.budget)
+    check_norms(recipe)
     check_attacks(recipe)
 
 
@@ -103,7 +105,10 @@ def remarks(recipe: Recipe) -> Iterator[str]:
     """Say what is allowed and yet is seldom meant; a radius or a step of more than half the range of a pixel."""
     attacks = enumerate(recipe.evaluate.attacks)
     steps = {f"evaluate.attacks[{index}].alpha": attack.options.get("alpha") for index, attack in attacks}
-    for name, value in {"threat.eps": recipe.threat.eps, **steps}.items():
+    balls = {"threat": recipe.threat, "evaluate.threat": recipe.evaluate.threat}
+    # A length over all pixels may well be larger.
+    radii = {f"{name}.eps": threat.eps for name, threat in balls.items() if threat and threat.norm == "linf"}
+    for name, value in {**radii, **steps}.items():
         # A remark and no refusal, since studies of very large radii exist.
         if isinstance(value, int | float) and value > 0.5:
             yield (
@@ -197,6 +202,12 @@ def check_budget(budget: Budget) -> None:
             )
 
 
+def check_norms(recipe: Recipe) -> None:
+    """Refuse attacks and training tasks that lack the norm of the threat."""
+    if problems := [text for _, text in norm_problems(recipe)]:
+        raise RecipeError(*problems)
+
+
 def check_attacks(recipe: Recipe) -> None:
     """Refuse an attack, a distance, a patch or a corruption that stands twice."""
     its = recipe.evaluate
@@ -242,8 +253,8 @@ def check_baseline(recipe: Recipe, runs: Path) -> None:
         raise RecipeError("gate_baseline is given, and no rule of the gate says no_worse_than_baseline; leave one out")
     then = side_of(recipe.gate_baseline, runs).report
     pairs = {
-        "threat.norm": (recipe.threat.norm, then.threat.norm),
-        "threat.eps": (recipe.threat.eps, then.threat.eps),
+        "threat.norm": (recipe.attacked_within.norm, then.threat.norm),
+        "threat.eps": (recipe.attacked_within.eps, then.threat.eps),
         "data.name": (recipe.data.name, then.data.get("name", recipe.data.name)),
     }
     if unlike := [f"{name} is {now}, there {was}" for name, (now, was) in pairs.items() if now != was]:

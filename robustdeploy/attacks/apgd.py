@@ -3,6 +3,9 @@
 Steps have a momentum, and begin with twice eps. At checkpoints that follow each other ever faster, an image whose loss
 rose too seldom, or whose best loss stayed where it was, goes on from its best iterate with half the step.
 
+In ℓ1 steps have no momentum, and move fewer pixels the fewer were changed so far (Croce and Hein, "Mind the box", ICML
+2021): where that share still falls they begin again with a step of eps, and else shorten to a tenth of it.
+
 Iterates are floats, since steps become smaller than a grey level. An iterate that is misclassified counts only if it
 still is when it is rounded to whole grey levels, as it will be stored; the image goes on otherwise.
 """
@@ -11,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.attacks.ball import Ball, ball
+from robustdeploy.attacks.distance.protocol import per_image
 from robustdeploy.attacks.losses import LOSSES, Goal, likeliest, suffix
-from robustdeploy.attacks.protocol import box, input_gradient, to_grey_levels
+from robustdeploy.attacks.protocol import input_gradient
 from robustdeploy.core.bounds import Count, LossName, Whole
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.criterion import CLASSIFICATION
@@ -26,6 +32,11 @@ _KEPT = 0.75
 """Share of a step that follows the gradient; the rest repeats the step before."""
 _RISES = 0.75
 """A step is halved where fewer of the steps since the last checkpoint than this share made the loss rise."""
+
+_FIRST_SHARE = 0.2
+_FEWER = 0.95
+"""In ℓ1 steps begin anew where the share of changed pixels fell below this share of what it was."""
+_SHRINK = 1.5
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,8 @@ class Apgd:
     """What the steps climb. Of two classes ``dlr`` is ``margin``."""
     targets: Whole = 0
     """Classes to be taken for, the likeliest first, each with all restarts; with 0 any class will do."""
+
+    NORMS: ClassVar = ("linf", "l2", "l1")
 
     @property
     def label(self) -> str:
@@ -61,11 +74,9 @@ class Apgd:
         for number, goal in enumerate(self._goals(net, images, labels)):
             if not len(standing):
                 break
-            low, high = box(images[standing], threat)
-            drawn = noise.select(standing).uniform(number, tuple(images.shape[1:])).to(images.dtype)
-            found, fooled = _climbed(
-                net, low + (high - low) * drawn, goal.select(standing), (low, high), threat, self.steps
-            )
+            room = ball(images[standing], threat)
+            start = room.anywhere(noise.select(standing), number)
+            found, fooled = _climbed(net, start, goal.select(standing), room, threat.norm == "l1", self.steps)
             with torch.no_grad():
                 # By one loss for all starts: those towards several classes are not comparable.
                 loss = judged(net(found), labels[standing]).to(best_loss.dtype)
@@ -107,51 +118,62 @@ class _State:
     """Whether its step was halved at the last checkpoint."""
     checked_loss: Tensor
     """Its best loss at the last checkpoint."""
+    share: Tensor
+    """Share of the pixels that a step in ℓ1 moves."""
+    changed: Tensor
+    """Share of the pixels that were changed in its best iterate at the last checkpoint."""
 
     def select(self, mask: Tensor) -> _State:
         """Return the state of some of the images."""
         return _State(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
 
 
-def _climbed(
-    net: nn.Module, start: Tensor, goal: Goal, room: tuple[Tensor, Tensor], threat: Threat, steps: int
-) -> tuple[Tensor, Tensor]:
+def _climbed(net: nn.Module, start: Tensor, goal: Goal, room: Ball, sparse: bool, steps: int) -> tuple[Tensor, Tensor]:
     """Climb from one start; return grey levels, misclassified or of the highest loss, and which are the former."""
-    found, fooled = to_grey_levels(start), torch.zeros(len(start), dtype=torch.bool, device=start.device)
-    state, scores = _begun(net, start, goal, threat.levels / 255)
-    state = _standing(net, state, scores, goal, found, fooled)
-    checkpoints = _checkpoints(steps)
+    found, fooled = room.whole(start), torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    state, scores = _begun(net, start, goal, room.radius if sparse else 2 * room.radius)
+    state = _standing(net, state, scores, goal, room, found, fooled)
+    checkpoints = _sparse_checkpoints(steps) if sparse else _checkpoints(steps)
     for number in range(1, steps + 1):
         if not len(state.image):
             break
-        state, scores = _stepped(net, state, goal, room, 1.0 if number == 1 else _KEPT)
-        state = _standing(net, state, scores, goal, found, fooled)
+        state, scores = _stepped(net, state, goal, room, 1.0 if sparse or number == 1 else _KEPT)
+        state = _standing(net, state, scores, goal, room, found, fooled)
         if number in checkpoints:
-            state = _checked(state, checkpoints[number])
-    found[state.image] = to_grey_levels(state.best)
+            state = _sparser(state, room) if sparse else _checked(state, checkpoints[number])
+    found[state.image] = room.select(state.image).whole(state.best)
     return found, fooled
 
 
-def _begun(net: nn.Module, start: Tensor, goal: Goal, eps: float) -> tuple[_State, Tensor]:
+def _begun(net: nn.Module, start: Tensor, goal: Goal, first: float) -> tuple[_State, Tensor]:
     gradient, scores = input_gradient(net, start, goal.labels, goal.loss)
     loss = goal.loss(scores, goal.labels).to(start.dtype)
     numbers = torch.arange(len(start), device=start.device)
-    step = torch.full_like(loss, 2 * eps).view(-1, *[1] * (start.dim() - 1))
-    halved = torch.ones_like(loss, dtype=torch.bool)
+    step = per_image(torch.full_like(loss, first), start)
     state = _State(
-        numbers, start, start, gradient, loss, start, gradient, loss, step, torch.zeros_like(numbers), halved, loss
+        image=numbers,
+        now=start,
+        before=start,
+        gradient=gradient,
+        loss=loss,
+        best=start,
+        best_gradient=gradient,
+        best_loss=loss,
+        step=step,
+        rises=torch.zeros_like(numbers),
+        halved=torch.ones_like(loss, dtype=torch.bool),
+        checked_loss=loss,
+        share=torch.full_like(loss, _FIRST_SHARE),
+        changed=torch.ones_like(loss),
     )
     return state, scores
 
 
-def _stepped(
-    net: nn.Module, state: _State, goal: Goal, room: tuple[Tensor, Tensor], kept: float
-) -> tuple[_State, Tensor]:
+def _stepped(net: nn.Module, state: _State, goal: Goal, room: Ball, kept: float) -> tuple[_State, Tensor]:
     """Take one step with all images; return where they are now and the scores there."""
-    low, high = (side[state.image] for side in room)
-    along = (state.now + state.step * state.gradient.sign()).clamp(low, high)
-    now = state.now + kept * (along - state.now) + (1 - kept) * (state.now - state.before)
-    now = now.clamp(low, high)
+    its = room.select(state.image)
+    along = its.inside(state.now + state.step * its.steepest(state.gradient, state.now, state.share))
+    now = its.inside(state.now + kept * (along - state.now) + (1 - kept) * (state.now - state.before))
     own = goal.select(state.image)
     gradient, scores = input_gradient(net, now, own.labels, own.loss)
     loss = own.loss(scores, own.labels).to(now.dtype)
@@ -171,13 +193,15 @@ def _stepped(
     return moved, scores
 
 
-def _standing(net: nn.Module, state: _State, scores: Tensor, goal: Goal, found: Tensor, fooled: Tensor) -> _State:
+def _standing(
+    net: nn.Module, state: _State, scores: Tensor, goal: Goal, room: Ball, found: Tensor, fooled: Tensor
+) -> _State:
     """Store the images that are misclassified, rounded too, in ``found`` and ``fooled``; return the others' state."""
     labels = goal.labels[state.image]
     wrong = ~CLASSIFICATION.right(scores, labels)
     if not bool(wrong.any()):
         return state
-    rounded = to_grey_levels(state.now[wrong])
+    rounded = room.select(state.image[wrong]).whole(state.now[wrong])
     with torch.no_grad():
         still = ~CLASSIFICATION.right(net(rounded), labels[wrong])
     fell = state.image[wrong][still]
@@ -200,6 +224,30 @@ def _checked(state: _State, window: int) -> _State:
         halved=stuck,
         checked_loss=state.best_loss,
     )
+
+
+def _sparser(state: _State, room: Ball) -> _State:
+    """Move fewer pixels; begin anew from the best iterate where fewer are changed in it, else take shorter steps."""
+    its = room.select(state.image)
+    changed = (state.best != its.images).flatten(1).to(state.loss.dtype).mean(1)
+    fewer = changed < _FEWER * state.changed
+    wide = fewer.view_as(state.step)
+    first = its.radius
+    return replace(
+        state,
+        step=torch.where(wide, first, (state.step / _SHRINK).clamp_min(first / 10)),
+        now=torch.where(wide, state.best, state.now),
+        gradient=torch.where(wide, state.best_gradient, state.gradient),
+        loss=torch.where(fewer, state.best_loss, state.loss),
+        share=changed / _SHRINK,
+        changed=changed,
+    )
+
+
+def _sparse_checkpoints(steps: int) -> dict[int, int]:
+    """Return the steps after which that is looked at: every 4 % of all."""
+    window = max(1, int(0.04 * steps))
+    return dict.fromkeys(range(window, steps + 1, window), window)
 
 
 def _checkpoints(steps: int) -> dict[int, int]:

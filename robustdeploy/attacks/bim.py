@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from robustdeploy.attacks.protocol import box
+from robustdeploy.attacks.ball import ball
 from robustdeploy.attacks.signed_steps import Slope, climbed
 from robustdeploy.core.bounds import Count, Step
 from robustdeploy.data.noise import Noise
@@ -22,6 +23,8 @@ class Bim:
     alpha: Step | None = None
     """Step in pixels of [0, 1]; unset means eps / 4."""
 
+    NORMS: ClassVar = ("linf", "l2", "l1")
+
     @property
     def label(self) -> str:
         """``bim-10``."""
@@ -29,8 +32,7 @@ class Bim:
 
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
         """Return the strongest image found for each input."""
-        room = box(images, threat)
-        best, _, _ = climbed(net, images.clone(), labels, room, threat, self.steps, self.alpha, Slope())
+        best, _, _ = climbed(net, images, labels, ball(images, threat), self.steps, self.alpha, Slope())
         return best
 
 

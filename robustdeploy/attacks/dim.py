@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.attacks.ball import ball
 from robustdeploy.attacks.losses import Loss, cross_entropy
 from robustdeploy.attacks.mim import Momentum
-from robustdeploy.attacks.protocol import box, input_gradient
+from robustdeploy.attacks.protocol import input_gradient
 from robustdeploy.attacks.signed_steps import climbed
 from robustdeploy.core.bounds import Count, NotNegative, Rate, Share, Step
 from robustdeploy.data.noise import Noise
@@ -31,6 +33,8 @@ class Dim:
     smallest: Share = 0.9
     """Least share of its height and width that it is shrunk to."""
 
+    NORMS: ClassVar = ("linf", "l2", "l1")
+
     @property
     def label(self) -> str:
         """``dim-10``."""
@@ -39,8 +43,7 @@ class Dim:
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
         """Return the strongest image found for each input."""
         along = Momentum(_Diverse(noise, self.chance, self.smallest), self.decay, torch.zeros_like(images))
-        room = box(images, threat)
-        best, _, _ = climbed(net, images.clone(), labels, room, threat, self.steps, self.alpha, along)
+        best, _, _ = climbed(net, images, labels, ball(images, threat), self.steps, self.alpha, along)
         return best
 
 

@@ -4,8 +4,9 @@ Towards one class at a time, as in the ensemble of Croce and Hein. Each step pro
 onto the linear boundary inside the pixels' range, and goes to a point between the two. An iterate that is taken for
 another class is drawn back towards the image, so that the perturbation gets small where others make the loss large.
 
-The threat asks only for one image inside the box, so an image is done as soon as one is misclassified. Two are tried of
-each iterate: itself, rounded to whole grey levels, where it lies in the box, and where the line to it meets the box.
+The threat asks only for one image inside the ball, so an image is done as soon as one is misclassified. Two are tried
+of each iterate: itself, rounded to whole grey levels, where it lies in the ball, and where the line to it meets the
+ball.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.attacks.ball import Ball, at_the_border, ball
+from robustdeploy.attacks.distance.protocol import per_image
 from robustdeploy.attacks.losses import likeliest, margin_loss, targeted_margin
-from robustdeploy.attacks.protocol import box, input_gradient, to_grey_levels
+from robustdeploy.attacks.protocol import input_gradient
 from robustdeploy.core.bounds import Count
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.criterion import CLASSIFICATION
@@ -33,7 +36,7 @@ _MOST = 0.1
 
 @dataclass(frozen=True)
 class Fab:
-    """The fast adaptive boundary attack for ℓ∞, towards each of the likeliest classes."""
+    """The fast adaptive boundary attack, towards each of the likeliest classes."""
 
     steps: Count = 100
     """Gradient steps per start."""
@@ -44,6 +47,7 @@ class Fab:
 
     loss: ClassVar = "margin"
     """What it follows to zero."""
+    NORMS: ClassVar = ("linf", "l2", "l1")
 
     @property
     def label(self) -> str:
@@ -69,12 +73,9 @@ class Fab:
             if not len(standing):
                 break
             at, of = images[standing], labels[standing]
-            low, high = room = box(at, threat)
-            start = at
-            if restart:
-                drawn = noise.select(standing).uniform(number, tuple(images.shape[1:])).to(images.dtype)
-                start = low + (high - low) * drawn
-            found = _approached(net, at, start, of, targets[standing, rank], room, self.steps)
+            room = ball(at, threat)
+            start = room.anywhere(noise.select(standing), number) if restart else at
+            found = _approached(net, start, of, targets[standing, rank], room, threat.norm, self.steps)
             with torch.no_grad():
                 margin = margin_loss(net(found), of)
             better = margin > widest[standing]
@@ -86,40 +87,41 @@ class Fab:
 
 def _approached(
     net: nn.Module,
-    images: Tensor,
     start: Tensor,
     labels: Tensor,
     targets: Tensor,
-    room: tuple[Tensor, Tensor],
+    room: Ball,
+    norm: str,
     steps: int,
 ) -> Tensor:
-    """Approach the targets from one start; return the last image tried inside the box, whole grey levels, for each."""
-    found, current = to_grey_levels(start).clamp(*room), start.clone()
+    """Approach the targets from one start; return the last image tried inside the ball, whole grey levels, for each."""
+    images = room.images
+    found, current = room.whole(start), start.clone()
     active = torch.arange(len(images), device=images.device)
     nearest = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)
     for _ in range(steps):
         own, of = images[active], labels[active]
-        low, high = (side[active] for side in room)
-        moved = _towards(net, own, current[active], of, targets[active])
-        size = (moved - own).abs().flatten(1).amax(1)
-        within = ((moved >= low) & (moved <= high)).flatten(1).all(1)
+        its = room.select(active)
+        moved = _towards(net, its, current[active], of, targets[active], norm)
+        size = its.lengths(moved - own)
+        within = its.holds(moved)
         with torch.no_grad():
             beyond = ~CLASSIFICATION.right(net(moved), of)
             # The border is worth a look where the boundary came nearer than ever, or has not been reached in the box.
             looked = torch.where(beyond, size < nearest[active], within)
-            tried = to_grey_levels(_at_the_border(own, moved, low, high))
+            tried = its.whole(at_the_border(its, moved))
             fell = torch.zeros_like(looked)
             fell[looked] = ~CLASSIFICATION.right(net(tried[looked]), of[looked])
             # At the border the net may have changed its mind again.
             inside = within & beyond & ~fell
             if bool(inside.any()):
-                rounded = to_grey_levels(moved[inside])
+                rounded = its.select(inside.nonzero().squeeze(1)).whole(moved[inside])
                 still = ~CLASSIFICATION.right(net(rounded), of[inside])
                 index = inside.nonzero().squeeze(1)[still]
                 tried[index], fell[index] = rounded[still], True
         found[active] = tried
         nearest[active] = torch.where(beyond, torch.minimum(size, nearest[active]), nearest[active])
-        wide = beyond.view(-1, *[1] * (images.dim() - 1))
+        wide = per_image(beyond, images)
         current[active] = torch.where(wide, own + _BACK * (moved - own), moved)
         active = active[~fell]
         if not len(active):
@@ -127,51 +129,60 @@ def _approached(
     return found
 
 
-def _towards(net: nn.Module, images: Tensor, current: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+def _towards(net: nn.Module, room: Ball, current: Tensor, labels: Tensor, targets: Tensor, norm: str) -> Tensor:
     """Return the next iterate: a point between the projections of the iterate and of the image."""
+    images = room.images
     gradient, scores = input_gradient(net, current, labels, lambda s, y: targeted_margin(s, y, targets))
     lead = -targeted_margin(scores, labels, targets).to(current.dtype)
     # What the same linear net would have at the image itself.
     lead_there = lead - (gradient * (images - current)).flatten(1).sum(1)
-    step, step_there = projection(current, gradient, lead), projection(images, gradient, lead_there)
-    size, size_there = (each.abs().flatten(1).amax(1) for each in (step, step_there))
-    weight = (size / (size + size_there).clamp_min(1e-12)).clamp_max(_MOST).view(-1, *[1] * (images.dim() - 1))
+    step = projection(current, gradient, lead, norm)
+    step_there = projection(images, gradient, lead_there, norm)
+    size, size_there = (room.lengths(each) for each in (step, step_there))
+    weight = (size / (size + size_there).clamp_min(1e-12)).clamp_max(_MOST)
+    weight = per_image(weight, images)
     return ((1 - weight) * (current + _BEYOND * step) + weight * (images + _BEYOND * step_there)).clamp(0, 1)
 
 
-def _at_the_border(images: Tensor, moved: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Stretch or shorten the way from each image to ``moved`` until it is as long as the box is wide, and clip it."""
-    way = moved - images
-    widest = torch.maximum(high - images, images - low).flatten(1).amax(1)
-    stretch = widest / way.abs().flatten(1).amax(1).clamp_min(1e-12)
-    return (images + way * stretch.view(-1, *[1] * (images.dim() - 1))).clamp(low, high)
-
-
-def projection(images: Tensor, slope: Tensor, lead: Tensor) -> Tensor:
-    """Return the smallest step in ℓ∞ that raises ``slope · step`` by ``lead``, with all pixels kept in [0, 1].
+def projection(images: Tensor, slope: Tensor, lead: Tensor, norm: str = "linf") -> Tensor:
+    """Return the smallest step in ``norm`` that raises ``slope · step`` by ``lead``, with all pixels kept in [0, 1].
 
     Images and slopes are N×C×H×W, leads N; below zero a lead is to be lowered. Where even all of [0, 1] is not enough,
     it is the step that comes nearest.
     """
-    sign = torch.where(lead >= 0, 1.0, -1.0).to(images.dtype).view(-1, *[1] * (images.dim() - 1))
+    sign = per_image(torch.where(lead >= 0, 1.0, -1.0).to(images.dtype), images)
     up = slope * sign
     way = up.sign().flatten(1)
     size, wanted = up.abs().flatten(1), lead.abs()
     flat = images.flatten(1)
     room = torch.where(way > 0, 1 - flat, torch.where(way < 0, flat, torch.zeros_like(flat)))
-    # With radius r a pixel brings size · min(r, room). The sum rises ever slower, so Newton's steps from zero never
-    # pass the answer; they end when no pixel runs out of room any more. Sorting all pixels takes far longer.
+    if norm == "l1":
+        return (way * _one_by_one(size, room, wanted)).view_as(images)
+    # In ℓ∞ all pixels go equally far, in ℓ2 as far as each of them brings.
+    pace = torch.ones_like(size) if norm == "linf" else size
+    # With radius r a pixel brings size · min(r · pace, room). The sum rises ever slower, so Newton's steps from zero
+    # never pass the answer; they end when no pixel runs out of room any more. Sorting all pixels takes far longer.
     radius, free = torch.zeros_like(wanted), room > 0
     while True:
-        gained = (size * torch.minimum(room, radius[:, None])).sum(1)
-        steepness = (size * free).sum(1)
+        gained = (size * torch.minimum(room, radius[:, None] * pace)).sum(1)
+        steepness = (size * pace * free).sum(1)
         step_on = (wanted - gained).clamp_min(0) / steepness.clamp_min(torch.finfo(size.dtype).tiny)
         radius = torch.where(steepness > 0, radius + step_on, radius)
-        before, free = free, room > radius[:, None]
+        before, free = free, room > radius[:, None] * pace
         if torch.equal(before, free):
             break
-    step = way * torch.minimum(radius[:, None], room)
+    step = way * torch.minimum(radius[:, None] * pace, room)
     return step.view_as(images)
+
+
+def _one_by_one(size: Tensor, room: Tensor, wanted: Tensor) -> Tensor:
+    """Return moves that bring ``wanted`` in all, those of the largest size first, each as far as it has room."""
+    ordered, order = torch.where(room > 0, size, 0).sort(1, descending=True)
+    rooms = room.gather(1, order)
+    brings = ordered * rooms
+    lacking = (wanted[:, None] - (brings.cumsum(1) - brings)).clamp_min(0)
+    moves = torch.minimum(lacking / ordered.clamp_min(torch.finfo(size.dtype).tiny), rooms)
+    return torch.zeros_like(size).scatter(1, order, torch.where(ordered > 0, moves, 0))
 
 
 plugin = Fab

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.attacks.ball import ball
 from robustdeploy.attacks.losses import Loss
-from robustdeploy.attacks.protocol import box
 from robustdeploy.attacks.signed_steps import Direction, Slope, climbed
 from robustdeploy.core.bounds import Count, NotNegative, Step
 from robustdeploy.data.noise import Noise
@@ -26,6 +27,8 @@ class Mim:
     decay: NotNegative = 1.0
     """What the sum so far is multiplied by in each step."""
 
+    NORMS: ClassVar = ("linf", "l2", "l1")
+
     @property
     def label(self) -> str:
         """``mim-10``."""
@@ -34,8 +37,7 @@ class Mim:
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
         """Return the strongest image found for each input."""
         along = Momentum(Slope(), self.decay, torch.zeros_like(images))
-        room = box(images, threat)
-        best, _, _ = climbed(net, images.clone(), labels, room, threat, self.steps, self.alpha, along)
+        best, _, _ = climbed(net, images, labels, ball(images, threat), self.steps, self.alpha, along)
         return best
 
 

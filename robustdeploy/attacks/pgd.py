@@ -8,12 +8,13 @@ success is lost when the image is stored in 8 bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.attacks.ball import ball
 from robustdeploy.attacks.losses import LOSSES, suffix
-from robustdeploy.attacks.protocol import box, to_grey_levels
 from robustdeploy.attacks.signed_steps import Slope, climbed
 from robustdeploy.core.bounds import Count, LossName, Step
 from robustdeploy.data.noise import Noise
@@ -22,7 +23,7 @@ from robustdeploy.onboard.types import Threat
 
 @dataclass(frozen=True)
 class Pgd:
-    """Signed gradient steps of size ``alpha``, projected into the box after each."""
+    """Gradient steps of length ``alpha``, projected into the ball after each; in ℓ∞ along the gradient's signs."""
 
     steps: Count = 10
     """Gradient steps per restart."""
@@ -34,6 +35,8 @@ class Pgd:
     """What the steps climb; ``margin`` often finds what cross-entropy leaves, and the other way round."""
     eot: Count | None = None
     """Passes whose gradients are averaged in each step, for a net that answers by chance; unset means one."""
+
+    NORMS: ClassVar = ("linf", "l2", "l1")
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
@@ -74,13 +77,9 @@ class Pgd:
         self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise, restart: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run one restart; return the best iterate per image, its loss, and whether it is misclassified."""
-        low, high = room = box(images, threat)
-        # Uniform in the box and not in the ball: near black or white, cutting would heap starts up at the border.
-        start = low + (high - low) * noise.uniform(restart, tuple(images.shape[1:]))
-        start = to_grey_levels(start).clamp(low, high)
-        return climbed(
-            net, start, labels, room, threat, self.steps, self.alpha, Slope(LOSSES[self.loss], self.eot or 1)
-        )
+        room = ball(images, threat)
+        start = room.kept(room.anywhere(noise, restart))
+        return climbed(net, start, labels, room, self.steps, self.alpha, Slope(LOSSES[self.loss], self.eot or 1))
 
 
 plugin = Pgd

@@ -10,11 +10,16 @@ from torch import Tensor, nn
 
 from robustdeploy.attacks.losses import Loss, cross_entropy
 from robustdeploy.data.noise import Noise
+from robustdeploy.errors import UsageError
 from robustdeploy.onboard.types import Threat
 
 
 class GradientAttack(Protocol):
-    """An adversary that follows the gradient of a net on the host. It proposes images; it never judges itself."""
+    """An adversary that follows the gradient of a net on the host. It proposes images; it never judges itself.
+
+    It declares the norms that it attacks in as a class attribute, ``NORMS: ClassVar[tuple[str, ...]]``; by default
+    ``linf`` alone.
+    """
 
     @property
     def label(self) -> str:
@@ -22,12 +27,17 @@ class GradientAttack(Protocol):
         ...
 
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
-        """Return adversarial images for ``images`` (N×C×H×W in [0, 1], whole grey levels), inside the threat's box."""
+        """Return adversarial images for ``images`` (N×C×H×W in [0, 1], whole grey levels), inside the threat's ball."""
         ...
 
 
 def box(images: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
-    """Lowest and highest value each pixel may take, whole grey levels both; the radius is rounded down to those."""
+    """Lowest and highest value each pixel may take, whole grey levels both; the radius is rounded down to those.
+
+    Of an ℓ∞ ball alone: a UsageError in other norms, where pixels share one length.
+    """
+    if threat.norm != "linf":
+        raise UsageError(f"a box was asked for where the threat is an {threat}; see robustdeploy.attacks.ball")
     eps = threat.levels / 255
     # Rounded again, as a float32 difference of grey levels may miss the nearest one by a bit.
     return to_grey_levels((images - eps).clamp_min(0)), to_grey_levels((images + eps).clamp_max(1))

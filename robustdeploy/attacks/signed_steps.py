@@ -1,4 +1,7 @@
-"""Signed steps of one size along a direction, projected into the box after each; PGD, BIM, MIM and DIM take them."""
+"""Steps of one size along a direction, projected into the ball after each; PGD, BIM, MIM and DIM take them.
+
+In ℓ∞ only the signs of a direction are followed.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.attacks.ball import Ball
 from robustdeploy.attacks.losses import Loss, cross_entropy
-from robustdeploy.attacks.protocol import input_gradient, to_grey_levels
+from robustdeploy.attacks.protocol import input_gradient
 from robustdeploy.onboard.criterion import CLASSIFICATION
-from robustdeploy.onboard.types import Threat
 
 
 class Direction(Protocol):
-    """Where the next step leads; only the signs of it are followed."""
+    """Where the next step leads."""
 
     @property
     def loss(self) -> Loss:
@@ -52,21 +55,19 @@ def climbed(
     net: nn.Module,
     start: Tensor,
     labels: Tensor,
-    room: tuple[Tensor, Tensor],
-    threat: Threat,
+    room: Ball,
     steps: int,
     alpha: float | None,
     direction: Direction,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Climb from ``start``, in whole grey levels; return the best iterate, its loss, and whether it is misclassified.
+    """Climb from ``start``; return the best iterate, its loss, and whether it is misclassified.
 
-    An image that is misclassified rests where it is. Of all others the iterate of the highest loss is kept. ``room``
-    is the lowest and the highest value of each pixel, ``alpha`` the step in pixels of [0, 1]; None means eps / 4.
+    Every iterate is judged in whole grey levels. One that is misclassified rests where it is. Of all others the iterate
+    of the highest loss is kept. ``alpha`` is the step in pixels of [0, 1], in the norm of ``room``; None means eps / 4.
     """
-    low, high = room
-    # Iterates are rounded to grey levels, and a smaller step would be rounded back to where it began.
-    alpha = max(threat.levels / 255 / 4 if alpha is None else alpha, 1 / 255)
-    current, best = start, start.clone()
+    alpha = room.step(alpha)
+    points, current = start.clone(), room.whole(start)
+    best = current.clone()
     best_loss = torch.full((len(start),), -torch.inf, device=start.device)
     fooled = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     active = torch.arange(len(start), device=start.device)
@@ -88,6 +89,7 @@ def climbed(
             break
         # A further step might take a misclassified image back.
         active, along = active[~wrong], along[~wrong]
-        stepped = to_grey_levels(current[active] + alpha * along.sign())
-        current[active] = torch.minimum(torch.maximum(stepped, low[active]), high[active])
+        its = room.select(active)
+        points[active] = its.kept(points[active] + alpha * its.steepest(along, points[active]))
+        current[active] = its.whole(points[active])
     return best, best_loss, fooled

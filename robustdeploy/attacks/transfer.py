@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class Transfer:
     """Folder of the other net, or a run, whose own net is meant; from the folder where robustdeploy is called."""
     attack: PlugIn = _PGD
     """What is run on that net."""
+
+    NORMS: ClassVar = ("linf", "l2", "l1")  # of what it runs, that which it has
 
     @property
     def follows(self) -> GradientAttack:

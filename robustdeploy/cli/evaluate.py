@@ -171,6 +171,11 @@ def _refuse(others: list[str]) -> None:
                 f"--set {each} would change what the run must meet; judge by other rules with `robustdeploy gate "
                 "--rules FILE`"
             )
+        if _is_of("threat", each):
+            raise UsageError(
+                f"--set {each} would change what was trained; to attack in another ball give it to the evaluation: "
+                "--set 'evaluate.threat={norm: l2, eps: 0.5}'"
+            )
         raise UsageError(f"--set {each} would change what was trained; evaluate takes evaluate.* and --data")
 
 

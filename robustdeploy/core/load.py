@@ -14,6 +14,7 @@ from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you
 from robustdeploy.core.corruptions import listed_corruptions
 from robustdeploy.core.ensembles import listed
 from robustdeploy.core.gate import Rule
+from robustdeploy.core.norms import norm_problems
 from robustdeploy.core.override import apply_override
 from robustdeploy.core.patches import listed_patches
 from robustdeploy.core.plain import plain, value_at
@@ -296,6 +297,7 @@ def _validated(
         if isinstance(noun, Target) and not found:
             found += _build_problems(noun, registries)
         if isinstance(noun, Recipe):
+            found += norm_problems(noun, registries)
             found += ((("gate", index), text) for index, text in contradictions(noun.gate))
             found += gate_problems(prospect_of(noun, registries)) if foresee and not found else []
     problems += [Problem(source.mark(place), place, text) for place, text in found if place not in source.unreadable]

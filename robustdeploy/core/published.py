@@ -51,8 +51,8 @@ class Protocol(Noun):
     """How figures were made: what has to be equal before two of them may be compared."""
 
     data: str
-    norm: Literal["linf", "l2", "none"] = "linf"
-    eps: Number | None = Field(default=None, ge=0, le=1)
+    norm: Literal["linf", "l2", "l1", "none"] = "linf"
+    eps: Number | None = Field(default=None, ge=0)
     """In pixels of [0, 1]; unset where the paper does not say."""
     attack: str | None = None
     """Label of the attack behind ``robust``, such as ``pgd-40``; unset where the paper does not say."""

@@ -17,12 +17,36 @@ from robustdeploy.core.model import Noun, Number
 from robustdeploy.onboard import types as onboard
 
 
+def check_radius(norm: str, eps: float) -> None:
+    """Refuse a radius in ℓ∞ that is larger than the range of a pixel."""
+    if norm == "linf" and eps > 1:
+        told = f"eps is {eps:g}, but no pixel of [0, 1] can move by more than 1"
+        raise ValueError(f"{told}; write 8 grey levels as 8/255, or say norm: l2 or l1")
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Threat(onboard.Threat):
-    """An ℓ∞ ball of radius ``eps``, in pixels of [0, 1]; ``8/255`` is accepted."""
+    """A ball of radius ``eps``, in pixels of [0, 1]; ``8/255`` is accepted.
 
-    norm: Literal["linf"] = "linf"
-    eps: Annotated[Number, Field(ge=1 / 255, le=1)] = 8 / 255
+    ``norm`` is ``linf``, the largest change of a pixel, or ``l2`` or ``l1``, lengths over all pixels and channels.
+    """
+
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    eps: Annotated[Number, Field(ge=1 / 255, le=10_000)] = 8 / 255
+
+    @model_validator(mode="before")
+    @classmethod
+    def _radius_is_given(cls, values: Any) -> Any:
+        given = values if isinstance(values, dict) else getattr(values, "kwargs", None) or {}
+        # The default is of an ℓ∞ ball: as a length over all pixels it would be next to nothing.
+        if given.get("norm", "linf") != "linf" and "eps" not in given:
+            raise ValueError(f"norm {given['norm']} needs an eps of its own: {{norm: l2, eps: 0.5}}")
+        return values
+
+    @model_validator(mode="after")
+    def _radius_suits_the_norm(self) -> Threat:
+        check_radius(self.norm, self.eps)
+        return self
 
 
 class Choice(Noun):
@@ -212,6 +236,8 @@ class Budget(Noun):
 class Evaluate(Noun):
     """How what runs on the board is attacked."""
 
+    threat: Threat | None = None
+    """Ball in which images are attacked, where that is not the recipe's ``threat``, inside which nets are trained."""
     limit: int | None = Field(default=None, ge=1)
     """Test images to use, the first of a fixed shuffle; all of them when unset."""
     attacks: tuple[Annotated[PlugIn, Of("attacks", "query-attacks", "substitutes", "ensembles")], ...] = (
@@ -256,6 +282,11 @@ class Recipe(Noun):
     gate: tuple[Rule, ...] = ()
     gate_baseline: Path | None = None
     """Run or ``report.json`` that rules with ``no_worse_than_baseline`` hold this one against."""
+
+    @property
+    def attacked_within(self) -> Threat:
+        """The ball that the evaluation attacks in."""
+        return self.evaluate.threat or self.threat
 
     @model_validator(mode="after")
     def _names_differ(self) -> Recipe:

@@ -191,6 +191,9 @@ class Report(Noun):
     sha256: dict[str, str] = {}
     """SHA-256 of what all subjects have in common, the recipe among it."""
     threat: Threat
+    """The ball that images were attacked in."""
+    trained_within: Threat | None = None
+    """The ball that the net was trained for, where that is another."""
     budget: BudgetLine
     measurements: tuple[Measurement, ...]
     diagnostics: tuple[Diagnostic, ...] = ()

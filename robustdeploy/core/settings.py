@@ -11,7 +11,7 @@ from robustdeploy.core.recipe import Evaluate
 from robustdeploy.core.report import Override
 
 _MARK = "@"
-_LATER: Mapping[str, Any] = {"distances": [], "vulnerability": False, "patches": [], "corruptions": []}
+_LATER: Mapping[str, Any] = {"threat": None, "distances": [], "vulnerability": False, "patches": [], "corruptions": []}
 """What came later, with the value that changes nothing."""
 
 

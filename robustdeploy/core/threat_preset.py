@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,7 @@ from robustdeploy.core.complaint import Place
 from robustdeploy.core.kinds import Of
 from robustdeploy.core.model import Noun, Number
 from robustdeploy.core.plain import plain, value_at
-from robustdeploy.core.recipe import Evaluate, PlugIn, Threat
+from robustdeploy.core.recipe import Evaluate, PlugIn, Threat, check_radius
 
 
 class Judged(Noun):
@@ -18,12 +18,18 @@ class Judged(Noun):
 
     data: str
     """The data set's name."""
-    eps: Annotated[Number, Field(ge=1 / 255, le=1)]
-    """Radius of the ℓ∞ ball, in pixels of [0, 1]."""
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    eps: Annotated[Number, Field(ge=1 / 255)]
+    """Radius of the ball, in pixels of [0, 1]."""
     attacks: tuple[Annotated[PlugIn, Of("attacks", "query-attacks", "substitutes", "ensembles")], ...] = Field(
         min_length=1
     )
     distances: tuple[Annotated[PlugIn, Of("distances")], ...] = ()
+
+    @model_validator(mode="after")
+    def _is_a_ball(self) -> Judged:
+        check_radius(self.norm, self.eps)
+        return self
 
 
 class ThreatPreset(Noun):
@@ -56,7 +62,7 @@ def laid_over(recipe: dict[str, Any], preset: ThreatPreset, keep_attacks: bool) 
     if judged is None:
         known = " and ".join(each.data for each in preset.on)
         raise ValueError(f"'{preset.name}' says nothing of {name}: it is for {known}; give an eps, as {{eps: 8/255}}")
-    recipe["threat"] = plain(Threat(eps=judged.eps))
+    recipe["threat"] = plain(Threat(norm=judged.norm, eps=judged.eps))
     filled: list[Place] = [("threat",)]
     evaluate = recipe.get("evaluate")
     if evaluate is None:

@@ -119,7 +119,7 @@ def attack_net(
     host = load()
     parts = Parts(work.folder, work.mark, work.ledger)
     with sharing(workers, load, host) as share:
-        bench = Bench(test, recipe.threat, recipe.seed, parts, progress, share=share)
+        bench = Bench(test, recipe.attacked_within, recipe.seed, parts, progress, share=share)
         arrays = _found(net, recipe, bench, host)
     atomic_write_bytes(work.folder / FILE, npz_from(arrays))
     work.keep(FILE)
@@ -183,7 +183,7 @@ def _found_on(
 def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> HostAttacks:
     """Read what was found on a net; anything but what the recipe's attacks must give is an ArtifactError.
 
-    What is replayed is evidence only inside the threat's box, so every image is held against that again.
+    What is replayed is evidence only inside the threat's ball, so every image is held against that again.
     """
     arrays = arrays_from(read_bounded(path, _MOST_BYTES), str(path), _MOST_BYTES)
 
@@ -191,9 +191,9 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
         shapes = {f"{name}/images": ("uint8", of.images.shape[1:]), f"{name}/predictions": ("int64", ())}
         _check(arrays, path, shapes, len(of.ids))
         images = arrays[f"{name}/images"]
-        # The seal is checked already; this also catches a box that was made smaller since.
+        # The seal is checked already; this also catches a ball that was made smaller since.
         if outside := violations(of.images, images, threat):
-            where = f"{path}: {outside:,} images of '{name}' lie outside of the threat's box"
+            where = f"{path}: {outside:,} images of '{name}' lie outside of the threat's ball"
             raise ArtifactError(f"{where}, so it was edited; {remedy(path)}")
         # Only attacks have it, and not the curve; files of an older version have none.
         lost = arrays.get(f"{name}/lost")
@@ -206,8 +206,7 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
     replayed = [a for a in adversaries if not (deployed and a.asks)]
     few = first_images(test, recipe)
     curve = {
-        multiple: found(_curve_name(multiple), few, Threat("linf", eps))
-        for multiple, eps in (radii(recipe) if deployed else ())
+        multiple: found(_curve_name(multiple), few, threat) for multiple, threat in (radii(recipe) if deployed else ())
     }
     distances = {}
     asked = recipe.evaluate.distances
@@ -215,7 +214,7 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
         its = looked_at(test, distance)
         _check(arrays, path, shapes_of(distance, its), len(its.ids))
         distances[distance.label] = reach_of(choice, distance, arrays, its, path)
-    attacks = {a.label: found(a.label, test, recipe.threat) for a in replayed}
+    attacks = {a.label: found(a.label, test, recipe.attacked_within) for a in replayed}
     for label in (a.label for a in replayed if a.substitute is not None):
         attacks[label] = replace(attacks[label], substituted=_substituted(arrays, path, label))
     looked = [a.label for a in adversaries if not a.asks] if recipe.evaluate.vulnerability else []

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from robustdeploy.onboard.ball import outside, rounded
 from robustdeploy.onboard.types import Bytes, Threat
 
 
 def project(images: Bytes, proposals: Bytes, threat: Threat) -> Bytes:
-    """Move each proposed pixel to the nearest 8-bit value inside the threat's box around ``images``."""
-    low, high = threat.box(images)
-    # Coordinate by coordinate, the projection to the nearest point of an l-infinity ball is a clip.
-    return np.clip(proposals, low, high)
+    """Move each proposed image into the threat's ball around ``images``; in ℓ∞ to the nearest one there."""
+    return rounded(images, proposals, threat)
 
 
 def violations(images: Bytes, adversarial: Bytes, threat: Threat) -> int:
-    """Count images with any pixel further than the threat allows, in whole grey levels."""
-    # uint8 would wrap around: 3 - 8 is 251 there.
-    apart = np.abs(images.astype(np.int16) - adversarial.astype(np.int16))
-    return int((apart.reshape(len(images), -1).max(1) > threat.levels).sum()) if len(images) else 0
+    """Count images that are further away than the threat allows, in whole grey levels."""
+    return int(outside(images, adversarial, threat).sum()) if len(images) else 0

@@ -25,14 +25,14 @@ from robustdeploy.onboard.types import Labels, Threat
 ATTACK = Pgd(steps=10)
 
 
-def radii(recipe: Recipe) -> Iterator[tuple[float, float]]:
-    """Yield each multiple of the threat's eps with the radius it gives; one below a grey level is left out."""
+def radii(recipe: Recipe) -> Iterator[tuple[float, Threat]]:
+    """Yield each multiple of the threat's eps with the ball it gives; one below a grey level is left out."""
     for multiple in sorted(recipe.evaluate.eps_curve):
-        eps = min(1.0, multiple * recipe.threat.eps)
+        threat = recipe.attacked_within.scaled(multiple)
         # In 8 bits such a ball holds the image alone: no attack can do anything, and the curve would seem to begin
         # high.
-        if Threat("linf", eps).levels >= 1:
-            yield multiple, eps
+        if threat.holds_more:
+            yield multiple, threat
 
 
 def first_images(images: Images, recipe: Recipe) -> Images:
@@ -47,13 +47,13 @@ def curve_found(bench: Bench, host: HostNet, recipe: Recipe, before: Mapping[flo
     ``before`` is what was found on another precision of it, as for ``attack_host``.
     """
     few, found = first_images(bench.images, recipe), {}
-    for multiple, eps in radii(recipe):
+    for multiple, threat in radii(recipe):
         stop_if_interrupted()
         bench.progress(f"eps × {multiple:g}", 0, len(few.ids))
 
-        def make(multiple: float = multiple, eps: float = eps) -> dict[str, np.ndarray]:
+        def make(multiple: float = multiple, threat: Threat = threat) -> dict[str, np.ndarray]:
             # Other noise at each radius, or the same unlucky starts would repeat along the curve.
-            threat, noise = Threat("linf", eps), key(bench.seed, "curve", str(multiple))
+            noise = key(bench.seed, "curve", str(multiple))
             images = project(few.images, host.attack(ATTACK, few.images, few.labels, threat, noise, few.ids), threat)
             if multiple in before:
                 images = worse_of(host, images, before[multiple].images, few.labels)
@@ -86,8 +86,8 @@ def curve_rows(
         return bench.parts.get(f"curve-{multiple:g}", make)["board"]
 
     on_board = fleet.share([partial(replay, multiple) for multiple in steps], lambda finished: None)
-    for (multiple, eps), labels_there in zip(steps.items(), on_board, strict=True):
-        conditions = {"eps": eps, "multiple": multiple, "attack": "pgd", "steps": 10}
+    for (multiple, threat), labels_there in zip(steps.items(), on_board, strict=True):
+        conditions = {"eps": threat.eps, "multiple": multiple, "attack": "pgd", "steps": 10}
         for its, labels in ((reference, replayed[multiple].predictions), (subject, labels_there)):
             bits = labels == few.labels
             rows.append(share_row("robust_accuracy_at_eps", its, bits, conditions, attack=ATTACK.label, kind=kind))

@@ -96,7 +96,8 @@ def _inside_box(outcomes: Outcomes, threat: Threat) -> Diagnostic:
     outside = sum(
         violations(outcomes.images, attack.images, threat) for attack in (*outcomes.attacks, *outcomes.dense_attacks)
     )
-    text = f"{outside} stored adversarial images leave the box of ±{threat.levels} grey levels (integers compared)"
+    room = f"box of ±{threat.levels} grey levels" if threat.norm == "linf" else str(threat)
+    text = f"{outside} stored adversarial images leave the {room} (integers compared)"
     return Diagnostic(id="inside-box", level=_level(outside > 0), text=text, value=outside, threshold=0)
 
 

@@ -155,7 +155,8 @@ def _pixels(images: Images) -> Pixels:
 
 def _norms(moves: Pixels, distance: Distance) -> Floats:
     flat = np.abs(moves.reshape(len(moves), -1).astype(np.float64))
-    norms: Floats = flat.max(1) if METRICS[distance.metric].unit == "linf" else np.sqrt(np.square(flat).sum(1))
+    unit = METRICS[distance.metric].unit
+    norms: Floats = flat.max(1) if unit == "linf" else flat.sum(1) if unit == "l1" else np.sqrt(np.square(flat).sum(1))
     return norms
 
 

@@ -99,10 +99,11 @@ def _samples(outcomes: Outcomes, threat: Threat, classes: tuple[str, ...]) -> It
 
 
 def _difference(clean: Bytes, adversarial: Bytes, threat: Threat) -> Bytes:
-    """Scale the perturbation so that ±eps spans black to white around mid-grey."""
+    """Scale the perturbation so that ±eps, in ℓ2 and ℓ1 its largest change, spans black to white around mid-grey."""
     change = adversarial.astype(np.float32) - clean.astype(np.float32)
+    largest = threat.levels if threat.norm == "linf" else max(1.0, float(np.abs(change).max()))
     # Drawn as it is, a change of eight levels cannot be seen.
-    grey: Bytes = np.clip(127.5 + change * (127.5 / threat.levels), 0, 255).round().astype(np.uint8)
+    grey: Bytes = np.clip(127.5 + change * (127.5 / largest), 0, 255).round().astype(np.uint8)
     return grey
 
 

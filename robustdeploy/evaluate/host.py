@@ -12,10 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from robustdeploy.attacks.ball import ball
 from robustdeploy.attacks.distance.protocol import Distance
 from robustdeploy.attacks.losses import margin_loss
 from robustdeploy.attacks.patches.protocol import PatchAttack
-from robustdeploy.attacks.protocol import GradientAttack, box, input_gradient, to_grey_levels
+from robustdeploy.attacks.protocol import GradientAttack, input_gradient
 from robustdeploy.core.trust import Trust
 from robustdeploy.cost.memory import images_at_once
 from robustdeploy.data.images import pixels
@@ -190,7 +191,7 @@ class HostNet:
     def faithful_gradients(self, images: Bytes, labels: Labels, threat: Threat, key: int) -> float:
         """Return how often the gradient foretells whether the margin rises or falls along a random direction.
 
-        It is asked at random places in the box, for steps from one grey level to eps both ways, and the best of the
+        It is asked at random places in the ball, for steps from one grey level to eps both ways, and the best of the
         step sizes counts: a net that rounds, and passes gradients straight through, is told well by larger steps.
         The scores come without a gradient being kept, so that a net cannot know that it is being looked at.
         """
@@ -201,14 +202,15 @@ class HostNet:
     def _foretold(self, images: Bytes, labels: Labels, threat: Threat, noise: Noise) -> list[int]:
         """Count for each step size the directions, of ``DIRECTIONS`` per image, that the gradient tells rightly."""
         labelled = torch.from_numpy(labels).to(self.device)
-        low, high = box(self._pixels(images), threat)
-        places = to_grey_levels(low + (high - low) * noise.uniform(0, tuple(low.shape[1:])))
+        room = ball(self._pixels(images), threat)
+        places = room.whole(room.anywhere(noise, 0))
         # At random places and not at the images: there a net could be prepared to have a good gradient.
         gradient, _ = input_gradient(self.followed, places, labelled, margin_loss)
-        sizes = sorted({1, max(1, threat.levels // 2), threat.levels})
+        most = threat.each(images[0].size)
+        sizes = sorted({1, max(1, most // 2), most})
         right = dict.fromkeys(sizes, 0)
         for number in range(DIRECTIONS):
-            direction = noise.uniform(1 + number, tuple(low.shape[1:])).round() * 2 - 1
+            direction = noise.uniform(1 + number, tuple(places.shape[1:])).round() * 2 - 1
             for size in sizes:
                 # Clipped as an attack's images are, so that the step that is foretold is the one that is taken.
                 ahead, behind = ((places + way * size / 255 * direction).clamp(0, 1) for way in (1, -1))

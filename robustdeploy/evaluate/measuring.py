@@ -39,6 +39,7 @@ from robustdeploy.evaluate.attack import (
     settings_of,
     shared,
 )
+from robustdeploy.evaluate.box import project
 from robustdeploy.evaluate.challenge import challenge_diagnostic, challenged
 from robustdeploy.evaluate.classes import class_rows, one_class_diagnostic
 from robustdeploy.evaluate.corruptions import UnderCorruptions, corrupted_on_boards
@@ -124,6 +125,7 @@ class Request:
 def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> BoardRecord:
     """Evaluate on a target's boards. Sealed parts of an interrupted evaluation of the same engine are used again."""
     recipe, target = request.recipe, request.target
+    threat = recipe.attacked_within
     adversaries = adversaries_from(recipe.evaluate.attacks)
     # Before the board is opened: a damaged file must not cost the time of sending an engine.
     found = load_attacks(request.found, recipe, request.test, deployed=True)
@@ -133,7 +135,7 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     )
     parts = Parts(work.folder, work.mark, work.ledger)
     # Judged in the batch that the latency is of: one deployment, one answer.
-    bench = Bench(request.test, recipe.threat, recipe.seed, parts, progress, target.latency.batch)
+    bench = Bench(request.test, threat, recipe.seed, parts, progress, target.latency.batch)
     timed = Relay(fleet, partial(_stopwatch, request, opened, progress))
     clean = Judged(**shared(bench, fleet, "clean", partial(_judged, batch=bench.batch)))
     # Between the attacks and not in one row, so that runs meet the board in different states.
@@ -150,8 +152,8 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     on_board = [row for row in curve if row.subject == str(subject)]
     in_torch = _in_float32(subject, found, dense)
     checks = (
-        strength_diagnostic(adversaries, recipe.threat, len(request.test.ids), on_board),
-        *diagnose(outcomes, recipe.threat, clean.scores, _findings(host, bench), on_board, classes, limits.agreement),
+        strength_diagnostic(adversaries, threat, len(request.test.ids), on_board),
+        *diagnose(outcomes, threat, clean.scores, _findings(host, bench), on_board, classes, limits.agreement),
         *precision_diagnostics(request.exported, limits),
         *ladder_diagnostic(outcomes, adversaries),
         one_class_diagnostic(outcomes, request.classes),
@@ -176,7 +178,7 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
             *(each.model_copy(update={"subject": str(subject)}) for each in checks),
             *(check for its, each in in_torch.items() for check in distance_diagnostics(each.distances, its)),
         ),
-        figures=figures_from(outcomes, recipe.threat, request.classes, latency, subject),
+        figures=figures_from(outcomes, threat, request.classes, latency, subject),
     )
     told = {"facts": {**first.facts, **fleet.deeds()}, "timings": timings_record(latency)}
     _keep(work, outcomes, beyond.arrays, told, rows)
@@ -282,14 +284,15 @@ def _prints(test: Images) -> Prints:
 
 
 def _unmoved_margins(bench: Bench, board: Board, scores: Scores) -> int:
-    """Count images whose margin stays exactly as it was when they are moved to a random corner of the box."""
+    """Count images whose margin stays exactly as it was when they are moved along random signs, as far as may be."""
     test = bench.images
     images, labels = test.images[:LOOKED_AT], test.labels[:LOOKED_AT]
     low, high = bench.threat.box(images)
     draws = Draws(key(bench.seed, "scores-respond"), test.ids[:LOOKED_AT])
     up = draws.uniform(0, images[0].size).reshape(images.shape) < 0.5
-    # Corners of the box, the largest moves that the threat allows: if these change no score, no smaller ones do.
-    moved = board.score(np.where(up, high, low))
+    # Corners of the box, the largest moves that the threat allows: if these change no score, no smaller ones do. A ball
+    # in ℓ2 or ℓ1 does not reach them, and each pixel moves by as much as is left for it.
+    moved = board.score(project(images, np.where(up, high, low), bench.threat))
     return int((CLASSIFICATION.margin(moved, labels) == CLASSIFICATION.margin(scores[:LOOKED_AT], labels)).sum())
 
 

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from robustdeploy.attacks.ball import ball
 from robustdeploy.attacks.losses import margin_loss
-from robustdeploy.attacks.protocol import box, input_gradient, to_grey_levels
+from robustdeploy.attacks.protocol import input_gradient
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Threat
@@ -48,10 +49,10 @@ def paths(net: nn.Module, followed: nn.Module, images: Tensor, labels: Tensor, t
 
 
 def _flat(net: nn.Module, followed: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
-    low, high = box(images, threat)
+    room = ball(images, threat)
     # From a random place, as PGD begins: at the images themselves a net could be prepared to look well.
-    now = to_grey_levels(low + (high - low) * noise.uniform(0, tuple(images.shape[1:])))
-    step = max(threat.levels / 255 / 4, 1 / 255)
+    now = room.kept(room.anywhere(noise, 0))
+    step = room.step(None)
     scores = net(now)
     stood: Tensor = CLASSIFICATION.right(scores, labels)
     # The margin and not the loss that is climbed: in float32 that is 0 at a confident image, and stays it.
@@ -59,20 +60,19 @@ def _flat(net: nn.Module, followed: nn.Module, images: Tensor, labels: Tensor, t
     risen = torch.zeros_like(stood)
     for _ in range(STEPS):
         gradient, _scores = input_gradient(followed, now, labels)
-        stepped = to_grey_levels(now + step * gradient.sign())
-        now = torch.minimum(torch.maximum(stepped, low), high)
+        now = room.kept(now + step * room.steepest(gradient, now))
         # Written so that NaN counts as not risen.
         risen |= margin_loss(net(now), labels) > first
     return stood & ~risen
 
 
 def _inner(net: nn.Module, followed: nn.Module, images: Tensor, labels: Tensor, threat: Threat) -> Tensor:
-    low, high = box(images, threat)
+    room = ball(images, threat)
     gradient, _scores = input_gradient(followed, images, labels)
+    way = room.furthest(gradient) - images
 
     def right(fraction: float) -> Tensor:
-        stepped = to_grey_levels(images + fraction * threat.levels / 255 * gradient.sign())
-        found: Tensor = CLASSIFICATION.right(net(torch.minimum(torch.maximum(stepped, low), high)), labels)
+        found: Tensor = CLASSIFICATION.right(net(room.whole(images + fraction * way)), labels)
         return found
 
     inside = torch.stack([right(fraction) for fraction in INNER]).all(0)

@@ -58,14 +58,17 @@ def strength_diagnostic(
 
 def _lacking_attacks(adversaries: Sequence[Adversary], threat: Threat) -> Iterator[str]:
     # The box has whole levels, so a radius between two of them is no larger than the lower one.
-    eps = threat.levels / 255
+    eps = threat.length / 255
     gradients = [part for each in adversaries if each.gradient for part in _parts(each.gradient)]
-    found = [_gradient_flaw(attack, eps) for attack in gradients]
+    # Results are rounded to 8 bits, and no step of all pixels below one level survives that; in other norms it may.
+    least = 1 / 255 if threat.norm == "linf" else 0.0
+    found = [_gradient_flaw(attack, eps, least) for attack in gradients]
     serious = [attack for attack, flaw in zip(gradients, found, strict=True) if not flaw]
     if not serious:
         iterative = [flaw for flaw in found if flaw and not flaw.startswith("it takes no")]
         told = f" ({iterative[0]})" if iterative else ""
-        yield f"no gradient attack takes {STEPS} steps that can cross the box{told}"
+        room = "box" if threat.norm == "linf" else "ball"
+        yield f"no gradient attack takes {STEPS} steps that can cross the {room}{told}"
     else:
         climbed = {getattr(attack, "loss", "cross-entropy") for attack in serious}
         for loss, enough in LOSSES.items():
@@ -106,14 +109,13 @@ def _starts(attack: Any) -> int:
     return int(getattr(attack, "starts", getattr(attack, "restarts", 1)))
 
 
-def _gradient_flaw(attack: Any, eps: float) -> str | None:
-    """Say why a gradient attack does not count, or None if it does."""
+def _gradient_flaw(attack: Any, eps: float, least: float) -> str | None:
+    """Say why a gradient attack does not count, or None if it does; no step is shorter than ``least``."""
     steps = getattr(attack, "steps", None)
     if steps is None:
         return "it takes no steps"
     alpha = getattr(attack, "alpha", None)
-    # Results are rounded to 8 bits, and no step below one level survives that.
-    size = max(alpha if alpha is not None else eps / 4, 1 / 255)
+    size = max(alpha if alpha is not None else eps / 4, least)
     if steps < STEPS:
         return f"{attack.label} takes {steps}"
     # Such steps jump from corner to corner and never look in between.

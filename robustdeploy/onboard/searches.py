@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .ball import outside, rounded
 from .draws import Draws
 from .queries import ask_margins
 from .types import Bytes, Labels, Model, Needs, Threat
@@ -21,9 +23,9 @@ from .types import Bytes, Labels, Model, Needs, Threat
 Answers = npt.NDArray[Any]
 """One number per image that was asked for: its margin, or for an attack by labels whether it is wrong."""
 Search = Generator[Bytes, Answers, None]
-"""Yields images N×C×H×W, inside the box or not, and is sent what the model answers to each.
+"""Yields images N×C×H×W, inside the ball or not, and is sent what the model answers to each.
 
-It ends where it has nothing more to ask, and is ended at the first image inside the box that is wrong."""
+It ends where it has nothing more to ask, and is ended at the first image inside the ball that is wrong."""
 Values = npt.NDArray[np.float64]
 
 PIECE = 8
@@ -39,10 +41,14 @@ class Place:
     low: Bytes
     """Lowest value that each pixel may take."""
     high: Bytes
-    levels: int
-    """The threat's radius in grey levels."""
+    threat: Threat
     draws: Draws
     """Random numbers of this image."""
+
+    @property
+    def levels(self) -> int:
+        """The most grey levels that a pixel may move."""
+        return self.threat.levels
 
     def uniform(self, step: int) -> Values:
         """Return a number in [0, 1) for each pixel."""
@@ -77,7 +83,7 @@ def search(
     threat: Threat,
     draws: Draws,
 ) -> Bytes:
-    """Return for each image the first one inside the box that is wrong, within the queries that it may spend.
+    """Return for each image the first one inside the ball that is wrong, within the queries that it may spend.
 
     Where there is none it is the one of lowest margin; an attack by labels knows none, and the image stays as it is.
     """
@@ -85,7 +91,7 @@ def search(
     found, lowest, left = images.copy(), np.full(len(images), np.inf), np.full(len(images), limits.queries)
     waiting: dict[int, tuple[Search, Bytes]] = {}
     for row in range(len(images)):
-        one = start(Place(images[row], low[row], high[row], threat.levels, draws.select(np.array([row]))))
+        one = start(Place(images[row], low[row], high[row], threat, draws.select(np.array([row]))))
         waiting[row] = one, next(one)
     while waiting:
         tried = {row: wanted[: left[row]] for row, (_, wanted) in waiting.items()}
@@ -97,7 +103,7 @@ def search(
         before, waiting = waiting, {}
         for row, its in tried.items():
             part = rows == row
-            inside = ((low[row] <= its) & (its <= high[row])).all((1, 2, 3))
+            inside = ~outside(np.broadcast_to(images[row], its.shape), its, threat)
             best = int(np.where(inside, worth[part], np.inf).argmin())
             if inside[best] and worth[part][best] < lowest[row]:
                 found[row], lowest[row] = its[best], worth[part][best]
@@ -125,3 +131,51 @@ def dithered(values: Values, dither: Values) -> Bytes:
     """
     rounded: Bytes = np.clip(np.floor(values + dither), 0, 255).astype(np.uint8)
     return rounded
+
+
+def begun(place: Place, first: int) -> Generator[Bytes, Answers, tuple[Bytes, int]]:
+    """Ask for images of noise until one is wrong; return it and the next step of draws, of which ``first`` is free."""
+    for step in count(first):
+        point = np.floor(256 * place.uniform(step)).astype(np.uint8)
+        (wrong,) = yield point[None]
+        if wrong:
+            return point, step + 1
+    raise AssertionError("count never ends")
+
+
+def at_length(place: Place, way: Values, length: float, dither: Values) -> Bytes:
+    """Return the image at ``length`` grey levels in ℓ2 along ``way``; within the ball's radius it is inside."""
+    there = place.image + length * way
+    if length <= place.threat.length:
+        inside: Bytes = rounded(place.image[None], there[None], place.threat)[0]
+        return inside
+    return dithered(there, dither)
+
+
+def to_boundary(
+    place: Place, point: Values, dither: Values, tolerance: float
+) -> Generator[Bytes, Answers, tuple[Values, float]]:
+    """Go from the wrong ``point`` straight towards the image; return the way and how far on it what is wrong lies.
+
+    The ball's border is asked for first: a wrong image there ends the search.
+    """
+    moves = point - place.image
+    far = unit_length(moves)
+    way, near = moves / far, min(place.threat.length, far)
+    yield at_length(place, way, near, dither)[None]
+    while far - near > tolerance:
+        middle = (near + far) / 2
+        (wrong,) = yield at_length(place, way, middle, dither)[None]
+        near, far = (near, middle) if wrong else (middle, far)
+    return way, far
+
+
+def unit_length(moves: Values) -> float:
+    """Return the ℓ2 length of a move, or a next to nothing that can be divided by."""
+    return max(float(np.sqrt(np.square(moves).sum())), 1e-12)
+
+
+def cosine(frequency: int, length: int) -> Values:
+    """Return one row of the cosine transform (DCT-II)."""
+    row: Values = np.cos(np.pi * frequency * (2 * np.arange(length) + 1) / (2 * length))
+    return row

@@ -27,7 +27,7 @@ from .store import Store, is_full
 from .telemetry import Watch
 from .timing import CHECKED, SPLITS, Plan, measure
 from .turns import take_turns
-from .types import Backend, Bytes, Model, Pixels, Scores, Threat, pixels_from_bytes
+from .types import SIGNS, Backend, Bytes, Model, Pixels, Scores, Threat, pixels_from_bytes
 from .wire import VERSION, Array, Message
 
 Progress = Callable[[int], None]
@@ -173,8 +173,11 @@ class Service:
             raise UsageError(f"an attack came with {len(images)} images, {len(labels)} labels and {len(ids)} ids")
         name = _need(head, "name")
         attack = build_plugin("attacks", name, head.get("options", {}))
+        threat = _threat(_need(head, "threat"))
+        if threat.norm not in getattr(attack, "NORMS", ("linf",)):
+            raise UsageError(f"the attack {name} has no {SIGNS[threat.norm]} form")
         counted = Counted(self._told, len(images))
-        found = attack(counted, images, labels, _threat(_need(head, "threat")), Draws(_key(head), ids))
+        found = attack(counted, images, labels, threat, Draws(_key(head), ids))
         # A plug-in may return what it likes. The host judges images, so they must at least be images.
         if found.dtype != np.uint8 or found.shape != images.shape:
             got = f"{found.dtype} of shape {found.shape}"
@@ -397,10 +400,11 @@ def _images(request: Message) -> Bytes:
 
 
 def _threat(head: Any) -> Threat:
-    eps = head.get("eps") if isinstance(head, Mapping) else None
-    if not isinstance(eps, (int, float)) or not 0 <= eps <= 1 or head.get("norm") != "linf":
-        raise UsageError(f"the threat {str(head)[:100]} is not an linf ball with eps from 0 to 1")
-    return Threat("linf", float(eps))
+    eps, norm = (head.get("eps"), str(head.get("norm"))) if isinstance(head, Mapping) else (None, "")
+    # A radius beyond any image's diameter would only overflow.
+    if not isinstance(eps, (int, float)) or norm not in SIGNS or not 0 <= eps <= (1 if norm == "linf" else 1e4):
+        raise UsageError(f"the threat {str(head)[:100]} is not a ball in {', '.join(SIGNS)} with eps from 0")
+    return Threat(norm, float(eps))
 
 
 def _plan(head: Any) -> Plan:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -21,26 +23,69 @@ Labels = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 
 
+Norm = Literal["linf", "l2", "l1"]
+"""What the length of a move is measured in: its largest change, or over all pixels and channels together."""
+POWERS: Mapping[str, int] = {"l2": 2, "l1": 1}
+"""Of the norms that are sums over all pixels: which power of each change is summed."""
+SIGNS: Mapping[str, str] = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
+"""How norms are written for people."""
+_DENOMINATOR = 100_000
+"""Largest denominator of a radius that was given as a fraction."""
+
+
 @dataclass(frozen=True)
 class Threat:
-    """How far an adversary may move an image: an ℓ∞ ball of radius ``eps`` in pixels of [0, 1]."""
+    """How far an adversary may move an image: a ball of radius ``eps`` in pixels of [0, 1]."""
 
     norm: str = "linf"
     eps: float = 8 / 255
 
     @property
     def levels(self) -> int:
-        """``eps`` in whole grey levels of an 8-bit image, rounded down so that the ball is never left."""
+        """The most whole grey levels that one pixel may change; rounded down, so that the ball is never left."""
         # A radius in decimals, such as 0.031372549, lies a hair below 8 levels and means 8.
-        return int(self.eps * 255 + 1e-6)
+        return min(255, int(self.eps * 255 + 1e-6))
+
+    @property
+    def most(self) -> int:
+        """Largest sum, over all pixels, of the changes in grey levels to the norm's power; not for ``linf``.
+
+        ``floor(255 eps)`` for ``l1``, ``floor((255 eps)²)`` for ``l2``, in exact arithmetic.
+        """
+        near = Fraction(self.eps).limit_denominator(_DENOMINATOR)
+        # 128/255 was rounded to a float, and 255 times that may be a hair below 128.
+        eps = near if float(near) == self.eps else Fraction(self.eps)
+        return math.floor((255 * eps) ** POWERS[self.norm])
+
+    @property
+    def length(self) -> float:
+        """The radius in grey levels that whole levels can have, not rounded for ``l2``."""
+        return float(self.levels) if self.norm == "linf" else float(self.most ** (1 / POWERS[self.norm]))
+
+    def scaled(self, multiple: float) -> Threat:
+        """Return the ball of ``multiple`` times this radius; none in ``linf`` is larger than all of [0, 1]."""
+        eps = self.eps * multiple
+        return Threat(self.norm, min(1.0, eps) if self.norm == "linf" else eps)
+
+    @property
+    def holds_more(self) -> bool:
+        """Whether any other 8-bit image lies in the ball."""
+        return self.length >= 1
+
+    def each(self, size: int) -> int:
+        """Whole levels, at least one, by which all of ``size`` pixels can change at once, about as the ball allows."""
+        return self.levels if self.norm == "linf" else max(1, int(self.length / size ** (1 / POWERS[self.norm])))
 
     def box(self, images: Bytes) -> tuple[Bytes, Bytes]:
-        """Lowest and highest 8-bit value that each pixel of ``images`` may take."""
+        """Lowest and highest 8-bit value that each pixel of ``images`` may take, whatever the others do."""
         # uint8 wraps around: 3 - 8 would be 251.
         wide = images.astype(np.int16)
         low = np.clip(wide - self.levels, 0, 255).astype(np.uint8)
         high = np.clip(wide + self.levels, 0, 255).astype(np.uint8)
         return low, high
+
+    def __str__(self) -> str:
+        return f"{SIGNS.get(self.norm, self.norm)} ball of eps {self.eps:.4g}"
 
 
 def pixels_from_bytes(images: Bytes) -> Pixels:
@@ -112,9 +157,10 @@ Needs = Literal["scores", "labels"]
 class QueryAttack(Protocol):
     """An adversary that sees answers only. It proposes images; it never judges itself.
 
-    It declares what it reads of them as a class attribute, ``NEEDS: ClassVar[Needs]``; by default its scores.
+    It declares as class attributes what it reads of them, ``NEEDS: ClassVar[Needs]``, by default its scores; and in
+    which norms it attacks, ``NORMS: ClassVar[tuple[str, ...]]``, by default ``linf`` alone.
     """
 
     def __call__(self, model: Model, images: Bytes, labels: Labels, threat: Threat, draws: Draws) -> Bytes:
-        """Return the strongest image found for each input, inside ``threat``'s box."""
+        """Return the strongest image found for each input, inside ``threat``'s ball."""
         ...

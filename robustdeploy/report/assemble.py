@@ -12,7 +12,7 @@ from robustdeploy.core.files import canonical_json, sha256_of_file, sha256_of_te
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_json
-from robustdeploy.core.recipe import Budget, Recipe
+from robustdeploy.core.recipe import Budget, Recipe, Threat
 from robustdeploy.core.records import BoardRecord, ChannelCount, NetRecord, OnnxRecord
 from robustdeploy.core.report import (
     BudgetLine,
@@ -88,6 +88,7 @@ def assemble(
     diagnostics += tuple(build_diagnostics(subjects, measurements))
     omissions = (*(omission for part in parts for omission in part.omissions), *untold_targets(untold))
     last = mine[-1].board
+    threat = Threat(**last.manifest.parameters["threat"])
     return Report(
         name=name,
         net=net,
@@ -99,7 +100,8 @@ def assemble(
         producer=producer(),
         data={**own.record.data, "test": last.record.n, **last.record.reading},
         sha256=_common(recipe, own),
-        threat=recipe.threat,
+        threat=threat,
+        trained_within=None if recipe.threat == threat else recipe.threat,
         budget=budget,
         measurements=measurements,
         diagnostics=diagnostics,

@@ -81,7 +81,7 @@ def _attacked(report: Report) -> dict[str, Any]:
     worst = [row for row in report.measurements if row.metric == "robust_accuracy" and row.attack == "worst"]
     counted = {row.n for row in report.measurements if row.metric == "clean_accuracy"}
     return {
-        "threat": f"eps {report.threat.eps:g}",
+        "threat": ("" if report.threat.norm == "linf" else f"{report.threat.norm} ") + f"eps {report.threat.eps:g}",
         "data": report.data.get("name"),
         "test images": ", ".join(f"{n:,}" for n in sorted(counted)),
         "split": str(report.data.get("split_sha256", ""))[:12],

@@ -395,7 +395,13 @@ def _plain(value: Any) -> str:
 def caveats(report: Report) -> tuple[str, ...]:
     """What a reader must know before believing the numbers of these targets."""
     # Several nets on one target share what is to be said of it.
-    return tuple(dict.fromkeys(text for evidence in report.deployed for text in _caveats(evidence)))
+    told = dict.fromkeys(text for evidence in report.deployed for text in _caveats(evidence))
+    return (*_other_ball(report), *told)
+
+
+def _other_ball(report: Report) -> Iterator[str]:
+    if report.trained_within is not None:
+        yield f"The attacks stay in an {report.threat}; the net was trained for an {report.trained_within}."
 
 
 def _caveats(evidence: SubjectEvidence) -> Iterator[str]:

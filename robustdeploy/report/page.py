@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from robustdeploy.foreign import sentence
+from robustdeploy.onboard.types import SIGNS
 from robustdeploy.report import evidence, quantity, svg
 
 
@@ -31,6 +32,7 @@ def page(template: str, *, charts: Mapping[str, str], **content: Any) -> str:
         "quantity": quantity.quantity,
         "number": quantity.number,
         "eps": quantity.eps_text,
+        "norm": SIGNS.__getitem__,
         "interval": quantity.interval,
         "samples": quantity.samples,
         "conditions": evidence.conditions_text,

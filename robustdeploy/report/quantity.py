@@ -6,7 +6,7 @@ from robustdeploy.core.report import Measurement
 
 SHARES = frozenset({"fraction", "share", "proportion"})
 """Units whose values lie in [0, 1] and are shown in percent."""
-_OF_IMAGES = ("l2", "linf", "of the dense net's")
+_OF_IMAGES = ("l2", "linf", "l1", "of the dense net's")
 """Other units of what is measured on images."""
 
 

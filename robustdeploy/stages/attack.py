@@ -59,7 +59,7 @@ class Attack:
     def settings(self) -> Mapping[str, Any]:
         """All that decides what is found."""
         recipe = self.session.asked
-        evaluate, threat = evaluation_content(recipe.evaluate), plain(recipe.threat)
+        evaluate, threat = evaluation_content(recipe.evaluate), plain(recipe.attacked_within)
         # Without the target: what gradients find in torch is the same for all of them.
         return {"evaluate": evaluate, "threat": threat, "seed": recipe.seed, "deployed": self.deployed}
 

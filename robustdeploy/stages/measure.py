@@ -71,7 +71,7 @@ class Measure:
         # Here with the latency plan and the clock policy: they decide what is timed.
         return {
             "evaluate": evaluation_content(recipe.evaluate),
-            "threat": plain(recipe.threat),
+            "threat": plain(recipe.attacked_within),
             "target": plain(self.target),
         }
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linprog
+from scipy.optimize import linprog, minimize
 
 from robustdeploy.attacks.fab import Fab, projection
 from robustdeploy.attacks.fgsm import Fgsm
@@ -46,6 +46,33 @@ def test_the_projection_is_the_smallest_there_is(seed):
             assert float(reached[number]) == pytest.approx(float(lead[number]), abs=1e-9)
             assert float(steps[number].abs().max()) == pytest.approx(radius, abs=1e-9)
     assert out_of_reach < 15
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_in_other_norms_the_projection_is_the_smallest_there_is_too(norm):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(20, 1, 3, 4, generator=generator).double()
+    images[:, :, 0, :2] = torch.tensor([0.0, 1.0])
+    slope = torch.randn(20, 1, 3, 4, generator=generator).double()
+    lead = torch.randn(20, generator=generator).double()
+    steps = projection(images, slope, lead, norm)
+    assert ((images + steps) >= -1e-12).all()
+    assert ((images + steps) <= 1 + 1e-12).all()
+    for number in range(20):
+        image, its, step = (each[number].flatten().numpy() for each in (images, slope, steps))
+        wanted = float(lead[number])
+        # Up and down apart, so that ℓ1 is linear; of ℓ2 the sum of squares is what is smallest.
+        both, ends = np.r_[its, -its], [(0, 1 - x) for x in image] + [(0, x) for x in image]
+        if norm == "l1":
+            done = linprog(np.ones(24), None, None, both[None], [wanted], ends)
+            found, least_length = np.abs(step).sum(), done.fun
+        else:
+            meets = {"type": "eq", "fun": lambda moves, both=both, wanted=wanted: both @ moves - wanted}
+            done = minimize(lambda moves: moves @ moves, np.zeros(24), bounds=ends, constraints=[meets])
+            found, least_length = np.linalg.norm(step), done.fun**0.5 if done.success else None
+        if done.success:
+            assert its @ step == pytest.approx(wanted, abs=1e-9)
+            assert found <= least_length * (1 + 1e-6) + 1e-9
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ label's score, and the moved ones are asked for and added.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class Substitute:
     """Images of a training step."""
     attack: PlugIn = _FGSM
     """The gradient attack that is run on the substitute."""
+
+    NORMS: ClassVar = ("linf", "l2", "l1")  # of what it runs, that which it has
 
     @property
     def follows(self) -> GradientAttack:

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ..draws import Draws
-from ..searches import Limits, Place, Search, Values, search
+from ..searches import Limits, Place, Search, Values, cosine, search
 from ..types import Bytes, Labels, Model, Needs, Threat
 
 _BANDS = 8
@@ -76,17 +76,11 @@ class Simba:
             channel, row, column = np.unravel_index(index, shape)
             direction = np.zeros(shape)
             if self.basis == "dct":
-                direction[channel] = np.outer(_cosine(int(row), height), _cosine(int(column), width))
+                direction[channel] = np.outer(cosine(int(row), height), cosine(int(column), width))
                 direction /= np.abs(direction).max()
             else:
                 direction[channel, row, column] = 1
             yield direction
-
-
-def _cosine(frequency: int, length: int) -> Values:
-    """Return one row of the cosine transform (DCT-II)."""
-    cosine: Values = np.cos(np.pi * frequency * (2 * np.arange(length) + 1) / (2 * length))
-    return cosine
 
 
 plugin = Simba

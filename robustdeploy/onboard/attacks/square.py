@@ -1,9 +1,10 @@
 """The Square attack: random search for one good square at a time, on scores alone, on the 8-bit grid.
 
 Andriushchenko, Croce, Flammarion and Hein, "Square Attack: a query-efficient black-box adversarial attack via random
-search", ECCV 2020: Algorithm 1 (search), Algorithm 2 (the ℓ∞ proposal) and the schedule of section 3 for the share of
-pixels p. Written from the paper. Every draw is a function of (key, image id, iteration), so an image's result does not
-depend on which other images are attacked beside it.
+search", ECCV 2020: Algorithm 1 (search), Algorithms 2 and 3 (the proposals in ℓ∞ and ℓ2) and the schedule of section 3
+for the share of pixels p. Written from the paper. In ℓ1 proposals are those of ℓ2 with their lengths in ℓ1, as in
+Croce and Hein, "Mind the box" (ICML 2021). Every draw is a function of (key, image id, iteration), so an image's result
+does not depend on which other images are attacked beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..bumps import moved_bump, tiled
 from ..draws import Draws
 from ..queries import ask_margins
 from ..types import Bytes, Labels, Model, Needs, Threat
@@ -24,9 +26,10 @@ _HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 
 @dataclass(frozen=True)
 class Square:
-    """Random search over squares within an ℓ∞ ball."""
+    """Random search over squares within a ball; in ℓ2 and ℓ1 each takes its length from another square."""
 
     NEEDS: ClassVar[Needs] = "scores"
+    NORMS: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     queries: int = 1000
     """Most queries per image; the first asks for the vertical stripes."""
     p_init: float = 0.8
@@ -46,8 +49,9 @@ class Square:
     def __call__(self, model: Model, images: Bytes, labels: Labels, threat: Threat, draws: Draws) -> Bytes:
         """Return the image of lowest margin found for each input within its queries, fooling or not."""
         # On the 8-bit grid: an image that fools only before it is rounded does not fool the deployed net.
+        flat = threat.norm == "linf"
         low, high = threat.box(images)
-        best = _stripes(low, high, draws)
+        best = _stripes(low, high, draws) if flat else tiled(images, threat, draws)
         margins, fooled = ask_margins(model, best, labels, np.arange(len(images)), self.batch)
         # The stripes took the first query, so that the number in the label is what was really spent.
         for step in range(1, self.queries):
@@ -56,7 +60,12 @@ class Square:
             if len(alive) == 0:
                 break
             side = square_side(step, self.queries, self.p_init, images.shape[2], images.shape[3])
-            proposal = _propose(best[alive], low[alive], high[alive], side, draws.select(alive), step)
+            few = draws.select(alive)
+            proposal = (
+                _propose(best[alive], low[alive], high[alive], side, few, step)
+                if flat
+                else moved_bump(images[alive], best[alive], threat, side, few, step)
+            )
             margin, wrong = ask_margins(model, proposal, labels[alive], alive, self.batch)
             # Ties of scores are common in int8: a wrong class counts even where the margin has not fallen.
             better = wrong | (margin < margins[alive])

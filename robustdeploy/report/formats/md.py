@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from robustdeploy.core.gate import Outcome
 from robustdeploy.core.report import Measurement, Report
 from robustdeploy.foreign import one_line
+from robustdeploy.onboard.types import SIGNS
 from robustdeploy.report import evidence
 from robustdeploy.report.layer_times import HEAD, LAYERS_NOTE, layer_rows
 from robustdeploy.report.nonzero import nonzero_note
@@ -95,11 +96,8 @@ def _verdict(report: Report) -> list[str]:
     lines += [""] if verdict.warnings or verdict.unchecked else []
     lines += [*(f"> {escaped(caveat)}" for caveat in evidence.caveats(report)), ""]
     lines += [f"Baseline: {escaped(report.baseline.told)}", ""] if report.baseline else []
-    return [
-        *lines,
-        f"{escaped(report.created)}, {escaped(report.producer)}, ℓ∞ radius {eps_text(report.threat.eps)}",
-        "",
-    ]
+    radius = f"{SIGNS[report.threat.norm]} radius {eps_text(report.threat.eps)}"
+    return [*lines, f"{escaped(report.created)}, {escaped(report.producer)}, {radius}", ""]
 
 
 def _cell(row: Measurement | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ class Standard:
 
     l1: NotNegative = 0.0
     """Weight in the loss of the mean magnitude of latent features, which makes them sparse (Guo et al. 2018)."""
+
+    NORMS: ClassVar = ("linf", "l2", "l1")
 
     def __post_init__(self) -> None:
         check_l1(self.l1)
