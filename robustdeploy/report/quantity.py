@@ -70,6 +70,6 @@ def samples(row: Measurement) -> str:
 
 
 def eps_text(eps: float) -> str:
-    """Write a radius as ``8/255`` where it is a whole number of grey levels, else as a decimal."""
+    """Write a radius of at most 1 as ``8/255`` where it is a whole number of grey levels, else as a decimal."""
     levels = eps * 255
-    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{eps:.4g}"
+    return f"{round(levels)}/255" if eps <= 1 and abs(levels - round(levels)) < 1e-6 else f"{eps:.4g}"

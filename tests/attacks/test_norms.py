@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from robustdeploy.attacks.ball import ball
+from robustdeploy.attacks.losses import margin_loss
 from robustdeploy.attacks.protocol import box
 from robustdeploy.core.norms import DEFAULT
 from robustdeploy.core.registry import ATTACKS
@@ -14,7 +15,8 @@ from robustdeploy.errors import UsageError
 from robustdeploy.onboard.ball import outside
 from robustdeploy.onboard.types import Threat
 
-BALLS = [("l2", 1 / 255), ("l2", 0.5), ("l2", 3.0), ("l1", 2 / 255), ("l1", 4.0)]
+BALLS = [("l2", 0.5), ("l1", 4.0), ("l2", 1 / 255), ("l1", 2 / 255)]
+FEW = {"apgd": {"steps": 15}, "fab": {"steps": 5, "targets": 2}, "fmn": {"steps": 15}}
 ALONE = [name for name in ATTACKS.names() if "required" not in ATTACKS.json_schema(name)]
 PAIRS = [(name, norm, eps) for name in ALONE for norm, eps in BALLS if norm in ATTACKS.trait(name, "NORMS", DEFAULT)]
 
@@ -26,7 +28,7 @@ def net():
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 16, 10)).eval()
 
 
-def batch(n=12):
+def batch(n=8):
     levels = torch.randint(0, 256, (n, 3, 9, 9), generator=torch.Generator().manual_seed(0))
     levels[:, :, 0], levels[:, :, 1] = 0, 255
     return levels.float() / 255, Noise(11, torch.arange(n) + 100)
@@ -36,11 +38,12 @@ def stored(images):
     return (images.double() * 255).round().to(torch.uint8).numpy()
 
 
+@pytest.mark.alike(12)
 @pytest.mark.parametrize(("name", "norm", "eps"), PAIRS)
 def test_images_are_grey_levels_inside_the_ball(name, norm, eps, net):
     images, noise = batch()
     labels = net(images).argmax(1)
-    attack = ATTACKS.build(name, {"steps": 20} if name == "apgd" else {})
+    attack = ATTACKS.build(name, FEW.get(name, {}))
     found = attack(net, images, labels, Threat(norm, eps), noise)
     assert found.shape == images.shape
     assert not found.requires_grad
@@ -48,7 +51,7 @@ def test_images_are_grey_levels_inside_the_ball(name, norm, eps, net):
     assert not outside(stored(images), stored(found), Threat(norm, eps)).any()
     if eps > 0.1:
         assert not torch.equal(found, images)
-        assert (net(found).argmax(1) != labels).float().mean() > 0.5
+        assert (margin_loss(net(found), labels) > margin_loss(net(images), labels)).all()
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))
     net.double()
     try:
