@@ -88,8 +88,8 @@ def assemble(
     diagnostics += tuple(build_diagnostics(subjects, measurements))
     omissions = (*(omission for part in parts for omission in part.omissions), *untold_targets(untold))
     last = mine[-1].board
-    told = last.manifest.parameters.get("threat")
-    threat = Threat(**told) if told else recipe.attacked_within
+    attacked = last.manifest.parameters.get("threat")
+    threat = Threat(**attacked) if attacked else recipe.attacked_within
     return Report(
         name=name,
         net=net,
