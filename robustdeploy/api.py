@@ -220,10 +220,7 @@ def prune(
     """
     loaded = pinned(suited(recipe, targets) if isinstance(recipe, Recipe) else recipe_for(recipe, ops, targets))
     # Found wrong after hours of training, one of these would cost them.
-    check_norms(loaded)
-    for adversary in adversaries_from(loaded.evaluate.attacks):
-        _ = adversary.settings  # looks for the nets that attacks bring along
-    distances_from(loaded.evaluate.distances)
+    _check_attacks(loaded)
     root, net = Run.folder_for(runs, loaded, name), own_net_of(loaded)
     # Listing a data set of many files takes minutes, and checking and loading would each do so.
     with looking_once():
@@ -408,6 +405,14 @@ def gate(
         return judge_report(report, rules)
     side = Side(report, run.recipe, run.root)
     return judged_against(side, report.rules if rules is None else rules, baseline, run.root.parent).verdict
+
+
+def _check_attacks(recipe: Recipe) -> None:
+    """Refuse attacks and distances that could not be run."""
+    check_norms(recipe)
+    for adversary in adversaries_from(recipe.evaluate.attacks):
+        _ = adversary.settings  # looks for the nets that attacks bring along
+    distances_from(recipe.evaluate.distances)
 
 
 def _first_line(error: RobustdeployError) -> str:

@@ -29,7 +29,7 @@ from robustdeploy.core.subject import DENSE, Subject
 from robustdeploy.cost import COUNTED
 from robustdeploy.engine.ledger import utc_now
 from robustdeploy.engine.lineage import Manifests, behind, evidence_sha256, remedy
-from robustdeploy.engine.manifest import FILE_NAME, producer
+from robustdeploy.engine.manifest import FILE_NAME, Manifest, producer
 from robustdeploy.engine.places import board_place, evaluation_of
 from robustdeploy.engine.stage import Finished
 from robustdeploy.errors import ArtifactError, UsageError
@@ -88,8 +88,7 @@ def assemble(
     diagnostics += tuple(build_diagnostics(subjects, measurements))
     omissions = (*(omission for part in parts for omission in part.omissions), *untold_targets(untold))
     last = mine[-1].board
-    attacked = last.manifest.parameters.get("threat")
-    threat = Threat(**attacked) if attacked else recipe.attacked_within
+    threat = _threat_of(last.manifest, recipe)
     return Report(
         name=name,
         net=net,
@@ -189,6 +188,12 @@ def _merged(rows: Iterable[_Told]) -> Iterator[_Told]:
         if content not in told:
             told.add(content)
             yield row
+
+
+def _threat_of(evaluation: Manifest, recipe: Recipe) -> Threat:
+    """Return the ball that an evaluation attacked in, which may be none of the recipe's."""
+    told = evaluation.parameters.get("threat")
+    return Threat(**told) if told else recipe.attacked_within
 
 
 def _budget(net: NetRecord, export: OnnxRecord) -> BudgetLine:
