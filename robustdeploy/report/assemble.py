@@ -88,7 +88,6 @@ def assemble(
     diagnostics += tuple(build_diagnostics(subjects, measurements))
     omissions = (*(omission for part in parts for omission in part.omissions), *untold_targets(untold))
     last = mine[-1].board
-    threat = _threat_of(last.manifest, recipe)
     return Report(
         name=name,
         net=net,
@@ -100,8 +99,7 @@ def assemble(
         producer=producer(),
         data={**own.record.data, "test": last.record.n, **last.record.reading},
         sha256=_common(recipe, own),
-        threat=threat,
-        trained_within=None if recipe.threat == threat else recipe.threat,
+        **_balls(last.manifest, recipe),
         budget=budget,
         measurements=measurements,
         diagnostics=diagnostics,
@@ -190,10 +188,11 @@ def _merged(rows: Iterable[_Told]) -> Iterator[_Told]:
             yield row
 
 
-def _threat_of(evaluation: Manifest, recipe: Recipe) -> Threat:
-    """Return the ball that an evaluation attacked in, which may be none of the recipe's."""
+def _balls(evaluation: Manifest, recipe: Recipe) -> dict[str, Any]:
+    """Return the ball that an evaluation attacked in, and that which nets are trained for where it is another."""
     told = evaluation.parameters.get("threat")
-    return Threat(**told) if told else recipe.attacked_within
+    threat = Threat(**told) if told else recipe.attacked_within
+    return {"threat": threat, "trained_within": None if recipe.threat == threat else recipe.threat}
 
 
 def _budget(net: NetRecord, export: OnnxRecord) -> BudgetLine:
