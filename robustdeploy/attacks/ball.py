@@ -84,7 +84,7 @@ class Ball(Protocol):
 
 
 @dataclass(frozen=True)
-class _Box:
+class Box:
     """ℓ∞: each pixel has a lowest and a highest value of its own, in whole grey levels."""
 
     images: Tensor
@@ -93,7 +93,7 @@ class _Box:
     high: Tensor
 
     def select(self, index: Tensor) -> Ball:
-        return _Box(self.images[index], self.radius, self.low[index], self.high[index])
+        return Box(self.images[index], self.radius, self.low[index], self.high[index])
 
     def anywhere(self, noise: Noise, step: int) -> Tensor:
         # Uniform in the box and not in the ball: near black or white, cutting would heap starts up at the border.
@@ -302,7 +302,7 @@ def _stored(images: Tensor, points: Tensor, threat: Threat) -> Tensor:
 
 
 def _box(images: Tensor, threat: Threat) -> Ball:
-    return _Box(images, threat.levels / 255, *box(images, threat))
+    return Box(images, threat.levels / 255, *box(images, threat))
 
 
 _BALLS: Mapping[str, Callable[[Tensor, Threat], Ball]] = {"linf": _box, "l2": _L2, "l1": _L1}

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robustdeploy.attacks.ball import Box
 from robustdeploy.attacks.losses import margin_loss
 from robustdeploy.attacks.patches.protocol import Size, random_places, squares
-from robustdeploy.attacks.protocol import input_gradient, to_grey_levels
+from robustdeploy.attacks.protocol import input_gradient
 from robustdeploy.attacks.signed_steps import Slope, climbed
 from robustdeploy.core.bounds import Count, Step
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import UsageError
-from robustdeploy.onboard.types import Threat
 
-_WHOLE = Threat("linf", 1.0)
 _FIRST_STEP = 0.25
 
 
@@ -67,9 +66,8 @@ class Patch:
         tried = []
         for number, places in enumerate(self._candidates(net, images, labels, side, noise)):
             room = self._room(images, places, side)
-            low, high = room
-            start = to_grey_levels(low + (high - low) * noise.uniform(number, tuple(images.shape[1:])))
-            found, loss, _ = climbed(net, start, labels, room, _WHOLE, self.tries, _FIRST_STEP, Slope(margin_loss))
+            start = room.whole(room.anywhere(noise, number))
+            found, loss, _ = climbed(net, start, labels, room, self.tries, _FIRST_STEP, Slope(margin_loss))
             tried.append((found, loss, places))
         losses = torch.stack([loss for _, loss, _ in tried])
         every = torch.arange(len(images), device=images.device)
@@ -86,14 +84,14 @@ class Patch:
     ) -> tuple[Tensor, Tensor]:
         room, coarse = self._room(images, places, side), self.steps // 2
         for steps, alpha in ((coarse, self.alpha), (self.steps - coarse, self.alpha / 4)):
-            found, loss, _ = climbed(net, found, labels, room, _WHOLE, steps, alpha, Slope(margin_loss))
+            found, loss, _ = climbed(net, found, labels, room, steps, alpha, Slope(margin_loss))
         return found, loss
 
     @staticmethod
-    def _room(images: Tensor, places: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        """Lowest and highest value of each pixel: all of [0, 1] in the square, its own outside."""
+    def _room(images: Tensor, places: Tensor, side: int) -> Box:
+        """Return where pixels may go: to all of [0, 1] in the square, and nowhere outside."""
         inside = squares(places, side, images.shape[2], images.shape[3])
-        return images.masked_fill(inside, 0.0), images.masked_fill(inside, 1.0)
+        return Box(images, 1.0, images.masked_fill(inside, 0.0), images.masked_fill(inside, 1.0))
 
     def _candidates(self, net: nn.Module, images: Tensor, labels: Tensor, side: int, noise: Noise) -> list[Tensor]:
         height, width = images.shape[2:]
