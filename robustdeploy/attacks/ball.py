@@ -84,7 +84,7 @@ class Ball(Protocol):
 
 
 @dataclass(frozen=True)
-class Box:
+class _Box:
     """ℓ∞: each pixel has a lowest and a highest value of its own, in whole grey levels."""
 
     images: Tensor
@@ -93,7 +93,7 @@ class Box:
     high: Tensor
 
     def select(self, index: Tensor) -> Ball:
-        return Box(self.images[index], self.radius, self.low[index], self.high[index])
+        return _Box(self.images[index], self.radius, self.low[index], self.high[index])
 
     def anywhere(self, noise: Noise, step: int) -> Tensor:
         # Uniform in the box and not in the ball: near black or white, cutting would heap starts up at the border.
@@ -301,8 +301,13 @@ def _stored(images: Tensor, points: Tensor, threat: Threat) -> Tensor:
     return torch.from_numpy(rounded(clean, values, threat)).to(images.device, images.dtype) / 255
 
 
+def between(images: Tensor, low: Tensor, high: Tensor) -> Ball:
+    """Return a box with a lowest and a highest value for each pixel, whole grey levels, such as a patch has."""
+    return _Box(images, 1.0, low, high)
+
+
 def _box(images: Tensor, threat: Threat) -> Ball:
-    return Box(images, threat.levels / 255, *box(images, threat))
+    return _Box(images, threat.levels / 255, *box(images, threat))
 
 
 _BALLS: Mapping[str, Callable[[Tensor, Threat], Ball]] = {"linf": _box, "l2": _L2, "l1": _L1}

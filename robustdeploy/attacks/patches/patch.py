@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustdeploy.attacks.ball import Box
+from robustdeploy.attacks.ball import Ball, between
 from robustdeploy.attacks.losses import margin_loss
 from robustdeploy.attacks.patches.protocol import Size, random_places, squares
 from robustdeploy.attacks.protocol import input_gradient
@@ -88,10 +88,10 @@ class Patch:
         return found, loss
 
     @staticmethod
-    def _room(images: Tensor, places: Tensor, side: int) -> Box:
+    def _room(images: Tensor, places: Tensor, side: int) -> Ball:
         """Return where pixels may go: to all of [0, 1] in the square, and nowhere outside."""
         inside = squares(places, side, images.shape[2], images.shape[3])
-        return Box(images, 1.0, images.masked_fill(inside, 0.0), images.masked_fill(inside, 1.0))
+        return between(images, images.masked_fill(inside, 0.0), images.masked_fill(inside, 1.0))
 
     def _candidates(self, net: nn.Module, images: Tensor, labels: Tensor, side: int, noise: Noise) -> list[Tensor]:
         height, width = images.shape[2:]
