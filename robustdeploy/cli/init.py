@@ -84,7 +84,9 @@ def init(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a recipe, a target, a gate and a CI job for images and a net of yours, into this folder.
+    """Write the files that your own images and net need.
+
+    A recipe, a target, a gate and a CI job, into this folder.
 
     What is not given is asked for on a terminal, and elsewhere has its default; only --data must be given there. All
     files are checked before the first is written. A file that is there already is kept, unless --force replaces it.
