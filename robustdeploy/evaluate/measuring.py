@@ -124,8 +124,7 @@ class Request:
 
 def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> BoardRecord:
     """Evaluate on a target's boards. Sealed parts of an interrupted evaluation of the same engine are used again."""
-    recipe, target = request.recipe, request.target
-    threat = recipe.attacked_within
+    recipe, target, threat = request.recipe, request.target, request.recipe.attacked_within
     adversaries = adversaries_from(recipe.evaluate.attacks)
     # Before the board is opened: a damaged file must not cost the time of sending an engine.
     found = load_attacks(request.found, recipe, request.test, deployed=True)
