@@ -1,6 +1,6 @@
-"""The verbs of the command line, for Python: run, plan, prune, export, evaluate, report, gate, sweep, compare_systems.
+"""The verbs of the command line, for Python: run, plan, prune, export, evaluate, report, gate, sweep and more.
 
-All but the last three ask one graph of stages for different parts of it.
+All but the last four ask one graph of stages for different parts of it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from robustdeploy.engine.runner import Runner, check_finished, working
 from robustdeploy.engine.stage import Finished
 from robustdeploy.errors import Interrupted, RobustdeployError, UsageError
 from robustdeploy.evaluate.attack import adversaries_from
+from robustdeploy.evaluate.collecting import collect
 from robustdeploy.evaluate.distances import distances_from
 from robustdeploy.export.exporting import target_notes
 from robustdeploy.export.rehearsal import rehearse
@@ -62,6 +63,7 @@ from robustdeploy.train.trainings import follow as follow_rank_0
 
 __all__ = [
     "Written",
+    "collect",
     "compare_systems",
     "evaluate",
     "export",

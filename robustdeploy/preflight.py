@@ -37,6 +37,7 @@ from robustdeploy.core.subject import PRUNED, Subject
 from robustdeploy.core.target import Target
 from robustdeploy.data.corruptions.protocol import check_shape
 from robustdeploy.data.find import find_source
+from robustdeploy.data.replay_set import check_replay_set
 from robustdeploy.devices.profiles import kept_profile, profiles_beside
 from robustdeploy.engine.evaluations import evaluations_named
 from robustdeploy.engine.lineage import command_for, export_command
@@ -209,12 +210,15 @@ def check_norms(recipe: Recipe) -> None:
 
 
 def check_attacks(recipe: Recipe) -> None:
-    """Refuse an attack, a distance, a patch or a corruption that stands twice."""
+    """Refuse an attack, a distance, a patch or a corruption that stands twice, and a replay set that is not there."""
     its = recipe.evaluate
     for name, chosen in (("attacks", its.attacks), ("distances", its.distances), ("patches", its.patches)):
         if twice := next((each for index, each in enumerate(chosen) if each in chosen[:index]), None):
             raise UsageError(f"evaluate.{name}: {twice.name} stands there twice with the same options; keep one")
     listed_corruptions(recipe.evaluate.corruptions)
+    for choice in its.attacks:
+        if choice.name == "replay" and isinstance(source := choice.options.get("source"), str | Path):
+            check_replay_set(Path(source))
 
 
 def check_evaluable(run: Run, goal: Target, data: Path | None, precisions: Sequence[str] = ()) -> None:
@@ -279,9 +283,7 @@ def check_rules(
     """
     # To count the test images may read a large archive.
     asks = any(
-        METRICS[rule.metric].support in ("images", "curve", "distances", "features", "patches", "corruptions")
-        for rule in recipe.gate
-        if rule.metric in METRICS
+        METRICS[rule.metric].support not in ("samples", "count") for rule in recipe.gate if rule.metric in METRICS
     )
     source = find_source(recipe.data)
     prospect = replace(

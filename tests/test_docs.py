@@ -197,7 +197,8 @@ def test_the_metrics_of_the_page_are_those_of_the_list():
 def test_the_kinds_of_a_real_report_are_on_the_page(chain):
     report = json.loads((chain / "runs/tiny/report.json").read_text())
     kinds = {r["kind"] for r in report["measurements"] if r["kind"]}
-    kinds |= {"twin", "substitute"}  # of a net in another precision, and of an attack that the small run has not
+    # Of a net in another precision, and of attacks that the small run has not.
+    kinds |= {"twin", "substitute", "straight-through", "divergence"}
     assert kinds == set(ticked(page("run-folder").partition("`kind` says")[2].partition("\n\n")[0]))
     assert kinds - {"worst"} == {ticked(row[0])[0] for row in table(page("threats"), "kind")}
     assert kinds <= set(get_args(get_args(Measurement.model_fields["kind"].annotation)[0]))

@@ -18,7 +18,8 @@ NOT_OURS = {".git", ".venv", "uv.lock", "runs", "build", "dist", "scratch", "nod
 LINES_OF_A_MODULE = 450
 LINES_OF_A_FUNCTION = 60
 # What only makes sense with options: a board has a name that nobody can guess.
-NEEDS = {("links", "ssh"): {"host": "board"}, ("attacks", "transfer"): {"source": "other"}}
+NEEDS = {("links", "ssh"): {"host": "board"}}
+NEEDS |= {("attacks", name): {"source": "other"} for name in ("transfer", "replay")}
 
 
 def relative(path):

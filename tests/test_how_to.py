@@ -188,6 +188,29 @@ def test_the_substitute_learns_from_labels_and_asks_for_whole_grey_levels(regist
     assert torch.equal(again(fresh), learnt(fresh))
 
 
+def test_the_engine_attack_takes_what_the_engine_does_worst_on(registries):
+    torch.manual_seed(0)
+    twin = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval()
+    engine = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval()
+    engine.load_state_dict({name: value * 1.1 + 0.01 for name, value in twin.state_dict().items()})
+    images = torch.randint(0, 256, (32, 1, 8, 8)).float() / 255
+    labels, threat = engine(images).argmax(1), Threat(eps=16 / 255)
+    asked = []
+
+    def ask(sent, places):
+        asked.append(places)
+        assert torch.equal(torch.round(sent * 255) / 255, sent)
+        return engine(sent).detach()
+
+    found = registries["engine-attacks"].build("half-steps", {})(
+        twin, ask, images, labels, threat, Noise(1, torch.arange(32))
+    )
+    assert [len(each) for each in asked] == [32] * 5
+    assert (found - images).abs().max() <= threat.eps + 1e-6
+    assert (margin_loss(engine(found), labels) >= margin_loss(engine(images), labels)).all()
+    assert (engine(found).argmax(1) != labels).sum() > 10
+
+
 def test_the_attack_made_of_others_keeps_the_worst_image_of_each_input(registries):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).eval()
@@ -247,7 +270,7 @@ def test_one_run_takes_all_of_them_from_the_data_to_the_format(tried):
     run = tried[0] / "runs/mine"
     report = json.loads((run / "report.json").read_text())
     board = [row for row in report["measurements"] if row["subject"] == "pruned/fp32@slow-lane"]
-    attacks = {"fgsm", "mi-fgsm-5", "strongest-fgsm-mi-fgsm-3", "corners-10", "mirror", "worst"}
+    attacks = {"fgsm", "mi-fgsm-5", "strongest-fgsm-mi-fgsm-3", "corners-10", "mirror", "half-steps", "worst"}
     attacks |= {"first-look-pgd-2", "first-look-square-5", "first-look-2-5"}
     assert attacks <= {row["attack"] for row in board}
     assert next(row["value"] for row in board if row["metric"] == "attack_queries") == 10

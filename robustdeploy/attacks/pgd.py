@@ -10,12 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from robustdeploy.attacks.ball import ball
+from robustdeploy.attacks.ball import Ball, ball
 from robustdeploy.attacks.losses import LOSSES, suffix
-from robustdeploy.attacks.signed_steps import Slope, climbed
+from robustdeploy.attacks.signed_steps import Slope, climbed, restarted
 from robustdeploy.core.bounds import Count, LossName, Step
 from robustdeploy.data.noise import Noise
 from robustdeploy.onboard.types import Threat
@@ -55,31 +54,12 @@ class Pgd:
 
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise) -> Tensor:
         """Return the strongest image found for each input."""
-        best = images.clone()
-        best_loss = torch.full((len(images),), -torch.inf, device=images.device)
-        standing = torch.arange(len(images), device=images.device)
-        for restart in range(self.restarts):
-            if not len(standing):
-                break
-            found, loss, fooled = self._one_start(
-                net, images[standing], labels[standing], threat, noise.select(standing), restart
-            )
-            # Fooled goes before any loss: under cross-entropy an image may be wrong at a lower loss than another
-            # restart had.
-            better = fooled | (loss > best_loss[standing])
-            best[standing[better]] = found[better]
-            best_loss[standing[better]] = loss[better]
-            # Only those that stand go on, so that restarts cost little where most images have fallen.
-            standing = standing[~fooled]
-        return best
+        slope = Slope(LOSSES[self.loss], self.eot or 1)
 
-    def _one_start(
-        self, net: nn.Module, images: Tensor, labels: Tensor, threat: Threat, noise: Noise, restart: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run one restart; return the best iterate per image, its loss, and whether it is misclassified."""
-        room = ball(images, threat)
-        start = room.kept(room.anywhere(noise, restart))
-        return climbed(net, start, labels, room, self.steps, self.alpha, Slope(LOSSES[self.loss], self.eot or 1))
+        def climb(standing: Tensor, start: Tensor, room: Ball) -> tuple[Tensor, Tensor, Tensor]:
+            return climbed(net, start, labels[standing], room, self.steps, self.alpha, slope)
+
+        return restarted(ball(images, threat), labels, noise, self.restarts, climb)
 
 
 plugin = Pgd

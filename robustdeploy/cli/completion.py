@@ -15,6 +15,7 @@ from robustdeploy.core.plug_in_fields import EACH, plug_in_fields
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.registry import (
     ATTACKS,
+    ENGINE_ATTACKS,
     ENSEMBLES,
     FORMATS,
     PRECISIONS,
@@ -99,7 +100,7 @@ def complete_net(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_attacks(incomplete: str) -> list[str]:
     """Names of attacks, one after the other with commas between."""
-    kinds = (ATTACKS, QUERY_ATTACKS, SUBSTITUTES, ENSEMBLES)
+    kinds = (ATTACKS, QUERY_ATTACKS, SUBSTITUTES, ENGINE_ATTACKS, ENSEMBLES)
     return _after_commas(incomplete, sorted({name for kind in kinds for name in kind.names()}))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from robustdeploy.cli.completion import complete_attacks, complete_net, complete_recipe
+from robustdeploy.cli.completion import complete_attacks, complete_folder, complete_net, complete_recipe
 from robustdeploy.cli.heavy import api, evidence
 from robustdeploy.cli.options import (
     RUNS,
@@ -30,10 +30,11 @@ from robustdeploy.core.given import is_stored_net
 from robustdeploy.core.load import load_recipe, load_target
 from robustdeploy.core.plain import plain
 from robustdeploy.core.precisions import asked_precisions, precisions_on
-from robustdeploy.core.recipe import Evaluate
+from robustdeploy.core.recipe import Choice, Evaluate
 from robustdeploy.core.settings import is_own
 from robustdeploy.core.settings import overrides as core_overrides
 from robustdeploy.data.find import looking_once
+from robustdeploy.data.replay_set import check_replay_set
 from robustdeploy.engine.run import Run
 from robustdeploy.errors import UsageError
 from robustdeploy.preflight import check_evaluable, recipe_to_import
@@ -46,6 +47,15 @@ AttacksOption = Annotated[
         metavar="A,B",
         help="Attacks to run instead of the recipe's, with their defaults.",
         autocompletion=complete_attacks,
+    ),
+]
+ReplayOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--replay",
+        metavar="FOLDER",
+        help="Replay set whose images are tried too; `robustdeploy collect` makes one.",
+        autocompletion=complete_folder,
     ),
 ]
 RecipeOption = Annotated[
@@ -77,6 +87,7 @@ def evaluate(
     target: TargetOption = "host-cpu",
     precision: PrecisionsOption = None,
     attacks: AttacksOption = None,
+    replay: ReplayOption = None,
     limit: LimitOption = None,
     recipe: RecipeOption = None,
     data: DataOption = None,
@@ -97,6 +108,8 @@ def evaluate(
     A net that is trained already, in a folder with net.json and model.safetensors, becomes a run of its own first.
     """
     used, other = _split(overrides(set_), attacks, limit)
+    if replay is not None:
+        check_replay_set(replay)
     with listening(track, quiet or as_json) as callback, looking_once():
         goal = load_target(target)
         if run is not None and is_stored_net(run):
@@ -117,7 +130,8 @@ def evaluate(
         check_evaluable(opened, goal, data, precision or ())
         # A recipe that is named again for a net that has its run by now says how, and does not become that run's own.
         base = opened.root / "recipe.yaml" if recipe is None else recipe
-        settings = load_recipe(base, used).evaluate if used or recipe is not None else None
+        settings = load_recipe(base, used).evaluate if used or replay or recipe is not None else None
+        settings = _with_replay(settings, replay) if settings and replay else settings
         its: dict[str, Any] = {"settings": settings, "data": data, "force": force, "trust": word}
         its |= {"precisions": precision or (), "skip_unreadable": skip_unreadable, "workers": workers}
         first = api.evaluate(opened, goal, **its, callback=callback).path.parent
@@ -132,6 +146,12 @@ def _split(given: Sequence[str], attacks: str | None, limit: int | None) -> tupl
     used += [] if attacks is None else [f"evaluate.attacks=[{attacks}]"]
     used += [] if limit is None else [f"evaluate.limit={limit}"]
     return used, [each for each in given if not _is_of("evaluate", each)]
+
+
+def _with_replay(settings: Evaluate, folder: Path) -> Evaluate:
+    """Put the replay set in ``folder`` behind the attacks."""
+    replayed = Choice(name="replay", options={"source": str(folder)})
+    return settings.model_copy(update={"attacks": (*settings.attacks, replayed)})
 
 
 def _show(run: Run, target: str, folders: Sequence[Path], settings: Evaluate | None, as_json: bool) -> None:

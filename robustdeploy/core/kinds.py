@@ -32,6 +32,7 @@ KINDS: Mapping[str, Kind] = {
     "substitutes": Kind(
         "substitute attack", "robustdeploy.attacks.substitutes", "robustdeploy.substitutes", heavy=True
     ),
+    "engine-attacks": Kind("engine attack", "robustdeploy.attacks.engine", "robustdeploy.engine-attacks", heavy=True),
     "ensembles": Kind("ensemble", "robustdeploy.evaluate.ensembles", "robustdeploy.ensembles"),
     "distances": Kind("distance", "robustdeploy.attacks.distance", "robustdeploy.distances", heavy=True),
     "patches": Kind("patch attack", "robustdeploy.attacks.patches", "robustdeploy.patches", heavy=True),

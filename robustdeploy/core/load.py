@@ -50,6 +50,8 @@ _NOUNS: Mapping[ShippedKind, Literal["recipe", "target", "comparison", "threat p
     "threats": "threat preset",
 }
 _CHOICE: TypeAdapter[Choice] = TypeAdapter(PlugIn)
+_ASKING = ("query-attacks", "substitutes", "engine-attacks")
+"""Kinds of attacks that ask what is deployed."""
 
 
 def _source(kind: ShippedKind, wanted: str | Path) -> Source:
@@ -332,10 +334,12 @@ def gate_problems(
 def prospect_of(recipe: Recipe, registries: Registries = REGISTRIES) -> Prospect:
     """Return what a recipe alone says of its evaluation."""
     attacks: dict[str, bool] = {}
+    kinds: dict[str, str] = {}
     for choice, whole in listed(recipe.evaluate.attacks, registries):
-        asking = next((kind for kind in ("query-attacks", "substitutes") if choice.name in registries[kind]), None)
+        asking = next((kind for kind in _ASKING if choice.name in registries[kind]), None)
         built = registries[asking or "attacks"].build(choice.name, choice.options)
         label, asks = str(getattr(built, "label", choice.name)), asking is not None
+        kinds[whole.part(label) if whole else label] = getattr(built, "KIND", "")
         attacks |= {label: asks} if whole is None else {whole.part(label): asks, whole.label: False}
     distances = {}
     for choice in recipe.evaluate.distances:
@@ -346,6 +350,7 @@ def prospect_of(recipe: Recipe, registries: Registries = REGISTRIES) -> Prospect
     return Prospect(
         recipe,
         attacks,
+        kinds,
         distances,
         tuple(label for label, _ in listed_patches(recipe.evaluate.patches, registries)),
         {each.name: each.severities for each in listed_corruptions(recipe.evaluate.corruptions, registries)},

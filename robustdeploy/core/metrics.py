@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 Place = Literal["torch", "target"]
 """The host's reference, or wherever a net is deployed."""
-Support = Literal["images", "curve", "distances", "features", "patches", "corruptions", "samples", "count"]
+Support = Literal["images", "replays", "curve", "distances", "features", "patches", "corruptions", "samples", "count"]
 _BOTH: Final[tuple[Place, ...]] = ("torch", "target")
 _DEPLOYED: Final[tuple[Place, ...]] = ("target",)
 _SHARE = "fraction"
@@ -34,6 +34,8 @@ class Metric:
     """Whether there is a row for each attack by itself, beside that under ``worst``."""
     queried: bool = False
     """Whether its rows are of query attacks alone."""
+    found_by: str = ""
+    """The kind of attacks that its rows are of alone; empty where any will do."""
     by_class: bool = False
     """Whether there is a row for each class."""
     low: float = 0.0
@@ -41,9 +43,9 @@ class Metric:
     limited_by: Literal["ops", "params", "memory"] | None = None
     """The limit of the budget that bounds it, so that a rule may say ``at_most: budget``."""
     support: Support = "images"
-    """What a row's ``n`` counts: test images, those of the curve, those of which a distance was found, those whose
-    latent features were looked at, those with a patch, those that were corrupted, timed runs; ``count``: counted
-    exactly, n is 1."""
+    """What a row's ``n`` counts: test images, those with a replay, those of the curve, those of which a distance was
+    found, those whose latent features were looked at, those with a patch, those that were corrupted, timed runs;
+    ``count``: counted exactly, n is 1."""
     bounded: bool = True
     """Whether its rows have an interval, or need none because they are exact."""
 
@@ -103,6 +105,17 @@ _ALL = (
     ),
     replace(
         _worst("class_robust_accuracy", "robust accuracy of one class under `worst`, in the same way"), by_class=True
+    ),
+    Metric(
+        "replayed_accuracy",
+        _SHARE,
+        "share right, as they are and under each replay, of the images that have one",
+        higher_is_better=True,
+        places=_BOTH,
+        attacked="always",
+        found_by="replay",
+        support="replays",
+        high=1,
     ),
     # No side is the better one: it should be high at the threat's own radius and vanish at several times that.
     Metric(
@@ -184,6 +197,15 @@ _ALL = (
         "share of images that the target and torch label alike; with `attack`, of that attack's images",
         higher_is_better=True,
         attacked="maybe",
+        high=1,
+    ),
+    Metric(
+        "divergence",
+        _SHARE,
+        "share of images near which `attack` found one that torch labels right and the target wrong",
+        higher_is_better=False,
+        attacked="always",
+        found_by="divergence",
         high=1,
     ),
     Metric(

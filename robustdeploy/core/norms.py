@@ -16,7 +16,7 @@ from robustdeploy.onboard.types import SIGNS
 
 Registries = Mapping[str, Registry[Any]]
 _CHOICE: TypeAdapter[Choice] = TypeAdapter(PlugIn)
-_ATTACKS = ("attacks", "query-attacks", "substitutes")
+_ATTACKS = ("attacks", "query-attacks", "substitutes", "engine-attacks")
 DEFAULT = ("linf",)
 """The norms of a plug-in that does not say."""
 

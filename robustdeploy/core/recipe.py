@@ -73,6 +73,8 @@ def _choice(value: Any) -> Any:
 
 
 PlugIn = Annotated[Choice, BeforeValidator(_choice)]
+AnyAttack = Annotated[PlugIn, Of("attacks", "query-attacks", "substitutes", "engine-attacks", "ensembles")]
+"""Whatever may stand in a list of attacks."""
 ONE, SEVERAL = "<one>", "<several>"
 """How pydantic calls the two in the place of an error; no key is written so."""
 OneOrSeveral = Annotated[
@@ -240,7 +242,7 @@ class Evaluate(Noun):
     """Ball in which images are attacked, where that is not the recipe's ``threat``, inside which nets are trained."""
     limit: int | None = Field(default=None, ge=1)
     """Test images to use, the first of a fixed shuffle; all of them when unset."""
-    attacks: tuple[Annotated[PlugIn, Of("attacks", "query-attacks", "substitutes", "ensembles")], ...] = (
+    attacks: tuple[AnyAttack, ...] = (
         Choice(name="fgsm"),
         Choice(name="pgd", options={"steps": 10}),
         Choice(name="pgd", options={"steps": 50, "restarts": 10}),

@@ -161,6 +161,8 @@ class Prospect:
     recipe: Recipe
     attacks: Mapping[str, bool]
     """Labels of the recipe's attacks, and whether each asks what is deployed."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """How those that follow a twin and ask the engine find their images, by label."""
     distances: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """Labels of the recipe's distances, each with its metric and how many images it looks at."""
     patches: tuple[str, ...] = ()
@@ -247,8 +249,9 @@ def _never(metric: Metric, prospect: Prospect) -> str:
     if metric.support == "features" and not evaluate.vulnerability:
         return "evaluate.vulnerability is false"
     # Under `worst` there is a row even without attacks: it is then the clean one.
-    if metric.attacked == "always" and not (_able(metric, prospect.attacks) or metric.worst):
-        return f"evaluate.attacks holds no {'gradient' if metric.support == 'features' else 'query'} attack"
+    if metric.attacked == "always" and not (_able(metric, prospect) or metric.worst):
+        kind = "gradient" if metric.support == "features" else metric.found_by or "query"
+        return f"evaluate.attacks holds no {kind} attack"
     return ""
 
 
@@ -262,7 +265,7 @@ def _labels(metric: Metric, prospect: Prospect) -> tuple[str, list[str]]:
         return "patch attack", list(prospect.patches)
     if metric.support == "corruptions":
         return "corruption", _corruption_labels(metric, prospect.corruptions)
-    return "attack", [*_able(metric, prospect.attacks), *(["worst"] if metric.worst else [])]
+    return "attack", [*_able(metric, prospect), *(["worst"] if metric.worst else [])]
 
 
 def _corruption_labels(metric: Metric, corruptions: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -272,8 +275,11 @@ def _corruption_labels(metric: Metric, corruptions: Mapping[str, tuple[int, ...]
     return [*corruptions, *map(severity_label, severities)]
 
 
-def _able(metric: Metric, attacks: Mapping[str, bool]) -> list[str]:
+def _able(metric: Metric, prospect: Prospect) -> list[str]:
     """Return the labels of the attacks that give rows of a metric."""
+    attacks = prospect.attacks
+    if metric.found_by:
+        return [label for label in attacks if prospect.kinds.get(label) == metric.found_by]
     if metric.queried:
         return [label for label, is_query in attacks.items() if is_query]
     return [label for label, is_query in attacks.items() if not is_query or metric.support != "features"]

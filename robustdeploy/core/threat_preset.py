@@ -10,7 +10,7 @@ from robustdeploy.core.complaint import Place
 from robustdeploy.core.kinds import Of
 from robustdeploy.core.model import Noun, Number
 from robustdeploy.core.plain import plain, value_at
-from robustdeploy.core.recipe import Evaluate, PlugIn, Threat, check_radius
+from robustdeploy.core.recipe import AnyAttack, Evaluate, PlugIn, Threat, check_radius
 
 
 class Judged(Noun):
@@ -21,9 +21,7 @@ class Judged(Noun):
     norm: Literal["linf", "l2", "l1"] = "linf"
     eps: Annotated[Number, Field(ge=1 / 255)]
     """Radius of the ball, in pixels of [0, 1]."""
-    attacks: tuple[Annotated[PlugIn, Of("attacks", "query-attacks", "substitutes", "ensembles")], ...] = Field(
-        min_length=1
-    )
+    attacks: tuple[AnyAttack, ...] = Field(min_length=1)
     distances: tuple[Annotated[PlugIn, Of("distances")], ...] = ()
 
     @model_validator(mode="after")

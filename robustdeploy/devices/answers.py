@@ -131,6 +131,12 @@ class Queried(Answer):
     queries_total: Count
 
 
+class Scored(Queried):
+    """The same, and how long the engine took for this request."""
+
+    spent_ns: Count
+
+
 class Window(Answer):
     """One window of timing; the samples and scores are in its arrays."""
 

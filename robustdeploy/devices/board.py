@@ -78,6 +78,8 @@ class Board:
     """What `hello` answered last."""
     losses: int = field(default=0, init=False)
     """How often its connection was lost."""
+    spent_ns: int = field(default=0, init=False)
+    """How long the engine has taken for all that `score` asked, by the board's own clock."""
     _scored_before: int = field(default=0, init=False, repr=False)
     _agent: Conversation = field(init=False, repr=False)
     _classes: int | None = field(default=None, init=False, repr=False)
@@ -244,12 +246,17 @@ class Board:
 
     def _scored(self, images: Bytes, head: Facts) -> Scores:
         count = len(images)
-        said = self._agent.ask(answers.Queried, "score", head, {"images": images}, ("scores",), queries=count)
+        said = self._agent.ask(answers.Scored, "score", head, {"images": images}, ("scores",), queries=count)
         with self._agent.doubting():
             scores = array_of(said.arrays, "scores", "float32", (count, self._classes), "score")
+            # As for the compiler: the share allows for clocks of other rates.
+            if said.head.spent_ns * 1e-9 > said.took_s * 1.01:
+                told = f"is {said.head.spent_ns * 1e-9:.4g} s, but the whole call took {said.took_s:.4g} s here"
+                raise impossible("score", "spent_ns", told)
         # From the first answer on the width is fixed: an engine cannot change its number of classes.
         self._classes = scores.shape[1]
         self._agent.count("score", said.head, count, count)
+        self.spent_ns += said.head.spent_ns
         # Scoring is the only call whose work is known in advance, so it tells the board's pace for attacks.
         self._agent.paced(said.took_s, count)
         return scores
@@ -304,7 +311,7 @@ class Board:
         asked, part, longest = self._timing(plan, images)
         head, sent = {"plan": asdict(asked)}, {"images": part}
         said = self.lasting(lambda: self._agent.ask(answers.Window, "time", head, sent, WINDOW, deadline_s=longest))
-        window = self._window(said, asked, part)
+        window = self._window("time", said, asked, part)
         self._count_window(said.head, window, asked)
         return window
 
@@ -322,7 +329,7 @@ class Board:
             raise self._agent.impossible(
                 "run", "open", f"is the engine {said.head.open[:16]}…, which was not asked for"
             )
-        window = self._window(said, asked, part)
+        window = self._window("run", said, asked, part)
         with self._agent.doubting():
             run = run_from(window, said.head, said.arrays, said.took_s)
         self._count_window(said.head, window, asked)
@@ -336,18 +343,18 @@ class Board:
         # The timed loop must not wait for the link, so only what travels in one message is used.
         return asked, images[next(self._batches(images))], longest
 
-    def _window(self, said: Said[answers.Window] | Said[answers.Run], plan: Plan, images: Bytes) -> Window:
+    def _window(self, op: str, said: Said[answers.Window] | Said[answers.Run], plan: Plan, images: Bytes) -> Window:
         # The agent scores these before and after the window: faults by heat or another engine show as other scores.
         checked = min(CHECKED, len(images) // plan.batch) * plan.batch
         with self._agent.doubting():
-            return window_from(said.head, said.arrays, plan, said.took_s, (checked, self._classes))
+            return window_from(op, said.head, said.arrays, plan, said.took_s, (checked, self._classes))
 
     def _count_window(self, head: answers.Window, window: Window, plan: Plan) -> None:
         """Account for every run of the engine, so that none can be left out of the samples unseen."""
         split = SPLITS if window.parts_ns else 0
         calls = window.warmup_runs + len(window.samples_ns) + split
         queries = len(window.scores_before) + len(window.scores_after) + calls * plan.batch
-        self._agent.count("time", head, queries, queries)
+        self._agent.count(window.op, head, queries, queries)
 
     def turns(
         self, backend: str, engines: Sequence[Files], options: Facts, images: Bytes, turns: int, turn_s: float

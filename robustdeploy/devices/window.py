@@ -61,84 +61,91 @@ class Window:
     """What the parts of some calls took, where the toolchain tells them apart."""
     period_ns: int = 0
     """Between the moments at which its batches were due; 0: each followed the one before at once."""
+    op: str = "time"
+    """What was asked: ``time``, or ``run`` for a fresh process."""
 
 
 def window_from(
-    head: answers.Window, arrays: dict[str, Array], plan: Plan, took_s: float, scores: tuple[int, int | None]
+    op: str, head: answers.Window, arrays: dict[str, Array], plan: Plan, took_s: float, scores: tuple[int, int | None]
 ) -> Window:
-    """Check one answer to ``plan`` that took ``took_s`` on the host's clock; ``scores`` is the shape of its scores.
+    """Check one answer to ``op`` that took ``took_s`` on the host's clock; ``scores`` is the shape of its scores.
 
     Raises BoardError naming the field that cannot be.
     """
-    samples = array_of(arrays, "samples_ns", "int64", (None,), "time")
+    samples = array_of(arrays, "samples_ns", "int64", (None,), op)
     window = Window(
         samples_ns=samples,
-        starts_ns=array_of(arrays, "starts_ns", "int64", (len(samples),), "time"),
-        empty_ns=array_of(arrays, "empty_ns", "int64", (EMPTY_CALLS,), "time"),
+        starts_ns=array_of(arrays, "starts_ns", "int64", (len(samples),), op),
+        empty_ns=array_of(arrays, "empty_ns", "int64", (EMPTY_CALLS,), op),
         warmup_runs=head.warmup_runs,
         duration_ns=head.duration_ns,
         before=head.before.model_dump(),
         after=head.after.model_dump(),
-        scores_before=array_of(arrays, "scores_before", "float32", scores, "time"),
-        scores_after=array_of(arrays, "scores_after", "float32", scores, "time"),
+        scores_before=array_of(arrays, "scores_before", "float32", scores, op),
+        scores_after=array_of(arrays, "scores_after", "float32", scores, op),
         warm=head.warm,
         began_ns=head.began_ns,
         first_ns=head.first_ns,
         peak_memory_bytes=head.peak_memory_bytes,
-        parts_ns=_parts(head.parts, arrays, took_s),
+        parts_ns=_parts(op, head.parts, arrays, took_s),
         period_ns=plan.period_ns,
+        op=op,
     )
     _check_duration(window, plan, took_s)
     _check_samples(window, plan)
     _check_warmup(window, plan, took_s)
     if (head.first_ns or 0) > took_s * 1e9 * _CLOCKS_APART:
-        raise impossible("time", "first_ns", f"is {head.first_ns:,}, but the whole call took {took_s:.4g} s here")
+        raise impossible(op, "first_ns", f"is {head.first_ns:,}, but the whole call took {took_s:.4g} s here")
     return window
 
 
-def _parts(names: list[str], arrays: dict[str, Array], took_s: float) -> dict[str, Nanoseconds]:
+def _parts(op: str, names: list[str], arrays: dict[str, Array], took_s: float) -> dict[str, Nanoseconds]:
     """Read what the parts of a call took; no part is left out, and all together fit into the call that told them."""
-    found = array_of(arrays, "parts_ns", "int64", (SPLITS if names else 0, len(names)), "time")
+    found = array_of(arrays, "parts_ns", "int64", (SPLITS if names else 0, len(names)), op)
     if names and tuple(names) != PARTS:
-        raise impossible("time", "parts", f"must be {', '.join(PARTS)}, or none, not {', '.join(names)[:100]}")
+        raise impossible(op, "parts", f"must be {', '.join(PARTS)}, or none, not {', '.join(names)[:100]}")
     if names and not 0 <= int(found.min()) <= int(found.max()) <= took_s * 1e9 * _CLOCKS_APART:
-        raise impossible("time", "parts_ns", f"must be 0 to {took_s * 1e9:.4g} ns")
+        raise impossible(op, "parts_ns", f"must be 0 to {took_s * 1e9:.4g} ns")
     return {name: found[:, column] for column, name in enumerate(names)}
 
 
 def _check_duration(window: Window, plan: Plan, took_s: float) -> None:
-    lasted = window.duration_ns * 1e-9
+    op, lasted = window.op, window.duration_ns * 1e-9
     if lasted > took_s * _CLOCKS_APART:
-        raise impossible("time", "duration_ns", f"is {lasted:.4g} s, but the whole call took {took_s:.4g} s here")
+        raise impossible(op, "duration_ns", f"is {lasted:.4g} s, but the whole call took {took_s:.4g} s here")
     # A shorter window than asked for could be picked for its good samples.
     if lasted * _CLOCKS_APART < plan.min_s and len(window.samples_ns) < MOST_SAMPLES:
-        raise impossible("time", "duration_ns", f"is {lasted:.4g} s, but {plan.min_s:g} s were asked for")
+        raise impossible(op, "duration_ns", f"is {lasted:.4g} s, but {plan.min_s:g} s were asked for")
     empty = int(window.empty_ns.min()), int(window.empty_ns.max())
     if empty[0] < 0 or empty[1] > took_s * 1e9 * _CLOCKS_APART:
-        raise impossible("time", "empty_ns", f"must be 0 to {took_s * 1e9:.4g} ns, not {empty[0]:,} to {empty[1]:,} ns")
+        raise impossible(
+            window.op, "empty_ns", f"must be 0 to {took_s * 1e9:.4g} ns, not {empty[0]:,} to {empty[1]:,} ns"
+        )
     # The empty call excuses gaps between samples below, so a board must not claim that it is slow.
     if (usual := _usual(window.empty_ns)) > _EMPTY_NS:
-        raise impossible("time", "empty_ns", f"is usually {usual:,} ns, where {_EMPTY_NS:,} is very slow already")
+        raise impossible(op, "empty_ns", f"is usually {usual:,} ns, where {_EMPTY_NS:,} is very slow already")
 
 
 def _check_samples(window: Window, plan: Plan) -> None:
-    samples, lasted = window.samples_ns, window.duration_ns * 1e-9
+    op, samples, lasted = window.op, window.samples_ns, window.duration_ns * 1e-9
     count = len(samples)
     enough = count >= plan.min_samples or lasted * _CLOCKS_APART >= plan.max_s
     if not (1 <= count <= MOST_SAMPLES and (enough or count == MOST_SAMPLES)):
-        raise impossible("time", "samples_ns", f"holds {count:,} samples in {lasted:.4g} s, not {plan.min_samples:,}")
+        raise impossible(
+            window.op, "samples_ns", f"holds {count:,} samples in {lasted:.4g} s, not {plan.min_samples:,}"
+        )
     shortest, longest = int(samples.min()), int(samples.max())
     if shortest <= 0:
-        raise impossible("time", "samples_ns", f"must be above 0 ns, and one sample is {shortest:,} ns")
+        raise impossible(op, "samples_ns", f"must be above 0 ns, and one sample is {shortest:,} ns")
     # A run of the engine goes through the same harness as the empty call, so it cannot be quicker.
     for word, ours, empty in (
         ("holds", shortest, int(window.empty_ns.min())),
         ("is usually", _usual(samples), _usual(window.empty_ns)),
     ):
         if ours < empty:
-            raise impossible("time", "samples_ns", f"{word} {ours:,} ns, but an empty call took {empty:,} ns there")
+            raise impossible(op, "samples_ns", f"{word} {ours:,} ns, but an empty call took {empty:,} ns there")
     if longest > window.duration_ns:
-        raise impossible("time", "samples_ns", f"holds {longest * 1e-9:.4g} s in a window of {lasted:.4g} s")
+        raise impossible(op, "samples_ns", f"holds {longest * 1e-9:.4g} s in a window of {lasted:.4g} s")
     _check_order(window)
     if window.period_ns:
         _check_due(window)
@@ -150,18 +157,18 @@ def _check_order(window: Window) -> None:
     """Samples lie one after another in their window."""
     starts, samples = window.starts_ns, window.samples_ns
     if int(starts.min()) < 0 or int(starts.max()) > window.duration_ns:
-        raise impossible("time", "starts_ns", f"leaves a window of {window.duration_ns * 1e-9:.4g} s")
+        raise impossible(window.op, "starts_ns", f"leaves a window of {window.duration_ns * 1e-9:.4g} s")
     ends = starts + samples
     gaps = starts[1:] - ends[:-1]
     if int(ends.max()) > window.duration_ns or (len(gaps) and int(gaps.min()) < 0):
-        raise impossible("time", "samples_ns", "overlap each other or the end of their window")
+        raise impossible(window.op, "samples_ns", "overlap each other or the end of their window")
 
 
 def _check_due(window: Window) -> None:
     """No batch begins before it is due. One that begins late makes its own response longer, which nobody gains by."""
     due = window.period_ns * np.arange(len(window.starts_ns))
     if int((window.starts_ns - due).min()) < 0:
-        raise impossible("time", "starts_ns", "begins before its image was due")
+        raise impossible(window.op, "starts_ns", "begins before its image was due")
 
 
 def _check_gaps(window: Window) -> None:
@@ -174,17 +181,17 @@ def _check_gaps(window: Window) -> None:
     allowed = int(_HARNESS_NS + _HARNESS * _usual(window.empty_ns) + _COLD * _usual(samples))
     if usual > allowed:
         told = f"usually leaves {usual:,} ns between two, where the harness takes {allowed:,} at most"
-        raise impossible("time", "samples_ns", told)
+        raise impossible(window.op, "samples_ns", told)
     # Whoever took the processor in the middle of a call left none of the harness in the caches; such a call is long.
     after_long = samples[:-1] > _LONG * _usual(samples)
     if (stalled := int(((gaps > allowed) & ~after_long).sum())) > _STALLED[0] + _STALLED[1] * len(samples):
         told = f"leaves more than {allowed:,} ns, which the harness takes at most, at {stalled:,} places"
-        raise impossible("time", "samples_ns", told)
+        raise impossible(window.op, "samples_ns", told)
     # A stall falls outside of the samples only by chance: in a window of some length most of the time is theirs.
     timed, needed = int(samples.sum()), allowed * len(samples)
     if 2 * timed + needed + _STALL_NS < window.duration_ns:
         told = f"comes to {timed * 1e-9:.4g} s in a window of {window.duration_ns * 1e-9:.4g} s"
-        raise impossible("time", "samples_ns", f"{told}, and nothing else ran in it")
+        raise impossible(window.op, "samples_ns", f"{told}, and nothing else ran in it")
 
 
 def _usual(times: Nanoseconds) -> int:
@@ -196,4 +203,4 @@ def _check_warmup(window: Window, plan: Plan, took_s: float) -> None:
     before_s = took_s * _CLOCKS_APART - window.duration_ns * 1e-9
     most = 1 if plan.warmup_s == 0 else max(1, int(2 * before_s * 1e9 / int(window.samples_ns.min())))
     if window.warmup_runs > most:
-        raise impossible("time", "warmup_runs", f"is {window.warmup_runs:,}, but {most:,} at most were possible")
+        raise impossible(window.op, "warmup_runs", f"is {window.warmup_runs:,}, but {most:,} at most were possible")

@@ -19,6 +19,7 @@ from robustdeploy.core.trust import Trust
 from robustdeploy.engine.lineage import remedy
 from robustdeploy.engine.stage import Work
 from robustdeploy.errors import ArtifactError
+from robustdeploy.evaluate.adversaries import in_order, in_torch
 from robustdeploy.evaluate.attack import (
     Adversary,
     Bench,
@@ -27,7 +28,6 @@ from robustdeploy.evaluate.attack import (
     Progress,
     adversaries_from,
     attack_host,
-    in_order,
 )
 from robustdeploy.evaluate.box import violations
 from robustdeploy.evaluate.corruptions import (
@@ -130,7 +130,7 @@ def _found(net: Attacked, recipe: Recipe, bench: Bench, host: HostNet) -> Arrays
     """Attack a net in torch; return all that was found, by its name in the file."""
     test = bench.images
     # Query attacks ask what is deployed. Only a net that stays in torch, the dense one, is asked here.
-    adversaries = [a for a in adversaries_from(recipe.evaluate.attacks) if not (net.deployed and a.asks)]
+    adversaries = in_torch(adversaries_from(recipe.evaluate.attacks), net.deployed)
     before = None if net.exported is None else load_attacks(net.exported, recipe, test, net.deployed)
     tried = {} if before is None else before.attacks
     # Labels by the net itself, not by its faster twin that gradients are followed through.
@@ -153,7 +153,7 @@ def _found(net: Attacked, recipe: Recipe, bench: Bench, host: HostNet) -> Arrays
         arrays |= {} if each.lost is None else {f"{name}/lost": each.lost}
     arrays |= arrays_of(distances)
     if recipe.evaluate.vulnerability:
-        gradients = {a.label: found[a.label] for a in adversaries if not a.asks}
+        gradients = {a.label: found[a.label] for a in adversaries if a.kind == "transfer"}
         arrays |= moves_arrays(find_moves(bench, host, gradients) if before is None else before.moves)
     # On a twin anew, whatever was found in float32: what a square may hold is not near the image that it is laid on.
     arrays |= patch_arrays(find_patches(bench, host, recipe, partial(_held_out, net.folder)))
@@ -203,7 +203,7 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
 
     _check(arrays, path, {"predictions": ("int64", ())}, len(test.ids))
     adversaries = adversaries_from(recipe.evaluate.attacks)
-    replayed = [a for a in adversaries if not (deployed and a.asks)]
+    replayed = in_torch(adversaries, deployed)
     few = first_images(test, recipe)
     curve = {
         multiple: found(_curve_name(multiple), few, threat) for multiple, threat in (radii(recipe) if deployed else ())
@@ -217,7 +217,7 @@ def load_attacks(path: Path, recipe: Recipe, test: Images, deployed: bool) -> Ho
     attacks = {a.label: found(a.label, test, recipe.attacked_within) for a in replayed}
     for label in (a.label for a in replayed if a.substitute is not None):
         attacks[label] = replace(attacks[label], substituted=_substituted(arrays, path, label))
-    looked = [a.label for a in adversaries if not a.asks] if recipe.evaluate.vulnerability else []
+    looked = [a.label for a in adversaries if a.kind == "transfer"] if recipe.evaluate.vulnerability else []
     moves = {label: moves_in(arrays, label, len(test.ids), path) for label in looked}
     patches = {}
     for patch in patches_asked(recipe, test.images.shape[1:]):

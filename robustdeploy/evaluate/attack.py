@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from robustdeploy.attacks.engine.protocol import EngineAttack
 from robustdeploy.attacks.protocol import GradientAttack
 from robustdeploy.attacks.substitutes.protocol import SubstituteAttack
 from robustdeploy.core.archive import Arrays
@@ -18,12 +19,13 @@ from robustdeploy.core.ensembles import Whole, listed
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice
-from robustdeploy.core.registry import ATTACKS, QUERY_ATTACKS, SUBSTITUTES
+from robustdeploy.core.registry import ATTACKS, ENGINE_ATTACKS, QUERY_ATTACKS, SUBSTITUTES
 from robustdeploy.data import images as data
 from robustdeploy.data.order import epoch_order
 from robustdeploy.devices.board import Board
 from robustdeploy.devices.fleet import Fleet
 from robustdeploy.errors import ArtifactError, UsageError
+from robustdeploy.evaluate.asking import Engine, chosen_by, engine_on, sought
 from robustdeploy.evaluate.box import project, violations
 from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.judge import judge
@@ -35,7 +37,6 @@ from robustdeploy.onboard.draws import Draws, key
 from robustdeploy.onboard.queries import MARKS
 from robustdeploy.onboard.types import Bytes, Labels, Needs, QueryAttack, Threat
 
-T = TypeVar("T")
 Array = TypeVar("Array", bound=npt.NDArray[Any])
 Places = npt.NDArray[np.int64] | slice
 """Which images, by their place among all."""
@@ -61,18 +62,19 @@ class Adversary:
     gradient: GradientAttack | None = None
     query: QueryAttack | None = None
     substitute: SubstituteAttack | None = None
+    engine: EngineAttack | None = None
     whole: Whole | None = None
     """The ensemble that it is a part of; it then attacks only what the parts before it left standing."""
 
     @property
     def asks(self) -> bool:
         """Whether it asks what is deployed; otherwise it follows a net in torch."""
-        return self.kind != "transfer"
+        return self.kind not in ("transfer", "replay")
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """How the attack was run, for the conditions of its rows."""
-        built: Any = self.gradient or self.query or self.substitute
+        built: Any = self.gradient or self.query or self.substitute or self.engine
         options = {name: plain(value) for name, value in vars(built).items() if value is not None}
         # One that runs another attack has an option of that name.
         inner = {"runs": options.pop("attack")} if "attack" in options else {}
@@ -81,8 +83,8 @@ class Adversary:
 
     @property
     def needs(self) -> Needs | None:
-        """What a query attack reads of an answer; one that does not say is taken to read its scores."""
-        return getattr(self.query, "NEEDS", "scores") if self.query else None
+        """What an attack reads of the engine's answers; one that does not say is taken to read its scores."""
+        return getattr(self.query, "NEEDS", "scores") if self.query or self.engine else None
 
     @property
     def budget(self) -> int | None:
@@ -95,14 +97,20 @@ class Adversary:
 def adversary_from(choice: Choice, whole: Whole | None = None) -> Adversary:
     """Find and build one attack, perhaps a part of an ensemble."""
     named = whole.part if whole else str
+    kind: Kind
     if choice.name in QUERY_ATTACKS:
         query = QUERY_ATTACKS.build(choice.name, choice.options)
         return Adversary(choice, "query", named(str(getattr(query, "label", choice.name))), query=query, whole=whole)
     if choice.name in SUBSTITUTES:
         substitute: SubstituteAttack = SUBSTITUTES.build(choice.name, choice.options)
         return Adversary(choice, "substitute", named(substitute.label), substitute=substitute, whole=whole)
+    if choice.name in ENGINE_ATTACKS:
+        engine: EngineAttack = ENGINE_ATTACKS.build(choice.name, choice.options)
+        kind = getattr(engine, "KIND", "straight-through")
+        return Adversary(choice, kind, named(engine.label), engine=engine, whole=whole)
     gradient = ATTACKS.build(choice.name, choice.options)
-    return Adversary(choice, "transfer", named(gradient.label), gradient=gradient, whole=whole)
+    kind = getattr(gradient, "KIND", "transfer")
+    return Adversary(choice, kind, named(gradient.label), gradient=gradient, whole=whole)
 
 
 def adversaries_from(choices: tuple[Choice, ...]) -> tuple[Adversary, ...]:
@@ -115,20 +123,6 @@ def adversaries_from(choices: tuple[Choice, ...]) -> tuple[Adversary, ...]:
             f"evaluate.attacks holds '{twice[0]}' twice; each attack may appear once with the same settings"
         )
     return built
-
-
-def settings_of(adversaries: Sequence[Adversary], classes: int) -> dict[str, Mapping[str, Any]]:
-    """Return how each attack and each ensemble was run on a net of ``classes``, by its label."""
-    settings: dict[str, Mapping[str, Any]] = {}
-    for adversary in adversaries:
-        asked = dict(adversary.settings)
-        # What was run, and not what was asked for: of two classes DLR is the margin, and there is one other class.
-        asked |= {"loss": "margin, as dlr needs three classes"} if asked.get("loss") == "dlr" and classes < 3 else {}
-        asked |= {"targets": min(asked["targets"], classes - 1)} if isinstance(asked.get("targets"), int) else {}
-        settings[adversary.label] = asked
-        if adversary.whole is not None:
-            settings[adversary.whole.label] = {"attack": adversary.whole.name, **adversary.whole.options}
-    return settings
 
 
 @dataclass(frozen=True)
@@ -206,19 +200,6 @@ def found_in(arrays: Arrays, substituted: Substituted | None = None) -> Found:
     return Found(arrays["images"], arrays["predictions"], substituted, arrays.get("lost"))
 
 
-def in_order(adversaries: Sequence[Adversary], clean: T, attack: Callable[[Adversary, T | None], T]) -> tuple[T, ...]:
-    """Run attacks in their order, and return what each gave.
-
-    A part of an ensemble is given what the part before it gave, the first one ``clean``; what stands alone is not.
-    """
-    made: list[T] = []
-    for number, adversary in enumerate(adversaries):
-        goes_on = number > 0 and adversaries[number - 1].whole == adversary.whole
-        ahead = None if adversary.whole is None else made[-1] if goes_on else clean
-        made.append(attack(adversary, ahead))
-    return tuple(made)
-
-
 def attack_host(
     adversary: Adversary, bench: Bench, host: HostNet, before: Found | None = None, ahead: Found | None = None
 ) -> Found:
@@ -251,9 +232,14 @@ def _attacked(
     # Without the block's number: noise belongs to an image, so other block sizes find the same images.
     noise_key, lost = key(seed, adversary.label), np.zeros(len(block.ids), np.bool_)
     if adversary.gradient is not None:
-        proposed = host.proposed(adversary.gradient, block.images, block.labels, threat, noise_key, block.ids)
+        # What a replay is wrong on is decided by the net itself, and not by its faster twin.
+        asked = replace(host, followed=host.net) if adversary.kind == "replay" else host
+        proposed = asked.proposed(adversary.gradient, block.images, block.labels, threat, noise_key, block.ids)
         found = host.rounded(proposed)
         lost = host.lost_to_rounding(proposed, found, block.labels)
+    elif adversary.engine is not None:
+        of = block.images, block.labels, block.ids
+        found = host.rounded(sought(adversary.engine, host, Engine(host), of, threat, noise_key).images)
     else:
         assert adversary.query is not None
         draws = Draws(noise_key, block.ids)
@@ -295,45 +281,67 @@ def attack_board(
         return _attack_on(adversary, bench, host, fleet, replayed, ahead)
 
     def one(board: Board, block: Images, number: int, tell: Callable[[], None]) -> Arrays:
-        # Parts have the same arrays for every attack; -1 says that nothing was counted.
-        queries = np.full(len(block.ids), -1, np.int64)
-        spent_ns = np.full((len(block.ids), len(MARKS)), -1, np.int64)
-        if replayed is not None:
-            found, on_host = replayed.of(number).images, replayed.of(number).predictions
-        else:
-            name, options, noise_key = adversary.choice.name, _numbers(adversary), key(bench.seed, adversary.label)
-            arguments = (name, options, bench.threat, noise_key, block.images, block.labels, block.ids)
-            said = board.attack(*arguments, progress=lambda queries: tell(), budget=adversary.budget)
-            queries, spent_ns = said.queries, said.spent_ns
-            # Nor is a board, whatever runs on it.
-            found = made_valid(block.images, said.images, bench.threat)
-            with fleet.lock:  # the net on the host is one for all threads
-                on_host = CLASSIFICATION.predictions(host.score(found))
+        found = _on_one(adversary, bench, host, (fleet, board), block, replayed and replayed.of(number), tell)
         # What an attack says of its own success is not asked: the stored images are scored anew.
-        judged = judge(board, found, bench.batch)
-        return {
-            "images": found,
-            "board": judged.labels,
-            "host": on_host,
-            "queries": queries,
-            "spent_ns": spent_ns,
-            "moved": judged.moved,
-            "restless": judged.restless,
-        }
+        judged = judge(board, found["images"], bench.batch)
+        return {**found, "board": judged.labels, "moved": judged.moved, "restless": judged.restless}
 
     joined = shared(bench, fleet, adversary.label, one)
+    counted = adversary.needs is not None
     return AttackOutcome(
         label=adversary.label,
         kind=adversary.kind,
         images=joined["images"],
         board=joined["board"],
         host=joined["host"],
-        queries=joined["queries"] if adversary.kind == "query" else None,
-        spent_ns=joined["spent_ns"] if adversary.kind == "query" else None,
+        queries=joined["queries"] if counted else None,
+        spent_ns=joined["spent_ns"] if counted else None,
+        by_chance=joined["by_chance"] if adversary.kind == "divergence" else None,
+        host_images=replayed.images if replayed is not None and adversary.kind == "replay" else None,
         moved=int(joined["moved"].sum()),
         restless=int(joined["restless"].sum()),
         substituted=None if replayed is None else replayed.substituted,
     )
+
+
+def _on_one(
+    adversary: Adversary,
+    bench: Bench,
+    host: HostNet,
+    on: tuple[Fleet, Board],
+    block: Images,
+    replayed: Found | None,
+    tell: Callable[[], None],
+) -> Arrays:
+    """Attack one block on one board of a fleet, or take what was found of it; return images and what was spent."""
+    fleet, board = on
+    # Parts have the same arrays for every attack; -1 says that nothing was counted.
+    queries = np.full(len(block.ids), -1, np.int64)
+    spent_ns = np.full((len(block.ids), len(MARKS)), -1, np.int64)
+    noise_key, of, more = key(bench.seed, adversary.label), (block.images, block.labels, block.ids), {}
+    if replayed is not None:
+        found, on_host = replayed.images, replayed.predictions
+        if adversary.kind == "replay":
+            assert adversary.gradient is not None
+            # Another one may be the worst here than in torch.
+            engine = engine_on(board, bench.batch, tell, fleet.lock)
+            found = made_valid(block.images, chosen_by(adversary.gradient, engine, of, bench.threat), bench.threat)
+    else:
+        if adversary.engine is not None:
+            own = sought(
+                adversary.engine, host, engine_on(board, bench.batch, tell, fleet.lock), of, bench.threat, noise_key
+            )
+            found, queries, spent_ns = host.rounded(own.images), own.queries, own.spent_ns
+            more = {"by_chance": own.by_chance} if adversary.kind == "divergence" else {}
+        else:
+            arguments = (adversary.choice.name, _numbers(adversary), bench.threat, noise_key, *of)
+            said = board.attack(*arguments, progress=lambda queries: tell(), budget=adversary.budget)
+            found, queries, spent_ns = said.images, said.queries, said.spent_ns
+        # Nor is a board, whatever runs on it.
+        found = made_valid(block.images, found, bench.threat)
+        with fleet.lock:  # the net on the host is one for all threads
+            on_host = CLASSIFICATION.predictions(host.score(found))
+    return {"images": found, "host": on_host, "queries": queries, "spent_ns": spent_ns, **more}
 
 
 def _attack_on(
@@ -353,12 +361,15 @@ def _attack_on(
         # Nothing is asked of those that have fallen.
         zeros = np.zeros((len(new), len(MARKS)), np.int64)
         outcome = replace(outcome, queries=zeros[:, 0], spent_ns=zeros)
+    by_chance = np.zeros(len(new), np.bool_) if adversary.kind == "divergence" else None
+    outcome = replace(outcome, by_chance=by_chance)
     if not new.any():
         return replace(outcome, moved=0, restless=0)
     at = np.flatnonzero(new)
     few = replace(bench, images=bench.images.at(at))
     own = attack_board(adversary, few, host, fleet, replayed and replayed.at(at))
-    names = ("images", "board", "host", *(("queries", "spent_ns") if replayed is None else ()))
+    names = ["images", "board", "host", *(("queries", "spent_ns") if replayed is None else ())]
+    names += ["by_chance"] if by_chance is not None else []
     merged = {name: _put(getattr(outcome, name), at, getattr(own, name)) for name in names}
     return replace(outcome, **merged, moved=own.moved, restless=own.restless, substituted=own.substituted)
 

@@ -93,9 +93,9 @@ def _level(blocked: bool, warned: bool = False) -> Level:
 def _inside_box(outcomes: Outcomes, threat: Threat) -> Diagnostic:
     # Attacks and their projection may be faulty. What is stored is compared in integers, where no rounding excuses a
     # pixel.
-    outside = sum(
-        violations(outcomes.images, attack.images, threat) for attack in (*outcomes.attacks, *outcomes.dense_attacks)
-    )
+    attacks = *outcomes.attacks, *outcomes.dense_attacks
+    stored = [each for attack in attacks for each in (attack.images, attack.host_images) if each is not None]
+    outside = sum(violations(outcomes.images, each, threat) for each in stored)
     room = f"box of ±{threat.levels} grey levels" if threat.norm == "linf" else str(threat)
     text = f"{outside} stored adversarial images leave the {room} (integers compared)"
     return Diagnostic(id="inside-box", level=_level(outside > 0), text=text, value=outside, threshold=0)
@@ -105,7 +105,8 @@ def _query_beats_transfer(outcomes: Outcomes) -> Diagnostic:
     """Compare per image: a query attack that breaks what gradient attacks could not says that gradients mislead."""
     name = "query-beats-transfer"
     queries = [attack for attack in outcomes.attacks if attack.kind == "query"]
-    asking = [attack for attack in outcomes.attacks if attack.kind != "transfer"]
+    # Others that ask the engine follow a gradient too, and prove nothing of gradients that are hidden.
+    asking = [attack for attack in outcomes.attacks if attack.kind in ("query", "substitute")]
     transfers = [attack for attack in outcomes.attacks if attack.kind == "transfer"]
     if not queries or not transfers:
         lacking = "query" if not queries else "gradient"

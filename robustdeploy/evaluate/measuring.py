@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from robustdeploy.core.trust import Trust
 from robustdeploy.data.images import Reading, numbered
 from robustdeploy.data.load import reading_facts
 from robustdeploy.data.prints import Prints, prints_of
+from robustdeploy.data.replay_set import Belonging
 from robustdeploy.devices.board import Board
 from robustdeploy.devices.build import Built
 from robustdeploy.devices.fleet import Fleet
 from robustdeploy.engine.stage import Work
 from robustdeploy.evaluate.adversarial import HostAttacks, load_attacks
+from robustdeploy.evaluate.adversaries import in_order, in_torch, settings_of
 from robustdeploy.evaluate.attack import (
     Adversary,
     Bench,
@@ -35,8 +37,6 @@ from robustdeploy.evaluate.attack import (
     Progress,
     adversaries_from,
     attack_board,
-    in_order,
-    settings_of,
     shared,
 )
 from robustdeploy.evaluate.box import project
@@ -149,7 +149,7 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     beyond = _beyond_the_ball(bench, fleet, clean.labels, request, (found, dense))
     latency, first, classes = timed.finish(), opened[fleet.boards[0]], len(request.classes)
     on_board = [row for row in curve if row.subject == str(subject)]
-    in_torch = _in_float32(subject, found, dense)
+    nets = _in_float32(subject, found, dense)
     checks = (
         strength_diagnostic(adversaries, threat, len(request.test.ids), on_board),
         *diagnose(outcomes, threat, clean.scores, _findings(host, bench), on_board, classes, limits.agreement),
@@ -169,13 +169,13 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
             *class_rows(outcomes, request.classes, subject),
             *curve,
             *beyond.rows(recipe, subject, request.reference),
-            *(row for its, each in in_torch.items() for row in _means_in_torch(each, recipe.seed, its)),
+            *(row for its, each in nets.items() for row in _means_in_torch(each, recipe.seed, its)),
             *request.extra_rows,
             *timed.rows(latency, subject),
         ),
         diagnostics=(
             *(each.model_copy(update={"subject": str(subject)}) for each in checks),
-            *(check for its, each in in_torch.items() for check in distance_diagnostics(each.distances, its)),
+            *(check for its, each in nets.items() for check in distance_diagnostics(each.distances, its)),
         ),
         figures=figures_from(outcomes, threat, request.classes, latency, subject),
     )
@@ -327,12 +327,12 @@ def _victim(request: Request, fleet: Fleet, clean: Judged) -> Victim:
 def _attacked(
     bench: Bench,
     adversaries: tuple[Adversary, ...],
-    in_torch: tuple[HostNet, HostAttacks, HostAttacks | None],
+    on_host: tuple[HostNet, HostAttacks, HostAttacks | None],
     victim: Victim,
     clean: Judged,
     timed: Relay,
 ) -> Outcomes:
-    (host, found, dense), images = in_torch, bench.images.images
+    (host, found, dense), images = on_host, bench.images.images
 
     def one(adversary: Adversary, ahead: AttackOutcome | None) -> AttackOutcome:
         replayed = found.attacks.get(adversary.label)
@@ -340,7 +340,7 @@ def _attacked(
             replayed = by_substitute(adversary, bench, host, victim)
         outcome = attack_board(adversary, bench, host, timed.fleet, replayed, ahead)
         timed.take()
-        return outcome
+        return replace(outcome, belongs=_belonging(adversary, bench))
 
     attacks = in_order(adversaries, AttackOutcome("", "transfer", images, clean.labels, found.clean), one)
     dense_clean: Labels | None = None
@@ -348,9 +348,12 @@ def _attacked(
     if dense is not None:
         dense_clean, there = dense.clean, dense.attacks
         as_they_are = AttackOutcome("", "transfer", images, dense_clean, dense_clean)
-        dense_attacks = in_order(
-            adversaries, as_they_are, lambda each, ahead: _in_torch(each, there[each.label], ahead)
-        )
+        theirs = in_torch(adversaries, deployed=False)
+
+        def beside(adversary: Adversary, ahead: AttackOutcome | None) -> AttackOutcome:
+            return replace(_in_torch(adversary, there[adversary.label], ahead), belongs=_belonging(adversary, bench))
+
+        dense_attacks = in_order(theirs, as_they_are, beside)
     return Outcomes(
         ids=bench.images.ids,
         images=bench.images.images,
@@ -364,6 +367,15 @@ def _attacked(
         restless=int(clean.restless.sum()),
         batch=bench.batch,
     )
+
+
+def _belonging(adversary: Adversary, bench: Bench) -> Belonging | None:
+    """Tell which replays there are of the test images; None of an attack that replays none."""
+    if adversary.kind != "replay":
+        return None
+    replay: Any = adversary.gradient
+    belongs: Belonging = replay.belonging(bench.images.images, bench.images.labels, bench.threat)
+    return belongs
 
 
 def _in_torch(adversary: Adversary, found: Found, ahead: AttackOutcome | None) -> AttackOutcome:

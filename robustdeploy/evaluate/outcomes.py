@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from robustdeploy.core.files import atomic_write_bytes
+from robustdeploy.data.replay_set import Belonging
 from robustdeploy.evaluate.parts import npz_from
 from robustdeploy.onboard.types import Bytes, Labels
 
-Kind = Literal["transfer", "query", "substitute"]
-"""Where images were found: by gradients of a net in torch, by asking for scores, or on a net that learnt from labels.
+Kind = Literal["transfer", "query", "substitute", "straight-through", "divergence", "replay"]
+"""How images were found: by gradients of a net in torch, by asking for scores, on a net that learnt from labels, by a
+net's gradients at what the engine says, where the two differ, or by an earlier run.
 
-The last two ask what is deployed."""
+All but the first and the last ask what is deployed."""
 Bits = npt.NDArray[np.bool_]
 
 
@@ -58,11 +60,22 @@ class AttackOutcome:
     """What the part before it gave; of the first part the images as they are."""
     lost: Bits | None = None
     """Images that the attack had made wrong for the host before they were rounded to 8 bits; None if nobody looked."""
+    by_chance: Bits | None = None
+    """Images near which the two differ on random images, of as many as were asked for; of a divergence attack alone."""
+
+    host_images: Bytes | None = None
+    """What ``host`` are the labels of, where these are not ``images``: of several replays the worst one in torch."""
+    belongs: Belonging | None = None
+    """Which replays there are of the images."""
 
     @property
     def conditions(self) -> dict[str, Any]:
         """What of its rows' conditions is known only afterwards."""
-        return {} if self.substituted is None else dict(vars(self.substituted))
+        told = {} if self.substituted is None else dict(vars(self.substituted))
+        if self.belongs is not None:
+            told |= {"replays": len(self.belongs.rows), "left_out_of_other_images": self.belongs.of_others}
+            told |= {"left_out_outside_the_box": self.belongs.outside}
+        return told
 
     def right(self, where: str, labels: Labels) -> Bits:
         """Return one bit per image: right under it, and under the parts of its ensemble before it."""
@@ -133,6 +146,8 @@ class Outcomes:
             arrays[f"{attack.label}/images"] = attack.images
             arrays[f"{attack.label}/predictions"] = attack.board
             arrays[f"{attack.label}/host_predictions"] = attack.host
+            if attack.host_images is not None:
+                arrays[f"{attack.label}/host_images"] = attack.host_images
             if attack.queries is not None:
                 arrays[f"{attack.label}/queries"] = attack.queries
         if self.dense_clean is not None:

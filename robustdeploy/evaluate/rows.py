@@ -60,11 +60,14 @@ def accuracy_rows(
             by_gradients = kind_of_gradients(subject, reference) if attack.kind == "transfer" else attack.kind
             kind = "replay" if where == "host" and attack.kind != "transfer" else by_gradients
             # The same attack finds other images on another target, so the reference's row says which were replayed.
-            how = {**judged, **({"found_on": subject.place} if kind == "replay" else {})}
+            elsewhere = kind == "replay" and attack.kind != "replay"
+            how = {**judged, **({"found_on": subject.place} if elsewhere else {})}
+            how |= {"gradients_of": str(reference)} if attack.kind in ("straight-through", "divergence") else {}
             yield from _attack_rows(outcomes, attack, settings, (its, where, kind), how)
         worst = {"attacks": [attack.label for attack in outcomes.attacks], "per": "image", **judged}
-        worst |= {"found_on": subject.place} if where == "host" and kinds - {"transfer"} else {}
+        worst |= {"found_on": subject.place} if where == "host" and kinds - {"transfer", "replay"} else {}
         yield share_row("robust_accuracy", its, outcomes.worst(where), worst, attack="worst", kind="worst")
+    yield from _divergence_rows(outcomes, settings, subject, reference)
     yield from _dense_rows(outcomes, settings, Subject(DENSE, FP32, TORCH))
     yield from _agreement_rows(outcomes, subject)
     yield from _query_rows(outcomes, settings, subject)
@@ -99,6 +102,9 @@ def _attack_rows(
     if not attack.ensemble:
         conditions = {**settings[attack.label], **attack.conditions, **how}
         yield share_row("robust_accuracy", its, bits, conditions, attack=attack.label, kind=kind)
+        if attack.belongs is not None and len(attack.belongs.of):
+            its_own = bits[np.unique(attack.belongs.of)]
+            yield share_row("replayed_accuracy", its, its_own, conditions, attack=attack.label, kind=kind)
         return
     parts = [each.label for each in outcomes.attacks if each.ensemble == attack.ensemble]
     so_far = parts[: parts.index(attack.label) + 1]
@@ -115,7 +121,28 @@ def _attack_rows(
 def _agreement_rows(outcomes: Outcomes, subject: Subject) -> Iterator[Measurement]:
     yield share_row("top1_agreement", subject, outcomes.board_clean == outcomes.host_clean)
     for attack in outcomes.attacks:
+        # Of several replays the worst one is another in torch than here, so the labels are not of one image.
+        if attack.host_images is not None:
+            continue
         yield share_row("top1_agreement", subject, attack.board == attack.host, attack=attack.label, kind=attack.kind)
+
+
+def _divergence_rows(
+    outcomes: Outcomes, settings: Mapping[str, Mapping[str, Any]], subject: Subject, reference: Subject
+) -> Iterator[Measurement]:
+    """Return near how many images the attack found one that the reference labels right and the subject wrong."""
+    for attack in outcomes.attacks:
+        if attack.by_chance is None:
+            continue
+        low, high = clopper_pearson(int(attack.by_chance.sum()), len(attack.by_chance))
+        random: dict[str, Any] = {"random_found": int(attack.by_chance.sum()), "random_low": low, "random_high": high}
+        asked = {} if attack.queries is None else {"queries": int(attack.queries.sum())}
+        random["random"] = "as many images as queries, in the same box"
+        told = {"gradients_of": str(reference), **asked, **random}
+        # By the labels that were given when all was judged, and not by what the attack saw.
+        divided = (attack.host == outcomes.labels) & (attack.board != outcomes.labels)
+        conditions = {**settings[attack.label], **told, "judged_in_batches_of": outcomes.batch}
+        yield share_row("divergence", subject, divided, conditions, attack=attack.label, kind=attack.kind)
 
 
 def _query_rows(

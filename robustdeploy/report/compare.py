@@ -12,7 +12,8 @@ from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.report import Measurement, Report, SubjectEvidence
 from robustdeploy.core.subject import Subject, subject_from
 
-_FOUND = frozenset({"judged_in_batches_of", "stood_before", "fell", "agreement"})
+_REPLAYED = ("replays", "left_out_of_other_images", "left_out_outside_the_box")
+_FOUND = frozenset({"judged_in_batches_of", "stood_before", "fell", "agreement", "gradients_of", *_REPLAYED})
 """Conditions of robust accuracies that say what came of an attack or where it ran, not how it was made."""
 Key = tuple[str, str, str, str, str, str, str]
 """Metric, role of the subject, attack, multiple of eps, queries, images, class: what makes two rows the same one."""
@@ -85,8 +86,15 @@ def _attacked(report: Report) -> dict[str, Any]:
         "data": report.data.get("name"),
         "test images": ", ".join(f"{n:,}" for n in sorted(counted)),
         "split": str(report.data.get("split_sha256", ""))[:12],
+        "replay set": ", ".join(sorted(_replayed(report))),
         "attacks behind worst": ", ".join(worst[-1].conditions.get("attacks", ())) if worst else None,
     }
+
+
+def _replayed(report: Report) -> set[str]:
+    """Digests of the replay sets that were tried."""
+    rows = (row for row in report.measurements if row.metric == "robust_accuracy" and "replays" in row.conditions)
+    return {str(row.conditions.get("source_sha256", ""))[:12] for row in rows}
 
 
 def attacked_differences(before: Report, after: Report) -> list[str]:

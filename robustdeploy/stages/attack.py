@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +15,25 @@ from robustdeploy.engine.places import attacks_place, onnx_place
 from robustdeploy.engine.stage import Need, Work
 from robustdeploy.evaluate.adversarial import FILE, Attacked, attack_net
 from robustdeploy.evaluate.attack import adversaries_from
-from robustdeploy.nets.store import load_info
+from robustdeploy.nets.store import NetInfo, load_info
 from robustdeploy.stages.export import NetStage
 from robustdeploy.stages.lower import Lower, twin_file
 from robustdeploy.stages.session import Session
 from robustdeploy.train.setup import device_from
+
+
+def brought_to(session: Session, info: NetInfo, kinds: Collection[str] = ("transfer", "replay")) -> dict[str, str]:
+    """Return the hash of what attacks of these ``kinds`` bring along, by label; a set of other data is a UsageError."""
+    found: dict[str, str] = {}
+    for each in adversaries_from(session.asked.evaluate.attacks):
+        if each.kind not in kinds:
+            continue
+        if each.kind == "replay":
+            replay: Any = each.gradient
+            replay.check(info.image_shape, info.classes)
+        settings = each.settings
+        found |= {each.label: settings["source_sha256"]} if "source_sha256" in settings else {}
+    return found
 
 
 @dataclass(frozen=True)
@@ -65,9 +79,8 @@ class Attack:
 
     def inputs(self) -> Mapping[str, str]:
         """The test images, and nets that attacks bring along."""
-        attacks = adversaries_from(self.session.asked.evaluate.attacks)
-        brought = {a.label: a.settings["source_sha256"] for a in attacks if "source_sha256" in a.settings}
-        return {"test_images": self.session.test_images(load_info(self._folder)).digest, **brought}
+        info = load_info(self._folder)
+        return {"test_images": self.session.test_images(info).digest, **brought_to(self.session, info)}
 
     def run(self, work: Work) -> AttackRecord:
         """Attack, block by block; sealed blocks of an interrupted call are used again."""

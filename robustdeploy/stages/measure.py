@@ -22,7 +22,7 @@ from robustdeploy.export.golden import GOLDEN, load_golden
 from robustdeploy.export.parity import parity_rows
 from robustdeploy.nets.store import load_info
 from robustdeploy.onboard.engine import Files
-from robustdeploy.stages.attack import Attack
+from robustdeploy.stages.attack import Attack, brought_to
 from robustdeploy.stages.compile import FOLDER, Compile
 from robustdeploy.stages.lower import OnnxStage, twin_file
 from robustdeploy.stages.session import Session
@@ -79,7 +79,9 @@ class Measure:
         """The test images, and the agent of the installed package."""
         session = self.session
         info = load_info(session.run.root / self.export.net.place)
-        return {"test_images": session.test_images(info).digest, "agent": sha256_of_file(session.agent)}
+        # What was found in torch stands for a net that is brought along; of replays another may be the worst here.
+        brought = brought_to(session, info, ("replay",))
+        return {"test_images": session.test_images(info).digest, "agent": sha256_of_file(session.agent), **brought}
 
     def run(self, work: Work) -> BoardRecord:
         """Measure, block by block; sealed blocks of an interrupted call are used again."""

@@ -24,6 +24,7 @@ COMMANDS = [
     "table",
     "profile",
     "bisect",
+    "collect",
     "compare",
     "verify",
     "doctor",

@@ -92,7 +92,7 @@ def test_every_plug_in_that_a_recipe_chooses_is_offered():
 
     for field, kind in (("net", "nets"), ("data.name", "data"), ("train.task", "tasks"), ("prune", "pruners")):
         assert {f"{field}={name}" for name in REGISTRIES[kind].names()} <= set(complete_set(f"{field}="))
-    kinds = ("attacks", "query-attacks", "substitutes", "ensembles")
+    kinds = ("attacks", "query-attacks", "substitutes", "engine-attacks", "ensembles")
     assert set(complete_attacks("")) == {name for kind in kinds for name in REGISTRIES[kind].names()}
 
 

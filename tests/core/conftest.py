@@ -44,6 +44,7 @@ KINDS = {
     "attacks": ["fgsm", "pgd"],
     "query-attacks": ["square"],
     "substitutes": ["substitute"],
+    "engine-attacks": ["straight_through"],
     "ensembles": ["all_of_them"],
     "distances": ["deepfool", "cw"],
     "patches": ["patch"],

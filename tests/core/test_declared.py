@@ -10,7 +10,7 @@ from robustdeploy.core.declared import declared_options, declared_value
 from robustdeploy.core.options import options_type
 from robustdeploy.core.registry import REGISTRIES, Registry
 
-NEEDS = {"ssh": {"host": "board"}, "transfer": {"source": "other"}}
+NEEDS = {"ssh": {"host": "board"}, "transfer": {"source": "other"}, "replay": {"source": "other"}}
 PLUGINS = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
 
 
@@ -31,7 +31,7 @@ def test_what_a_file_declares_is_what_the_plug_in_has(kind, name):
     TypeAdapter(declared_options(registry.origin(name), "plugin")).validate_python(values)
 
 
-@pytest.mark.parametrize("kind", ["attacks", "substitutes", "pruners", "tasks"])
+@pytest.mark.parametrize("kind", ["attacks", "substitutes", "engine-attacks", "pruners", "tasks"])
 def test_options_of_what_needs_torch_are_all_of_types_that_can_be_read(kind):
     for name in REGISTRIES[kind].names():
         for field in dataclasses.fields(declared_options(REGISTRIES[kind].origin(name), "plugin")):

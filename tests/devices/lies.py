@@ -73,7 +73,7 @@ FIELDS = {
     "compile": {"files.0.name": 3, "files.0.sha256": "0" * 63, "files.0.bytes": "many"}
     | {"files": {"engine.json": 9}, "seconds": "soon"},
     "open": {"open": True, "runs": [1]},
-    "score": {"queries": None, "queries_total": "30"},
+    "score": {"queries": None, "spent_ns": 0.5, "queries_total": "30"},
     "attack": {"queries": True, "queries_total": 1e3},
     "time": {"warmup_runs": 2.5, "duration_ns": [1], "before": 5, "after": None, "queries_total": {}}
     | {"warm": 1, "began_ns": "now", "first_ns": 0.5, "peak_memory_bytes": "1G", "parts": "all"},
@@ -86,7 +86,7 @@ NUMBERS = {
     "put": ("held",),
     "get": ("total",),
     "compile": ("files.0.bytes", "seconds"),
-    "score": ("queries", "queries_total"),
+    "score": ("queries", "spent_ns", "queries_total"),
     "attack": ("queries", "queries_total"),
     "time": ("warmup_runs", "duration_ns", "began_ns", "first_ns", "peak_memory_bytes", "queries_total"),
     "run": ("start_ns", "load_ns"),
@@ -170,6 +170,7 @@ FACTS = (
     Lie("score: in float64", "score", _array("scores", lambda a: a.astype("float64")), "float64", "scores"),
     Lie("score: asked twice as often", "score", _set("queries", 60), "must be 30, not 60", "queries"),
     Lie("score: the total stands still", "score", _set("queries_total", 0), "must be 30, not 0", "queries_total"),
+    Lie("score: for a minute", "score", _set("spent_ns", 60 * 10**9), "the whole call took", "spent_ns"),
     Lie("attack: over the budget", "attack", _array("queries", _first(11)), "must be at most 10", "queries"),
     Lie("attack: for nothing", "attack", _array("queries", lambda a: 0 * a), "that were changed", "queries"),
     Lie("attack: less than nothing", "attack", _array("queries", _first(-2)), "must be 0 or more", "queries"),
@@ -206,9 +207,8 @@ FACTS = (
     Lie("time: one run more", "time", lambda h, a: _set("queries_total", h["queries_total"] + 1)(h, a), "must", "quer"),
     Lie("time: parts of another name", "time", _set("parts", ["soup"]), "parts_ns", ""),
     Lie("time: a first call of an hour", "time", _set("first_ns", 3600 * 10**9), "the whole call took", "first_ns"),
-    # Without the field, since a window is told as an answer to `time`, whichever call it came with.
-    Lie("run: negative", "run", _array("samples_ns", lambda a: 0 * a - 10**6), "'samples_ns' must be above 0 ns"),
-    Lie("run: a hundredth", "run", _array("samples_ns", lambda a: a // 100 + 2000), "between two"),
+    Lie("run: negative", "run", _array("samples_ns", lambda a: 0 * a - 10**6), "must be above 0 ns", "samples_ns"),
+    Lie("run: a hundredth", "run", _array("samples_ns", lambda a: a // 100 + 2000), "between two", "samples_ns"),
     Lie("run: another engine", "run", _set("open", "ab" * 32), "which was not asked for", "open"),
     Lie("run: an hour to load", "run", _set("load_ns", 3600 * 10**9), "the whole call took", "load_ns"),
     Lie("run: an hour to start", "run", _set("start_ns", 3600 * 10**9), "the whole call took", "start_ns"),
@@ -220,7 +220,7 @@ FACTS = (
     Lie("run: backwards", "run", _array("telemetry", lambda a: a[::-1].copy()), "order of their times", "telemetry"),
     Lie("run: not watched", "run", _array("telemetry", lambda a: a - 10**12), "does not span", "telemetry"),
     Lie("run: one sensor fewer", "run", _array("telemetry", lambda a: a[:, 1:].copy()), "of shape", "telemetry"),
-    Lie("run: a sample short", "run", _cut(3), "holds 3 samples"),
+    Lie("run: a sample short", "run", _cut(3), "holds 3 samples", "samples_ns"),
     Lie("time: other scores", "time", _array("scores_after", lambda a: a[:, :2].copy()), "×10", "scores_after"),
 )
 

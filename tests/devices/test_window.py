@@ -57,7 +57,7 @@ def checked(samples, gaps, empty=60, tail=0, plan=PLAN):
         after=sensors,
         queries_total=0,
     )
-    return window_from(head, arrays, plan, duration * 1e-9 + 1, (1, 2))
+    return window_from("time", head, arrays, plan, duration * 1e-9 + 1, (1, 2))
 
 
 def even(value, count=700):

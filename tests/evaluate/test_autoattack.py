@@ -7,7 +7,8 @@ import pytest
 
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.subject import Subject
-from robustdeploy.evaluate.attack import adversaries_from, in_order, settings_of
+from robustdeploy.evaluate.adversaries import in_order, settings_of
+from robustdeploy.evaluate.attack import adversaries_from
 from robustdeploy.evaluate.ensembles.autoattack import AutoAttack
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.rows import accuracy_rows
