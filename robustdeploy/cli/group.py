@@ -13,8 +13,8 @@ from typer.core import TyperCommand, TyperGroup
 COMMANDS = (
     "init",
     *("run", "plan", "prune", "export", "evaluate", "report", "gate"),
-    *("sweep", "table", "profile", "bisect", "collect", "compare", "verify", "doctor", "board"),
-    *("ls", "validate", "schema"),
+    *("sweep", "table", "profile", "bisect", "collect", "compare", "index", "serve", "verify"),
+    *("doctor", "board", "ls", "validate", "schema"),
 )
 """In the order of the help. Each is the function of that name in the module of that name beside this one."""
 STYLE: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}

@@ -8,8 +8,8 @@ from typing import Any
 from robustdeploy.comparing.found import Found
 from robustdeploy.core.files import canonical_json
 from robustdeploy.core.plain import plain
-from robustdeploy.report.evidence import conditions_text
 from robustdeploy.report.quantity import eps_text
+from robustdeploy.report.words import conditions_text
 
 TOLERANCE = 0.02
 """Share by which image passes may differ: batches and epochs come in whole numbers."""

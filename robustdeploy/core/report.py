@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from robustdeploy.core.baseline import Baseline
+from robustdeploy.core.figures import Answers, Course, Making, Past
 from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.model import Noun
 from robustdeploy.core.recipe import Threat
@@ -125,6 +126,10 @@ class Sample(Noun):
     adversarial_png: str
     difference_png: str
     """The perturbation, scaled so that ±eps spans black to white around mid-grey."""
+    why: str = ""
+    """By which rule it was chosen."""
+    change: float | None = None
+    """Length of the perturbation in l2, in pixels of [0, 1]."""
 
 
 class LayerTime(Noun):
@@ -150,6 +155,12 @@ class Figures(Noun):
     channels: tuple[ChannelCount, ...] = ()
     latency: dict[str, Histogram] = {}
     """By subject."""
+    dense_latency: dict[str, Histogram] = {}
+    """Of the dense net in turns with a subject, by that subject."""
+    answers: dict[str, Answers] = {}
+    """By subject."""
+    course: Course | None = None
+    """Of the training of the run's own net; None where it was trained elsewhere."""
     samples: tuple[Sample, ...] = ()
     layer_times: dict[str, tuple[LayerTime, ...]] = {}
     """By subject whose target has a profile."""
@@ -186,6 +197,10 @@ class Report(Noun):
     """UTC, ISO 8601."""
     producer: str
     """Tool and version."""
+    making: Making | None = None
+    """None in reports of older versions."""
+    history: tuple[Past, ...] = ()
+    """Earlier runs of the same recipe on the same targets, the oldest first."""
     data: dict[str, Any] = {}
     """Which data set, where from, split hash, and how many images."""
     sha256: dict[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,8 @@ from robustdeploy.errors import ArtifactError
 from robustdeploy.foreign import one_line
 
 FILE_NAME = "manifest.json"
+_GIT_S = 5.0
+"""A working tree of millions of files is not worth waiting for."""
 _PACKAGES = ("numpy", "torch", "torchvision", "torch_pruning", "onnx", "onnxruntime", "safetensors", "scipy")
 
 
@@ -43,6 +46,8 @@ class Manifest(Noun):
     duration_s: float
     producer: str
     """Tool and version."""
+    commit: str = ""
+    """Git commit of the folder that the command ran in, with ``-dirty`` where files differ from it."""
 
     @model_validator(mode="after")
     def _readable(self) -> Manifest:
@@ -83,6 +88,17 @@ def producer() -> str:
         return f"robustdeploy {version('robustdeploy')}"
     except PackageNotFoundError:  # run from a checkout that was never installed
         return "robustdeploy (not installed)"
+
+
+def commit_here() -> str:
+    """Return the commit of the working directory, ``-dirty`` where files differ from it; empty outside a repository."""
+    # No tags: the name of a tag may move, the hash of a commit does not.
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_S, check=False)
+    except (OSError, subprocess.SubprocessError, UnicodeError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def loaded_versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ Files are compared with the ledger where that is cheap: manifests and the report
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -61,6 +61,12 @@ class Overview:
     p99_ms: float | None
     updated: str | None
     """UTC, ISO 8601: the last entry of its ledger."""
+    began: str | None
+    """UTC, ISO 8601: the first entry of its ledger."""
+    recipe: str | None
+    """Name of its recipe."""
+    protocol: str | None
+    """What its accuracies are of, e.g. ``digits, linf 0.1, 544 images``; None without a report."""
 
     def age_s(self, now: datetime) -> float | None:
         """Return the seconds since the last entry of the ledger."""
@@ -76,17 +82,19 @@ def overviews(runs: Path) -> list[Overview]:
 def overview(root: Path, *, latest: bool = False) -> Overview:
     """Return where the run at ``root`` stands."""
     process = holder(root)
-    updated = None
+    updated = began = None
     state: State
     try:
         check_readable(root)
         records = Ledger(root / LEDGER).records()
-        updated = _utc(records[-1].time) if records else None
+        if records:
+            began, updated = _utc(records[0].time), _utc(records[-1].time)
         # A process at work may be between two writes, e.g. sealed in the ledger and without its manifest yet.
         problem = "" if process else _damage(root, records)
         state, detail = ("damaged", problem) if problem else _state(root, records, process is not None)
         report = _report(root) if state == "reported" else {}
-        return _of(root, state, detail, process, latest, updated, report)
+        found = _of(root, state, detail, process, latest, updated, report)
+        return replace(found, began=began, recipe=_recipe(root), protocol=protocol_of(report) if report else None)
     except (ArtifactError, RecipeError, UsageError) as error:
         detail = "; ".join(error.args)
     except OSError as error:
@@ -95,6 +103,20 @@ def overview(root: Path, *, latest: bool = False) -> Overview:
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         updated, detail = None, f"{LEDGER} or {REPORT} holds what robustdeploy does not write"
     return _of(root, "damaged", detail, process, latest, updated, {})
+
+
+def _recipe(root: Path) -> str | None:
+    name = source_from_file(root / RECIPE, RECIPE).data.get("name")
+    return None if name is None else str(name)
+
+
+def protocol_of(report: Mapping[str, Any]) -> str | None:
+    """Return what the accuracies of a report are of, from its plain values; None where it does not tell."""
+    data, threat = report.get("data", {}), report.get("threat", {})
+    if not (data and threat):
+        return None
+    images = f", {data['test']:,} images" if isinstance(data.get("test"), int) else ""
+    return f"{data.get('name')}, {threat.get('norm')} {threat.get('eps'):g}{images}"
 
 
 def _utc(time: str) -> str:
@@ -124,6 +146,9 @@ def _of(
         verdict=str(report["verdict"]["outcome"]) if report else None,
         warnings=len(report.get("verdict", {}).get("warnings", ())),
         updated=updated,
+        began=None,
+        recipe=None,
+        protocol=None,
         **_figures(report.get("measurements", ()), str(report.get("net"))),
     )
 

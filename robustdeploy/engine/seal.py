@@ -25,6 +25,7 @@ from robustdeploy.engine.manifest import (
     FILE_NAME,
     Manifest,
     changed_outputs,
+    commit_here,
     fingerprint,
     hashes_of,
     loaded_versions,
@@ -143,6 +144,7 @@ class Slot:
             started=self.started.isoformat(timespec="milliseconds"),
             duration_s=round(time.monotonic() - self.ticks, 3),
             producer=producer(),
+            commit=commit_here(),
         )
         text = json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         # The ledger first: a kill in between leaves a folder without a manifest, which is simply done again.

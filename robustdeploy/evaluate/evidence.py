@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 from pydantic import ValidationError
 
 from robustdeploy.core.complaint import complaint
 from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import read_json
-from robustdeploy.core.report import Diagnostic, Figures, Histogram, Measurement, Sample
-from robustdeploy.core.subject import Subject
+from robustdeploy.core.report import Diagnostic, Figures, Histogram, Measurement
+from robustdeploy.core.subject import DENSE, FP32, TORCH, Subject
 from robustdeploy.engine.lineage import remedy
 from robustdeploy.errors import ArtifactError
+from robustdeploy.evaluate.answers import answers_of, dense_answers
 from robustdeploy.evaluate.latency import Latency
 from robustdeploy.evaluate.outcomes import Outcomes
-from robustdeploy.onboard.types import Bytes, Threat
+from robustdeploy.evaluate.samples import samples_of
+from robustdeploy.onboard.types import Threat
 
-SAMPLES = 8
+Times = npt.NDArray[np.float64]
+_BINS = 60
 
 
 class EvaluationRows(Noun):
@@ -55,61 +55,24 @@ def read_rows(path: Path) -> EvaluationRows:
 def figures_from(
     outcomes: Outcomes, threat: Threat, classes: tuple[str, ...], latency: Latency | None, subject: Subject
 ) -> Figures:
-    """Collect what the page draws of the board: the latency histogram and sample images."""
-    timed = latency is not None and not latency.flaws
-    histograms = {str(subject): _histogram(latency.samples_ms)} if latency is not None and timed else {}
-    return Figures(latency=histograms, samples=tuple(_samples(outcomes, threat, classes)))
+    """Collect what the page draws of the board: times, answers by class, and sample images."""
+    answers = {str(subject): answers_of(outcomes, classes)}
+    if (dense := dense_answers(outcomes, classes)) is not None:
+        answers[str(Subject(DENSE, FP32, TORCH))] = dense
+    own, others = {}, {}
+    if latency is not None and not latency.flaws:
+        own = {str(subject): _histogram(latency.samples_ms)}
+        if latency.fraction is not None:
+            theirs = np.concatenate([other.window.samples_ns for _, other in latency.pairs])
+            others = {str(subject): _histogram(theirs * 1e-6)}
+    samples = tuple(samples_of(outcomes, threat, classes))
+    return Figures(latency=own, dense_latency=others, answers=answers, samples=samples)
 
 
-def _histogram(samples_ms: np.ndarray, bins: int = 40) -> Histogram:
-    """Bins of equal width up to the 99.5th percentile; the last one holds everything above it."""
-    # One stall of a hundred milliseconds would press all other bars into one.
-    edge = float(np.quantile(samples_ms, 0.995))
-    low = float(samples_ms.min())
-    counts, edges = np.histogram(np.minimum(samples_ms, edge), bins=bins, range=(low, max(edge, low + 1e-9)))
+def _histogram(samples_ms: Times) -> Histogram:
+    """Bins of equal ratio from the quickest sample to the slowest."""
+    # A stall may take a thousand times as long as most calls; bins of equal width would put all others into one.
+    low = max(float(samples_ms.min()), 1e-6)
+    edges = np.geomspace(low, max(float(samples_ms.max()), low * 1.001), _BINS + 1)
+    counts, _ = np.histogram(np.clip(samples_ms, edges[0], edges[-1]), edges)
     return Histogram(unit="ms", edges=tuple(edges.tolist()), counts=tuple(int(count) for count in counts))
-
-
-def _samples(outcomes: Outcomes, threat: Threat, classes: tuple[str, ...]) -> Iterator[Sample]:
-    """Show, in turn over the attacks, images that were right before: first those that an attack broke."""
-    # The same image under several attacks would take the room of other examples.
-    taken: set[int] = set()
-    if not outcomes.attacks:
-        return
-    for turn in range(SAMPLES):
-        attack = outcomes.attacks[turn % len(outcomes.attacks)]
-        right = outcomes.before(attack, "board")
-        broken = np.flatnonzero(right & (attack.board != outcomes.labels))
-        stood = np.flatnonzero(right & (attack.board == outcomes.labels))
-        free = [int(i) for i in (*broken, *stood) if int(i) not in taken]
-        if not free:
-            continue
-        index = free[0]
-        taken.add(index)
-        clean, adversarial = outcomes.images[index], attack.images[index]
-        yield Sample(
-            attack=attack.label,
-            label=classes[int(outcomes.labels[index])],
-            clean_prediction=classes[int(outcomes.board_clean[index])],
-            adversarial_prediction=classes[int(attack.board[index])],
-            clean_png=_png(clean),
-            adversarial_png=_png(adversarial),
-            difference_png=_png(_difference(clean, adversarial, threat)),
-        )
-
-
-def _difference(clean: Bytes, adversarial: Bytes, threat: Threat) -> Bytes:
-    """Scale the perturbation so that ±eps, in ℓ2 and ℓ1 its largest change, spans black to white around mid-grey."""
-    change = adversarial.astype(np.float32) - clean.astype(np.float32)
-    largest = threat.levels if threat.norm == "linf" else max(1.0, float(np.abs(change).max()))
-    # Drawn as it is, a change of eight levels cannot be seen.
-    grey: Bytes = np.clip(127.5 + change * (127.5 / largest), 0, 255).round().astype(np.uint8)
-    return grey
-
-
-def _png(image: Bytes) -> str:
-    """Return one C×H×W image as base64 PNG."""
-    picture = Image.fromarray(image[0]) if len(image) == 1 else Image.fromarray(image.transpose(1, 2, 0))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -130,6 +130,15 @@ class Outcomes:
         worst: Bits = np.logical_and.reduce([clean, *bits])
         return worst
 
+    @property
+    def dense_worst(self) -> Bits | None:
+        """Return one bit per image: the dense net is right under every attack on it; None where there is none."""
+        if self.dense_clean is None:
+            return None
+        bits = [attack.right("host", self.labels) for attack in self.dense_attacks]
+        worst: Bits = np.logical_and.reduce([self.standing(self.dense_clean), *bits])
+        return worst
+
     def save(self, path: Path, more: Mapping[str, npt.NDArray[Any]] = {}) -> None:
         """Write all of it to an npz file; per attack there are ``<attack>/images`` and ``<attack>/predictions``.
 

@@ -36,6 +36,7 @@ from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.evaluate.evidence import EvaluationRows, read_rows
 from robustdeploy.report.builds import build_diagnostics
 from robustdeploy.report.collapse import collapse_diagnostics
+from robustdeploy.report.course import course_of, making_of
 from robustdeploy.report.judge import judge
 from robustdeploy.report.latency_budget import latency_budget_diagnostics
 from robustdeploy.report.nonzero import nonzero_rows
@@ -97,6 +98,7 @@ def assemble(
         # The only value that differs between two reports of one version on the same evidence.
         created=utc_now().isoformat(timespec="seconds"),
         producer=producer(),
+        making=making_of(recipe, own),
         data={**own.record.data, "test": last.record.n, **last.record.reading},
         sha256=_common(recipe, own),
         **_balls(last.manifest, recipe),
@@ -106,7 +108,8 @@ def assemble(
         omissions=omissions,
         figures=Figures(
             channels=own.record.channels,
-            latency={name: drawn for part in parts for name, drawn in part.found.figures.latency.items()},
+            **{name: _of_all(parts, name) for name in ("latency", "dense_latency", "answers")},
+            course=course_of(own),
             samples=parts[made.index(mine[0])].found.figures.samples,
             layer_times={str(each.subject): each.layer_times for each in made if each.layer_times},
         ),
@@ -114,6 +117,11 @@ def assemble(
         # Judged here and again by whoever loads the report: a pure function of what stands in it.
         verdict=judge(measurements, diagnostics, recipe.gate, omissions, subjects, net),
     )
+
+
+def _of_all(parts: Sequence[_Part], name: str) -> dict[str, Any]:
+    """Merge what each target's evaluation has to be drawn, by subject."""
+    return {subject: drawn for part in parts for subject, drawn in getattr(part.found.figures, name).items()}
 
 
 def _subjects(

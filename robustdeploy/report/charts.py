@@ -1,65 +1,140 @@
-"""Charts of a report's evidence. Each is a pure function that returns SVG text, or nothing where there is no data."""
+"""Charts of accuracies and costs. Each is a pure function that returns SVG text, or nothing where there is no data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from robustdeploy.core.report import BudgetLine, Histogram, Measurement
-from robustdeploy.report.evidence import AttackLine, Curve
-from robustdeploy.report.quantity import eps_text, number, quantity
-from robustdeploy.report.svg import STYLES, across, axis, drawing, levels, line, mark, tag, text, width
+from robustdeploy.core.report import BudgetLine, Measurement
+from robustdeploy.report.evidence import AttackLine, ClassPair, Curve
+from robustdeploy.report.quantity import eps_text, quantity
+from robustdeploy.report.scale import Tick, bounds_of, percent_ticks, radius_texts, rows_of, zoomed
+from robustdeploy.report.svg import (
+    STYLES,
+    across,
+    axis,
+    axis_break,
+    drawing,
+    levels,
+    line,
+    mark,
+    tag,
+    text,
+    tick_labels,
+    width,
+)
 
 Styles = Mapping[str, str]
 """How each subject is drawn, in the order in which they stand side by side."""
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_LABELS = 0.31
+"""Share of the width that the labels of rows take."""
+_AXIS = 0.95 - _LABELS
+"""Share of the width that their axis takes; the label of its last tick needs the rest."""
+_LONG = 17
+"""Characters of a label from which on it stands on a line of its own."""
 
 
-def _percent_ticks() -> list[tuple[float, str]]:
-    return [(share, f"{100 * share:.0f} %") for share in _QUARTERS]
+def styles_of(subjects: Sequence[str]) -> Styles:
+    """Give each subject a style of its own; from the seventh on they come round again."""
+    return {subject: STYLES[index % len(STYLES)] for index, subject in enumerate(subjects)}
 
 
-def _whisker(style: str, row: Measurement, y: float) -> str:
-    low, high = (row.value if bound is None else bound for bound in (row.low, row.high))
-    return line(across(low), y, across(high), y, f"whisker {style}") + mark(style, across(row.value), y)
+def accuracy_axis(lines: Sequence[AttackLine], limits: Mapping[str, float]) -> tuple[float, float, float]:
+    """Return where the axis of `accuracy_chart` begins and ends, and the distance of its ticks."""
+    shown = [bound for one in lines for row in one.rows.values() for bound in bounds_of(row)]
+    return zoomed([*shown, *(limit for label, limit in limits.items() if label in {one.label for one in lines})])
 
 
-def accuracy_chart(lines: Sequence[AttackLine], styles: Styles) -> str:
-    """Draw a dot and its interval for every attack and subject, on one axis from 0 to 100 %."""
+def accuracy_chart(lines: Sequence[AttackLine], styles: Styles, limits: Mapping[str, float] = {}) -> str:
+    """Draw a dot and its interval for every attack and subject, zoomed to these; ``limits`` are by attack."""
     if not lines:
         return ""
-    parts, y = [], 0.0
+    bottom, top, step = accuracy_axis(lines, limits)
+    place = _placed(bottom, top)
+    parts, y = [], 4.0
     for one in lines:
-        y += 20
-        parts.append(text(_row_label(one), across(0), y, "row-label"))
-        for subject in (name for name in styles if name in one.rows):
+        begin = y
+        if len(one.label) > _LONG:
             y += 14
-            parts.append(_whisker(styles[subject], one.rows[subject], y))
-        y += 10
+            parts.append(text(one.label, across(0), y, "row-label"))
+        drawn = [name for name in styles if name in one.rows]
+        if len(one.label) <= _LONG:
+            parts.append(text(one.label, across(0), y + 6 * len(drawn) + 6, "row-label"))
+        for subject in drawn:
+            y += 12
+            parts.append(_whisker(styles[subject], one.rows[subject], y, place))
+        y += 12
+        if one.label in limits:
+            at = place(limits[one.label])
+            parts.append(line(at, begin + 2, at, y - 3, "limit strong"))
+        parts.append(line(across(0), y, across(1), y, "grid"))
     told = "; ".join(f"{one.label}: " + _told(one.rows.items()) for one in lines)
-    # Always from 0 to 100 %: a cut axis would make small differences look large.
-    grid = axis(_percent_ticks(), 4, y)
-    return drawing("accuracy-chart", "Accuracy under each attack, with intervals", told, y + 24, grid, *parts)
+    asked = "".join(f"; limit of {label}: {quantity(limit, 'fraction')}" for label, limit in limits.items())
+    ticks = [(_LABELS + _AXIS * share, label) for share, label in percent_ticks(bottom, top, step)]
+    grid = axis(ticks, 4, y)
+    cut = axis_break(across(_LABELS - 0.02), y) if bottom else ""
+    return drawing(
+        "accuracy-chart", "Accuracy under each attack, with intervals", told + asked, y + 24, grid, *parts, cut
+    )
 
 
-def _row_label(one: AttackLine) -> str:
-    return f"{one.label} · {one.kinds}" if one.kinds not in ("", one.label) else one.label
+def _placed(bottom: float, top: float) -> Callable[[float], str]:
+    """Return what places a share on an axis that begins right of the labels."""
+    return lambda share: across(_LABELS + _AXIS * (share - bottom) / (top - bottom))
+
+
+def _whisker(style: str, row: Measurement, y: float, place: Callable[[float], str]) -> str:
+    low, high = bounds_of(row)
+    return line(place(low), y, place(high), y, f"whisker {style}") + mark(style, place(row.value), y)
 
 
 def _told(rows: Iterable[tuple[str, Measurement]]) -> str:
     return ", ".join(f"{subject} {quantity(row.value, row.unit)}" for subject, row in rows)
 
 
+def class_chart(pairs: Sequence[ClassPair], style: str, dense_style: str) -> str:
+    """Draw each class from its worst case to its clean accuracy, the dense net's below the subject's."""
+    if not pairs:
+        return ""
+    shares = [share for each in pairs for share in (each.clean, each.worst, each.dense_clean, each.dense_worst)]
+    bottom, top, step = zoomed([share for share in shares if share is not None])
+    place = _placed(bottom, top)
+    parts, y = [], 4.0
+    for each in pairs:
+        y += 13
+        parts.append(text(each.name[:24], across(0), y + 5, "row-label"))
+        parts.append(_dumbbell(style, each.clean, each.worst, y, place))
+        if each.dense_clean is not None and each.dense_worst is not None:
+            y += 10
+            parts.append(_dumbbell(dense_style, each.dense_clean, each.dense_worst, y, place))
+        y += 9
+        parts.append(line(across(0), y, across(1), y, "grid"))
+    told = "; ".join(str(each) for each in pairs)
+    ticks = [(_LABELS + _AXIS * share, label) for share, label in percent_ticks(bottom, top, step)]
+    cut = axis_break(across(_LABELS - 0.02), y) if bottom else ""
+    return drawing("class-chart", "Accuracy of each class", told, y + 24, axis(ticks, 4, y), *parts, cut)
+
+
+def _dumbbell(style: str, clean: float, worst: float, y: float, place: Callable[[float], str]) -> str:
+    ends = line(place(worst), y, place(clean), y, f"whisker {style}")
+    return (
+        ends + tag("circle", cx=place(clean), cy=y, r=3.5, class_=f"mark hollow {style}") + mark(style, place(worst), y)
+    )
+
+
 def curve_chart(curves: Sequence[Curve], eps: float, styles: Styles) -> str:
-    """Draw robust accuracy over the attack's radius, with the threat's own radius marked."""
+    """Draw robust accuracy over the attack's radius, with the threat's own radius marked and every radius labelled."""
     if not curves:
         return ""
-    furthest = max([eps, *_abscissae(curves)]) or 1.0
+    radii = _abscissae(curves)
+    furthest = max([eps, *radii]) or 1.0
     share = eps / furthest
     limit = line(across(share), _TOP - 8, across(share), _BOTTOM, "limit")
     anchor = "end" if share > 0.6 else "start"
-    note = text(f" ε of the threat, {eps_text(eps)} ", across(share), _TOP - 14, "note", anchor)
-    ticks = _eps_ticks(_abscissae(curves), furthest)
+    note = text(" ε of the threat ", across(share), _TOP - 14, "note", anchor)
+    texts, _ = radius_texts(radii)
+    ticks = [(radius / furthest, words) for radius, words in zip(radii, texts, strict=True)]
     title = "Accuracy over the radius of the attack"
     return _plot(
         "curve-chart", title, curves, styles, lambda x: x / furthest, ticks, lambda x: f"at {eps_text(x)}", limit, note
@@ -76,9 +151,7 @@ def queries_chart(curves: Sequence[Curve]) -> str:
     def place(queries: float) -> float:
         return math.log(queries / asked[0]) / decades
 
-    # Where two budgets nearly coincide, the larger is told.
-    kept = [x for x, after in zip(asked, [*asked[1:], math.inf], strict=True) if after / x > 1.5]
-    ticks = [(place(x), f"{x:,.0f}") for x in kept]
+    ticks = [(place(x), f"{x:,.0f}") for x in asked]
     styles = styles_of([curve.subject for curve in curves])
     title = "Accuracy over the queries per image"
     return _plot("queries-chart", title, curves, styles, place, ticks, lambda x: f"after {x:,.0f} queries")
@@ -98,7 +171,7 @@ def severities_chart(curves: Sequence[Curve], styles: Styles) -> str:
     return _plot("severities-chart", title, curves, styles, place, ticks, lambda x: f"at severity {x:.0f}")
 
 
-_TOP, _BOTTOM = 30.0, 250.0
+_TOP, _BOTTOM = 30.0, 200.0
 
 
 def _abscissae(curves: Sequence[Curve]) -> list[float]:
@@ -111,7 +184,7 @@ def _plot(
     curves: Sequence[Curve],
     styles: Styles,
     place: Callable[[float], float],
-    ticks: Sequence[tuple[float, str]],
+    ticks: Sequence[Tick],
     where: Callable[[float], str],
     *parts: str,
 ) -> str:
@@ -123,9 +196,11 @@ def _plot(
         drawn.append(tag("g", _curve(curve, place, styles[curve.subject]), transform=aside))
     told = "; ".join(f"{c.subject}: " + ", ".join(_at(row, where(x)) for x, row in c.points) for c in curves)
     # The lowest line needs no label of its own: the last marks stand there.
-    scale = [(_height(share), label if share else "") for share, label in _percent_ticks()]
-    grid = levels(scale) + axis(ticks, _BOTTOM, _BOTTOM + 4)
-    return drawing(identity, title, told, _BOTTOM + 24, grid, *parts, *drawn)
+    scale = [(_height(share), f"{100 * share:.0f} %" if share else "") for share in _QUARTERS]
+    rows = rows_of(ticks)
+    bottom = _BOTTOM + 22 + 13 * max(rows, default=0)
+    grid = levels(scale) + tick_labels(ticks, rows, _BOTTOM)
+    return drawing(identity, title, told, bottom, grid, *parts, *drawn)
 
 
 def _at(row: Measurement, where: str) -> str:
@@ -149,63 +224,16 @@ def _curve(curve: Curve, place: Callable[[float], float], style: str) -> str:
     return "".join(strokes + marks)
 
 
-def _eps_ticks(radii: Sequence[float], furthest: float) -> list[tuple[float, str]]:
-    """Label the measured radii, leaving out those whose labels would touch on a narrow page."""
-    kept: list[float] = []
-    for eps in reversed(radii):
-        if not kept or (kept[-1] - eps) / furthest > 0.16:
-            kept.append(eps)
-    return [(eps / furthest, eps_text(eps)) for eps in reversed(kept)]
-
-
-def styles_of(subjects: Sequence[str]) -> Styles:
-    """Give each subject a style of its own; from the seventh on they come round again."""
-    return {subject: STYLES[index % len(STYLES)] for index, subject in enumerate(subjects)}
-
-
-def latency_chart(histogram: Histogram | None, percentiles: Sequence[Measurement]) -> str:
-    """Draw how often each latency was met, with the reported percentiles marked."""
-    if histogram is None or not histogram.counts or len(histogram.edges) != len(histogram.counts) + 1:
+def trend_chart(values: Sequence[float]) -> str:
+    """Draw a small line through values, the last one marked; its words stand beside it on the page."""
+    if len(values) < 2:
         return ""
-    start, end = histogram.edges[0], histogram.edges[-1]
-    marks = [row for row in percentiles if start <= row.value <= end]
-    span, tallest = (end - start) or 1.0, max(histogram.counts) or 1
-    top = 26.0 + 15 * len(marks)
-    bottom = top + 150
-    bars = [
-        _bar(left, right, start, span, bottom, 150 * count / tallest)
-        for left, right, count in zip(histogram.edges, histogram.edges[1:], histogram.counts, strict=False)
-        if count
-    ]
-    notes = [_percentile_mark(row, (row.value - start) / span, 12 + 15 * i, bottom) for i, row in enumerate(marks)]
-    ticks = [(share, f"{number(start + share * span)} {histogram.unit}") for share in (0.0, 0.5, 1.0)]
-    total, busiest = sum(histogram.counts), histogram.counts.index(tallest)
-    told = (
-        f"{total:,} samples between {number(start)} and {number(end)} {histogram.unit}; the most, {tallest:,}, lie "
-        f"between {number(histogram.edges[busiest])} and {number(histogram.edges[busiest + 1])} {histogram.unit}"
-    )
-    base = line(across(0), bottom, across(1), bottom, "base")
-    grid = levels([(bottom - 150, f"{tallest:,} samples")]) + axis(ticks, bottom, bottom + 4)
-    return drawing("latency-chart", "How often each latency was met", told, bottom + 24, grid, *bars, base, *notes)
-
-
-def _bar(left: float, right: float, start: float, span: float, bottom: float, tall: float) -> str:
-    # A bin with anything in it stays visible: rare slow runs are what the tail is about.
-    tall = max(1.5, tall)
-    return tag(
-        "rect",
-        x=across((left - start) / span),
-        y=f"{bottom - tall:.1f}",
-        width=width((right - left) / span),
-        height=f"{tall:.1f}",
-        class_="bar",
-    )
-
-
-def _percentile_mark(row: Measurement, share: float, y: float, bottom: float) -> str:
-    label = f" {row.metric.removeprefix('latency_ms.')} {quantity(row.value, row.unit, 2)} "
-    anchor = "end" if share > 0.6 else "start"
-    return line(across(share), y - 9, across(share), bottom, "limit") + text(label, across(share), y, "note", anchor)
+    low, span = min(values), (max(values) - min(values)) or 1.0
+    spots = [(4 + 64 * i / (len(values) - 1), 18 - 14 * (value - low) / span) for i, value in enumerate(values)]
+    path = "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in spots)
+    dot = tag("circle", cx=f"{spots[-1][0]:.1f}", cy=f"{spots[-1][1]:.1f}", r=2.5, class_="trend-end")
+    inside = tag("path", d=path, class_="trend") + dot
+    return tag("svg", inside, width=72, height=22, viewBox="0 0 72 22", aria_hidden="true")
 
 
 def budget_chart(budget: BudgetLine) -> str:
@@ -221,16 +249,14 @@ def budget_chart(budget: BudgetLine) -> str:
             continue
         share = compact / dense if dense else 0.0
         kept, limit = quantity(share, "fraction"), quantity(target, "fraction")
+        asked = f", budget {limit}" if target < 1 else ""
         y += 18
-        parts.append(text(f"{name}: {kept} of the dense net", across(0), y, "row-label"))
-        parts.append(tag("rect", x=across(0), y=y + 8, width=width(1), height=16, class_="rest"))
-        parts.append(tag("rect", x=across(0), y=y + 8, width=width(share), height=16, class_="bar"))
+        parts.append(text(f"{name}: {kept}{asked}", across(0), y, "row-label"))
+        parts.append(tag("rect", x=across(0), y=y + 8, width=width(1), height=12, class_="rest"))
+        parts.append(tag("rect", x=across(0), y=y + 8, width=width(share), height=12, class_="bar"))
         if target < 1:
-            parts.append(line(across(target), y + 3, across(target), y + 30, "limit strong"))
-            anchor = "end" if target > 0.6 else "start"
-            parts.append(text(f"budget {limit}", across(target), y + 43, "note", anchor))
-            y += 16
-        told.append(f"{name} {kept} of the dense net's" + (f", budget {limit}" if target < 1 else ""))
-        y += 34
+            parts.append(line(across(target), y + 4, across(target), y + 24, "limit strong"))
+        told.append(f"{name} {kept} of the dense net's{asked}")
+        y += 26
     title = "Cost of the compact net beside the dense net"
     return drawing("budget-chart", title, "; ".join(told), math.ceil(y), *parts)

@@ -9,7 +9,8 @@ from typing import Any
 from robustdeploy.core.metrics import AFTER_QUERIES, METRICS
 from robustdeploy.core.report import Measurement, Report, SubjectEvidence
 from robustdeploy.core.subject import subject_from
-from robustdeploy.report.quantity import confidence, eps_text, number, quantity
+from robustdeploy.report.quantity import confidence, number, quantity
+from robustdeploy.report.words import conditions_text, listed
 
 Rows = tuple[Measurement, ...]
 
@@ -20,7 +21,6 @@ _AGREEMENT = ("top1_agreement", "parity_max_abs")
 _WORST_CORRUPTION = ("worst_corruption_accuracy", "mean_corruption_error")
 _TIMES = ("latency_ms", "response_ms")
 _PERCENTILES = ("p50", "p90", "p99", "p99.9")
-_UNITS = {"s": "s", "ms": "ms", "us": "µs", "ns": "ns", "mhz": "MHz", "khz": "kHz", "c": "°C", "w": "W", "mb": "MB"}
 _TIMING = ("clock", "governor", "mhz", "khz", "throttl", "temp", "thermal", "power", "boot", "load")
 _NOT_BUDGET = {"confidence", "exact", "interval", "worst_of", "stood_before", "fell"}
 
@@ -63,6 +63,28 @@ class ClassLine:
     subject: str
     clean: Measurement | None = None
     worst: Measurement | None = None
+
+
+@dataclass(frozen=True)
+class ClassPair:
+    """One class of a subject beside the same of the dense net, as shares of its images."""
+
+    name: str
+    n: int
+    clean: float
+    worst: float
+    dense_clean: float | None = None
+    dense_worst: float | None = None
+
+    @property
+    def cost(self) -> float:
+        """What pruning cost in the worst case; 0 where no dense net is beside it."""
+        return 0.0 if self.dense_worst is None else self.dense_worst - self.worst
+
+    def __str__(self) -> str:
+        shares = [quantity(share, "fraction") for share in (self.clean, self.worst)]
+        dense = "" if self.dense_worst is None else f", dense {quantity(self.dense_worst, 'fraction')} under attack"
+        return f"{self.name}: clean {shares[0]}, under attack {shares[1]}{dense}"
 
 
 @dataclass(frozen=True)
@@ -117,10 +139,8 @@ class Evidence:
         return intervals_text(self.percentiles)
 
 
-QUERIES_NOTE = (
-    "What is still right after so many queries per image, asked of what runs on the target. Device seconds are the "
-    "time that the engine itself took for them, over all images."
-)
+QUERIES_NOTE = "Share still right after so many queries per image, asked of what runs on the target."
+SECONDS_NOTE = "Device seconds are the time that the engine itself took for them, over all images."
 DISTANCES_NOTE = (
     "Mean distance to the nearest wrong image that was found, of images labelled right: in torch, in pixels of [0, 1], "
     "not rounded to grey levels. It is an upper bound: a stronger search may find a nearer one."
@@ -324,29 +344,6 @@ def _radius(eps: float, rows: Mapping[str, Measurement]) -> Radius:
     return Radius(eps, ", ".join(f"{m:g}" for m in multiples if isinstance(m, int | float)), "; ".join(attacks), rows)
 
 
-def condition_text(key: str, value: Any) -> str:
-    """Write one condition as ``steps 50`` or ``warmup 0.2 s``; a flag that is set as its name alone."""
-    stem, _, suffix = key.rpartition("_")
-    unit = f" {_UNITS[suffix]}" if stem and suffix in _UNITS else ""
-    name = (stem if unit else key).replace("_", " ")
-    if isinstance(value, bool):
-        return name if value else f"{name}: no"
-    if isinstance(value, int | float):
-        return f"{name} {eps_text(value) if key in ('eps', 'alpha') else number(value, 4)}{unit}"
-    return f"{name} {_listed(value) if isinstance(value, list | tuple) else value}{unit}"
-
-
-def conditions_text(conditions: Mapping[str, Any]) -> str:
-    """Write conditions as one comma-separated text; nested ones by their inner names, unset ones not at all."""
-    told = []
-    for key, value in conditions.items():
-        if isinstance(value, Mapping):
-            told.append(conditions_text(value))
-        elif value is not None:
-            told.append(condition_text(key, value))
-    return ", ".join(filter(None, told))
-
-
 def intervals_text(rows: Iterable[Measurement]) -> str:
     """Name how the intervals of ``rows`` were made, as their conditions state it; else their confidence alone."""
     held = [row for row in rows if row.low is not None or row.high is not None]
@@ -369,7 +366,7 @@ def flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
             found += flat({str(index): item for index, item in enumerate(value)}, f"{name}.")
         elif isinstance(value, list | tuple):
-            found.append((name, _listed(value)))
+            found.append((name, listed(value)))
         else:
             found.append((name, _plain(value)))
     return found
@@ -380,10 +377,6 @@ def timing_facts(facts: Iterable[tuple[str, str]]) -> tuple[list[tuple[str, str]
     every = list(facts)
     timing = [fact for fact in every if any(word in fact[0].lower() for word in _TIMING)]
     return timing, [fact for fact in every if fact not in timing]
-
-
-def _listed(values: Iterable[Any]) -> str:
-    return ", ".join(map(str, values)) or "none"
 
 
 def _plain(value: Any) -> str:

@@ -10,7 +10,9 @@ from markupsafe import Markup
 
 from robustdeploy.foreign import sentence
 from robustdeploy.onboard.types import SIGNS
-from robustdeploy.report import evidence, quantity, svg
+from robustdeploy.report import quantity, svg
+from robustdeploy.report.charts import trend_chart
+from robustdeploy.report.words import conditions_text, time_text
 
 
 def page(template: str, *, charts: Mapping[str, str], **content: Any) -> str:
@@ -35,7 +37,9 @@ def page(template: str, *, charts: Mapping[str, str], **content: Any) -> str:
         "norm": SIGNS.__getitem__,
         "interval": quantity.interval,
         "samples": quantity.samples,
-        "conditions": evidence.conditions_text,
+        "conditions": conditions_text,
+        "time": time_text,
+        "trend": lambda values: Markup(trend_chart(values)),
         "swatch": lambda style: Markup(svg.swatch(style)),
         "outcomes": lambda lines, outcome: [line for line in lines if line.outcome == outcome],
     }

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from robustdeploy.core.report import Measurement
 from robustdeploy.report.quantity import number, quantity
+from robustdeploy.report.scale import bounds_of, zoomed
 from robustdeploy.report.svg import across, axis, drawing, levels, line, mark, tag, text
 
 Spot = tuple[float, float]
 """Cost and accuracy."""
 _TOP, _BOTTOM = 24.0, 300.0
-_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""Distances of the lines behind the marks; the first that leaves few of them is taken."""
-_MOST_LINES = 6
 _CLOSE = 12.0
 """Height in which two labels would touch."""
 
@@ -55,10 +52,7 @@ def scatter(
         return ""
     # With room to the right, where the labels of the vertical axis stand.
     dearest = 1.1 * max(point.cost.high or point.cost.value for point in points) or 1.0
-    low, high, step = _range(
-        [_or(point.robust.low, point.robust.value) for point in points],
-        [_or(point.robust.high, point.robust.value) for point in points],
-    )
+    low, high, step = zoomed([bound for point in points for bound in bounds_of(point.robust)])
 
     def place(share: float) -> float:
         return _BOTTOM - (_BOTTOM - _TOP) * (share - low) / (high - low)
@@ -78,19 +72,6 @@ def scatter(
         *_labels(labels, dearest, place),
     ]
     return drawing(identity, title, told, _BOTTOM + 24, grid, *filter(None, parts))
-
-
-def _or(bound: float | None, value: float) -> float:
-    return value if bound is None else bound
-
-
-def _range(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float, float]:
-    """Return where the vertical axis begins and ends, and the distance of its lines."""
-    low, high = min(lows), max(highs)
-    step = next((each for each in _STEPS if (high - low) / each <= _MOST_LINES - 1), _STEPS[-1])
-    bottom = max(0.0, math.floor(low / step) * step)
-    top = min(1.0, math.ceil(high / step) * step)
-    return bottom, top if top > bottom else bottom + step, step
 
 
 def _tick(value: float, unit: str) -> str:

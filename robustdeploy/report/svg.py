@@ -5,7 +5,7 @@ The style sheet of the page colours everything by class, so a drawing follows li
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
 from robustdeploy.foreign import one_line
@@ -73,6 +73,22 @@ def axis(ticks: Iterable[tuple[float, str]], top: float, bottom: float) -> str:
         anchor = "start" if share <= 0.01 else "end" if share >= 0.99 else "middle"
         parts.append(line(across(share), top, across(share), bottom, "grid"))
         parts.append(text(label, across(share), bottom + 16, "tick", anchor))
+    return "".join(parts)
+
+
+def axis_break(x: str, y: float) -> str:
+    """Return the mark of an axis that does not begin at 0: two short slanted strokes."""
+    strokes = tag("path", d="M-4 5 L0 -5 M1 5 L5 -5", class_="break")
+    return tag("svg", strokes, x=x, y=f"{y:.1f}", overflow="visible")
+
+
+def tick_labels(ticks: Sequence[tuple[float, str]], rows: Sequence[int], y: float) -> str:
+    """Return a short stroke below ``y`` at each tick and its label in its row below that."""
+    parts = []
+    for (share, label), row in zip(ticks, rows, strict=True):
+        anchor = "start" if share < 0.03 else "end" if share > 0.97 else "middle"
+        parts.append(line(across(share), y, across(share), y + 5 + 13 * row, "base"))
+        parts.append(text(label, across(share), y + 17 + 13 * row, "tick", anchor))
     return "".join(parts)
 
 

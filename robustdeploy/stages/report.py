@@ -23,6 +23,7 @@ from robustdeploy.errors import ArtifactError
 from robustdeploy.preflight import check_formats
 from robustdeploy.report.against import judged_against
 from robustdeploy.report.assemble import Measured, assemble
+from robustdeploy.report.history import history_of
 from robustdeploy.report.layer_times import layer_times
 from robustdeploy.report.render import render
 from robustdeploy.report.sides import Side
@@ -74,6 +75,7 @@ def report(
             raise ArtifactError(*problems)
         told = assemble(run.name, run.recipe, own, found, made, lost, _untold(run, names, [*lost], [*waiting]))
         told = _held_against_baseline(told, run)
+        told = told.model_copy(update={"history": history_of(run, told)})
         suffix = report_suffix(names, _all_targets(run, [each for each in waiting if each not in lost]))
         path = run.root / f"report{suffix}.json"
         # The JSON first: the renderings are made of it and may fail, while it alone is what is judged.

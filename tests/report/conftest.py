@@ -1,11 +1,13 @@
 import base64
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from robustdeploy.core.figures import Answers, Course, Epoch, Making, Past
 from robustdeploy.core.gate import Rule
 from robustdeploy.core.recipe import Threat
 from robustdeploy.core.report import (
@@ -19,6 +21,7 @@ from robustdeploy.core.report import (
     Sample,
     SubjectEvidence,
 )
+from robustdeploy.engine.overview import Overview
 from robustdeploy.evaluate.intervals import clopper_pearson
 from robustdeploy.report.judge import judge
 
@@ -153,6 +156,8 @@ def samples():
                 clean_png=png(clean),
                 adversarial_png=png((clean + move).clip(0, 255).astype(np.uint8)),
                 difference_png=png((127.5 + move * 127.5 / 8).astype(np.uint8)),
+                why="among the smallest changes that fool it",
+                change=0.52,
             )
         )
     return tuple(made)
@@ -165,6 +170,28 @@ def histogram():
     return Histogram(unit="ms", edges=edges, counts=tuple(counts))
 
 
+def answers(worst):
+    """Three classes of 300, 400 and 300 images; ``worst`` of each class stay right under attack."""
+    sizes = (300, 400, 300)
+    clean = [(i, i, n - 20) for i, n in enumerate(sizes)] + [(i, (i + 1) % 3, 20) for i in range(3)]
+    attacked = [(i, i, kept) for i, kept in enumerate(worst)]
+    attacked += [(i, (i + 1) % 3, n - kept) for i, (n, kept) in enumerate(zip(sizes, worst, strict=True))]
+    return Answers(classes=("ship", "frog", "horse"), clean=tuple(clean), worst=tuple(attacked))
+
+
+def course():
+    epochs = [Epoch(epoch=i, loss=2 / i, ops=max(0.3, 1 - i / 20)) for i in range(1, 31)]
+    epochs[9::10] = [e.model_copy(update={"clean": 0.6 + e.epoch / 150, "attacked": 0.4}) for e in epochs[9::10]]
+    return Course(epochs=tuple(epochs), frozen=16, rollbacks=(22,))
+
+
+HISTORY = (
+    Past(name="one", began="2026-11-01T00:00:00+00:00", clean=0.81, worst=0.48, ops=0.299, p99_ms=2.6),
+    Past(name="two", began="2026-11-09T00:00:00+00:00", clean=0.82, worst=0.485, ops=0.297, p99_ms=2.5),
+)
+MAKING = Making(
+    recipe="cifar10-resnet20", net="resnet20, width 16", task="fastat", epochs=30, seconds=700, commit="a1" * 20
+)
 RULES = (
     Rule(id="RD-ROB-01", metric="robust_accuracy", attack="worst", at_least=0.45, n_at_least=1000, reason="Item 4.2"),
     Rule(id="RD-ACC-01", metric="clean_accuracy", at_least=0.8),
@@ -210,6 +237,8 @@ def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, omissions=(), b
         "subjects": subjects,
         "created": "2026-11-20T14:02:11Z",
         "producer": "robustdeploy 0.1.0",
+        "making": MAKING,
+        "history": HISTORY,
         "data": {"name": "CIFAR-10", "split": "9f" * 32, "images": {"train": 45000, "validation": 5000, "test": 1000}},
         "sha256": {"recipe": "3" * 64, "net": "4" * 64},
         "threat": Threat(),
@@ -227,6 +256,9 @@ def make_report(rules=RULES, diagnostics=DIAGNOSTICS, rows=None, omissions=(), b
         "figures": Figures(
             channels=tuple(ChannelCount(layer=n, kept=k, dense=d) for n, k, d in layers),
             latency={BOARD: histogram()},
+            dense_latency={BOARD: histogram()},
+            answers={BOARD: answers((150, 200, 144)), DENSE: answers((160, 210, 142))},
+            course=course(),
             samples=samples(),
         ),
         "rules": rules,
@@ -243,3 +275,32 @@ def _make_report():
 @pytest.fixture
 def report():
     return make_report()
+
+
+@pytest.fixture
+def some_runs():
+    """Two runs of one recipe with reports, the newest first, and one that is still being trained."""
+    one = Overview(
+        name="one",
+        folder="runs/one",
+        state="reported",
+        detail="",
+        process=None,
+        latest=False,
+        targets=("host-cpu",),
+        verdict="PASS",
+        warnings=1,
+        clean=0.95,
+        worst=0.5,
+        ops=0.3,
+        p99_ms=2.0,
+        updated="2026-11-02T00:00:00+00:00",
+        began="2026-11-01T00:00:00+00:00",
+        recipe="mine",
+        protocol="digits, linf 0.1, 60 images",
+    )
+    two = replace(one, name="two", began="2026-11-03T00:00:00+00:00", verdict="FAIL", worst=0.4)
+    other = replace(
+        one, name="three", state="training", verdict=None, protocol=None, worst=None, targets=(), detail="epoch 3"
+    )
+    return [two, one, other]

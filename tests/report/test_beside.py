@@ -56,7 +56,7 @@ def test_in_json(report):
 
 def test_in_the_box_of_the_page(report):
     page = Html()(report)
-    box = page.partition('<div class="verdict')[2].partition("</div>\n\n<section")[0]
+    box = page.partition('<div class="verdict')[2].partition('<ul class="plain tiles"')[0]
     assert f"{HEADLINE}</h2>" in box
     assert page.partition("<title>")[2].startswith(HEADLINE)
     assert [len(re.findall(word, box)) for word in ("Warning</span>", "Not checked</span>")] == [2, 3]

@@ -2,7 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustdeploy.core.report import Measurement
-from robustdeploy.report.evidence import caveats, condition_text, conditions_text, evidence_from, flat, intervals_text
+from robustdeploy.report.evidence import caveats, evidence_from, flat, intervals_text
+from robustdeploy.report.words import condition_text, conditions_text, time_text
 
 BOARD, HOST, DENSE = "pruned/fp32@jetson-orin", "pruned/fp32@torch", "dense/fp32@torch"
 METRICS = [
@@ -89,7 +90,17 @@ def test_conditions_carry_their_units():
     assert condition_text("warmup_s", 0.2) == "warmup 0.2 s"
     assert condition_text("alpha", 2 / 255) == "alpha 2/255"
     assert condition_text("locked", True) == "locked"
-    assert condition_text("locked", False) == "locked: no"
+    assert condition_text("locked", False) == "not locked"
+
+
+def test_conditions_are_told_in_words():
+    timed = {"batch": 1, "runs": 10, "clocks": "observe", "undisturbed_runs": 0, "cv": 0.8402, "drift": -0.3655}
+    assert conditions_text(timed) == (
+        "one image at a time, 10 runs, clocks as the board had them, no run undisturbed, "
+        "samples vary by 84 % of their mean, they drift by -37 % over the runs"
+    )
+    assert conditions_text({"steps": 1, "restarts": 10, "queries": 1000}) == "1 step, 10 restarts, 1,000 queries"
+    assert [time_text(seconds) for seconds in (38, 700, 12240)] == ["38 s", "12 min", "3.4 h"]
 
 
 def test_facts_are_flattened():
@@ -114,7 +125,7 @@ def test_caveats_name_what_was_not_real(make_report):
 
 
 def test_nested_and_unset_conditions_are_told_plainly():
-    assert conditions_text({"a": {"steps": 3, "seed": None}, "b": None, "c": [1, 2]}) == "steps 3, c 1, 2"
+    assert conditions_text({"a": {"steps": 3, "seed": None}, "b": None, "c": [1, 2]}) == "3 steps, c 1, 2"
 
 
 def test_the_level_and_method_of_intervals_are_named(report):

@@ -8,8 +8,15 @@ from markupsafe import Markup
 
 from robustdeploy.core.report import Report
 from robustdeploy.report import charts, evidence, nonzero
+from robustdeploy.report.classes import class_views
+from robustdeploy.report.course_chart import course_chart
+from robustdeploy.report.latency_chart import latency_chart
 from robustdeploy.report.layer_times import HEAD, LAYERS_NOTE, layer_rows
 from robustdeploy.report.page import page
+from robustdeploy.report.scale import radius_texts
+from robustdeploy.report.steps import chain_of
+from robustdeploy.report.story import facts_of, limits_of_validity
+from robustdeploy.report.tiles import limits_of, tiles_of
 
 
 @dataclass(frozen=True)
@@ -20,38 +27,59 @@ class Html:
 
     def __call__(self, report: Report) -> str:
         """Return the page; every text of the report is escaped."""
-        sorted_rows = evidence.evidence_from(report)
-        styles = charts.styles_of(sorted_rows.subjects)
-        boards = {each.subject: evidence.timing_facts(evidence.flat(each.board)) for each in report.deployed}
+        rows, figures, limits = evidence.evidence_from(report), report.figures, limits_of(report)
+        styles = charts.styles_of(rows.subjects)
+        texts, unit = radius_texts([radius.eps for radius in rows.radii])
+        views = tuple(class_views(report))
         return page(
             "report.html.j2",
             report=report,
-            evidence=sorted_rows,
+            facts=tuple(facts_of(report)),
+            tiles=tiles_of(report),
+            evidence=rows,
             rules={rule.id: rule for rule in report.rules},
             caveats=evidence.caveats(report),
-            boards=boards,
-            styles={**charts.styles_of([curve.subject for curve in sorted_rows.query_curves]), **styles},
+            boards={each.subject: evidence.timing_facts(evidence.flat(each.board)) for each in report.deployed},
+            styles={**charts.styles_of([curve.subject for curve in rows.query_curves]), **styles},
+            limits=limits,
+            axis_begins=charts.accuracy_axis(rows.accuracy, limits)[0] if rows.accuracy else 0.0,
+            radius_texts=texts,
+            radius_unit=unit,
+            class_views=views,
+            chains={s: steps for each in report.deployed if (steps := chain_of(report, s := each.subject))},
             latencies={
-                subject: Markup(charts.latency_chart(histogram, evidence.calls_of(subject, sorted_rows.percentiles)))
-                for subject, histogram in report.figures.latency.items()
+                subject: Markup(
+                    latency_chart(
+                        f"latency-chart-{number}",
+                        subject,
+                        histogram,
+                        evidence.calls_of(subject, rows.percentiles),
+                        figures.dense_latency.get(subject),
+                    )
+                )
+                for number, (subject, histogram) in enumerate(figures.latency.items())
             },
-            layers={subject: layer_rows(report, subject) for subject in report.figures.layer_times},
+            layers={subject: layer_rows(report, subject) for subject in figures.layer_times},
             layers_head=HEAD,
             layers_note=LAYERS_NOTE,
             data=evidence.flat(report.data),
             queries_note=evidence.QUERIES_NOTE,
+            seconds_note=evidence.SECONDS_NOTE,
             distances_note=evidence.DISTANCES_NOTE,
             patches_note=evidence.PATCHES_NOTE,
             corruptions_note=evidence.CORRUPTIONS_NOTE,
             zeros=nonzero.nonzero_note(report),
-            conditions=evidence.shared_conditions(sorted_rows.percentiles + sorted_rows.latency),
+            validity=limits_of_validity(report),
+            conditions=evidence.shared_conditions(rows.percentiles or rows.latency),
             charts={
-                "accuracy": charts.accuracy_chart(sorted_rows.accuracy, styles),
-                "curve": charts.curve_chart(sorted_rows.curves, report.threat.eps, styles),
-                "queries": charts.queries_chart(sorted_rows.query_curves),
-                "severities": charts.severities_chart(sorted_rows.severities, styles),
+                "accuracy": charts.accuracy_chart(rows.accuracy, styles, limits),
+                "curve": charts.curve_chart(rows.curves, report.threat.eps, styles),
+                "queries": charts.queries_chart(rows.query_curves),
+                "severities": charts.severities_chart(rows.severities, styles),
                 "budget": charts.budget_chart(report.budget),
+                "course": course_chart(figures.course, report.budget.ops_target),
             },
+            class_charts=[Markup(charts.class_chart(view.pairs, "s1", "s3")) for view in views],
         )
 
 

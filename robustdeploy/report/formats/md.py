@@ -14,6 +14,7 @@ from robustdeploy.report import evidence
 from robustdeploy.report.layer_times import HEAD, LAYERS_NOTE, layer_rows
 from robustdeploy.report.nonzero import nonzero_note
 from robustdeploy.report.quantity import eps_text, interval, number, quantity
+from robustdeploy.report.words import conditions_text
 
 _SIGNS = {Outcome.PASS: "✅ PASS", Outcome.FAIL: "❌ FAIL", Outcome.INCONCLUSIVE: "⚠️ INCONCLUSIVE"}
 _LEVELS = {"ok": "OK", "warn": "Warning", "block": "Blocks"}
@@ -138,7 +139,13 @@ def _queries(rows: evidence.Evidence) -> list[str]:
         return []
     head = ("Attack", "Reads", "Subject", "Queries", "Still right", "Device seconds")
     lines = ((r.attack, r.conditions.get("needs"), r.subject, *_spent(r)) for r in rows.queries)
-    return ["## Accuracy over queries", "", escaped(evidence.QUERIES_NOTE), "", *_table(head, lines)]
+    return [
+        "## Accuracy over queries",
+        "",
+        escaped(f"{evidence.QUERIES_NOTE} {evidence.SECONDS_NOTE}"),
+        "",
+        *_table(head, lines),
+    ]
 
 
 def _spent(row: Measurement) -> tuple[str, str, str]:
@@ -151,7 +158,7 @@ def _distances(rows: evidence.Evidence) -> list[str]:
     if not rows.distances:
         return []
     head = ("Metric", "Subject", "Distance", "Mean", "Interval", "n", "Conditions")
-    lines = ((*_row(r), evidence.conditions_text(r.conditions)) for r in rows.distances)
+    lines = ((*_row(r), conditions_text(r.conditions)) for r in rows.distances)
     return ["## Distances", "", escaped(evidence.DISTANCES_NOTE), "", *_table(head, lines)]
 
 
@@ -169,7 +176,7 @@ def _corruptions(rows: evidence.Evidence) -> list[str]:
         return []
     means = ((a.label, *(_cell(a.rows.get(s)) for s in rows.subjects)) for a in rows.corruptions)
     beside = ((*_row(r), r.conditions.get("corruption")) for r in rows.worst_corruption)
-    each = ((*_row(r), evidence.conditions_text(r.conditions)) for r in rows.corrupted)
+    each = ((*_row(r), conditions_text(r.conditions)) for r in rows.corrupted)
     head = ("Metric", "Subject", "Corruption", "Value", "Interval", "n")
     return [
         *("## Accuracy under corruptions", "", escaped(evidence.CORRUPTIONS_NOTE), ""),
@@ -191,7 +198,7 @@ def _classes(rows: evidence.Evidence) -> list[str]:
 
 def _latency(rows: evidence.Evidence) -> list[str]:
     timed = rows.percentiles + rows.latency
-    conditions = evidence.conditions_text(evidence.shared_conditions(timed))
+    conditions = conditions_text(evidence.shared_conditions(timed))
     told = ". ".join(filter(None, [conditions, rows.latency_intervals and f"Intervals: {rows.latency_intervals}"]))
     return _rows("Latency", timed) + ([escaped(told), ""] if told else [])
 
