@@ -19,7 +19,7 @@ from robustdeploy.core.recipe import Recipe
 from robustdeploy.data.load import Loaded
 from robustdeploy.engine.stage import Work
 from robustdeploy.export.precision.protocol import Tuning
-from robustdeploy.export.twin import Twin
+from robustdeploy.nets.twin import Twin
 from robustdeploy.train.loop import fit
 from robustdeploy.train.setup import device_from, plan_from
 

@@ -27,8 +27,8 @@ from robustdeploy.data.load import Loaded
 from robustdeploy.errors import ArtifactError, RobustdeployError, UsageError
 from robustdeploy.export.metadata import NO_METADATA
 from robustdeploy.export.onnx_file import export_onnx
-from robustdeploy.export.twin import load_twin
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.twin import load_twin
 from robustdeploy.onboard.types import Bytes, Scores, pixels_from_bytes
 from robustdeploy.train.start import starting_net
 

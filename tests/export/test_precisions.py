@@ -11,7 +11,7 @@ from robustdeploy.core.registry import BACKENDS, PRECISIONS
 from robustdeploy.errors import ArtifactError, RecipeError
 from robustdeploy.export.metadata import NO_METADATA
 from robustdeploy.export.onnx_file import export_onnx
-from robustdeploy.export.twin import load_twin
+from robustdeploy.nets.twin import load_twin
 from robustdeploy.onboard.types import pixels_from_bytes
 
 SHAPE = (3, 12, 12)

@@ -11,9 +11,9 @@ from robustdeploy.core.load import load_recipe
 from robustdeploy.core.recipe import Choice
 from robustdeploy.data.load import load_data
 from robustdeploy.errors import RobustdeployError, UsageError
-from robustdeploy.export import twin
 from robustdeploy.export.precision import fp16
 from robustdeploy.export.rehearsal import rehearse
+from robustdeploy.nets import twin
 
 NETS = """
 import torch

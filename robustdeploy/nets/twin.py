@@ -1,4 +1,4 @@
-"""Twin: an ONNX graph as a torch net with gradients, so that what is deployed in low precision can be attacked.
+"""Twin: an ONNX graph as a torch net with gradients, so that what is deployed as a file alone can be attacked.
 
 Rounding passes its gradient straight through: to whole steps in a quantised graph, to 16 bits in a half-precision one
 (Bengio et al., "Estimating or propagating gradients through stochastic neurons", 2013). How far a twin is from the
@@ -7,19 +7,21 @@ runtime that it stands for is measured, never assumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from robustdeploy.errors import ArtifactError
-from robustdeploy.export.torch_operators import OPERATORS, half_through
+from robustdeploy.nets.torch_operators import FLATTENING, OPERATORS, half_through
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,31 @@ class Twin(nn.Module):
     """From pixels in [0, 1], N×C×H×W, to scores, N×K, by the nodes of an ONNX graph."""
 
     def __init__(self, model: onnx.ModelProto, trainable: bool = False) -> None:
-        """Read ``model``; ArtifactError where it has an operator without a torch form.
+        """Read ``model``; ArtifactError where what its first output hangs on has an operator without a torch form.
 
         With ``trainable`` the weights and biases of its products are parameters; otherwise all that hangs on weights
         alone is computed once.
         """
         super().__init__()
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
         graph = model.graph
-        self._input, self._output = graph.input[0].name, graph.output[0].name
+        # Files of old exporters list weights among the inputs.
+        known = {tensor.name for tensor in graph.initializer}
+        self._input = next(value.name for value in graph.input if value.name not in known)
+        self._output = graph.output[0].name
         self._places: dict[str, str] = {}
         self._held = 0
+        nodes = _behind(graph, self._output)
+        read = {name for node in nodes for name in node.input}
         learning = _weights(graph) if trainable else frozenset[str]()
         for tensor in graph.initializer:
-            self._hold(tensor.name, _tensor(tensor), tensor.name in learning)
-        for node in graph.node:
+            if tensor.name in read:
+                self._hold(tensor.name, _tensor(tensor), tensor.name in learning)
+        for node in nodes:
             if node.op_type == "Constant":
                 self._hold(node.output[0], _constant(node))
-        self._steps = tuple(_steps(model))
+        self._steps = tuple(_steps(model, nodes))
         if not trainable:
             self._fold()
 
@@ -71,6 +81,28 @@ class Twin(nn.Module):
             values.update(_outcome(step, values))
         scores: Tensor = values[self._output]
         return scores
+
+    def without(self, operators: Sequence[str], passed: Sequence[str]) -> Twin | None:
+        """Return a twin with the same weights whose last node among ``operators`` hands its input on.
+
+        Only nodes of ``passed`` may stand behind it, one after the other; None where there is no such node.
+        """
+        made = {name: step for step in self._steps for name in step.outputs}
+        name, left_out = self._output, []
+        while (step := made.get(name)) is not None:
+            left_out.append(step)
+            if step.operator in operators:
+                break
+            if step.operator not in passed:
+                return None
+            name = step.inputs[0]
+        else:
+            return None
+        other = copy.copy(self)
+        # Behind it, steps of rounding are steps between probabilities.
+        passing = [step for step in left_out if step.operator in (*operators, *ROUNDING)]
+        other._steps = tuple(replace(step, operator="Identity") if step in passing else step for step in self._steps)
+        return other
 
     def _hold(self, name: str, tensor: Tensor, trainable: bool = False) -> None:
         # Names in a graph may hold dots, which torch takes for modules.
@@ -100,7 +132,7 @@ class Twin(nn.Module):
 
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 
 
 def _weights(graph: onnx.GraphProto) -> frozenset[str]:
@@ -109,7 +141,7 @@ def _weights(graph: onnx.GraphProto) -> frozenset[str]:
     known, found = {tensor.name for tensor in graph.initializer}, set()
     for node in graph.node:
         for name in node.input if node.op_type in _PRODUCTS else ():
-            while name in made and made[name].op_type in _ROUNDING:
+            while name in made and made[name].op_type in ROUNDING:
                 name = made[name].input[0]
             found.add(name)
     return frozenset(found & known)
@@ -134,19 +166,43 @@ def _outcome(step: _Step, values: dict[str, Any]) -> dict[str, Any]:
     return {name: half_through(value) if name in step.halves else value for name, value in told.items()}
 
 
-def _steps(model: onnx.ModelProto) -> Iterator[_Step]:
-    halves = _half_values(model)
-    for node in model.graph.node:
+def _behind(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
+    """Return the nodes that ``output`` hangs on, in the graph's order."""
+    wanted, found = {output}, []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            wanted.update(node.input)
+            found.append(node)
+    return found[::-1]
+
+
+def _steps(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> Iterator[_Step]:
+    halves, opset = _half_values(model), opset_of(model)
+    for node in nodes:
         if node.op_type == "Constant":
             continue
         attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-        if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
-            name = f"{node.domain}.{node.op_type}".lstrip(".")
+        name = operator_name(node)
+        if name not in OPERATORS:
             raise ArtifactError(f"there is no torch form of the ONNX operator {name}")
         if "value" in attributes:
             attributes["value"] = numpy_helper.to_array(attributes["value"])
+        if opset < 13 and name in FLATTENING:
+            attributes["flatten"] = True
+        if name == "Split":
+            attributes.setdefault("num_outputs", len(node.output))
         rounded = frozenset(name for name in node.output if name in halves)
-        yield _Step(node.op_type, tuple(node.input), tuple(node.output), attributes, rounded)
+        yield _Step(name, tuple(node.input), tuple(node.output), attributes, rounded)
+
+
+def operator_name(node: onnx.NodeProto) -> str:
+    """Return a node's operator; with its domain where that is not ONNX's own."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators that a model is written in."""
+    return max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=1)
 
 
 def _half_values(model: onnx.ModelProto) -> set[str]:

@@ -8,8 +8,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from robustdeploy.errors import ArtifactError
-from robustdeploy.export.torch_operators import OPERATORS, half_through, rounded_through
-from robustdeploy.export.twin import Twin
+from robustdeploy.nets.torch_operators import OPERATORS, half_through
+from robustdeploy.nets.torch_quantised import QUANTISED, rounded_through
+from robustdeploy.nets.twin import Twin
 
 OPSET = 20
 RNG = np.random.default_rng(0)
@@ -163,7 +164,7 @@ def test_each_operator_computes_what_the_runtime_computes(operator, inputs, attr
 
 def test_every_operator_is_held_against_the_runtime():
     other = {"QuantizeLinear", "Split", "GroupNormalization", "Swish"}  # in tests of their own, or newer than opset 20
-    assert set(OPERATORS) == {name for name, *_ in NODES} | other
+    assert set(OPERATORS) == {name for name, *_ in NODES} | other | set(QUANTISED)
 
 
 @pytest.mark.parametrize("more", [{"num_outputs": 2}, None])

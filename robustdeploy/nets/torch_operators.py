@@ -1,7 +1,7 @@
 """Torch forms of ONNX operators, so that a graph can be differentiated. See https://onnx.ai/onnx/operators/ for each.
 
-Every function takes the node's inputs, None where an optional one is left out, and its attributes. Only operators of
-the default domain are here, in the versions that opsets 18 to 23 hold.
+Every function takes the node's inputs, None where an optional one is left out, and its attributes. Operators are those
+of opsets 11 to 23. Where a version means something else than the later ones, `twin` says so in the attributes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from robustdeploy.export.torch_windows import (
+from robustdeploy.nets.torch_quantised import QUANTISED
+from robustdeploy.nets.torch_windows import (
     Attributes,
     Inputs,
     at,
@@ -33,11 +34,6 @@ from robustdeploy.export.torch_windows import (
 )
 
 Operator = Callable[[Inputs, Attributes], Any]
-
-
-def rounded_through(x: Tensor) -> Tensor:
-    """Round to whole numbers, ties to even; the gradient passes as if nothing were rounded (Bengio et al., 2013)."""
-    return x + (x.round() - x).detach()
 
 
 def half_through(x: Tensor) -> Tensor:
@@ -72,7 +68,10 @@ def _instance_norm(i: Inputs, a: Attributes) -> Tensor:
 
 
 def _group_norm(i: Inputs, a: Attributes) -> Tensor:
-    return F.group_norm(i[0], a["num_groups"], i[1], i[2], a.get("epsilon", 1e-5))
+    groups, channels = a["num_groups"], i[0].shape[1]
+    # Before opset 21 there is one scale and one bias for each group.
+    scale, bias = (each if len(each) == channels else each.repeat_interleave(channels // groups) for each in i[1:3])
+    return F.group_norm(i[0], groups, scale, bias, a.get("epsilon", 1e-5))
 
 
 def _axes(i: Inputs, a: Attributes, x: Tensor) -> list[int] | None:
@@ -112,8 +111,9 @@ def _slice(i: Inputs, a: Attributes) -> Tensor:
 
 def _split(i: Inputs, a: Attributes) -> tuple[Tensor, ...]:
     x, axis = i[0], a.get("axis", 0)
-    if at(i, 1) is not None:
-        return torch.split(x, ints(i[1]), axis)
+    sizes = ints(i[1]) if at(i, 1) is not None else list(a.get("split", []))
+    if sizes:
+        return torch.split(x, sizes, axis)
     return torch.split(x, math.ceil(x.shape[axis] / a["num_outputs"]), axis)
 
 
@@ -158,12 +158,13 @@ def _flatten(i: Inputs, a: Attributes) -> Tensor:
 
 
 def _squeeze(i: Inputs, a: Attributes) -> Tensor:
-    squeezed: Tensor = i[0].squeeze(ints(i[1])) if at(i, 1) is not None else i[0].squeeze()
+    axes = ints(i[1]) if at(i, 1) is not None else list(a.get("axes", []))
+    squeezed: Tensor = i[0].squeeze(axes) if axes else i[0].squeeze()
     return squeezed
 
 
 def _unsqueeze(i: Inputs, a: Attributes) -> Tensor:
-    axes = ints(i[1])
+    axes = ints(i[1]) if at(i, 1) is not None else list(a["axes"])
     x, rank = i[0], i[0].dim() + len(axes)
     for axis in sorted(axis % rank for axis in axes):
         x = x.unsqueeze(axis)
@@ -184,8 +185,11 @@ def _clip(i: Inputs, a: Attributes) -> Tensor:
 def _cast(i: Inputs, a: Attributes) -> Tensor:
     to = torch_type(a["to"])
     # A copy of the net in float64 stays in float64.
-    if to == torch.float32 and i[0].is_floating_point():
+    if to in (torch.float32, torch.float64) and i[0].is_floating_point():
         return i[0]
+    # Pixels on their way into a net of whole numbers: as in quantised graphs, these are kept as floats.
+    if not to.is_floating_point and to is not torch.bool and i[0].requires_grad:
+        return i[0] + (i[0].trunc() - i[0]).detach()
     cast: Tensor = i[0].to(to)
     return cast
 
@@ -244,45 +248,6 @@ def _dropout(i: Inputs, a: Attributes) -> Any:
     return i[0]
 
 
-_Q_RANGE = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int16: (-32768, 32767), torch.uint16: (0, 65535)}
-
-
-def _along(x: Tensor, values: Tensor, axis: int) -> Tensor:
-    """Lay one value per channel along ``axis`` of ``x``."""
-    if values.numel() == 1:
-        return values.reshape(())
-    shape = [1] * x.dim()
-    shape[axis] = -1
-    return values.reshape(shape)
-
-
-def _quantize(i: Inputs, a: Attributes) -> Tensor:
-    if a.get("block_size", 0):
-        raise NotImplementedError("QuantizeLinear in blocks")
-    x, zero = i[0], at(i, 2)
-    kind = torch.uint8 if zero is None else zero.dtype
-    if kind not in _Q_RANGE:
-        raise NotImplementedError(f"QuantizeLinear to {kind}")
-    low, high = _Q_RANGE[kind]
-    axis = a.get("axis", 1)
-    steps = rounded_through(x / _along(x, i[1], axis))
-    if zero is not None:
-        steps = steps + _along(x, zero, axis).to(x.dtype)
-    # Kept as floats: what is beyond the range has no gradient, what is inside passes it through.
-    return steps.clamp(low, high)
-
-
-def _dequantize(i: Inputs, a: Attributes) -> Tensor:
-    if a.get("block_size", 0):
-        raise NotImplementedError("DequantizeLinear in blocks")
-    x, scale, zero, axis = i[0], i[1], at(i, 2), a.get("axis", 1)
-    steps = x.to(scale.dtype)
-    if zero is not None:
-        steps = steps - _along(x, zero, axis).to(scale.dtype)
-    steps = steps * _along(x, scale, axis)
-    return steps
-
-
 def _recurrent(kind: str) -> Operator:
     """LSTM, GRU or RNN by torch's own layers, with the gates in torch's order."""
     order = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}[kind]
@@ -320,6 +285,15 @@ def _recurrent(kind: str) -> Operator:
     return operator
 
 
+def _over_classes(compute: Callable[[Tensor, int], Tensor]) -> Operator:
+    def operator(i: Inputs, a: Attributes) -> Tensor:
+        if a.get("flatten", False):
+            return compute(_flatten(i, a), -1).reshape(i[0].shape)
+        return compute(i[0], a.get("axis", -1))
+
+    return operator
+
+
 def _one(compute: Callable[[Tensor], Tensor]) -> Operator:
     return lambda i, a: compute(i[0])
 
@@ -332,7 +306,11 @@ def _many(compute: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     return lambda i, a: reduce(compute, i)
 
 
+FLATTENING = ("Softmax", "LogSoftmax")
+"""Before opset 13 these work on two dimensions, of which ``axis``, 1 by default, begins the second."""
+
 OPERATORS: Mapping[str, Operator] = {
+    **QUANTISED,
     "Abs": _one(torch.abs),
     "Add": _two(torch.add),
     "And": _two(torch.logical_and),
@@ -350,7 +328,6 @@ OPERATORS: Mapping[str, Operator] = {
     "Cos": _one(torch.cos),
     "CumSum": lambda i, a: torch.cumsum(i[0], int(i[1])),
     "DepthToSpace": depth_to_space,
-    "DequantizeLinear": _dequantize,
     "Div": _divide,
     "Dropout": _dropout,
     "Einsum": lambda i, a: torch.einsum(a["equation"].decode(), *i),
@@ -381,7 +358,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Less": _two(torch.lt),
     "LessOrEqual": _two(torch.le),
     "Log": _one(torch.log),
-    "LogSoftmax": lambda i, a: F.log_softmax(i[0], a.get("axis", -1)),
+    "LogSoftmax": _over_classes(F.log_softmax),
     "LRN": _lrn,
     "LSTM": _recurrent("LSTM"),
     "MatMul": _two(torch.matmul),
@@ -398,7 +375,6 @@ OPERATORS: Mapping[str, Operator] = {
     "Pad": pad,
     "Pow": _two(torch.pow),
     "PRelu": _prelu,
-    "QuantizeLinear": _quantize,
     "Range": _range,
     "Reciprocal": _one(torch.reciprocal),
     "ReduceL1": _reduction(lambda x, axes, keep: x.abs().sum(axes, keepdim=keep)),
@@ -423,7 +399,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Sin": _one(torch.sin),
     "Size": lambda i, a: torch.tensor(i[0].numel(), device=i[0].device),
     "Slice": _slice,
-    "Softmax": lambda i, a: torch.softmax(i[0], a.get("axis", -1)),
+    "Softmax": _over_classes(torch.softmax),
     "Softplus": _one(F.softplus),
     "Softsign": _one(F.softsign),
     "SpaceToDepth": space_to_depth,
