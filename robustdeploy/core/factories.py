@@ -13,6 +13,8 @@ from robustdeploy.errors import RecipeError
 
 TORCHVISION = "torchvision.models:"
 """Before the name of a classifier of torchvision, which is safe to call by name: those are listed."""
+ONNX_FILE = "onnx-file"
+"""The name of a net that is an ONNX file; it comes with ``import`` and is never built."""
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 # fmt: off
 _NEVER = frozenset({

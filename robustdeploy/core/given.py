@@ -9,19 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustdeploy.core.complaint import did_you_mean
+from robustdeploy.errors import ArtifactError
 
 RUN_FILES = ("recipe.yaml", "ledger.jsonl")
 NET_FILES = ("net.json", "model.safetensors")
 ACCEPTED = "Accepted are a run, by folder or name, and a folder that holds net.json and model.safetensors."
-_SAVE = "Save the net with robustdeploy.nets.store.save_net (docs/commands.md), then evaluate that folder."
+NET_SUFFIXES = (".onnx", ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pt2")
+"""Of files that ``import`` takes, by what lies in them."""
+_TAKEN = "import takes an ONNX file (.onnx), and weights of PyTorch (.pt, .pth, .ckpt, .bin, .safetensors, .pt2)"
+_SAVE = "`robustdeploy import FILE` makes a run of an ONNX file and of weights (docs/how-to/bring-your-own-net.md)."
 _AN_ENGINE = "an engine for one device, and evaluate builds its engine itself"
-_PICKLED = "a file of PyTorch, which is never unpickled here"
+_WEIGHTS = "a file of PyTorch, which becomes a run by `robustdeploy import`"
 _KINDS = {
-    **dict.fromkeys(
-        (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar"), "a file of PyTorch, which is never unpickled here"
-    ),
-    ".safetensors": "a file of weights alone, without the net that they belong to",
-    ".onnx": "an ONNX file, and gradient attacks need the net in PyTorch",
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pt2"), _WEIGHTS),
+    **dict.fromkeys((".pkl", ".tar"), "a pickle, which is never read here"),
+    ".safetensors": "a file of weights, which becomes a run by `robustdeploy import`",
+    ".onnx": "an ONNX file, which becomes a run by `robustdeploy import`",
     **dict.fromkeys((".engine", ".trt", ".plan", ".hef", ".rknn", ".blob"), _AN_ENGINE),
     **dict.fromkeys((".tflite", ".pb", ".h5", ".keras", ".mlmodel", ".mlpackage", ".xml"), "a net of another tool"),
 }
@@ -35,6 +38,35 @@ def is_run(folder: Path) -> bool:
 def is_stored_net(folder: Path) -> bool:
     """Whether a folder holds the two files of a net at its top; a run keeps them in ``nets``."""
     return all((folder / name).is_file() for name in NET_FILES)
+
+
+def is_net_file(path: Path) -> bool:
+    """Whether a path is, by its name, that of a file which ``import`` may take."""
+    return path.suffix.lower() in NET_SUFFIXES and not path.is_dir() and not is_stored_net(path.parent)
+
+
+def kind_of_net(path: Path, wanted: str = "") -> str:
+    """Return ``onnx`` or ``weights``; what is no file with a net is an ArtifactError that says what it is.
+
+    So is one of another kind than ``wanted``.
+    """
+    if not path.exists():
+        gone = "it is a link to what is gone" if path.is_symlink() else "it does not exist"
+        raise ArtifactError(f"{path} cannot be imported: {gone}; {_TAKEN}")
+    if path.is_dir():
+        what = "a stored net, which `robustdeploy evaluate` takes" if is_stored_net(path) else "a folder"
+        raise ArtifactError(f"{path} cannot be imported: it is {what}; {_TAKEN}")
+    suffix = path.suffix.lower()
+    if suffix not in NET_SUFFIXES:
+        what = _KINDS.get(suffix, f"a file that ends in {suffix}" if suffix else "a file without an ending")
+        raise ArtifactError(f"{path} cannot be imported: it is {what}; {_TAKEN}")
+    kind = "onnx" if suffix == ".onnx" else "weights"
+    if wanted not in ("", kind):
+        raise ArtifactError(
+            f"{path} is an ONNX file, which has no layers of torch that could be trained or masked; give the weights "
+            "that it was made of (.pt, .safetensors)"
+        )
+    return kind
 
 
 def runs_below(runs: Path) -> list[Path]:

@@ -138,14 +138,16 @@ class NetRecord(Record):
     params: Count
     memory_bytes: int | None
     layer_macs: dict[str, int] = {}
-    dense_macs: Some
-    dense_params: Some
+    dense_macs: Count
+    dense_params: Count
     dense_memory_bytes: int | None
     ops_target: float = 1.0
     params_target: float = 1.0
     memory_target: float = 1.0
     latency: LatencyBudgeted | None = None
     """Only where the budget limits latency."""
+    uncounted: str = ""
+    """Why the operations of a net that others gave cannot be counted; its MACs are 0 then."""
     counts: dict[str, int] = {}
     """The same MACs counted independently, by how they were counted."""
     channels: tuple[ChannelCount, ...] = ()
@@ -233,6 +235,19 @@ class Lowered(Record):
     """Why what gradients find on the torch twin says nothing about the file; empty where it does."""
 
 
+class Given(Record):
+    """An ONNX file that others made, as it is deployed."""
+
+    file: str
+    unchanged: bool
+    """Whether it is their very file; otherwise its graph stands between nodes that adapt images and scores."""
+    computes_in: str
+    scores: str
+    """``logits``, ``probabilities`` or ``labels``."""
+    twin_problem: str = ""
+    """Why no gradient of it can be followed in torch; empty where one can."""
+
+
 class OnnxRecord(Record):
     """An exported net, in the precision that it was exported in or in another."""
 
@@ -242,6 +257,8 @@ class OnnxRecord(Record):
     opset: int
     zeros: Zeros | None = None
     lowered: Lowered | None = None
+    given: Given | None = None
+    """Only of a net that others gave as an ONNX file."""
     notes: tuple[str, ...] = ()
     """What a user of the file must know, one sentence each."""
 

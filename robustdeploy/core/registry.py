@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from robustdeploy.core.complaint import Place, booleans_lost, complaint, did_you_mean, is_dataclass_type
 from robustdeploy.core.declared import declared_options, declared_value
-from robustdeploy.core.factories import TORCHVISION, check_factory_name, is_factory, source_of
+from robustdeploy.core.factories import ONNX_FILE, TORCHVISION, check_factory_name, is_factory, source_of
 from robustdeploy.core.kinds import KINDS, Kind
 from robustdeploy.core.options import options_type
 from robustdeploy.core.torchvision_names import classifiers
@@ -189,11 +189,11 @@ _OTHER_NETS = "a classifier of torchvision, or package.module:factory"
 
 
 def _resolved_by_nets(name: str) -> bool:
-    """Accept ``package.module:factory`` and torchvision's classifiers, which `robustdeploy.nets` knows how to build."""
+    """Accept ``package.module:factory``, torchvision's classifiers and ONNX files, which `robustdeploy.nets` knows."""
     if is_factory(name):
         check_factory_name(name)
         return True
-    return name.removeprefix(TORCHVISION) in classifiers()
+    return name == ONNX_FILE or name.removeprefix(TORCHVISION) in classifiers()
 
 
 def _registry(name: str, kind: Kind) -> Registry[Any]:

@@ -13,9 +13,12 @@ import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
+from robustdeploy.core.reading import read_bounded
 from robustdeploy.cost.onnx_nodes import NEWEST_OPSET, UNCOUNTED, Shape, attribute, node_macs
 from robustdeploy.errors import ArtifactError
 
+_MOST_BYTES = 2**31 - 1
+"""Of one protobuf message."""
 _MOST_SIZES = 1024
 """Numbers of a constant that may say how large something is, or where something lies."""
 _WITH_GRAPHS = ("If", "Loop", "Scan")
@@ -61,17 +64,27 @@ def product_macs(path: Path) -> dict[str, int]:
 
 def read_model(path: Path) -> onnx.ModelProto:
     """Read an ONNX file that holds all of itself; one that takes values from other files is an ArtifactError."""
+    return model_from(read_bounded(path, _MOST_BYTES), path)
+
+
+def model_from(content: bytes, path: Path) -> onnx.ModelProto:
+    """Read the content of an ONNX file; as ``read_model``."""
     try:
-        # External data are paths in a file that somebody else may have written; loading would read whatever they name.
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError) as error:
-        raise ArtifactError(f"cannot read {path} as ONNX: {error}") from error
+        # From bytes, so that no external data are looked for: their paths may name whatever lies on this disk.
+        model = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise ArtifactError(
+            f"cannot read {path} as ONNX: {error}; it was cut short, or is another kind of file"
+        ) from error
     # Almost any bytes parse as an empty protobuf message, so parsing alone proves nothing.
     if not model.ir_version or not model.graph.node:
         raise ArtifactError(f"{path} is no ONNX model: it has no graph")
     if (tensor := next(_elsewhere(model), None)) is not None:
         place = next((entry.value for entry in tensor.external_data if entry.key == "location"), "another file")
-        raise ArtifactError(f"{path} takes the values of '{tensor.name}' from {place!r}; such a file is not used")
+        raise ArtifactError(
+            f"{path} takes the values of '{tensor.name}' from {place!r}; such a file is not used. Make it one file, in "
+            f"Python: onnx.save(onnx.load({path.name!r}), 'one.onnx')"
+        )
     return model
 
 

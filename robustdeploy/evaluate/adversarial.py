@@ -18,7 +18,7 @@ from robustdeploy.core.records import AttackRecord
 from robustdeploy.core.trust import Trust
 from robustdeploy.engine.lineage import remedy
 from robustdeploy.engine.stage import Work
-from robustdeploy.errors import ArtifactError
+from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.evaluate.adversaries import in_order, in_torch
 from robustdeploy.evaluate.attack import (
     Adversary,
@@ -88,6 +88,28 @@ class Attacked:
     """What was found on the same net in float32, which is tried on the twin too."""
 
 
+def answerable(recipe: Recipe, host: HostNet) -> Recipe:
+    """Return the recipe without what asks for gradients, or for scores, where a net has none; as it is for all others.
+
+    Where no attack is left that is a UsageError.
+    """
+    if host.followable:
+        return recipe
+    kept = []
+    for adversary in adversaries_from(recipe.evaluate.attacks):
+        reads = "labels" if host.labels_alone else adversary.needs
+        if adversary.asks and adversary.needs in (None, reads) and adversary.choice not in kept:
+            kept.append(adversary.choice)
+    if not kept:
+        what, fix = ("labels", "rays") if host.labels_alone else ("scores", "square or rays")
+        raise UsageError(
+            f"this net answers {what} alone, and the recipe has no attack that asks for these: add {fix} with "
+            "--attacks, or to evaluate.attacks"
+        )
+    changed = {"attacks": tuple(kept), "eps_curve": (), "distances": (), "vulnerability": False, "patches": ()}
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=changed)})
+
+
 @dataclass(frozen=True)
 class HostAttacks:
     """Everything that was found in torch on one net."""
@@ -117,6 +139,7 @@ def attack_net(
     """
     load = partial(load_host_net, net.folder, net.device, net.trust, net.twin)
     host = load()
+    recipe = answerable(recipe, host)
     parts = Parts(work.folder, work.mark, work.ledger)
     with sharing(workers, load, host) as share:
         bench = Bench(test, recipe.attacked_within, recipe.seed, parts, progress, share=share)

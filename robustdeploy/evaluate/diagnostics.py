@@ -53,30 +53,36 @@ def diagnose(
     outcomes: Outcomes,
     threat: Threat,
     board_scores: Scores,
-    host: HostFindings,
+    host: HostFindings | None,
     curve: Sequence[Measurement],
     classes: int,
     agreement: float = 0.99,
+    unsaturated: bool = False,
+    labels_alone: bool = False,
 ) -> Iterator[Diagnostic]:
     """Return all diagnostics of one evaluation.
 
-    ``curve`` holds the rows of robustness over eps on the board, by rising eps, and ``agreement`` is the least share of
-    images that board and host must label alike.
+    ``host`` is None where a net has no gradient that could be looked at. ``curve`` holds the rows of robustness over
+    eps on the board, by rising eps, and ``agreement`` is the least share of images that board and host must label
+    alike. ``unsaturated`` says that gradients were followed on what goes into the softmax of a net that answers
+    probabilities, and ``labels_alone`` that the net answers no scores.
     """
     yield _inside_box(outcomes, threat)
-    yield _query_beats_transfer(outcomes)
-    yield _zero_gradient(host)
-    yield _lost_gradient(host)
-    yield _finite_gradient(host)
-    yield _loss_rises(host)
-    yield _interior_points(outcomes, host)
-    yield _lost_to_rounding(outcomes)
-    yield _faithful_gradient(host)
-    yield _iterative_beats_single_step(outcomes)
-    yield _suspicious_gain(outcomes)
+    if host is not None:
+        yield _query_beats_transfer(outcomes)
+        yield _zero_gradient(host)
+        yield _lost_gradient(host)
+        yield _finite_gradient(host)
+        yield _loss_rises(host)
+        yield _interior_points(outcomes, host)
+        yield _lost_to_rounding(outcomes)
+        yield _faithful_gradient(host)
+        yield _iterative_beats_single_step(outcomes)
+        yield _suspicious_gain(outcomes)
     yield _agreement(outcomes, agreement)
     yield _repeatable(outcomes, host)
-    yield _scores_not_probabilities(board_scores)
+    if not labels_alone:
+        yield _scores_not_probabilities(board_scores, unsaturated)
     if curve:
         yield _falls_with_eps(curve, classes)
 
@@ -241,17 +247,19 @@ def _faithful_gradient(host: HostFindings) -> Diagnostic:
     )
 
 
-def scores_respond(unmoved: int, n: int, by_labels: bool = False) -> Diagnostic:
+def scores_respond(unmoved: int, n: int, by_labels: bool = False, unsaturated: bool = False) -> Diagnostic:
     """Attacks by scores climb them; hard or rounded ones tell them nothing until the label changes.
 
-    ``by_labels`` says that one attacked that reads labels alone, often enough: to that it is all the same.
+    ``by_labels`` says that one attacked that reads labels alone, often enough: to that it is all the same. So it is to
+    gradients that were followed ``unsaturated``, on what goes into a softmax.
     """
     share = unmoved / n
     meaning = "attacks by scores have nothing to climb there" if share > 0.01 else "attacks by scores can climb them"
     if share > 0.01:
         meaning += "; one attacked that reads labels alone" if by_labels else ": add one that reads labels alone (rays)"
+        meaning += "; gradients were followed on what goes into the softmax" if unsaturated else ""
     text = f"the margin stayed exactly as it was at {unmoved} of {n} images moved by eps ({share:.1%}): {meaning}"
-    level = _level(share > 0.1 and not by_labels, share > 0.01)
+    level = _level(share > 0.1 and not (by_labels or unsaturated), share > 0.01)
     return Diagnostic(
         id="scores-respond",
         level=level,
@@ -322,7 +330,7 @@ def _agreement(outcomes: Outcomes, limit: float) -> Diagnostic:
     return Diagnostic(id="host-board-agreement", level=_level(share < limit), text=text, value=share, threshold=limit)
 
 
-def _repeatable(outcomes: Outcomes, host: HostFindings) -> Diagnostic:
+def _repeatable(outcomes: Outcomes, host: HostFindings | None) -> Diagnostic:
     """Count labels that hang on an image's neighbours or on chance, and name the layer that makes them do so."""
     moved = outcomes.moved + sum(attack.moved for attack in outcomes.attacks)
     restless = outcomes.restless + sum(attack.restless for attack in outcomes.attacks)
@@ -333,22 +341,25 @@ def _repeatable(outcomes: Outcomes, host: HostFindings) -> Diagnostic:
     )
     if moved:
         text += f", and {restless} of these changed in batches of the same size too"
-    if host.unsteady is not None:
-        text += f"; of the exported net, torch says: {host.unsteady}"
+    unsteady = None if host is None else host.unsteady
+    if unsteady is not None:
+        text += f"; of the exported net, torch says: {unsteady}"
     # Not one label may move: one that depends on its neighbours is no answer about its image.
-    blocked = moved > 0 or host.unsteady is not None
+    blocked = moved > 0 or unsteady is not None
     return Diagnostic(id="repeatable", level=_level(blocked), text=text, value=moved, threshold=0)
 
 
-def _scores_not_probabilities(scores: Scores) -> Diagnostic:
+def _scores_not_probabilities(scores: Scores, unsaturated: bool) -> Diagnostic:
     # AutoAttack's test with its tolerance: outputs that are not negative and sum to one within 1e-5.
     probabilities = bool((scores >= 0).all() and np.abs(scores.sum(1) - 1).max() < 1e-5)
-    text = (
-        "the board answers probabilities, whose saturation can blind score attacks: export the net without its softmax"
-        if probabilities
-        else "the board answers raw scores"
-    )
-    level = _level(False, probabilities)
+    text = "the board answers raw scores"
+    if probabilities:
+        followed = (
+            "gradients were followed on what goes into its softmax, and scores-respond counts where they saturate"
+        )
+        fix = "whose saturation can blind score attacks: export the net without its softmax"
+        text = f"the board's scores are probabilities{f'; {followed}' if unsaturated else f', {fix}'}"
+    level = _level(False, probabilities and not unsaturated)
     return Diagnostic(id="raw-scores", level=level, text=text, value=float(probabilities), flatters=True)
 
 

@@ -14,6 +14,7 @@ def precision_diagnostics(exported: OnnxRecord, limits: Limits) -> Iterator[Diag
     """Return the checks of a net that is deployed in another precision than it was exported in; none for others."""
     lowered = exported.lowered
     if lowered is None:
+        yield from _of_given(exported, limits)
         return
     least = min(lowered.agreement_clean, lowered.agreement_adversarial)
     tuned = lowered.tuned_epochs
@@ -51,6 +52,37 @@ def precision_diagnostics(exported: OnnxRecord, limits: Limits) -> Iterator[Diag
             f"gradients were those of the {lowered.precision} file's own twin in torch, which labels {alike:.1%} of "
             f"{parity.n} held-out images, clean and attacked, as the runtime does (limit {limits.twin:.0%}); scores "
             f"are within {parity.max_abs_clean:.2g}"
+        ),
+        value=alike,
+        threshold=limits.twin,
+    )
+
+
+def _of_given(exported: OnnxRecord, limits: Limits) -> Iterator[Diagnostic]:
+    """Say of an ONNX file that others gave whether its gradients were followed."""
+    given, parity = exported.given, exported.parity
+    if given is None:
+        return
+    if given.twin_problem or parity is None:
+        yield Diagnostic(
+            id="twin-fidelity",
+            level="block",
+            text=(
+                f"no gradient of {given.file} could be followed in torch: {given.twin_problem}; query attacks alone "
+                "were run, and robust accuracy may be far lower than what they found"
+            ),
+            metrics=ROBUST_METRICS,
+            flatters=True,  # attacks without gradients find too little
+        )
+        return
+    alike = min(parity.agreement_clean, parity.agreement_adversarial)
+    yield Diagnostic(
+        id="twin-fidelity",
+        level="ok",
+        text=(
+            f"gradients were those of a twin of {given.file} in torch, which labels {alike:.1%} of {parity.n} held-out "
+            f"images, clean and attacked, as the runtime does (limit {limits.twin:.0%}); scores are within "
+            f"{parity.max_abs_clean:.2g}"
         ),
         value=alike,
         threshold=limits.twin,

@@ -22,10 +22,11 @@ from robustdeploy.cost.memory import images_at_once
 from robustdeploy.data.images import pixels
 from robustdeploy.data.noise import Noise
 from robustdeploy.evaluate.paths import Paths, paths
-from robustdeploy.export.twin import load_twin
 from robustdeploy.nets.folded import folded
+from robustdeploy.nets.graph import GraphNet, graph_of
 from robustdeploy.nets.steady import unsteadiness
 from robustdeploy.nets.store import load_info, load_net
+from robustdeploy.nets.twin import load_twin
 from robustdeploy.onboard.criterion import CLASSIFICATION, Floats
 from robustdeploy.onboard.types import Bytes, Labels, Pixels, Scores, Threat
 from robustdeploy.train.features import latent, moves
@@ -47,6 +48,23 @@ class HostNet:
     """The same function, faster: what gradients are followed through. It proposes images and judges none."""
     at_once: int = 256
     """Images that are scored or attacked at a time; fewer than these where they are large."""
+    graph: GraphNet | None = None
+    """The same net, where it is an ONNX file that others made."""
+
+    @property
+    def followable(self) -> bool:
+        """Whether it has gradients to follow; an ONNX file without a twin in torch has none."""
+        return self.graph is None or self.graph.followable
+
+    @property
+    def labels_alone(self) -> bool:
+        """Whether all that it answers is a label."""
+        return self.graph is not None and self.graph.given.scores == "labels"
+
+    @property
+    def unsaturated(self) -> bool:
+        """Whether gradients are followed on what goes into the softmax whose probabilities the net answers."""
+        return self.graph is not None and self.graph.unsaturated is not None
 
     def __call__(self, images: Pixels) -> Scores:
         """Score pixels, as a Model for query attacks."""
@@ -252,6 +270,9 @@ def load_host_net(folder: Path, device: str, trust: Trust = False, twin: Path | 
         lowered = load_twin(twin).to(on).requires_grad_(False)
         # Each rounding keeps a map of its own for the backward pass.
         return HostNet(lowered, on, lowered, max(1, images_at_once(net, shape, HostNet.at_once) // 2))
+    graph = graph_of(net)
+    if graph is not None and not graph.followable:
+        return HostNet(net, on, net, graph=graph)
     # Of a generator of its own, so that loading a net moves no other random numbers.
     example = torch.rand(8, *shape, generator=torch.Generator().manual_seed(0))
-    return HostNet(net, on, folded(net, example.to(on)), images_at_once(net, shape, HostNet.at_once))
+    return HostNet(net, on, folded(net, example.to(on)), images_at_once(net, shape, HostNet.at_once), graph)

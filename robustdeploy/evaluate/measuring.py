@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from robustdeploy.devices.board import Board
 from robustdeploy.devices.build import Built
 from robustdeploy.devices.fleet import Fleet
 from robustdeploy.engine.stage import Work
-from robustdeploy.evaluate.adversarial import HostAttacks, load_attacks
+from robustdeploy.evaluate.adversarial import HostAttacks, answerable, load_attacks
 from robustdeploy.evaluate.adversaries import in_order, in_torch, settings_of
 from robustdeploy.evaluate.attack import (
     Adversary,
@@ -124,11 +124,14 @@ class Request:
 
 def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> BoardRecord:
     """Evaluate on a target's boards. Sealed parts of an interrupted evaluation of the same engine are used again."""
-    recipe, target, threat = request.recipe, request.target, request.recipe.attacked_within
-    adversaries = adversaries_from(recipe.evaluate.attacks)
+    target = request.target
     # Before the board is opened: a damaged file must not cost the time of sending an engine.
-    found = load_attacks(request.found, recipe, request.test, deployed=True)
     host = load_host_net(request.net, request.device, request.trust, request.twin)
+    # Without what the net has no gradients or scores for.
+    request = replace(request, recipe=answerable(request.recipe, host))
+    recipe, threat = request.recipe, request.recipe.attacked_within
+    adversaries = adversaries_from(recipe.evaluate.attacks)
+    found = load_attacks(request.found, recipe, request.test, deployed=True)
     opened = fleet.each(
         lambda board: open_on(board, target, request.built, request.engine, request.golden, request.limits)
     )
@@ -144,20 +147,15 @@ def evaluate(request: Request, fleet: Fleet, work: Work, progress: Progress) -> 
     # On the board and not in torch: an int8 head may round away what the host's scores still show.
     unmoved = fleet.first(lambda board: _unmoved_margins(bench, board, clean.scores))
     # From what was stored: gradients are followed on the host once for all targets.
-    subject, limits = request.subject, request.limits
+    subject = request.subject
     curve = curve_rows(bench, found.curve, fleet, recipe, (subject, request.reference))
     beyond = _beyond_the_ball(bench, fleet, clean.labels, request, (found, dense))
     latency, first, classes = timed.finish(), opened[fleet.boards[0]], len(request.classes)
     on_board = [row for row in curve if row.subject == str(subject)]
     nets = _in_float32(subject, found, dense)
     checks = (
-        strength_diagnostic(adversaries, threat, len(request.test.ids), on_board),
-        *diagnose(outcomes, threat, clean.scores, _findings(host, bench), on_board, classes, limits.agreement),
-        *precision_diagnostics(request.exported, limits),
-        *ladder_diagnostic(outcomes, adversaries),
-        one_class_diagnostic(outcomes, request.classes),
+        *_of_attacks(request, bench, host, adversaries, outcomes, (clean.scores, unmoved), on_board),
         *beyond.patches.diagnostic(subject),
-        scores_respond(unmoved, len(request.test.ids[:LOOKED_AT]), by_labels=asked_for_labels(adversaries)),
         *_of_what_is_there(request, fleet, opened),
         *latency_diagnostics(latency),
     )
@@ -216,6 +214,31 @@ def _beyond_the_ball(
     corruptions = UnderCorruptions(bench.images.labels, shape, bench.seed, bench.batch, corrupted)
     arrays = patch_outcomes(found.patches, patched[subject], {} if dense is None else dense.patches)
     return _Beyond(patches, corruptions, {**corruptions.arrays(subject, reference), **arrays})
+
+
+def _of_attacks(
+    request: Request,
+    bench: Bench,
+    host: HostNet,
+    adversaries: tuple[Adversary, ...],
+    outcomes: Outcomes,
+    answers: tuple[Scores, int],
+    on_board: Sequence[Measurement],
+) -> Iterator[Diagnostic]:
+    """Check what was found by attacks.
+
+    ``answers`` are the board's scores, and how many images' margins did not move; ``on_board`` are its rows over eps.
+    """
+    (scores, unmoved), limits, n = answers, request.limits, len(request.test.ids)
+    findings, classes = _findings(host, bench), len(request.classes)
+    yield strength_diagnostic(adversaries, bench.threat, n, on_board)
+    forms = {"unsaturated": host.unsaturated, "labels_alone": host.labels_alone}
+    yield from diagnose(outcomes, bench.threat, scores, findings, on_board, classes, limits.agreement, **forms)
+    yield from precision_diagnostics(request.exported, limits)
+    yield from ladder_diagnostic(outcomes, adversaries)
+    yield one_class_diagnostic(outcomes, request.classes)
+    by_labels = host.labels_alone or asked_for_labels(adversaries)
+    yield scores_respond(unmoved, min(n, LOOKED_AT), by_labels=by_labels, unsaturated=host.unsaturated)
 
 
 def _of_what_is_there(request: Request, fleet: Fleet, opened: Mapping[Board, Opened]) -> Iterator[Diagnostic]:
@@ -295,9 +318,11 @@ def _unmoved_margins(bench: Bench, board: Board, scores: Scores) -> int:
     return int((CLASSIFICATION.margin(moved, labels) == CLASSIFICATION.margin(scores[:LOOKED_AT], labels)).sum())
 
 
-def _findings(host: HostNet, bench: Bench) -> HostFindings:
+def _findings(host: HostNet, bench: Bench) -> HostFindings | None:
     images, labels = bench.images.images[:LOOKED_AT], bench.images.labels[:LOOKED_AT]
     lost, wild = host.lost_gradients(images, labels)
+    if not host.followable:
+        return None
     return HostFindings(
         faithful=host.faithful_gradients(images, labels, bench.threat, key(bench.seed, "faithful-gradient")),
         without=host.zero_gradients(images, labels),

@@ -15,7 +15,8 @@ from robustdeploy.core.files import atomic_write_bytes, canonical_json, sha256_o
 from robustdeploy.core.plain import plain
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.recipe import Budget, Recipe, Threat
-from robustdeploy.core.records import NetRecord, OnnxRecord
+from robustdeploy.core.records import Given, NetRecord, OnnxRecord
+from robustdeploy.core.registry import PRECISIONS
 from robustdeploy.core.target import Target
 from robustdeploy.core.trust import Trust
 from robustdeploy.cost import COUNTED
@@ -31,6 +32,7 @@ from robustdeploy.export.metadata import OnnxMetadata
 from robustdeploy.export.onnx_file import export_onnx
 from robustdeploy.export.parity import check_finite, measure_parity
 from robustdeploy.export.zeros import find_zeros
+from robustdeploy.nets.graph import GraphNet, graph_of
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.steady import check_steady
 from robustdeploy.nets.store import NetInfo, load_info, load_net
@@ -52,6 +54,8 @@ def export(recipe: Recipe, opset: int, trained: Finished[NetRecord], work: Work,
     many = images_at_once(net, info.image_shape, len(clean))
     check_steady(net, pixels(torch.from_numpy(clean[:many])), f"the net in {trained.folder}")
     path = work.folder / "model.onnx"
+    if (graph := graph_of(net)) is not None:
+        return _as_given(graph, net, (clean, labels), recipe, opset, record, work)
     export_onnx(net, info.image_shape, path, opset, _metadata(recipe, info, record), _doc(recipe, record))
     # The budget was certified on the torch net. Only the graph is shipped, so its count has to be the same.
     if (counted := onnx_macs(path)) != record.macs:
@@ -67,6 +71,39 @@ def export(recipe: Recipe, opset: int, trained: Finished[NetRecord], work: Work,
     notes = [*_notes(record), *([zeros.note] if zeros else [])]
     counts = {**record.counts, "onnx": counted}
     return OnnxRecord(parity=parity, counts=counts, opset=opset, zeros=zeros, notes=tuple(notes))
+
+
+def _as_given(
+    graph: GraphNet,
+    net: Normalised,
+    held_out: tuple[Bytes, Labels],
+    recipe: Recipe,
+    opset: int,
+    record: NetRecord,
+    work: Work,
+) -> OnnxRecord:
+    """Deploy the ONNX file that a net is, byte for byte."""
+    (clean, labels), path = held_out, work.folder / "model.onnx"
+    atomic_write_bytes(path, graph.content)
+    its = graph.given
+    adversarial = attacked(net, clean, labels, recipe.threat) if graph.followable else clean
+    limits = PRECISIONS.get(its.computes_in).LIMITS
+    parity, reference = measure_parity(net, path, clean, adversarial, 1 - limits.twin)
+    atomic_write_bytes(work.folder / GOLDEN, golden_images(clean, labels, reference))
+    work.keep("model.onnx", GOLDEN)
+    return OnnxRecord(
+        # Where there is no twin, the runtime was compared with itself.
+        parity=parity if graph.followable else None,
+        counts=dict(record.counts),
+        opset=opset,
+        given=Given(
+            file=its.name,
+            unchanged=its.unchanged,
+            computes_in=its.computes_in,
+            scores=its.scores,
+            twin_problem=its.twin_problem,
+        ),
+    )
 
 
 def held_out_images(trained: Path, info: NetInfo) -> tuple[Bytes, Labels]:

@@ -29,8 +29,8 @@ from robustdeploy.export.exporting import attacked, held_out_images
 from robustdeploy.export.fine_tuning import Progress, fine_tune, forget
 from robustdeploy.export.golden import GOLDEN, golden_images
 from robustdeploy.export.precision.protocol import Calibration, Limits, Precision, Tunable
-from robustdeploy.export.twin import load_twin
 from robustdeploy.nets.store import load_info, load_net
+from robustdeploy.nets.twin import load_twin
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.draws import key
 from robustdeploy.onboard.types import Bytes, Model, Scores, pixels_from_bytes
@@ -103,7 +103,7 @@ def lower(
     atomic_write_bytes(work.folder / GOLDEN, golden_images(clean, labels, told["clean"][1]))
     work.keep("model.onnx", GOLDEN)
     return exported.record.model_copy(
-        update={"parity": parity, "lowered": lowered, "notes": tuple(_notes(lowered, limits))}
+        update={"parity": parity, "lowered": lowered, "given": None, "notes": tuple(_notes(lowered, limits))}
     )
 
 

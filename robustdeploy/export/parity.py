@@ -17,6 +17,7 @@ from robustdeploy.cost.memory import images_at_once
 from robustdeploy.cost.module import evaluating
 from robustdeploy.data.images import pixels
 from robustdeploy.errors import ArtifactError
+from robustdeploy.nets.graph import answers_of
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Bytes, Scores, pixels_from_bytes
 
@@ -38,11 +39,13 @@ def check_finite(net: nn.Module, images: Bytes) -> None:
     )
 
 
-def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: Bytes) -> tuple[Parity, Scores]:
+def measure_parity(
+    net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: Bytes, limit: float = DISAGREEMENT_LIMIT
+) -> tuple[Parity, Scores]:
     """Score both sets with torch and with ONNX Runtime; return the gaps and the runtime's scores of ``clean``.
 
     The runtime is given one image at a time, as a camera would, and then all of them together. Raises ArtifactError
-    when more than 1 % of the labels differ: the file then is not the net, or depends on what else is in a batch.
+    when more than ``limit`` of the labels differ: the file then is not the net, or depends on what else is in a batch.
     """
     backend: Any = BACKENDS.build("onnxruntime", {})
     gaps, agreements, reference = [], [], []
@@ -66,7 +69,7 @@ def measure_parity(net: nn.Module, onnx_file: Path, clean: Bytes, adversarial: B
         agreements.append(float(CLASSIFICATION.right(theirs, CLASSIFICATION.predictions(ours)).mean()))
         reference.append(theirs)
     # Labels and not scores: how large a gap is harmless depends on the span of the logits.
-    if min(agreements) < 1 - DISAGREEMENT_LIMIT:
+    if min(agreements) < 1 - limit:
         raise ArtifactError(
             f"{onnx_file.name} labels {1 - min(agreements):.1%} of {len(clean)} images otherwise than the net it was "
             f"exported from (scores up to {max(gaps):.2g} apart); the export is broken and was not kept"
@@ -114,5 +117,6 @@ def parity_rows(parity: Parity | None, reference: Subject) -> tuple[Measurement,
 def _torch_scores(net: nn.Module, images: Tensor) -> Scores:
     at_once = images_at_once(net, (images.shape[1], images.shape[2], images.shape[3]), len(images))
     with evaluating(net), torch.no_grad():
-        scores: Scores = torch.cat([net(pixels(part)) for part in torch.split(images, at_once)]).numpy()
+        answer = answers_of(net)
+        scores: Scores = torch.cat([answer(pixels(part)) for part in torch.split(images, at_once)]).numpy()
     return scores

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeploy.core.factories import (
+    ONNX_FILE,
     TORCHVISION,
     check_factory_name,
     check_factory_source,
@@ -42,6 +43,11 @@ def build_net(
     name, options, channels = choice.name, choice.options, image_shape[0]
     make: Callable[[], Any]
     # Factories first, by their colon; no plug-in has one in its name, so neither can shadow the other.
+    if name == ONNX_FILE:
+        raise RecipeError(
+            "a net that is an ONNX file cannot be built anew: its weights lie in the file; `robustdeploy import FILE` "
+            "takes it, and prune and run need a net of torch"
+        )
     if is_factory(name):
         make = partial(_from_factory, name, options, classes, channels)
     elif name in NETS:

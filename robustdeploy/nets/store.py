@@ -1,7 +1,8 @@
 """Save a net as ``net.json`` and ``model.safetensors``, and load it again; nothing in them is ever executed.
 
 ``net.json`` names the dense net and the layers whose size differs from it. Each of the two files holds a digest of the
-other, so a pair that was edited, mixed up or cut short by a crash is refused.
+other, so a pair that was edited, mixed up or cut short by a crash is refused. The weights of a net that is an ONNX file
+are one tensor: that file's bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from pydantic import AfterValidator, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -36,6 +38,7 @@ from robustdeploy.errors import ArtifactError, RecipeError
 from robustdeploy.foreign import shown_name
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.channel_pad import set_gains
+from robustdeploy.nets.graph import TENSOR, GivenFile, graph_net
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.size import Size, resize_modules, size_differences
 
@@ -75,8 +78,15 @@ class NetInfo(Noun):
     """One value per channel, in pixels of [0, 1]; the normalisation is part of the net."""
     modules: Mapping[str, Size] = Field(default_factory=dict)
     """Layers whose size differs from the dense net, by module name; ``save_net`` finds them."""
+    graph: GivenFile | None = None
+    """What is known of the ONNX file that the net is; None for a net of torch."""
     weights_sha256: str = ""
     """SHA-256 of ``model.safetensors``; ``save_net`` fills it in."""
+
+
+def save_graph(folder: Path, content: bytes, info: NetInfo) -> NetInfo:
+    """Write the ONNX file that is deployed as a net into ``folder``; returns as ``save_net``."""
+    return _save(folder, {TENSOR: torch.frombuffer(bytearray(content), dtype=torch.uint8)}, info)
 
 
 def save_net(folder: Path, net: Normalised, info: NetInfo) -> NetInfo:
@@ -87,9 +97,13 @@ def save_net(folder: Path, net: Normalised, info: NetInfo) -> NetInfo:
     whole = info.model_copy(update={"modules": size_differences(dense_net(info), net)})
     # Cloned, since safetensors refuses tensors that share memory; contiguous, since it stores no strides.
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+    return _save(folder, state, whole)
+
+
+def _save(folder: Path, state: Mapping[str, Tensor], info: NetInfo) -> NetInfo:
     # Weights first: a crash between the two leaves an old net.json, whose digest refuses the new weights.
-    atomic_write_bytes(folder / WEIGHTS_FILE, save(state, metadata={_DIGEST_KEY: _digest(whole)}))
-    whole = whole.model_copy(update={"weights_sha256": sha256_of_file(folder / WEIGHTS_FILE)})
+    atomic_write_bytes(folder / WEIGHTS_FILE, save(dict(state), metadata={_DIGEST_KEY: _digest(info)}))
+    whole = info.model_copy(update={"weights_sha256": sha256_of_file(folder / WEIGHTS_FILE)})
     atomic_write_json(folder / NET_FILE, whole.model_dump(mode="json", exclude_none=True))
     return whole
 
@@ -108,6 +122,8 @@ def load_net(folder_or_run: Path | str, *, trust: Trust = False) -> Normalised:
     check_trusted(info.net, folder / NET_FILE, trust)
     # The weights are checked before the net is built from the same files.
     state = _weights(folder, info)
+    if info.graph is not None:
+        return _loaded_graph(folder, state, info.graph, info.image_shape[0])
     net = dense_net(info, origin=folder / NET_FILE)
     try:
         resize_modules(net, info.modules)
@@ -117,6 +133,15 @@ def load_net(folder_or_run: Path | str, *, trust: Trust = False) -> Normalised:
     # No masks act on a delivered net, and its export is spared a multiplication by ones.
     set_gains(net, on=False)
     return net.eval()
+
+
+def _loaded_graph(folder: Path, state: Mapping[str, Tensor], given: GivenFile, channels: int) -> Normalised:
+    if TENSOR not in state or state[TENSOR].dtype != torch.uint8:
+        raise ArtifactError(f"the weights in {folder} hold no ONNX file, though its {NET_FILE} says so")
+    try:
+        return graph_net(state[TENSOR].numpy().tobytes(), given, channels)
+    except DecodeError as error:
+        raise ArtifactError(f"the ONNX file in the weights in {folder} cannot be read: {error}") from error
 
 
 def load_info(folder_or_run: Path | str) -> NetInfo:
@@ -159,7 +184,9 @@ def net_folder(folder: Path) -> Path:
 
 def _digest(info: NetInfo) -> str:
     # Without the digest of the weights, which holds this one in turn.
-    content: dict[str, Any] = info.model_dump(mode="json", exclude={"weights_sha256"})
+    # Files of older versions know no graph, and their digest must stay theirs.
+    without = {"weights_sha256", *(() if info.graph else ("graph",))}
+    content: dict[str, Any] = info.model_dump(mode="json", exclude=without)
     return sha256_of_text(canonical_json(content))
 
 

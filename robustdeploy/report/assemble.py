@@ -234,6 +234,8 @@ def _units_rows(channels: Sequence[ChannelCount], subject: Subject) -> Iterator[
 def _cost_pair(
     subject: Subject, metric: str, unit: str, counts: str, compact: int, dense: int
 ) -> Iterator[Measurement]:
+    if not dense:  # of a file of others, whose operations could not be counted, or that has no weights
+        return
     for name, value, its in ((metric, compact, unit), (f"{metric}_fraction", compact / dense, "fraction")):
         conditions = {"exact": True, "counts": counts, unit.lower(): compact, f"dense_{unit.lower()}": dense}
         yield Measurement(metric=name, subject=str(subject), value=value, unit=its, n=1, conditions=conditions)

@@ -56,6 +56,8 @@ def omissions_of(
         yield _of("null-backend", "the null backend computes nothing, so no net was tested")
     if DENSE not in {*nets, *beside} and net.channels:
         yield _of("baseline", "no dense net was evaluated beside this one, so what pruning cost is not known")
+    if net.uncounted:
+        yield _of("operations", f"the operations of the net were not counted: {net.uncounted}")
     if "imported" in net.data:
         yield _of("training", "the net was trained elsewhere, so nothing is known of its training")
     elif not recipe.train.sentinel:

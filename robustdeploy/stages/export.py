@@ -55,12 +55,13 @@ class Export:
         session.callback.progress("exporting", 0, 1)
         record = export(session.run.recipe, self.opset, work.of(self.net), work, session.trust)
         session.callback.progress("exporting", 1, 1)
-        parity = record.parity
-        assert parity is not None  # a net in float32 is its own twin
-        session.callback.say(
-            f"export: {self.net_name}, scores within {max(parity.max_abs_clean, parity.max_abs_adversarial):.1e} of "
-            f"torch on {parity.n} clean and {parity.n} adversarial images ({parity.runtime})"
-        )
+        if (parity := record.parity) is None:  # only of a file of others that has no twin in torch
+            session.callback.say(f"export: {self.net_name}, as it was given; it has no twin in torch")
+        else:
+            session.callback.say(
+                f"export: {self.net_name}, scores within {max(parity.max_abs_clean, parity.max_abs_adversarial):.1e} "
+                f"of torch on {parity.n} clean and {parity.n} adversarial images ({parity.runtime})"
+            )
         for note in record.notes:
             session.callback.say(f"note: {note}")
         return record

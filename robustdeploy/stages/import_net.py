@@ -25,6 +25,8 @@ class Import:
     session: Session
     origin: Path
     """Folder that holds ``net.json`` and ``model.safetensors``; read only when the stage runs."""
+    told: tuple[str, ...] = ()
+    """How the net came into that folder, where it was a file of others."""
     name: str = "import"
     record: type[NetRecord] = NetRecord
     needs: tuple[Need, ...] = ()
@@ -43,6 +45,8 @@ class Import:
         """Copy and count."""
         session = self.session
         info = load_info(self.origin)
-        record = import_net(session.asked, info, session.training_data, self.origin, work, session.trust)
-        session.callback.say(f"import: {costs_text(record)}, from {self.origin}")
+        record = import_net(session.asked, info, session.training_data, self.origin, work, session.trust, self.told)
+        session.callback.say(f"import: {costs_text(record)}{'' if self.told else f', from {self.origin}'}")
+        for line in self.told:
+            session.callback.say(f"note: {line}")
         return record

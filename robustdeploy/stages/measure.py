@@ -93,11 +93,13 @@ class Measure:
         # Without a twin the net in float32 is what was attacked, and what the board is compared with.
         own = self.subject.precision == FP32 or twin is not None
         reference = self.subject.reference if own else Subject(self.subject.net, FP32, TORCH)
+        given = onnx.record.given
+        precision = given.computes_in if given is not None else self.subject.precision
         request = Request(
             recipe=session.asked,
             subject=self.subject,
             reference=reference,
-            limits=PRECISIONS.get(self.subject.precision).LIMITS,
+            limits=PRECISIONS.get(precision).LIMITS,
             target=self.target,
             test=session.test_images(info),
             available=len(images),

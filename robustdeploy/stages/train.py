@@ -70,6 +70,8 @@ class Train:
 
 def costs_text(record: NetRecord) -> str:
     """Say what a net costs, beside the dense one where that is another."""
+    if record.uncounted:
+        return f"operations not counted ({record.uncounted}), {record.params:,} parameters"
     if record.macs == record.dense_macs:
         return f"{record.macs:,} MACs, {record.params:,} parameters"
     share = record.macs / record.dense_macs

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 from torch import nn
 
 from robustdeploy.core.amount import absolute
-from robustdeploy.core.files import canonical_json
+from robustdeploy.core.files import canonical_json, temporary_folder
 from robustdeploy.core.recipe import Budget, LatencyLimit
 from robustdeploy.core.records import NetRecord
 from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import layer_macs, macs, params, repeated_macs
+from robustdeploy.cost.onnx_graph import macs as onnx_macs
+from robustdeploy.cost.onnx_graph import read_model
 from robustdeploy.data.load import Loaded
 from robustdeploy.data.prints import prints_of
-from robustdeploy.errors import BudgetError
+from robustdeploy.errors import ArtifactError, BudgetError
+from robustdeploy.nets.graph import OURS, GraphNet
 from robustdeploy.nets.size import module_sizes
 from robustdeploy.nets.store import NetInfo, dense_net
 from robustdeploy.prune.latency import LatencyGoal
@@ -28,6 +33,9 @@ HELD_OUT = 256
 """Validation images kept with the net, for proofs, parity and a board's self-check."""
 DENSE = {"ops": "dense_macs", "params": "dense_params", "memory": "dense_memory_bytes"}
 """The fact that each limit of a budget may be a fraction of; without ``dense_`` it is that of the compact net."""
+
+_SIZES = (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
+"""Types of constants that are shapes and places, not weights."""
 
 ImageShape = tuple[int, int, int]
 """C, H, W."""
@@ -53,6 +61,30 @@ def cost_facts(net: nn.Module, image_shape: ImageShape) -> dict[str, Any]:
     }
 
 
+def graph_facts(graph: GraphNet) -> dict[str, Any]:
+    """Return what a net that is an ONNX file costs for one image; it is dense, as nothing is known of another form."""
+    why, counted = "", 0
+    with temporary_folder() as folder:
+        path = folder / "model.onnx"
+        path.write_bytes(graph.content)
+        try:
+            counted = onnx_macs(path)
+        except ArtifactError as problem:
+            why = str(problem).replace(f"{path}: ", "")
+        weights = [each for each in read_model(path).graph.initializer if each.data_type not in _SIZES]
+    held = sum(math.prod(each.dims) for each in weights if not each.name.startswith(OURS))
+    return {
+        "macs": counted,
+        "params": held,
+        "memory_bytes": None,
+        "dense_macs": counted,
+        "dense_params": held,
+        "dense_memory_bytes": None,
+        "counts": {"onnx": counted},
+        "uncounted": why,
+    }
+
+
 def net_record(facts: Mapping[str, Any]) -> NetRecord:
     """Return what was found of a net as its record; ``facts`` are by the record's own names."""
     # Through JSON, so that what is in memory is bit for bit what a later command will read from the file.
@@ -72,7 +104,7 @@ def target_facts(budget: Budget, dense: Mapping[str, Any]) -> dict[str, float]:
     """Return each limit as a fraction of the dense net's cost; without a limit that is all of it."""
     given = budget.amounts
     return {
-        f"{name}_target": absolute(given[name], dense[fact]) / dense[fact] if name in given else 1.0
+        f"{name}_target": absolute(given[name], dense[fact]) / dense[fact] if name in given and dense[fact] else 1.0
         for name, fact in DENSE.items()
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from robustdeploy.cost.flop_counter import macs as flop_counter_macs
 from robustdeploy.data.load import Loaded
 from robustdeploy.engine.stage import Work
 from robustdeploy.errors import DataError
+from robustdeploy.nets.graph import graph_of
+from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, load_net
 from robustdeploy.train.facts import (
     PRINTS_FILE,
     channel_facts,
     cost_facts,
     dense_cost_facts,
+    graph_facts,
     held_out_file,
     net_record,
     prints_file,
@@ -32,14 +36,22 @@ def imported_files(folder: Path) -> dict[str, str]:
 
 
 def import_net(
-    recipe: Recipe, info: NetInfo, data: Loaded, folder: Path, work: Work, trust: Trust = False
+    recipe: Recipe,
+    info: NetInfo,
+    data: Loaded,
+    folder: Path,
+    work: Work,
+    trust: Trust = False,
+    told: Sequence[str] = (),
 ) -> NetRecord:
     """Copy the net of ``folder``, count what it costs, and set real images aside beside it.
+
+    ``told`` are sentences on how it came into that folder, which the record keeps.
 
     The images are held out of the training set of ``data``; whether this net has seen them is not known here. A
     damaged net is an ArtifactError.
     """
-    net, shape = load_net(folder, trust=trust), info.image_shape
+    net = load_net(folder, trust=trust)
     where = work.folder
     for name in (NET_FILE, WEIGHTS_FILE):
         # Copied byte for byte, not saved anew: the two files hold digests of each other, and the net stays the one that
@@ -47,18 +59,30 @@ def import_net(
         atomic_write_bytes(where / name, (folder / name).read_bytes())
     atomic_write_bytes(where / "held_out.npz", held_out_file(data))
     atomic_write_bytes(where / PRINTS_FILE, prints_file(data))
-    dense, costs = dense_cost_facts(dense_net(info), shape), cost_facts(net, shape)
     facts: dict[str, Any] = {
+        **(_counted(net, info) if (graph := graph_of(net)) is None else graph_facts(graph)),
+        "data": {
+            **data.facts(),
+            "imported": "trained elsewhere; the numbers of images are of the set aside here",
+            **({"import": list(told)} if told else {}),
+        },
+    }
+    facts |= target_facts(recipe.budget, facts)
+    work.keep(NET_FILE, WEIGHTS_FILE, "held_out.npz", PRINTS_FILE)
+    return net_record(facts)
+
+
+def _counted(net: Normalised, info: NetInfo) -> dict[str, Any]:
+    """Return what a net of torch costs, beside its dense form."""
+    shape = info.image_shape
+    dense, costs = dense_cost_facts(dense_net(info), shape), cost_facts(net, shape)
+    return {
         **dense,
         **costs,
-        **target_facts(recipe.budget, dense),
         "counts": {"module": costs["macs"], "flop_counter": flop_counter_macs(net, shape) - costs["repeated_macs"]},
         # A net that costs as much as its dense form has lost no channel, and a list of all layers would only hide that.
         "channels": channel_facts(info, net) if costs["macs"] < dense["dense_macs"] else [],
-        "data": {**data.facts(), "imported": "trained elsewhere; the numbers of images are of the set aside here"},
     }
-    work.keep(NET_FILE, WEIGHTS_FILE, "held_out.npz", PRINTS_FILE)
-    return net_record(facts)
 
 
 def check_fits(info: NetInfo, data: Loaded) -> None:

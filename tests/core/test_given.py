@@ -53,14 +53,14 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "parts"),
     [
-        ("mine.pt", ["a file of PyTorch, which is never unpickled", "Accepted are a run", "save_net"]),
+        ("mine.pt", ["a file of PyTorch, which becomes a run by `robustdeploy import`", "Accepted are a run"]),
         ("mine.pth", ["a file of PyTorch", "net.json and model.safetensors"]),
         ("gone.pt", ["does not exist", "a file of PyTorch"]),
-        ("m.onnx", ["an ONNX file", "gradient attacks need the net in PyTorch", "Accepted are"]),
+        ("m.onnx", ["an ONNX file, which becomes a run by `robustdeploy import`", "Accepted are"]),
         ("m.engine", ["an engine for one device", "Accepted are"]),
         ("m.trt", ["an engine for one device"]),
         ("m.tflite", ["a net of another tool"]),
-        ("w.safetensors", ["a file of weights alone", "Accepted are"]),
+        ("w.safetensors", ["a file of weights", "Accepted are"]),
         ("net/model.safetensors", ["give their folder: net"]),
         ("a.zip", ["Unpack it"]),
         ("notes.txt", ["is a file and no run", "Accepted are"]),
