@@ -1,0 +1,324 @@
+"""Turn an ONNX file of others into a stored net: adapter, proof against the file itself, and a twin in torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto
+
+from robustdeploy.core.factories import ONNX_FILE
+from robustdeploy.core.reading import read_bounded
+from robustdeploy.core.recipe import Choice, Recipe
+from robustdeploy.core.registry import PRECISIONS
+from robustdeploy.cost.onnx_graph import model_from
+from robustdeploy.data.load import Loaded
+from robustdeploy.errors import ArtifactError
+from robustdeploy.export.exporting import attacked
+from robustdeploy.export.onnx_file import MOST_BYTES
+from robustdeploy.imports.adapter import SCORES, Entry, Exit, adapted, is_deployable
+from robustdeploy.imports.asked import Asked, places_of
+from robustdeploy.imports.inspected import WHOLE, ImageShape, Input, fitting, input_of, layout_of, scores_of, values_of
+from robustdeploy.imports.noticing import notice, readings
+from robustdeploy.nets.graph import GivenFile, answers_of, computes_in, graph_net, session_of
+from robustdeploy.nets.store import NetInfo, save_graph
+from robustdeploy.onboard.criterion import CLASSIFICATION
+from robustdeploy.onboard.types import Bytes, Labels, Scores, pixels_from_bytes
+from robustdeploy.train.facts import HELD_OUT
+
+TOLERANCE = 1e-5
+"""Of the adapted graph's scores against the file's own, relative to the largest score."""
+_TWIN_TOLERANCE = 1e-3
+"""Of the twin's scores against ONNX Runtime's in float32, as a share of their span."""
+_TOLD = {"logits": "raw scores", "probabilities": "probabilities", "labels": "labels alone"}
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A file that was read, and what it is asked on."""
+
+    path: Path
+    content: bytes
+    model: onnx.ModelProto
+    session: Any
+
+
+def import_onnx(
+    path: Path, asked: Asked, recipe: Recipe, data: Loaded, folder: Path
+) -> tuple[NetInfo, tuple[str, ...]]:
+    """Write the net in the ONNX file ``path`` into ``folder``; return what it is, and what was found, in sentences.
+
+    The images of ``data`` that prove it are held-out ones. What cannot be a classifier of them is an ArtifactError.
+    """
+    opened = _opened(path)
+    given = input_of(opened.model)
+    layout, how = layout_of(opened.model, given, asked, data.image_shape)
+    entry, why, sure = entry_of(opened.model, given, layout, asked, data.image_shape)
+    answer, which = scores_of(opened.model, asked.output)
+    images, labels = data.validation.images[:HELD_OUT].numpy(), data.validation.labels[:HELD_OUT].numpy()
+    raw, rank = _own_answers(opened, entry, answer.name, images)
+    names = asked.labels or answer.labels or None
+    leave, mapped = _exit_of(answer.name, raw, rank, names, asked.labels is not None, data)
+    if is_deployable(opened.model, entry, leave):
+        content = opened.content
+    else:
+        whole = adapted(opened.model, entry, leave, answer.name, len(data.classes))
+        content = whole.SerializeToString(deterministic=True)
+    gap = _proved(content, images, leave.left(raw), opened)
+    # Where only one order of channels, rows and columns fits, it is no guess.
+    sure = sure and (asked.layout is not None or len(fitting(given, data.image_shape)) == 1)
+    odd = _noticed(opened, entry, leave, (images, labels), data, sure)
+    kind = "labels" if leave.whole else _kind_of(leave.left(raw))
+    halves = any(tensor.data_type == TensorProto.FLOAT16 for tensor in opened.model.graph.initializer)
+    said = GivenFile(
+        name=path.name,
+        sha256=_sha256(opened.content),
+        unchanged=content == opened.content,
+        input=given.name,
+        output=answer.name,
+        layout=layout,
+        values=_values_text(entry),
+        computes_in=computes_in(opened.model.graph.node, halves),
+        scores=kind,
+    )
+    shape, classes = data.image_shape, data.classes
+    said = said.model_copy(update={"twin_problem": _twin_problem(content, said, recipe, images, labels, shape[0])})
+    choice = Choice(name=ONNX_FILE, options={"file": path.name, "sha256": _sha256(content)})
+    zeros, ones = (0.0,) * shape[0], (1.0,) * shape[0]
+    info = NetInfo(net=choice, classes=classes, image_shape=shape, mean=zeros, std=ones, graph=said)
+    found = _found(said, given, gap, len(images))
+    guessed = (f"guessed {each}" for each in (how, why, which, mapped) if each)
+    return save_graph(folder, content, info), (*guessed, *found, *([odd] if odd else []))
+
+
+def _noticed(
+    opened: _Opened, entry: Entry, leave: Exit, held_out: tuple[Bytes, Labels], data: Loaded, sure: bool
+) -> str:
+    """Say whether the file seems to read images otherwise than ``entry`` has it, and what fits."""
+    images, labels = held_out
+
+    def label(other: Entry) -> Labels:
+        raw, _ = _own_answers(opened, other, leave.answer, images)
+        found: Labels = CLASSIFICATION.predictions(leave.left(raw))
+        return found
+
+    others = {}
+    channels = data.image_shape[0]
+    for option, (values, pair) in readings((data.mean, data.std), channels).items():
+        # Whole numbers are pixels of 8 bits, whichever range was meant.
+        if entry.given.element in WHOLE:
+            continue
+        low, high = values or (0.0, 1.0)
+        mean, std = pair or (None, None)
+        others[option] = partial(label, replace(entry, scale=(high - low,), shift=(low,), mean=mean, std=std))
+    for layout in fitting(entry.given, data.image_shape):
+        others[f"--layout {layout}"] = partial(label, replace(entry, layout=layout))
+    found = label(entry)
+    return notice(found, labels[: len(found)], others, data.classes, sure)
+
+
+def entry_of(
+    model: onnx.ModelProto, given: Input, layout: str, asked: Asked, shape: ImageShape
+) -> tuple[Entry, str, bool]:
+    """Return how images enter, how that was found, and whether anything in the file or the command says so."""
+    if asked.mean is not None and asked.std is not None:
+        for option, values in (("--mean", asked.mean), ("--std", asked.std)):
+            if len(values) not in (1, shape[0]):
+                raise ArtifactError(f"{option} has {len(values)} numbers, and images have {shape[0]} channels")
+        return Entry(given, shape, layout, (1.0,), (0.0,), asked.mean, asked.std), "", True
+    (low, high), why, sure = (asked.values, "", True) if asked.values else values_of(model, given)
+    return Entry(given, shape, layout, (high - low,), (low,)), why, sure
+
+
+def _opened(path: Path) -> _Opened:
+    if path.is_dir():
+        raise ArtifactError(f"{path} is a folder; name the ONNX file in it")
+    content = read_bounded(path, MOST_BYTES)
+    if not content:
+        raise ArtifactError(f"{path} is empty; export the net again")
+    model = model_from(content, path)
+    try:
+        return _Opened(path, content, model, session_of(content))
+    except ArtifactError as problem:
+        raise ArtifactError(f"{path}: {problem}") from problem
+
+
+def _own_answers(opened: _Opened, entry: Entry, answer: str, images: Bytes) -> tuple[Any, int]:
+    """Return what the file itself answers to images, one row for each, and the rank of an answer.
+
+    It is asked in batches of its own size, through numpy and not through the adapter.
+    """
+    entered = entry.entered(pixels_from_bytes(images))
+    outputs = [value.name for value in opened.model.graph.output]
+    session = opened.session
+    if answer not in outputs:
+        # What stands before a ZipMap is no output of the file, and is made one in a copy.
+        shown = onnx.ModelProto()
+        shown.CopyFrom(opened.model)
+        shown.graph.output.append(onnx.ValueInfoProto(name=answer))
+        session = session_of(shown.SerializeToString())
+    size = entry.given.batch or 1
+    if size > len(entered):
+        raise ArtifactError(f"{opened.path} takes batches of {size} alone; export it with a free batch")
+    batches = [entered[at : at + size] for at in range(0, len(entered) // size * size, size)]
+    try:
+        answers = [np.asarray(session.run([answer], {entry.given.name: batch})[0]) for batch in batches]
+    except Exception as error:  # the runtime's own exceptions share no base class but Exception
+        words = " ".join(str(error).split())[-300:]
+        raise ArtifactError(f"{opened.path} cannot score images of {entry.shape} as {entry.layout}: {words}") from error
+    if any(each.size % size or not each.size for each in answers):
+        raise ArtifactError(f"its output '{answer}' gives {answers[0].shape} for {size} images, which are no scores")
+    return np.concatenate([each.reshape(size, -1) for each in answers]), answers[0].ndim
+
+
+def _exit_of(answer: str, raw: Any, rank: int, labels: Any, told: bool, data: Loaded) -> tuple[Exit, str]:
+    """Return how the answer becomes scores, and how that was found."""
+    classes, count = data.classes, raw.shape[1]
+    whole = raw.dtype.kind in "iu"
+    kinds = {"e": TensorProto.FLOAT16, "d": TensorProto.DOUBLE}
+    element = kinds.get(raw.dtype.char, TensorProto.FLOAT)
+    if whole and count != 1:
+        raise ArtifactError(f"its output '{answer}' gives {count} whole numbers for an image; labels are one")
+    if not whole and count == 1:
+        raise ArtifactError(
+            f"its output '{answer}' gives one number for an image; two classes need two scores: put the other one "
+            "beside it in the file (1 - p), and export it again"
+        )
+    told_apart = len(labels) if labels is not None else len(classes) if whole else count
+    if not whole and labels is not None and len(labels) != count:
+        if told:
+            raise ArtifactError(f"--labels names {len(labels)} outputs, and the file gives {count} scores")
+        labels = None
+    if not told and labels is not None and not all(label in classes for label in labels):
+        labels = None
+    if labels is None and not whole and count != len(classes):
+        raise ArtifactError(
+            f"its output '{answer}' gives {count} scores, and the data has {len(classes)} classes "
+            f"({', '.join(classes[:3])}, …); say with --labels FILE which class each is, one a line ('-' for none)"
+        )
+    places = places_of(labels, classes) if labels is not None else tuple(range(len(classes)))
+    if whole and raw.size and not 0 <= int(raw.min()) <= int(raw.max()) < told_apart:
+        raise ArtifactError(
+            f"its output '{answer}' gives labels from {raw.min()} to {raw.max()}, and there are {told_apart} classes; "
+            "say with --labels FILE which class each number is"
+        )
+    same = places == tuple(range(told_apart))
+    why = "" if told or labels is None or same else f"labels: the file names its classes {', '.join(labels[:3])}, …"
+    return Exit(answer, whole, element, rank == 2, told_apart, () if same else places), why
+
+
+def _proved(content: bytes, images: Bytes, own: Scores, opened: _Opened) -> float:
+    """Return how far the deployed graph's scores are from the file's own; ArtifactError where that is another net."""
+    session, pixels = session_of(content), pixels_from_bytes(images)[: len(own)]
+    try:
+        alone = np.concatenate([session.run([SCORES], {"images": pixels[at : at + 1]})[0] for at in range(len(pixels))])
+        together = session.run([SCORES], {"images": pixels})[0]
+    except Exception as error:  # the runtime's own exceptions share no base class but Exception
+        words = " ".join(str(error).split())[-200:]
+        raise ArtifactError(
+            f"{opened.path} works only on batches of the size that it was exported with, and boards are given one "
+            f"image and several; export it with a free batch (dynamic_shapes, or dynamic_axes). ONNX Runtime: {words}"
+        ) from error
+    if not np.isfinite(own).all():
+        raise ArtifactError(f"{opened.path} gives scores that are not finite (NaN or infinity) for held-out images")
+    gap, scale = float(np.abs(alone - own).max()), max(1.0, float(np.abs(own).max()))
+    exact = not _is_rounded(opened.model)
+    # What rounds inside may round an image at a step's edge the other way, whichever way it entered.
+    moved = float((CLASSIFICATION.predictions(alone) != CLASSIFICATION.predictions(own)).mean())
+    if (exact and gap > TOLERANCE * scale) or moved > 0.01:
+        raise ArtifactError(
+            f"{opened.path}: between its adapter the graph gives scores up to {gap:.2g} from the file's own, and "
+            f"{moved:.1%} of {len(own)} labels differ; export it with a free batch"
+        )
+    if (apart := float((CLASSIFICATION.predictions(together) != CLASSIFICATION.predictions(alone)).mean())) > 0.01:
+        raise ArtifactError(
+            f"{opened.path} labels {apart:.1%} of {len(own)} images otherwise beside others than alone; export it with "
+            "a free batch, in eval mode"
+        )
+    return gap
+
+
+def _is_rounded(model: onnx.ModelProto) -> bool:
+    halves = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return computes_in(model.graph.node, halves) != "fp32"
+
+
+def _kind_of(scores: Scores) -> str:
+    probabilities = bool((scores >= 0).all()) and float(np.abs(scores.sum(1) - 1).max()) < 1e-3
+    return "probabilities" if probabilities else "logits"
+
+
+def _twin_problem(content: bytes, said: GivenFile, recipe: Recipe, images: Bytes, labels: Labels, channels: int) -> str:
+    """Say why no twin in torch tells of the file, on held-out images, clean and attacked; nothing where one does."""
+    if said.scores == "labels":
+        return "it answers labels alone, which have no gradient"
+    session = session_of(content)
+    try:
+        net = graph_net(content, said, channels)
+        sets = {"clean": images, "attacked": attacked(net, images, labels, recipe.threat)}
+        for name, each in sets.items():
+            pixels = pixels_from_bytes(each)
+            parts = np.split(pixels, len(pixels))
+            theirs = np.concatenate([session.run([SCORES], {"images": part})[0] for part in parts])
+            with torch.no_grad():
+                ours = answers_of(net)(torch.from_numpy(pixels)).float().numpy()
+            if problem := _differs(name, ours, theirs, said.computes_in):
+                return problem
+    except (ArtifactError, RuntimeError, NotImplementedError) as error:
+        return " ".join(str(error).split())[:300]
+    return ""
+
+
+def _differs(name: str, ours: Scores, theirs: Scores, kind: str) -> str:
+    least = PRECISIONS.get(kind).LIMITS.twin
+    alike = float((CLASSIFICATION.predictions(ours) == CLASSIFICATION.predictions(theirs)).mean())
+    if alike < least:
+        return f"it labels {alike:.1%} of {len(ours)} {name} images as ONNX Runtime does, and {least:.0%} are asked for"
+    gap, span = float(np.abs(ours - theirs).max()), float(np.ptp(theirs))
+    if kind == "fp32" and not gap <= _TWIN_TOLERANCE * max(span, 1e-6):
+        return f"its scores of {name} images are up to {gap:.2g} from ONNX Runtime's, where they span {span:.2g}"
+    return ""
+
+
+def _values_text(entry: Entry) -> str:
+    if entry.mean is not None and entry.std is not None:
+        return f"(x - {_listed(entry.mean)}) / {_listed(entry.std)}"
+    low = entry.shift[0]
+    return f"{low:g}..{low + entry.scale[0]:g}"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _found(said: GivenFile, given: Input, gap: float, n: int) -> Iterator[str]:
+    """Say what was found and what that means."""
+    if said.unchanged:
+        yield f"{said.name} is deployed as it is"
+    else:
+        batch = f", and its batch of {given.batch} is made free" if given.batch is not None else ""
+        yield (
+            f"the graph of {said.name} is deployed between nodes that adapt images and scores{batch}; scores are "
+            f"within {gap:.1e} of the file's own on {n} held-out images"
+        )
+    if said.computes_in != "fp32":
+        yield f"it computes in {said.computes_in}; subjects call it fp32, which here means: as it was given"
+    if said.scores != "logits":
+        follow = "; gradients are followed on what goes into its softmax" if not said.twin_problem else ""
+        yield f"its scores are {_TOLD[said.scores]}{follow if said.scores == 'probabilities' else ''}"
+    if said.twin_problem:
+        yield (
+            f"no gradient of it can be followed in torch: {said.twin_problem}; only query attacks are run, and rules "
+            "on robust accuracy are INCONCLUSIVE"
+        )
