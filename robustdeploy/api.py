@@ -5,6 +5,7 @@ All but the last four ask one graph of stages for different parts of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,9 @@ from robustdeploy.comparing.going import compare_systems
 from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, DEFAULT_TARGET, check_targets, recipe_for, suited
 from robustdeploy.core.builds import with_builds
 from robustdeploy.core.callback import SILENT, Callback, Event
-from robustdeploy.core.files import canonical_json
+from robustdeploy.core.files import canonical_json, temporary_folder
 from robustdeploy.core.gate import Rule, Verdict
+from robustdeploy.core.given import is_stored_net
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.load import load_target
 from robustdeploy.core.plain import plain
@@ -41,6 +43,8 @@ from robustdeploy.evaluate.collecting import collect
 from robustdeploy.evaluate.distances import distances_from
 from robustdeploy.export.exporting import target_notes
 from robustdeploy.export.rehearsal import rehearse
+from robustdeploy.imports.asked import NOTHING_SAID, Asked
+from robustdeploy.imports.foreign_file import import_file
 from robustdeploy.nets.store import load_info
 from robustdeploy.preflight import check_evaluable, check_norms, check_rules, recipe_to_import
 from robustdeploy.report.against import judged_against
@@ -272,9 +276,10 @@ def follow(recipe: Recipe) -> None:
 
 
 def import_net(
-    folder: str | Path,
+    origin: str | Path,
     recipe: str | Path | Recipe | None = None,
     *,
+    asked: Asked = NOTHING_SAID,
     data: Path | None = None,
     overrides: Sequence[str] = (),
     runs: Path = DEFAULT_RUNS,
@@ -283,32 +288,44 @@ def import_net(
     trust: Trust = False,
     callback: Callback = SILENT,
 ) -> Run:
-    """Make a run of a net that is trained already, ``net.json`` and ``model.safetensors`` in ``folder``.
+    """Make a run of a net that is trained already.
 
+    ``origin`` is a folder with ``net.json`` and ``model.safetensors``, or a file with a net that others trained.
     ``recipe`` says what it is attacked with and held against; left out, it is the ``recipe.yaml`` beside the net. A
-    factory is called if ``recipe`` or the override ``net=`` names it, or ``trust`` does, as for ``load_net``.
+    factory is called if ``recipe`` or the override ``net=`` names it, or ``trust`` does, as for ``load_net``. ``asked``
+    says what the file of others does not tell by itself.
     """
-    origin = Path(folder)
+    origin = Path(origin)
     more = [*overrides, *([] if data is None else [f"data.path={data}"])]
-    with looking_once():
+    with looking_once(), temporary_folder() as folder:
         loaded = recipe if isinstance(recipe, Recipe) else recipe_to_import(origin, recipe, more)
-        info = load_info(origin)
         named = recipe is not None or any(each.replace(" ", "").startswith("net=") for each in overrides)
         trust = trust or ([loaded.net] if named else False)
-        # Before the net is loaded: its net.json may name any function on this machine.
-        check_trusted(info.net, origin, trust)
+        if stored := is_stored_net(origin):
+            # Before the net is loaded: its net.json may name any function on this machine.
+            check_trusted(load_info(origin).net, origin, trust)
+        images = load_data(loaded.data, partial(callback.progress, "reading images"), callback.say)
+        if stored:
+            folder, info, told = origin, load_info(origin), tuple[str, ...]()
+        else:
+            info, told = import_file(origin, asked, loaded, images, folder, trust)
         # Neither the dense net beside it nor another net's name belongs to what is taken over.
         loaded = loaded.model_copy(update={"net": info.net, "baseline": False})
-        images = load_data(loaded.data, partial(callback.progress, "reading images"), callback.say)
-    check_fits(info, images)
-    run = Run.for_recipe(runs, loaded, name or origin.resolve().name, anew=force, net=IMPORTED)
-    with Session(run, loaded, trust=trust, callback=callback) as session, working(run):
-        callback.begin(run.root, run.recipe)
-        session.training_data = images
-        Runner(run, ("import",), force, callback).make(Import(session, origin))
-        if named:
-            remember(info.net)
+        check_fits(info, images)
+        run = Run.for_recipe(runs, loaded, name or _name_for(origin), anew=force, net=IMPORTED)
+        with Session(run, loaded, trust=trust, callback=callback) as session, working(run):
+            callback.begin(run.root, run.recipe)
+            session.training_data = images
+            Runner(run, ("import",), force, callback).make(Import(session, folder, told))
+            if named:
+                remember(info.net)
     return run
+
+
+def _name_for(origin: Path) -> str:
+    """Name a run by the folder or the file that its net came from."""
+    whole = origin.resolve()
+    return whole.name if whole.is_dir() else re.sub(r"[^A-Za-z0-9._-]+", "-", whole.stem).strip("-._") or "imported"
 
 
 def export(

@@ -242,9 +242,13 @@ def check_data(data: Data) -> None:
 
 
 def recipe_to_import(folder: Path, named: str | Path | None, overrides: Sequence[str]) -> Recipe:
-    """Return the recipe that a stored net is held against: the one that was named, or that beside the net."""
-    path = folder / "recipe.yaml" if named is None else named
-    if named is None and not (folder / "recipe.yaml").is_file():
+    """Return the recipe that a stored net is held against: the one that was named, or that beside the net.
+
+    ``folder`` holds the net, or is a file of others.
+    """
+    beside = (folder.parent if folder.is_file() else folder) / "recipe.yaml"
+    path = beside if named is None else named
+    if named is None and not beside.is_file():
         raise UsageError(f"{folder} holds a net but no recipe.yaml; say with --recipe what to hold the net against")
     return recipe_for(path, overrides=overrides, before=lambda quick: check_data(quick.data))
 

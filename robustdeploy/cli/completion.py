@@ -98,6 +98,11 @@ def complete_net(ctx: typer.Context, incomplete: str) -> list[str]:
     return [*complete_run(ctx, incomplete), *_files(incomplete, ())]
 
 
+def complete_files(incomplete: str) -> list[str]:
+    """Files and folders."""
+    return _files(incomplete, ())
+
+
 def complete_attacks(incomplete: str) -> list[str]:
     """Names of attacks, one after the other with commas between."""
     kinds = (ATTACKS, QUERY_ATTACKS, SUBSTITUTES, ENGINE_ATTACKS, ENSEMBLES)

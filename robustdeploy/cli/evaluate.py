@@ -26,7 +26,7 @@ from robustdeploy.cli.options import (
     overrides,
 )
 from robustdeploy.cli.result import show
-from robustdeploy.core.given import is_stored_net
+from robustdeploy.core.given import is_net_file, is_stored_net, kind_of_net
 from robustdeploy.core.load import load_recipe, load_target
 from robustdeploy.core.plain import plain
 from robustdeploy.core.precisions import asked_precisions, precisions_on
@@ -68,7 +68,7 @@ NetOrRunArgument = Annotated[
     Optional[Path],  # noqa: UP045 - Typer reads it at run time
     typer.Argument(
         metavar="RUN",
-        help="Run by folder or name, the latest when left out; or a folder with net.json and model.safetensors.",
+        help="Run by folder or name, the latest when left out; a folder with net.json; or a file with a net.",
         autocompletion=complete_net,
     ),
 ]
@@ -105,14 +105,17 @@ def evaluate(
 
     The agent and the engine are sent there first; a repeated command resumes.
 
-    A net that is trained already, in a folder with net.json and model.safetensors, becomes a run of its own first.
+    A net that is trained already, in a folder with net.json and model.safetensors or in a file that import takes,
+    becomes a run of its own first.
     """
     used, other = _split(overrides(set_), attacks, limit)
     if replay is not None:
         check_replay_set(replay)
     with listening(track, quiet or as_json) as callback, looking_once():
         goal = load_target(target)
-        if run is not None and is_stored_net(run):
+        if run is not None and (is_stored_net(run) or is_net_file(run)):
+            if is_net_file(run):
+                kind_of_net(run)
             other += ["data.skip_unreadable=true"] if skip_unreadable else []
             recipe_to_import(run, recipe, [*other, *([] if data is None else [f"data.path={data}"])])
             how: dict[str, Any] = {"data": data, "overrides": other, "runs": runs, "force": force, "trust": trust}

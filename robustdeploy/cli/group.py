@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import keyword
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from typer.core import TyperCommand, TyperGroup
 
 COMMANDS = (
     "init",
-    *("run", "plan", "prune", "export", "evaluate", "report", "gate"),
+    *("run", "plan", "prune", "import", "export", "evaluate", "report", "gate"),
     *("sweep", "table", "profile", "bisect", "collect", "compare", "index", "serve", "verify"),
     *("doctor", "board", "ls", "validate", "schema"),
 )
-"""In the order of the help. Each is the function of that name in the module of that name beside this one."""
+"""In the order of the help. Each is the function of that name in the module of that name beside this one, with ``_``
+behind a word of Python's own."""
 STYLE: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 """Of all commands: plain words, and errors are told by the program itself."""
 
@@ -43,13 +45,19 @@ class LazyGroup(TyperGroup):
 
 def described(name: str) -> str:
     """Return the docstring of a command's function, read from its file without importing it."""
-    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
-    (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    word = _word(name)
+    tree = ast.parse((Path(__file__).parent / f"{word}.py").read_text(encoding="utf-8"))
+    (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == word)
     return ast.get_docstring(function) or ""
 
 
 def imported(name: str) -> Any:
     """Import a command's module and return the command with its options."""
     alone = typer.Typer(add_completion=False, **STYLE)
-    alone.command(name)(getattr(importlib.import_module(f"robustdeploy.cli.{name}"), name))
+    word = _word(name)
+    alone.command(name)(getattr(importlib.import_module(f"robustdeploy.cli.{word}"), word))
     return typer.main.get_command(alone)
+
+
+def _word(name: str) -> str:
+    return f"{name}_" if keyword.iskeyword(name) else name

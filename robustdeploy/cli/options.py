@@ -91,7 +91,7 @@ StartOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--start",
-        help="Trained dense net to begin with, by folder or run (train.start).",
+        help="Trained dense net to begin with, by folder, run or file of weights (train.start).",
         autocompletion=complete_start,
     ),
 ]

@@ -29,6 +29,7 @@ from robustdeploy.cli.options import (
 )
 from robustdeploy.cli.result import show
 from robustdeploy.core.asked import recipe_for
+from robustdeploy.core.given import is_net_file, kind_of_net
 from robustdeploy.core.load import load_target
 from robustdeploy.core.records import NetRecord
 from robustdeploy.data.find import looking_once
@@ -66,6 +67,11 @@ def prune(
     """
     with listening(track, quiet or as_json) as callback, looking_once():
         goals = [load_target(target)] if target else []
+        if start is not None and is_net_file(start):
+            # It becomes a run of its own, with the data and the net of this recipe.
+            kind_of_net(start, "weights")
+            how = overrides(set_, data=data, skip=skip_unreadable)
+            start = api.import_net(start, recipe, overrides=how, runs=runs, callback=callback).root
         more = overrides(
             set_,
             ops_target,

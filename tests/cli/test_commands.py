@@ -16,6 +16,7 @@ COMMANDS = [
     "run",
     "plan",
     "prune",
+    "import",
     "export",
     "evaluate",
     "report",
