@@ -108,10 +108,10 @@ def import_(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make a run of a net that others trained, from its file.
+    """Make a run of a net that others trained.
 
-    What the file does not tell (the order and the range of pixels, the classes) is guessed where that is safe, and
-    said. The net is then evaluated, reported and judged like any other.
+    FILE is an ONNX file, or weights of PyTorch. What it does not tell (the order and the range of pixels, the classes)
+    is guessed where that is safe, and said. The net is then evaluated, reported and judged like any other.
     """
     more = overrides(set_, data=data, skip=skip_unreadable)
     more += [] if net is None else [f"net={net}"]

@@ -22,7 +22,7 @@ _AN_ENGINE = "an engine for one device, and evaluate builds its engine itself"
 _WEIGHTS = "a file of PyTorch, which becomes a run by `robustdeploy import`"
 _KINDS = {
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pt2"), _WEIGHTS),
-    **dict.fromkeys((".pkl", ".tar"), "a pickle, which is never read here"),
+    **dict.fromkeys((".pkl", ".tar"), "a file of Python objects, which is never read here"),
     ".safetensors": "a file of weights, which becomes a run by `robustdeploy import`",
     ".onnx": "an ONNX file, which becomes a run by `robustdeploy import`",
     **dict.fromkeys((".engine", ".trt", ".plan", ".hef", ".rknn", ".blob"), _AN_ENGINE),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -37,6 +38,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "student.", 
 """What trainers put before the names of a net's weights."""
 USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights", "state_dict_ema", "model_ema", "ema")
 """Where trainers put the weights, the most usual first."""
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _TYPES = {
     1: torch.uint8,
     2: torch.int8,
@@ -124,14 +126,8 @@ def _names_in(path: Path) -> list[str]:
 
 def _asked_for(error: Exception) -> str:
     """Name what the file asked for, by torch's own words."""
-    for word in str(error).replace("`", " ").split():
-        if (
-            "." in word
-            and word.replace(".", "").replace("_", "").isalnum()
-            and not word.startswith(("torch.load", "http"))
-        ):
-            return f", such as {word.strip('.')}"
-    return ""
+    found = _GLOBAL.search(str(error))
+    return f", such as {found[1]}" if found else ""
 
 
 def _exported_weights(path: Path, names: list[str]) -> dict[str, Tensor]:
