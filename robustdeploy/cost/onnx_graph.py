@@ -64,7 +64,11 @@ def product_macs(path: Path) -> dict[str, int]:
 
 def read_model(path: Path) -> onnx.ModelProto:
     """Read an ONNX file that holds all of itself; one that takes values from other files is an ArtifactError."""
-    return model_from(read_bounded(path, _MOST_BYTES), path)
+    try:
+        content = read_bounded(path, _MOST_BYTES)
+    except ArtifactError as problem:
+        raise ArtifactError(f"cannot read {path} as ONNX: {problem}") from problem
+    return model_from(content, path)
 
 
 def model_from(content: bytes, path: Path) -> onnx.ModelProto:
