@@ -69,7 +69,7 @@ def offered(folder, line):
         ("robustdeploy prune --start ta", ["tall"]),
         ("robustdeploy prune --data runs/ti", ["runs/tiny/"]),
         ("robustdeploy evaluate --attacks p", ["pgd"]),
-        ("robustdeploy evaluate --attacks pgd,s", ["pgd,simba", "pgd,square", "pgd,substitute"]),
+        ("robustdeploy evaluate --attacks pgd,sq", ["pgd,square"]),
         ("robustdeploy report --format html,m", ["html,md"]),
         ("robustdeploy run --track ten", ["tensorboard"]),
         ("robustdeploy ls query", ["query-attacks"]),
