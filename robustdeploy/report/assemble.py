@@ -106,16 +106,21 @@ def assemble(
         measurements=measurements,
         diagnostics=diagnostics,
         omissions=omissions,
-        figures=Figures(
-            channels=own.record.channels,
-            **{name: _of_all(parts, name) for name in ("latency", "dense_latency", "answers")},
-            course=course_of(own),
-            samples=parts[made.index(mine[0])].found.figures.samples,
-            layer_times={str(each.subject): each.layer_times for each in made if each.layer_times},
-        ),
+        figures=_figures(own, made, parts, parts[made.index(mine[0])]),
         rules=recipe.gate,
         # Judged here and again by whoever loads the report: a pure function of what stands in it.
         verdict=judge(measurements, diagnostics, recipe.gate, omissions, subjects, net),
+    )
+
+
+def _figures(own: Finished[NetRecord], made: Sequence[Measured], parts: Sequence[_Part], its_part: _Part) -> Figures:
+    """Collect what is drawn; ``its_part`` is the run's own net's, whose samples are shown."""
+    return Figures(
+        channels=own.record.channels,
+        **{name: _of_all(parts, name) for name in ("latency", "dense_latency", "answers")},
+        course=course_of(own),
+        samples=its_part.found.figures.samples,
+        layer_times={str(each.subject): each.layer_times for each in made if each.layer_times},
     )
 
 
