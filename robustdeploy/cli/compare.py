@@ -1,161 +1,154 @@
-"""``robustdeploy compare``: two reports side by side, and whether they may be compared at all."""
+"""``robustdeploy compare``: reports side by side, and whether they may be compared at all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, Optional
 
 import typer
 
 from robustdeploy.cli.completion import complete_report
-from robustdeploy.cli.heavy import comparison, paired
+from robustdeploy.cli.heavy import pages, pairings
 from robustdeploy.cli.options import RUNS, JsonOption, RunsOption
 from robustdeploy.cli.result import show, table
+from robustdeploy.core.files import atomic_write_text, make_folder
 from robustdeploy.core.report import Report
-from robustdeploy.report.compare import Row, compared, counterparts
+from robustdeploy.errors import UsageError
+from robustdeploy.report.compare import Row
 from robustdeploy.report.sides import side_of
 
-if TYPE_CHECKING:
-    from robustdeploy.evaluate.comparison import Change
-    from robustdeploy.evaluate.paired import PairedChange
-
-FirstArgument = Annotated[
-    Path, typer.Argument(metavar="BEFORE", help="Run or report.json.", autocompletion=complete_report)
+SidesArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN RUN…", help="Two or more runs or report.json; the first is before.", autocompletion=complete_report
+    ),
 ]
-SecondArgument = Annotated[
-    Path, typer.Argument(metavar="AFTER", help="Run or report.json.", autocompletion=complete_report)
-]
-
-
 AcrossOption = Annotated[
     bool, typer.Option("--across", help="Also subtract accuracies of different images, threats or attacks.")
+]
+HtmlOption = Annotated[
+    Optional[Path],  # noqa: UP045 - Typer reads it at run time
+    typer.Option("--html", help="Also write a page, with images that were lost and won."),
 ]
 
 
 def compare(
-    before: FirstArgument,
-    after: SecondArgument,
+    sides: SidesArgument,
     across: AcrossOption = False,
+    html: HtmlOption = None,
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Show two reports side by side.
+    """Show reports side by side.
 
+    Of several the first is what all others are compared with.
     What was made or measured differently is said first; a row that one side lacks is shown as such.
     Accuracies are subtracted only where images, threat and attacks are the same.
     Whether a net became slower is told by a test over runs, at which equal nets do not alarm; whether an accuracy
     changed, by a test over images, where both are runs and of the same images.
     """
-    sides = [side_of(path, runs) for path in (before, after)]
-    (first, first_root), (second, second_root) = ((side.report, side.root) for side in sides)
-    found = compared(first, second, (sides[0].recipe, sides[1].recipe))
-    timed = list(_timed(first, second, first_root, second_root))
-    pairs = list(_paired(first, second, first_root, second_root)) if across or found.attacked_alike else []
-    names = _names(first, second, before, after)
-    lines = [f"{side}: {report.title}, {report.verdict.headline}" for side, report in names.items()]
-    lines += [f"not alike: {each}" for each in found.not_alike]
-    lines += [f"differs: {each}" for each in found.differs]
-    lines += [
-        f"{scenario} of {subject}: {told.text if isinstance(told, comparison.Change) else told}"
-        for subject, scenario, told in timed
+    if len(sides) < 2:
+        raise UsageError(f"compare needs two or more runs or reports, and only {sides[0]} was given")
+    held = [side_of(path, runs) for path in sides]
+    found = [pairings.pairing(held[0], each, across) for each in held[1:]]
+    names = _names([side.report for side in held], sides)
+    lines = [
+        f"{name}: {side.report.title}, {side.report.verdict.headline}" for name, side in zip(names, held, strict=True)
     ]
-    lines += list(_pair_lines(pairs))
-    rows = found.rows if not across else [replace(row, attacked_alike=True) for row in found.rows]
-    if any(_withheld(row) for row in rows):
+    for name, each in zip(names[1:], found, strict=True):
+        lines += [line if len(found) == 1 else f"{name}: {line}" for line in _sentences(each)]
+    if any(_withheld(row) for each in found for row in each.rows):
         lines.append(
             "accuracies are not subtracted, since they were measured differently; --across does it all the same"
         )
-    cells = [["", *names, "change", "unit", ""], *(_cells(row, *names) for row in rows)]
-    lines += ["", *table(cells, right=range(1, 4))]
-    document = {
-        "runs": [
-            {"shown_as": side, "name": r.name, "targets": list(r.targets), "outcome": r.verdict.outcome}
-            for side, r in names.items()
-        ],
-        "differences": found.not_alike,
-        "made_differently": found.differs,
-        "latency": [
-            {
-                "subject": subject,
-                "scenario": scenario,
-                **(asdict(told) if isinstance(told, comparison.Change) else {"reason": told}),
-            }
-            for subject, scenario, told in timed
-        ],
-        "accuracies": [
-            {"subject": subject, "attack": name, **(asdict(change) if change else {"reason": told})}
-            for subject, name, told, change in pairs
-        ],
-        "rows": [{"row": row.label, **asdict(row), "change": None if _withheld(row) else row.change} for row in rows],
-    }
+    lines += ["", *(_two(found[0], names) if len(found) == 1 else _many(found, names))]
+    shown = [
+        {"shown_as": name, "name": r.name, "targets": list(r.targets), "outcome": r.verdict.outcome}
+        for name, r in zip(names, (side.report for side in held), strict=True)
+    ]
+    # Of two, as it always was: what is said of the pair stands at the top.
+    documents = [_document(each) for each in found]
+    beside = [{"shown_as": name, **each} for name, each in zip(names[1:], documents, strict=True)]
+    document = {"runs": shown, **(documents[0] if len(found) == 1 else {"against_the_first": beside})}
+    if html is not None:
+        make_folder(html.parent)
+        atomic_write_text(html, pages.compare_page(found, names))
+        lines.append(f"{html} is written")
     show(lines, document, as_json)
 
 
-def _timed(
-    first: Report, second: Report, before: Path | None, after: Path | None
-) -> Iterator[tuple[str, str, Change | str]]:
-    """Compare the timed runs of each subject that both have, scenario by scenario."""
-    if before is None or after is None:  # a report alone holds no run of a process
-        return
-    for one, other in counterparts(first, second):
-        if one.board.get("emulated") or other.board.get("emulated"):
-            continue  # its time says nothing and was not taken
-        name = " against ".join(dict.fromkeys((one.subject, other.subject)))
-        if one.board.get("cpu_model") != other.board.get("cpu_model"):
-            yield name, "latency", "not compared: the two were timed on different processors"
-            continue
-        sides = [
-            comparison.timed_runs(root / each.evaluation / "timings.json")
-            for root, each in ((before, one), (after, other))
-        ]
-        if told := next((side for side in sides if isinstance(side, str)), None):
-            yield name, "latency", f"not compared: {told}"
-        else:
-            yield from ((name, scenario, found) for scenario, found in comparison.changes(*sides))  # type: ignore[arg-type]
+def _sentences(pair: Any) -> Iterator[str]:
+    """Yield what was measured or made differently, and what became of times and accuracies."""
+    yield from (f"not alike: {each}" for each in pair.found.not_alike)
+    yield from (f"differs: {each}" for each in pair.found.differs)
+    yield from (f"{each.scenario} of {each.subject}: {each.text}" for each in pair.times)
+    yield from _image_sentences(pair.images)
 
 
-def _paired(
-    first: Report, second: Report, before: Path | None, after: Path | None
-) -> Iterator[tuple[str, str, str, PairedChange | None]]:
-    """Pair the accuracies of each subject that both have, image by image; without a change, the text says why."""
-    if before is None or after is None:  # a report alone holds no outcome of an image
-        return
-    for one, other in counterparts(first, second):
-        name = " against ".join(dict.fromkeys((one.subject, other.subject)))
-        ran, also = (paired.parts_in(r.measurements, each.subject) for r, each in ((first, one), (second, other)))
-        shared = {attack: parts for attack, parts in ran.items() if also.get(attack) == parts}
-        judged, too = (paired.corruptions_in(r.measurements, e.subject) for r, e in ((first, one), (second, other)))
-        both = {label: column for label, column in judged.items() if too.get(label) == column}
-        told = paired.paired_changes(before / one.evaluation, after / other.evaluation, shared, both)
-        if isinstance(told, str):
-            yield name, "accuracy", told, None
-        else:
-            yield from ((name, change.attack, change.text, change) for change in told)
-
-
-def _pair_lines(pairs: Sequence[tuple[str, str, str, PairedChange | None]]) -> Iterator[str]:
-    """Return a line for each pair; those of corruptions that show no change are counted, since there may be 75."""
+def _image_sentences(images: Sequence[Any]) -> Iterator[str]:
+    """Yield what became of each accuracy; corruptions that show no change are counted, since there may be 75."""
     quiet: dict[str, int] = {}
-    for subject, name, told, change in pairs:
-        if change is not None and change.corruption and not change.shown:
-            quiet[subject] = quiet.get(subject, 0) + 1
+    for each in images:
+        if each.change is not None and each.change.corruption and not each.change.shown:
+            quiet[each.subject] = quiet.get(each.subject, 0) + 1
         else:
-            yield f"{name} of {subject}: {told}"
+            yield f"{each.attack} of {each.subject}: {each.text}"
     yield from (f"{count} corruptions of {subject}: no change shown" for subject, count in quiet.items())
 
 
-def _names(first: Report, second: Report, before: Path, after: Path) -> dict[str, Report]:
-    """Name the two columns: by run, with the target or the place in the command where that is the same."""
-    for one, other in (
-        (first.name, second.name),
-        (first.title, second.title),
-        (str(before), str(after)),
-    ):
-        if one != other:
-            return {one: first, other: second}
-    return {"before": first, "after": second}
+def _document(pair: Any) -> dict[str, Any]:
+    rows = ({k: v for k, v in asdict(row).items() if k != "key"} for row in pair.rows)
+    changes = (None if _withheld(row) else row.change for row in pair.rows)
+    labels = (row.label for row in pair.rows)
+    return {
+        "differences": pair.found.not_alike,
+        "made_differently": pair.found.differs,
+        "latency": [
+            {
+                "subject": each.subject,
+                "scenario": each.scenario,
+                **({"reason": each.told} if isinstance(each.told, str) else asdict(each.told)),
+            }
+            for each in pair.times
+        ],
+        "accuracies": [
+            {
+                "subject": each.subject,
+                "attack": each.attack,
+                **(asdict(each.change) if each.change else {"reason": each.text}),
+            }
+            for each in pair.images
+        ],
+        "rows": [
+            {"row": label, **row, "change": change} for label, row, change in zip(labels, rows, changes, strict=True)
+        ],
+    }
+
+
+def _names(reports: Sequence[Report], paths: Sequence[Path]) -> list[str]:
+    """Name the columns: by run, with the target, or as in the command where that is the same."""
+    for names in ([r.name for r in reports], [r.title for r in reports], [str(path) for path in paths]):
+        if len(set(names)) == len(names):
+            return names
+    if len(reports) == 2:
+        return ["before", "after"]
+    return [f"{number} {report.name}" for number, report in enumerate(reports, start=1)]
+
+
+def _two(pair: Any, names: Sequence[str]) -> list[str]:
+    cells = [["", *names, "change", "unit", ""], *(_cells(row, *names) for row in pair.rows)]
+    return table(cells, right=range(1, 4))
+
+
+def _many(found: Sequence[Any], names: Sequence[str]) -> list[str]:
+    cells = [["", *names, "unit", ""]]
+    for line in pages.lines_of(found, names):
+        unit = line.row.unit
+        values = [_number(value, unit) for value in line.values]
+        cells.append([line.row.label, *values, "%" if unit == "fraction" else unit, "; ".join(line.notes)])
+    return table(cells, right=range(1, len(names) + 1))
 
 
 def _withheld(row: Row) -> bool:
@@ -163,19 +156,20 @@ def _withheld(row: Row) -> bool:
     return row.change is not None and not row.attacked_alike
 
 
+def _number(value: float | None, unit: str, sign: str = "") -> str:
+    if value is None:
+        return "-"
+    whole = unit in ("MACs", "params", "bytes")
+    share = unit == "fraction"
+    return f"{100 * value:{sign}.2f}" if share else f"{value:{sign},.0f}" if whole else f"{value:{sign}.4g}"
+
+
 def _cells(row: Row, before: str, after: str) -> list[str]:
-    share = row.unit == "fraction"
-
-    def number(value: float | None, sign: str = "") -> str:
-        if value is None:
-            return "-"
-        whole = row.unit in ("MACs", "params", "bytes")
-        return f"{100 * value:{sign}.2f}" if share else f"{value:{sign},.0f}" if whole else f"{value:{sign}.4g}"
-
     note = "intervals apart" if row.apart else ""
     if row.change is None:
         note = f"only in {before if row.after is None else after}"
     elif _withheld(row):
         note = "not alike"
     change = None if _withheld(row) else row.change
-    return [row.label, number(row.before), number(row.after), number(change, "+"), "%" if share else row.unit, note]
+    numbers = _number(row.before, row.unit), _number(row.after, row.unit), _number(change, row.unit, "+")
+    return [row.label, *numbers, "%" if row.unit == "fraction" else row.unit, note]

@@ -24,9 +24,9 @@ __all__ = [
     "against",
     "api",
     "bisecting",
-    "comparison",
     "evidence",
-    "paired",
+    "pages",
+    "pairings",
     "preparation",
     "profiling",
     "reporting",
@@ -36,8 +36,10 @@ __all__ = [
 if TYPE_CHECKING:
     from robustdeploy import api
     from robustdeploy.evaluate import bisect as bisecting
-    from robustdeploy.evaluate import comparison, evidence, paired, sizes
+    from robustdeploy.evaluate import evidence, sizes
     from robustdeploy.report import against
+    from robustdeploy.report import compare_page as pages
+    from robustdeploy.report import pairing as pairings
     from robustdeploy.stages import preparation
     from robustdeploy.stages import profile as profiling
     from robustdeploy.stages import report as reporting
@@ -45,9 +47,9 @@ else:
     against = _Later("robustdeploy.report.against")
     api = _Later("robustdeploy.api")
     bisecting = _Later("robustdeploy.evaluate.bisect")
-    comparison = _Later("robustdeploy.evaluate.comparison")
     evidence = _Later("robustdeploy.evaluate.evidence")
-    paired = _Later("robustdeploy.evaluate.paired")
+    pages = _Later("robustdeploy.report.compare_page")
+    pairings = _Later("robustdeploy.report.pairing")
     preparation = _Later("robustdeploy.stages.preparation")
     profiling = _Later("robustdeploy.stages.profile")
     sizes = _Later("robustdeploy.evaluate.sizes")

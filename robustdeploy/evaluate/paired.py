@@ -19,6 +19,7 @@ from robustdeploy.core.report import Measurement
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.intervals import Paired, paired
 from robustdeploy.evaluate.outcomes import Bits
+from robustdeploy.onboard.types import Labels
 
 CLEAN, WORST = "clean", "worst"
 ERROR = 0.05
@@ -43,6 +44,9 @@ class PairedChange(Paired):
     """What p must be below."""
     corruption: bool = False
     """Whether it is under a corruption and not under an attack."""
+    lost_ids: tuple[int, ...] = ()
+    """Places in the test set of the images that were right before alone."""
+    gained_ids: tuple[int, ...] = ()
 
     @property
     def shown(self) -> bool:
@@ -73,8 +77,9 @@ def paired_changes(
     if told := not_of_the_same_images(sides, paths):
         return f"not paired: {told}"
     found = [right_in(side, attacks, str(path)) for side, path in zip(sides, paths, strict=True)]
+    ids = array_in(sides[0], "ids", str(paths[0]))
     if not corruptions:
-        return tuple(_changes(found[0], found[1]))
+        return tuple(_changes(found[0], found[1], ids))
     prints = [_columns(side, corruptions, "prints", str(path)) for side, path in zip(sides, paths, strict=True)]
     if any(not np.array_equal(its, prints[1][name]) for name, its in prints[0].items()):
         return "not paired: their corrupted images are not the same"
@@ -83,7 +88,7 @@ def paired_changes(
         labels = array_in(side, "labels", str(path))
         under = _columns(side, corruptions, "predictions", str(path))
         right.append({name: said == labels for name, said in under.items()})
-    return (*_changes(found[0], found[1]), *_changes(right[0], right[1], corruption=True))
+    return (*_changes(found[0], found[1], ids), *_changes(right[0], right[1], ids, corruption=True))
 
 
 def not_of_the_same_images(sides: Sequence[Arrays], paths: Sequence[Path]) -> str:
@@ -101,10 +106,21 @@ def _columns(arrays: Arrays, corruptions: Columns, part: str, where: str) -> dic
     return {name: array[:, column] for name, (array, column) in names.items()}
 
 
-def _changes(before: Mapping[str, Bits], after: Mapping[str, Bits], corruption: bool = False) -> Iterator[PairedChange]:
+def _changes(
+    before: Mapping[str, Bits], after: Mapping[str, Bits], ids: Labels, corruption: bool = False
+) -> Iterator[PairedChange]:
     limit = ERROR / len(before)
     for name, old in before.items():
-        yield PairedChange(**vars(paired(old, after[name])), attack=name, limit=limit, corruption=corruption)
+        new = after[name]
+        lost, gained = (tuple(ids[bits].tolist()) for bits in (old & ~new, new & ~old))
+        yield PairedChange(
+            **vars(paired(old, new)),
+            attack=name,
+            limit=limit,
+            corruption=corruption,
+            lost_ids=lost,
+            gained_ids=gained,
+        )
 
 
 def read_outcomes(path: Path) -> Arrays:

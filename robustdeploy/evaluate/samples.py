@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from robustdeploy.core.report import Sample
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
+from robustdeploy.evaluate.pictures import png
 from robustdeploy.onboard.types import Bytes, Threat
 
 SAMPLES = 12
@@ -83,9 +81,9 @@ def _sample(
         label=classes[int(outcomes.labels[index])],
         clean_prediction=classes[int(outcomes.board_clean[index])],
         adversarial_prediction=classes[int(attack.board[index])],
-        clean_png=_png(clean),
-        adversarial_png=_png(adversarial),
-        difference_png=_png(_difference(clean, adversarial, threat)),
+        clean_png=png(clean),
+        adversarial_png=png(adversarial),
+        difference_png=png(_difference(clean, adversarial, threat)),
         why=why,
         change=_length(outcomes, index, attack),
     )
@@ -98,11 +96,3 @@ def _difference(clean: Bytes, adversarial: Bytes, threat: Threat) -> Bytes:
     # Drawn as it is, a change of eight levels cannot be seen.
     grey: Bytes = np.clip(127.5 + change * (127.5 / largest), 0, 255).round().astype(np.uint8)
     return grey
-
-
-def _png(image: Bytes) -> str:
-    """Return one C×H×W image as base64 PNG."""
-    picture = Image.fromarray(image[0]) if len(image) == 1 else Image.fromarray(image.transpose(1, 2, 0))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -42,6 +42,8 @@ class Row:
     """Conditions that the two rows do not share."""
     attacked_alike: bool = True
     """Whether the two are of the same images, threat and attacks; always true of what is timed or counted."""
+    key: Key = ("",) * 7
+    """The same for this row of any report."""
 
     @property
     def change(self) -> float | None:
@@ -240,6 +242,7 @@ def _row(key: Key, before: Measurement | None, after: Measurement | None, attack
         apart=None if before is None or after is None else _apart(before, after),
         other_conditions=conditions,
         attacked_alike=attacked_alike or (metric in METRICS and METRICS[metric].support in ("samples", "count")),
+        key=key,
     )
 
 

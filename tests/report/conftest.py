@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 import math
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from robustdeploy.core.report import (
 from robustdeploy.engine.overview import Overview
 from robustdeploy.evaluate.intervals import clopper_pearson
 from robustdeploy.report.judge import judge
+from robustdeploy.report.sides import Side
 
 BOARD, HOST, DENSE = "pruned/fp32@jetson-orin", "pruned/fp32@torch", "dense/fp32@torch"
 ATTACKS = {
@@ -304,3 +306,76 @@ def some_runs():
         one, name="three", state="training", verdict=None, protocol=None, worst=None, targets=(), detail="epoch 3"
     )
     return [two, one, other]
+
+
+ON_BOARD = "pruned/fp32@board"
+PLANTED_PLACE = "boards/pruned/fp32@board"
+PLANTED = 200
+
+
+def bits_row(metric, bits, **more):
+    low, high = clopper_pearson(int(bits.sum()), len(bits))
+    more = {"conditions": {}, **more}
+    return Measurement(
+        metric=metric,
+        subject=ON_BOARD,
+        value=float(bits.mean()),
+        unit="fraction",
+        n=len(bits),
+        low=low,
+        high=high,
+        **more,
+    )
+
+
+@pytest.fixture
+def planted_side(tmp_path):
+    """Make the evaluation of a run on three classes, outcomes by a seed: its side, and which images are right."""
+
+    def make(name, seed=0, macs=100, quartile=1000, disturbed=False, **changes):
+        rng = np.random.default_rng(seed)
+        labels = np.arange(PLANTED) % 3
+        clean = rng.random(PLANTED) < 0.9
+        robust = clean & (rng.random(PLANTED) < 0.7)
+        folder = tmp_path / name / PLANTED_PLACE
+        folder.mkdir(parents=True)
+        np.savez(
+            folder / "outcomes.npz",
+            ids=np.arange(PLANTED),
+            images=np.zeros((PLANTED, 1, 2, 2), np.uint8),
+            labels=labels,
+            predictions=np.where(clean, labels, 3),
+            **{"host/predictions": np.where(clean, labels, 3), "pgd-10/predictions": np.where(robust, labels, 3)},
+        )
+        times = [[quartile + 7 * run + call % 5 for call in range(30)] for run in range(8)]
+        runs = [
+            {
+                "samples_ns": t,
+                "starts_ns": list(range(30)),
+                "period_ns": 0,
+                "disturbance": "busy" if disturbed else None,
+            }
+            for t in times
+        ]
+        timings = {"taken": True, "flaws": [], "scenarios": {"single-stream": runs}}
+        (folder / "timings.json").write_text(json.dumps(timings))
+        rows = [
+            bits_row("clean_accuracy", clean),
+            bits_row("robust_accuracy", robust, attack="pgd-10", kind="transfer", conditions={"steps": 10}),
+            bits_row("robust_accuracy", robust, attack="worst", kind="worst", conditions={"attacks": ["pgd-10"]}),
+            *(bits_row("class_clean_accuracy", clean[labels == c], conditions={"class": str(c)}) for c in range(3)),
+            bits_row("top1_agreement", np.ones(PLANTED, bool)),
+            Measurement(metric="ops", subject=ON_BOARD, value=macs, unit="MACs", n=1, conditions={"exact": True}),
+            Measurement(metric="latency_ms.p50", subject=ON_BOARD, value=1.0, unit="ms", n=240, low=0.9, high=1.1),
+        ]
+        fields = {
+            "name": name,
+            "rows": rows,
+            "diagnostics": (),
+            "subjects": (SubjectEvidence(subject=ON_BOARD, evaluation=PLANTED_PLACE, board={"cpu_model": "X"}),),
+            "data": {"name": "three", "classes": ["0", "1", "2"]},
+        }
+        report = make_report(**(fields | changes))
+        return Side(report, root=tmp_path / name, sha256="ab" * 32), clean, robust
+
+    return make

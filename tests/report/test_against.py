@@ -1,7 +1,5 @@
 """What became of each row since a baseline: by image, by intervals, by run, by counts; and what is refused."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,7 @@ from robustdeploy.core.gate import Outcome, Rule
 from robustdeploy.core.recipe import Threat
 from robustdeploy.core.report import Diagnostic, Measurement, SubjectEvidence
 from robustdeploy.errors import ArtifactError, UsageError
-from robustdeploy.evaluate.intervals import clopper_pearson, paired_difference
+from robustdeploy.evaluate.intervals import paired_difference
 from robustdeploy.report.against import held_against, judged_against
 from robustdeploy.report.judge import judged_by
 from robustdeploy.report.sides import Side
@@ -17,67 +15,6 @@ from robustdeploy.report.sides import Side
 BOARD = "pruned/fp32@board"
 PLACE = "boards/pruned/fp32@board"
 N = 200
-
-
-def share(metric, bits, **more):
-    low, high = clopper_pearson(int(bits.sum()), len(bits))
-    more = {"conditions": {}, **more}
-    return Measurement(
-        metric=metric, subject=BOARD, value=float(bits.mean()), unit="fraction", n=len(bits), low=low, high=high, **more
-    )
-
-
-@pytest.fixture
-def side(tmp_path, make_report):
-    """Make a run's evaluation of N images, two of three classes right under the attack by a seed, and its report."""
-
-    def make(name, seed=0, macs=100, quartile=1000, disturbed=False, subject=BOARD, written=True, **changes):
-        rng = np.random.default_rng(seed)
-        labels = np.arange(N) % 3
-        clean = rng.random(N) < 0.9
-        robust = clean & (rng.random(N) < 0.7)
-        folder = tmp_path / name / PLACE
-        folder.mkdir(parents=True)
-        np.savez(
-            folder / "outcomes.npz",
-            ids=np.arange(N),
-            images=np.zeros((N, 1, 2, 2), np.uint8),
-            labels=labels,
-            predictions=np.where(clean, labels, 3),
-            **{"host/predictions": np.where(clean, labels, 3), "pgd-10/predictions": np.where(robust, labels, 3)},
-        )
-        times = [[quartile + 7 * run + call % 5 for call in range(30)] for run in range(8)]
-        runs = [
-            {
-                "samples_ns": t,
-                "starts_ns": list(range(30)),
-                "period_ns": 0,
-                "disturbance": "busy" if disturbed else None,
-            }
-            for t in times
-        ]
-        timings = {"taken": True, "flaws": [], "scenarios": {"single-stream": runs}}
-        (folder / "timings.json").write_text(json.dumps(timings))
-        rows = [
-            share("clean_accuracy", clean),
-            share("robust_accuracy", robust, attack="pgd-10", kind="transfer", conditions={"steps": 10}),
-            share("robust_accuracy", robust, attack="worst", kind="worst", conditions={"attacks": ["pgd-10"]}),
-            *(share("class_clean_accuracy", clean[labels == c], conditions={"class": str(c)}) for c in range(3)),
-            share("top1_agreement", np.ones(N, bool)),
-            Measurement(metric="ops", subject=BOARD, value=macs, unit="MACs", n=1, conditions={"exact": True}),
-            Measurement(metric="latency_ms.p50", subject=BOARD, value=1.0, unit="ms", n=240, low=0.9, high=1.1),
-        ]
-        fields = {
-            "name": name,
-            "rows": rows,
-            "diagnostics": (),
-            "subjects": (SubjectEvidence(subject=BOARD, evaluation=PLACE, board={"cpu_model": "X"}),),
-            "data": {"name": "three", "classes": ["0", "1", "2"]},
-        }
-        report = make_report(**(fields | changes))
-        return Side(report, root=tmp_path / name if written else None, sha256="ab" * 32), clean, robust
-
-    return make
 
 
 def rules(*asked):
@@ -91,8 +28,8 @@ OPS = {"metric": "ops", "no_worse_than_baseline": "5 %"}
 TIME = {"metric": "latency_ms.p50", "no_worse_than_baseline": "5 %"}
 
 
-def test_accuracies_are_paired_by_image_and_share_the_error(side):
-    (now, clean, robust), (then, old_clean, old_robust) = side("now", 1), side("then", 2)
+def test_accuracies_are_paired_by_image_and_share_the_error(planted_side):
+    (now, clean, robust), (then, old_clean, old_robust) = planted_side("now", 1), planted_side("then", 2)
     rows = held_against(now, then, rules(CLEAN, WORST, {**WORST, "no_worse_than_baseline": "2 pp"}, OPS)).rows
     assert [row.how for row in rows] == ["paired", "paired", "counts"]  # two rules on one row ask one question
     for row, new, old in zip(rows, (clean, robust), (old_clean, old_robust), strict=False):
@@ -100,8 +37,8 @@ def test_accuracies_are_paired_by_image_and_share_the_error(side):
         assert (row.lost, row.gained, row.n) == ((old & ~new).sum(), (new & ~old).sum(), N)
 
 
-def test_a_class_is_paired_by_its_own_images(side):
-    (now, clean, _), (then, old, _) = side("now", 1), side("then", 2)
+def test_a_class_is_paired_by_its_own_images(planted_side):
+    (now, clean, _), (then, old, _) = planted_side("now", 1), planted_side("then", 2)
     rows = held_against(now, then, rules(CLASSES)).rows
     assert [row.class_name for row in rows] == ["0", "1", "2"]
     its = np.arange(N) % 3 == 2
@@ -109,8 +46,8 @@ def test_a_class_is_paired_by_its_own_images(side):
     assert rows[2].confidence == pytest.approx(1 - 0.05 / 3)
 
 
-def test_of_a_report_alone_the_interval_is_wider_and_holds_whatever_is_shared(side):
-    (now, *_), (then, *_) = side("now", 1), side("then", 2)
+def test_of_a_report_alone_the_interval_is_wider_and_holds_whatever_is_shared(planted_side):
+    (now, *_), (then, *_) = planted_side("now", 1), planted_side("then", 2)
     paired = held_against(now, then, rules(CLEAN, TIME)).rows
     alone = held_against(now, Side(then.report, sha256=then.sha256), rules(CLEAN, TIME)).rows
     assert (alone[0].how, alone[0].change) == ("unpaired", pytest.approx(paired[0].change))
@@ -119,8 +56,12 @@ def test_of_a_report_alone_the_interval_is_wider_and_holds_whatever_is_shared(si
     assert "a report alone holds no times" in alone[1].why
 
 
-def test_times_are_compared_by_runs_and_noise_takes_a_bound_away(side):
-    (now, *_), (then, *_), (noisy, *_) = side("now", quartile=1100), side("then"), side("noisy", disturbed=True)
+def test_times_are_compared_by_runs_and_noise_takes_a_bound_away(planted_side):
+    (now, *_), (then, *_), (noisy, *_) = (
+        planted_side("now", quartile=1100),
+        planted_side("then"),
+        planted_side("noisy", disturbed=True),
+    )
     row = held_against(now, then, rules(TIME)).rows[0]
     assert (row.how, row.n) == ("runs", 8)
     assert 1.05 < row.low < row.change < row.high < 1.15
@@ -128,9 +69,9 @@ def test_times_are_compared_by_runs_and_noise_takes_a_bound_away(side):
     assert held_against(noisy, now, rules(TIME)).rows[0].low is None
 
 
-def test_times_of_other_processors_or_too_short_runs_are_not_compared(side):
+def test_times_of_other_processors_or_too_short_runs_are_not_compared(planted_side):
     other = (SubjectEvidence(subject=BOARD, evaluation=PLACE, board={"cpu_model": "Y"}),)
-    (now, *_), (then, *_) = side("now"), side("then", subjects=other)
+    (now, *_), (then, *_) = planted_side("now"), planted_side("then", subjects=other)
     assert "different processors, Y and X" in held_against(now, then, rules(TIME)).rows[0].why
     tail = Measurement(metric="latency_ms.p99", subject=BOARD, value=1.0, unit="ms", n=900, low=0.9, high=1.1)
     sides = [
@@ -141,8 +82,8 @@ def test_times_of_other_processors_or_too_short_runs_are_not_compared(side):
     assert "30 calls does not support p99" in row.why
 
 
-def test_counts_are_compared_exactly(side):
-    (now, *_), (then, *_) = side("now", macs=105), side("then", macs=100)
+def test_counts_are_compared_exactly(planted_side):
+    (now, *_), (then, *_) = planted_side("now", macs=105), planted_side("then", macs=100)
     assert held_against(now, then, rules(OPS)).rows[0].change == 1.05
     assert judged(now, then, OPS).outcome is Outcome.PASS
     assert judged(now, then, {**OPS, "no_worse_than_baseline": "4.9 %"}).outcome is Outcome.FAIL
@@ -163,14 +104,14 @@ def judged(now, then, rule):
         ({"threat": Threat(eps=4 / 255)}, "threat: "),
     ],
 )
-def test_a_baseline_that_was_measured_otherwise_is_refused_and_the_difference_named(side, change, told):
-    (now, *_), (then, *_) = side("now"), side("then", **change)
+def test_a_baseline_that_was_measured_otherwise_is_refused_and_the_difference_named(planted_side, change, told):
+    (now, *_), (then, *_) = planted_side("now"), planted_side("then", **change)
     with pytest.raises(ArtifactError, match=told):
         held_against(now, then, rules(OPS))
 
 
-def test_other_steps_or_attacks_or_images_are_refused(side):
-    (now, *_), (then, *_) = side("now"), side("then")
+def test_other_steps_or_attacks_or_images_are_refused(planted_side):
+    (now, *_), (then, *_) = planted_side("now"), planted_side("then")
 
     def with_row(attack, **conditions):
         def changed(row):
@@ -191,25 +132,25 @@ def test_other_steps_or_attacks_or_images_are_refused(side):
         held_against(now, then, rules(CLEAN))
 
 
-def test_what_the_baseline_lacks_is_told(side):
+def test_what_the_baseline_lacks_is_told(planted_side):
     elsewhere = (
         SubjectEvidence(subject="pruned/int8@board", evaluation="boards/pruned/int8@board"),
         SubjectEvidence(subject=BOARD, lost="its board did not answer"),
     )
-    (now, *_), (then, *_) = side("now"), side("then", subjects=elsewhere)
+    (now, *_), (then, *_) = planted_side("now"), planted_side("then", subjects=elsewhere)
     assert held_against(now, then, rules(OPS)).rows[0].why == (
         "the baseline has no numbers of it: its board did not answer"
     )
-    (other, *_) = side("other", subjects=elsewhere[:1])
+    (other, *_) = planted_side("other", subjects=elsewhere[:1])
     assert "only pruned/int8@board" in held_against(now, other, rules(OPS)).rows[0].why
 
 
-def test_a_baseline_in_doubt_says_so(side):
+def test_a_baseline_in_doubt_says_so(planted_side):
     block = Diagnostic(id="one-class", level="block", text="x", metrics=("clean_accuracy",), subject=BOARD)
-    (now, *_), (then, *_) = side("now"), side("then", diagnostics=(block,))
+    (now, *_), (then, *_) = planted_side("now"), planted_side("then", diagnostics=(block,))
     assert [row.doubt for row in held_against(now, then, rules(CLEAN, OPS)).rows] == ["one-class", ""]
 
 
-def test_a_baseline_that_no_rule_asks_for_is_refused(side, tmp_path):
+def test_a_baseline_that_no_rule_asks_for_is_refused(planted_side, tmp_path):
     with pytest.raises(UsageError, match="no rule asks for the baseline"):
-        judged_against(side("now")[0], rules({"metric": "ops", "at_most": 5}), tmp_path / "then", tmp_path)
+        judged_against(planted_side("now")[0], rules({"metric": "ops", "at_most": 5}), tmp_path / "then", tmp_path)

@@ -1,0 +1,85 @@
+"""The page of a comparison: two or many runs in one table, with the images that were lost and won."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robustdeploy.report.compare import Key, Row
+from robustdeploy.report.page import page
+from robustdeploy.report.pairing import Flip, ImageChange, Pairing, flips
+from robustdeploy.report.quantity import quantity
+
+SHOWN = 12
+"""Images of each kind that are shown; the ids of all stand beside."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of all runs."""
+
+    row: Row
+    values: tuple[float | None, ...]
+    """One for each run, the first before all others; None where it lacks the row."""
+    notes: tuple[str, ...]
+    """What must be known of a column, by the name of its run."""
+
+
+def lines_of(pairings: Sequence[Pairing], names: Sequence[str]) -> list[Line]:
+    """Join the rows of several runs, each paired with the same first one; ``names`` begins with the first."""
+    found: dict[Key, dict[int, Row]] = {}
+    for column, each in enumerate(pairings, start=1):
+        for row in each.rows:
+            found.setdefault(row.key, {})[column] = row
+    joined = []
+    for rows in found.values():
+        first = next(iter(rows.values()))
+        before = next((row.before for row in rows.values() if row.before is not None), None)
+        afters = (rows[column].after if column in rows else None for column in range(1, len(pairings) + 1))
+        notes = tuple(f"{names[column]}: {note}" for column, row in rows.items() if (note := _note(row)))
+        joined.append(Line(first, (before, *afters), notes))
+    return joined
+
+
+def _note(row: Row) -> str:
+    if row.change is None:
+        return ""
+    return "not alike" if not row.attacked_alike else "intervals apart" if row.apart else ""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What one accuracy lost and won, and some of the images."""
+
+    change: ImageChange
+    lost: list[Flip]
+    won: list[Flip]
+
+
+def compare_page(pairings: Sequence[Pairing], names: Sequence[str]) -> str:
+    """Return one HTML file that needs no script and no network; ``names`` are those of all runs, the first before."""
+    sides = [pairings[0].before, *(each.after for each in pairings)]
+    table = [
+        (line.row.label, [_cell(value, line.row.unit) for value in line.values], "; ".join(line.notes))
+        for line in lines_of(pairings, names)
+    ]
+    told = [
+        (name, each, [_shown(change, each) for change in each.images])
+        for name, each in zip(names[1:], pairings, strict=True)
+    ]
+    return page(
+        "compare.html.j2", charts={}, names=names, reports=[side.report for side in sides], table=table, told=told
+    )
+
+
+def _cell(value: float | None, unit: str) -> str:
+    return "–" if value is None else quantity(value, unit, 2)
+
+
+def _shown(change: ImageChange, pair: Pairing) -> _Shown:
+    classes = [str(name) for name in pair.after.report.data.get("classes", ())]
+    # Of each attack the ids; images are shown where they tell most, of clean and of the worst case.
+    if change.change is None or change.attack not in ("clean", "worst"):
+        return _Shown(change, [], [])
+    lost, gained = change.change.lost_ids[:SHOWN], change.change.gained_ids[:SHOWN]
+    return _Shown(change, flips(change, lost, classes), flips(change, gained, classes))
