@@ -72,7 +72,7 @@ def test_options_give_all_files_and_nothing_is_overwritten(newcomer, command, sy
         (["--data", "pictures", "--target", "jetson-orni"], "did you mean 'jetson-orin"),
         (["--data", "pictures", "--eps", "3"], "recipe.yaml:"),
         (["--data", "pictures", "--ops-target", "much"], "budget.ops"),
-        (["--data", "pictures", "--name", "a b"], "recipe.yaml:"),
+        (["--data", "pictures", "--name", "a b"], "name: must match"),
     ],
 )
 def test_what_is_wrong_is_told_and_nothing_is_written(newcomer, command, words, told):
