@@ -62,7 +62,7 @@ def test_each_array_must_be_there_in_its_kind_and_number(tmp_path, name):
 def test_one_grey_level_outside_of_the_box_is_refused(tmp_path, name, way):
     arrays = whole()
     arrays[name][2, 0, 1, 3] = 100 + way * (LEVELS * (2 if "2" in name else 1) + 1)
-    with pytest.raises(ArtifactError, match=f"1 images of '{name.partition('/')[0]}' lie outside of the threat's box"):
+    with pytest.raises(ArtifactError, match=f"1 images of '{name.partition('/')[0]}' lie outside of the threat's ball"):
         loaded(tmp_path, arrays)
 
 
