@@ -20,8 +20,9 @@ from robustdeploy.onboard import types as onboard
 def check_radius(norm: str, eps: float) -> None:
     """Refuse a radius in ℓ∞ that is larger than the range of a pixel."""
     if norm == "linf" and eps > 1:
-        told = f"eps is {eps:g}, but no pixel of [0, 1] can move by more than 1"
-        raise ValueError(f"{told}; write 8 grey levels as 8/255, or say norm: l2 or l1")
+        # Grey levels, and the lengths of other norms, are what is mostly meant by a larger number.
+        meant = f"did you mean {eps:g}/255, or norm: l2 or l1?" if eps <= 255 else "lengths in norm: l2 or l1 can"
+        raise ValueError(f"eps is {eps:g}, but no pixel of [0, 1] can move by more than 1; {meant}")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -39,7 +40,7 @@ class Threat(onboard.Threat):
     def _radius_is_given(cls, values: Any) -> Any:
         given = values if isinstance(values, dict) else getattr(values, "kwargs", None) or {}
         # The default is of an ℓ∞ ball: as a length over all pixels it would be next to nothing.
-        if given.get("norm", "linf") != "linf" and "eps" not in given:
+        if given.get("norm") in ("l2", "l1") and "eps" not in given:
             raise ValueError(f"norm {given['norm']} needs an eps of its own: {{norm: l2, eps: 0.5}}")
         return values
 

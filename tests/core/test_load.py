@@ -27,7 +27,7 @@ def test_the_smallest_recipe_has_every_default(write, registries):
 def test_all_that_is_wrong_is_told_at_once_each_with_its_line(write, registries):
     path = write("""\
         name: tiny
-        threat: {norm: l2, epss: 0.1}
+        threat: {norm: l3, epss: 0.1}
         budget:
           ops: 1.5
         train:
@@ -48,7 +48,7 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line(write, registries)
         wat: yes
         """)
     assert _complaints(path, registries) == [
-        "x.yaml:2:10: threat.norm: must be 'linf', not 'l2'",
+        "x.yaml:2:10: threat.norm: must be 'linf', 'l2' or 'l1', not 'l3'",
         "x.yaml:2:20: threat.epss: unknown key (value 0.1); did you mean 'eps'?",
         "x.yaml:4:3: budget.ops: must be a fraction above 0 and at most 1, or a whole number above 1, "
         "such as 0.3, 30% or 12.2M, not 1.5",
@@ -57,7 +57,7 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line(write, registries)
         "x.yaml:8:3: train.task: unknown task 'fastatt'; did you mean 'fastat'? (known: fastat, pgd-at)",
         "x.yaml:13:7: evaluate.attacks[1].stepz: unknown key (value 3); did you mean 'steps'?",
         "x.yaml:14:7: evaluate.attacks[2]: unknown attack 'squaer'; did you mean 'square'? "
-        "(known: all-of-them, fgsm, pgd, square, substitute)",
+        "(known: all-of-them, fgsm, pgd, square, straight-through, substitute)",
         f"x.yaml:15:22: prune.foo: unknown key (value 1); known: {OPTIONS}",
         "x.yaml:16:8: data.name: unknown data 'digitz'; did you mean 'digits'? (known: digits, fashion-mnist)",
         "x.yaml:18:5: gate[0]: rule RD-A-1 needs exactly one of at_least, at_most and no_worse_than_baseline",
@@ -69,22 +69,33 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line(write, registries)
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ("nan", "must be a finite number at least 1/255 and at most 1, not 'nan'"),
-        (".nan", "must be a finite number at least 1/255 and at most 1, not nan"),
-        ("0", "must be at least 1/255 and at most 1, not 0"),
-        ("1.5", "must be at least 1/255 and at most 1, not 1.5; did you mean 1.5/255?"),
+        ("nan", "must be a finite number at least 1/255 and at most 10000, not 'nan'"),
+        (".nan", "must be a finite number at least 1/255 and at most 10000, not nan"),
+        ("0", "must be at least 1/255 and at most 10000, not 0"),
         ("-8/255", "must be a number, not '-8/255'"),
         ("half", "must be a number, not 'half'"),
         ("true", "must be a number, not true"),
         ("[0.5]", "must be a number, not a list of 1"),
-        ("3/2", "must be at least 1/255 and at most 1, not 1.5; did you mean 1.5/255?"),
-        ("8", "must be at least 1/255 and at most 1, not 8; did you mean 8/255?"),
-        ("300", "must be at least 1/255 and at most 1, not 300"),
     ],
 )
 def test_an_override_out_of_range_is_one_sentence_about_the_override(write, registries, value, sentence):
     told = _complaints(write("name: tiny"), registries, [f"threat.eps={value}"])
     assert told == [f"--set threat.eps={value}: threat.eps: {sentence}"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("1.5", "eps is 1.5, but no pixel of [0, 1] can move by more than 1; did you mean 1.5/255, or norm: l2 or l1?"),
+        ("3/2", "eps is 1.5, but no pixel of [0, 1] can move by more than 1; did you mean 1.5/255, or norm: l2 or l1?"),
+        ("8", "eps is 8, but no pixel of [0, 1] can move by more than 1; did you mean 8/255, or norm: l2 or l1?"),
+        ("300", "eps is 300, but no pixel of [0, 1] can move by more than 1; lengths in norm: l2 or l1 can"),
+    ],
+)
+def test_a_radius_above_the_range_of_a_pixel_is_refused(write, registries, value, told):
+    assert _complaints(write("name: tiny"), registries, [f"threat.eps={value}"]) == [
+        f"--set threat.eps={value}: threat: {told}"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_an_evaluation_has_a_ball_of_its_own():
         (["evaluate.threat={norm: l2}"], r"evaluate.threat: norm l2 needs an eps of its own: \{norm: l2, eps: 0.5\}"),
         (["evaluate.threat={norm: l3, eps: 1}"], r"evaluate.threat.norm: must be 'linf', 'l2' or 'l1'"),
         (["evaluate.threat={norm: l2, eps: 0.001}"], r"evaluate.threat.eps"),
-        (["threat.eps=8"], r"threat: eps is 8, but no pixel of \[0, 1\] can move by more than 1; write 8 grey levels"),
+        (["threat.eps=8"], r"threat: eps is 8, but no pixel of \[0, 1\] can move by more than 1; did you mean 8/255"),
         ([L2, "evaluate.attacks=[pgd, rfgs]"], r"evaluate.attacks\[1\]: the attack 'rfgs' has no ℓ2 form; these have"),
         ([L2, "evaluate.attacks=[simba]"], r"'simba' has no ℓ2 form; these have one: .*pgd.*square"),
         (["evaluate.threat={norm: l1, eps: 4}", "evaluate.attacks=[rays]"], r"'rays' has no ℓ1 form"),

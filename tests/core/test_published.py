@@ -117,7 +117,7 @@ tables:
         ("[clean, robust]", "[clean, pgd]", "has a column 'pgd'"),
         ("[clean, robust]", "[clean, clean]", "t has a column twice"),
         ("rows: {r: [99.0, 50]}", "rows: {r: [99.0, 50], r: [1, 2]}", "r"),
-        ("data: mnist", "data: mnist, eps: 8", "eps"),
+        ("data: mnist", "data: mnist, eps: -8", "eps"),
         ("year: 2020", "year: 20", "year"),
     ],
 )
