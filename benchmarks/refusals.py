@@ -40,7 +40,6 @@ MISTAKES: dict[str, Sequence[str]] = {
     "unknown data set": ["prune", "--set", "data.name=digit"],
     "--start missing": ["prune", "--start", "nowhere"],
     "--start is no net": ["prune", "--start", "empty"],
-    "--start a weights file": ["prune", "--start", "mine.pt"],
     "--start of another net": ["prune", "--start", "other"],
     "--start compact": ["prune", "--start", "compact"],
     "too few epochs for a task": ["prune", "--set", "train.task=free", "--set", "train.epochs=4"],

@@ -138,7 +138,7 @@ def test_comments_do_not_decide_and_constants_do(supported):
     assert supported._code('def f():\n    """Say."""\n    return 1  # one') == supported._code("def f():\n    return 1")
     assert supported._code("LIMIT = 1") != supported._code("LIMIT = 2")
     files = {str(file.relative_to(ROOT)) for file in supported.deciding()}
-    assert {"robustdeploy/prune/follow.py", "robustdeploy/export/twin.py", "benchmarks/structures.py"} <= files
+    assert {"robustdeploy/prune/follow.py", "robustdeploy/nets/twin.py", "benchmarks/structures.py"} <= files
     assert not files & {"robustdeploy/nets/store.py", "robustdeploy/export/agent.py", "robustdeploy/core/files.py"}
 
 

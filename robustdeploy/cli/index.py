@@ -18,7 +18,9 @@ FolderArgument = Annotated[
 
 
 def index(runs: FolderArgument = RUNS, as_json: JsonOption = False) -> None:
-    """Write a page of all runs: verdicts, figures, trends, links.
+    """Write one page of all runs, with trends.
+
+    Each has its verdict, its key figures and a link to its report.
 
     It is RUNS/index.html, needs no script and no network, and is written anew by each call.
     """

@@ -19,7 +19,9 @@ OpenOption = Annotated[bool, typer.Option("--open/--no-open", help="Open the pag
 
 
 def serve(runs: FolderArgument = RUNS, port: PortOption = 8000, open_: OpenOption = True) -> None:
-    """Show the index and all reports to a browser on this machine.
+    """Show all reports in a browser on this machine.
+
+    It begins with the page that `index` writes.
 
     Only this machine is answered, and only pages are handed out: no weights, no images, no records. Ctrl-C ends it.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from robustdeploy.core.model import Noun
 
@@ -138,6 +138,8 @@ class NetRecord(Record):
     params: Count
     memory_bytes: int | None
     layer_macs: dict[str, int] = {}
+    uncounted: str = ""
+    """Why the operations of a net that others gave cannot be counted; its MACs are 0 then."""
     dense_macs: Count
     dense_params: Count
     dense_memory_bytes: int | None
@@ -146,8 +148,6 @@ class NetRecord(Record):
     memory_target: float = 1.0
     latency: LatencyBudgeted | None = None
     """Only where the budget limits latency."""
-    uncounted: str = ""
-    """Why the operations of a net that others gave cannot be counted; its MACs are 0 then."""
     counts: dict[str, int] = {}
     """The same MACs counted independently, by how they were counted."""
     channels: tuple[ChannelCount, ...] = ()
@@ -169,6 +169,14 @@ class NetRecord(Record):
     """Only where the pruner prepares."""
     seconds: float | None = None
     """How long the training took; what an interruption made vain is left out."""
+
+    @field_validator("dense_macs", "dense_params")
+    @classmethod
+    def _is_counted(cls, count: int, info: ValidationInfo) -> int:
+        # Shares are of it, so nothing may be divided by a 0 that nobody accounts for.
+        if count < 1 and not info.data.get("uncounted"):
+            raise ValueError("must be at least 1 where the operations were counted")
+        return count
 
     @property
     def removes_channels(self) -> bool:

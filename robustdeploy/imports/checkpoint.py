@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
@@ -30,6 +31,7 @@ from robustdeploy.nets.build import build_net
 from robustdeploy.nets.channel_pad import set_gains
 from robustdeploy.nets.normalised import Normalised
 from robustdeploy.nets.store import NetInfo, save_net
+from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Labels
 from robustdeploy.train.facts import HELD_OUT
 
@@ -230,8 +232,8 @@ def _noticed(net: Normalised, data: Loaded, sure: bool) -> str:
     def label(mean: Sequence[float], std: Sequence[float]) -> Labels:
         other = Normalised(net.net, mean, std).eval()
         with torch.no_grad():
-            found: Labels = torch.cat([other(part).argmax(1) for part in torch.split(images, 64)]).numpy()
-        return found
+            found = [CLASSIFICATION.predictions(other(part)) for part in torch.split(images, 64)]
+        return np.asarray(torch.cat(found))
 
     channels = data.image_shape[0]
     others = {}

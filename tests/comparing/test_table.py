@@ -105,7 +105,7 @@ def record_of(one, **more):
         (lambda one: replace(one, record=record_of(one, name="mnist")), "images: mnist"),
         (lambda one: replace(one, test_images="34" * 32), "test images: 100, 343434"),
         (lambda one: found("other", eps=0.2), r"threat: linf 51/255, the others linf 0\.1"),
-        (lambda one: found("other", alpha=0.05), r"attacks: pgd-10 \(steps 10, alpha 0\.05\)"),
+        (lambda one: found("other", alpha=0.05), r"attacks: pgd-10 \(10 steps, alpha 0\.05\)"),
         (lambda one: replace(one, measured={"clean": one.measured["clean"]}), "attacks: none"),
         (lambda one: replace(one, subject="pruned/fp32@elsewhere"), "target: elsewhere"),
         (lambda one: replace(one, record=one.record.model_copy(update={"dense_macs": 101})), "net: .*101 MACs"),

@@ -37,7 +37,7 @@ def test_an_evaluation_in_l2_stands_beside_the_runs_own(desk, command):
     told = (run / f"report-{target}.md").read_text()
     assert "ℓ2 radius 1.2" in told
     assert "The attacks stay in an ℓ2 ball of eps 1.2; the net was trained for an ℓ∞ ball of eps 0.1." in told
-    assert "threat: ℓ2 ball of radius 1.2" in (run / f"report-{target}.html").read_text()
+    assert "ℓ2 ball of radius 1.2" in (run / f"report-{target}.html").read_text()
     assert command(desk, "verify").code == 0
     compared = command(desk, "compare", str(run / "report.json"), str(run / f"report-{target}.json"))
     assert "threat: eps 0.1 against l2 eps 1.2" in compared.out

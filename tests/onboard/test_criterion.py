@@ -20,7 +20,9 @@ OTHERS = {
     "prune/rates.py",
     "prune/staircase.py",
     "onboard/criterion.py",
-    "export/torch_operators.py",
+    "nets/torch_operators.py",
+    "attacks/patches/patch.py",
+    "imports/noticing.py",
 }
 
 

@@ -31,7 +31,11 @@ class Digits:
     """Held-out digits to look at, and what was looked at."""
 
     def __init__(self, many=96, seed=0):
-        self.images, self.threat, self.seed = load_data(Data()).validation.select(torch.arange(many)), Threat(0.1), seed
+        self.images, self.threat, self.seed = (
+            load_data(Data()).validation.select(torch.arange(many)),
+            Threat(eps=0.1),
+            seed,
+        )
         self.settled = []
 
     def judged(self, net, judge):
