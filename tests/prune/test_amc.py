@@ -31,11 +31,8 @@ class Digits:
     """Held-out digits to look at, and what was looked at."""
 
     def __init__(self, many=96, seed=0):
-        self.images, self.threat, self.seed = (
-            load_data(Data()).validation.select(torch.arange(many)),
-            Threat(eps=0.1),
-            seed,
-        )
+        self.images = load_data(Data()).validation.select(torch.arange(many))
+        self.threat, self.seed = Threat(eps=8 / 255), seed
         self.settled = []
 
     def judged(self, net, judge):
