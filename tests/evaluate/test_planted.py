@@ -141,6 +141,7 @@ BY_LABELS = STRONG.replace("{name: square, queries: 500}", "{name: square, queri
 
 
 @pytest.mark.slow
+@EXHAUSTIVE
 def test_labels_alone_tell_what_hard_scores_hide(evaluated):
     report = evaluated("net=cheats:hard_decoy", BY_LABELS, ROBUST, "evaluate.eps_curve=[1.0, 8.0]")
     assert accuracy(report, "rays-1000") < min(0.2, accuracy(report, "square-500") - 0.3)
