@@ -7,21 +7,19 @@ there once, whatever was sealed before a kill. The run's files must agree with i
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from board_kills import fresh, outcomes
+from kills import counted
 
 from robustdeploy import api
 from robustdeploy.core.load import load_recipe, load_target
@@ -124,18 +122,5 @@ def campaign(kills: int, root: Path, seed: int) -> dict[str, Any]:
     return {**done, "alone_s": round(whole_s, 1)}
 
 
-def main() -> int:
-    """Parse the command line, kill, and print what became of it as JSON; exit with 1 if anything was lost."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    with tempfile.TemporaryDirectory() as root:
-        done = campaign(options.kills, Path(root), options.seed)
-    print(json.dumps(done))
-    return int(any(done[name] for name in ("failed", "different", "doubled", "damaged")))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(counted(campaign, ("failed", "different", "doubled", "damaged"), PRELOADED))

@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -116,18 +116,18 @@ def campaign(kills: int, root: Path, seed: int) -> dict[str, Any]:
     return done
 
 
-def main() -> int:
-    """Parse the command line, kill, and print what became of it as JSON; exit with 1 if anything was lost."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def counted(campaign: Callable[[int, Path, int], dict[str, Any]], lost: Sequence[str], preloaded: list[str]) -> int:
+    """Parse the command line, kill, and print what became of it as JSON; return 1 if anything of ``lost`` was."""
+    parser = argparse.ArgumentParser(description="Kill with SIGKILL at random moments, and count what was lost.")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
     with tempfile.TemporaryDirectory() as root:
         done = campaign(options.kills, Path(root), options.seed)
     print(json.dumps(done))
-    return int(any(done[name] for name in ("crashed", "lost", "unreadable", "different")))
+    return int(any(done[name] for name in lost))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(counted(campaign, ("crashed", "lost", "unreadable", "different"), PRELOADED))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -130,33 +130,23 @@ class _Box:
 
 
 @dataclass(frozen=True)
-class _L2:
-    """ℓ2: all pixels together have one length."""
+class _Length:
+    """What balls of a length over all pixels share; ``NORM`` says which length."""
 
     images: Tensor
     threat: Threat
+
+    NORM: ClassVar[str]
 
     @property
     def radius(self) -> float:
         return self.threat.length / 255
 
-    def select(self, index: Tensor) -> Ball:
-        return _L2(self.images[index], self.threat)
-
-    def anywhere(self, noise: Noise, step: int) -> Tensor:
-        # Box and Muller: a radius and an angle make a normal number, and normal numbers have no direction of their own.
-        drawn = noise.uniform(step, (2, *self.images.shape[1:])).to(self.images.dtype)
-        normal = (-2 * torch.log1p(-drawn[:, 0])).sqrt() * torch.cos(2 * math.pi * drawn[:, 1])
-        return (self.images + self.radius * self._unit(normal)).clamp(0, 1)
-
-    def steepest(self, gradient: Tensor, points: Tensor, share: Tensor | None = None) -> Tensor:
-        return self._unit(free(gradient, points))
-
-    def furthest(self, gradient: Tensor) -> Tensor:
-        return self.images + self.radius * self.steepest(gradient, self.images)
+    def select(self, index: Tensor) -> Self:
+        return type(self)(self.images[index], self.threat)
 
     def inside(self, points: Tensor) -> Tensor:
-        return self.images + shortened(self.images, points - self.images, self.reach(), "l2")
+        return self.images + shortened(self.images, points - self.images, self.reach(), self.NORM)
 
     def whole(self, points: Tensor) -> Tensor:
         return _stored(self.images, points, self.threat)
@@ -174,7 +164,26 @@ class _L2:
         return self.inside(points)
 
     def lengths(self, moves: Tensor) -> Tensor:
-        return l2_norms(moves)
+        return lengths(moves, self.NORM)
+
+
+@dataclass(frozen=True)
+class _L2(_Length):
+    """ℓ2: all pixels together have one length."""
+
+    NORM: ClassVar[str] = "l2"
+
+    def anywhere(self, noise: Noise, step: int) -> Tensor:
+        # Box and Muller: a radius and an angle make a normal number, and normal numbers have no direction of their own.
+        drawn = noise.uniform(step, (2, *self.images.shape[1:])).to(self.images.dtype)
+        normal = (-2 * torch.log1p(-drawn[:, 0])).sqrt() * torch.cos(2 * math.pi * drawn[:, 1])
+        return (self.images + self.radius * self._unit(normal)).clamp(0, 1)
+
+    def steepest(self, gradient: Tensor, points: Tensor, share: Tensor | None = None) -> Tensor:
+        return self._unit(free(gradient, points))
+
+    def furthest(self, gradient: Tensor) -> Tensor:
+        return self.images + self.radius * self.steepest(gradient, self.images)
 
     def _unit(self, moves: Tensor) -> Tensor:
         # By the largest first: a sure net's gradient is so small that its squares would be 0.
@@ -184,18 +193,10 @@ class _L2:
 
 
 @dataclass(frozen=True)
-class _L1:
+class _L1(_Length):
     """ℓ1: all changes together have one sum, so that few pixels with large gradients are worth the most."""
 
-    images: Tensor
-    threat: Threat
-
-    @property
-    def radius(self) -> float:
-        return self.threat.length / 255
-
-    def select(self, index: Tensor) -> Ball:
-        return _L1(self.images[index], self.threat)
+    NORM: ClassVar[str] = "l1"
 
     def anywhere(self, noise: Noise, step: int) -> Tensor:
         drawn = noise.uniform(step, (2, *self.images.shape[1:])).to(self.images.dtype)
@@ -219,27 +220,6 @@ class _L1:
         room = torch.where(sizes == 0, 0, torch.where(ways > 0, 1 - flat, flat))
         moves = ways * torch.minimum((self.radius - (room.cumsum(1) - room)).clamp_min(0), room)
         return self.images + torch.zeros_like(flat).scatter(1, order, moves).view_as(gradient)
-
-    def inside(self, points: Tensor) -> Tensor:
-        return self.images + shortened(self.images, points - self.images, self.reach(), "l1")
-
-    def whole(self, points: Tensor) -> Tensor:
-        return _stored(self.images, points, self.threat)
-
-    def reach(self) -> Tensor:
-        return self.images.new_full((len(self.images),), self.radius)
-
-    def holds(self, points: Tensor) -> Tensor:
-        return self.lengths(points - self.images) <= self.radius
-
-    def step(self, alpha: float | None) -> float:
-        return self.radius / 4 if alpha is None else alpha
-
-    def kept(self, points: Tensor) -> Tensor:
-        return self.inside(points)
-
-    def lengths(self, moves: Tensor) -> Tensor:
-        return lengths(moves, "l1")
 
 
 def lengths(moves: Tensor, norm: str) -> Tensor:
