@@ -10,7 +10,7 @@ from typing import Final
 from robustdeploy.comparing.rows import RowRun
 from robustdeploy.core.comparison import PRETRAIN, Comparison
 from robustdeploy.core.files import atomic_write_text, storage_errors
-from robustdeploy.core.load import resolved_yaml
+from robustdeploy.core.load import resolved_yaml, says_the_same
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.target import Target
@@ -96,17 +96,18 @@ def begun(root: Path, comparison: Comparison, base: Recipe, target: Target, runs
     """
     folder = TableFolder(root, comparison, target, tuple(runs))
     # What decides the numbers: rows that were measured otherwise could not stand beside those that are there.
-    fixed = {root / SERIES: resolved_yaml(base), root / TARGETS / f"{target.name}.yaml": resolved_yaml(target)}
-    if changed := [path for path, text in fixed.items() if path.exists() and read_bounded(path) != text.encode()]:
+    fixed: dict[Path, Recipe | Target] = {root / SERIES: base, root / TARGETS / f"{target.name}.yaml": target}
+    if changed := [path for path, noun in fixed.items() if path.exists() and not says_the_same(path, noun)]:
         raise UsageError(
             f"{root} is a table of another {changed[0].name}, or under other --set; give this one a --name"
         )
-    texts = {root / ROWS / f"{run.name}.yaml": resolved_yaml(run.recipe) for run in runs}
+    nouns = {**fixed, **{root / ROWS / f"{run.name}.yaml": run.recipe for run in runs}}
+    texts = {path: resolved_yaml(noun) for path, noun in nouns.items()}
     with storage_errors(root):
         for part in (ROWS, TARGETS):
             (root / part).mkdir(parents=True, exist_ok=True)
     # Without what it does not say: what of a training is a row's own is told by what it gives.
     plan = text_from_value(comparison.model_dump(mode="json", exclude_unset=True))
-    for path, text in {**fixed, **texts, root / PLAN: plan}.items():
+    for path, text in {**texts, root / PLAN: plan}.items():
         atomic_write_text(path, text)
     return folder

@@ -277,6 +277,14 @@ def resolved_yaml(noun: Recipe | Target) -> str:
     return text_from_value(plain(noun))
 
 
+def says_the_same(path: Path, noun: Recipe | Target) -> bool:
+    """Whether a file that ``resolved_yaml`` once wrote still means ``noun``; a field it lacks has its default."""
+    try:
+        return resolved_yaml(type(noun).model_validate(source_from_file(path, str(path)).data)) == resolved_yaml(noun)
+    except (RecipeError, ValidationError):
+        return False
+
+
 def _validated(
     kind: type[N], source: Source, registries: Registries | None, *, quick: bool = False, foresee: bool = False
 ) -> N:

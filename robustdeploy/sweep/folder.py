@@ -14,7 +14,7 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from robustdeploy.core.files import atomic_write_json, atomic_write_text, make_folder
-from robustdeploy.core.load import resolved_yaml
+from robustdeploy.core.load import resolved_yaml, says_the_same
 from robustdeploy.core.model import Noun
 from robustdeploy.core.reading import read_bounded, read_json
 from robustdeploy.core.recipe import Recipe
@@ -107,13 +107,13 @@ def begun(
     root: Path, recipe: Recipe, targets: Sequence[Target], precisions: Sequence[str], cells: Sequence[Cell]
 ) -> SweepFolder:
     """Make the folder of a sweep, or add ``cells`` to it; one of another recipe or target is a UsageError."""
-    texts = {root / SERIES: resolved_yaml(anywhere(recipe))}
+    nouns: dict[Path, Recipe | Target] = {root / SERIES: anywhere(recipe)}
     # Written out: a target that is changed in between would leave runs that cannot be compared.
-    texts |= {root / _path_of(target): resolved_yaml(target) for target in targets}
+    nouns |= {root / _path_of(target): target for target in targets}
     asked = Asked(targets=tuple(map(_path_of, targets)), precisions=tuple(precisions), cells=tuple(cells))
     if is_sweep(root):
         before = opened(root)
-        if changed := [path for path, text in texts.items() if path.exists() and read_bounded(path) != text.encode()]:
+        if changed := [path for path, noun in nouns.items() if path.exists() and not says_the_same(path, noun)]:
             raise UsageError(
                 f"{root} is a sweep of another {changed[0].name}, or under other --set; give this one a --name"
             )
@@ -124,8 +124,8 @@ def begun(
         asked = before.asked.model_copy(update={"cells": (*before.asked.cells, *added)})
     make_folder(root / TARGETS)
     # The recipe first: a kill in between leaves a folder that is no sweep yet.
-    for path, text in texts.items():
-        atomic_write_text(path, text)
+    for path, noun in nouns.items():
+        atomic_write_text(path, resolved_yaml(noun))
     atomic_write_json(root / DECLARED, asked.model_dump(mode="json"))
     return SweepFolder(root, asked)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from robustdeploy.core.load import load_recipe, load_target, resolved_yaml
+from robustdeploy.core.load import load_recipe, load_target, resolved_yaml, says_the_same
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Budget, Choice, Data, Evaluate, Recipe, Threat, Train
 from robustdeploy.core.shipped import shipped_folder, shipped_names
@@ -287,6 +287,19 @@ def test_a_resolved_target_loads_as_the_same_target(tmp_path):
     target = Target(name="m", link=Choice(name="ssh", options={"host": "on"}), opset=18)
     (tmp_path / "t.yaml").write_text(resolved_yaml(target))
     assert load_target(tmp_path / "t.yaml", registries=None) == target
+
+
+def test_a_recipe_written_before_a_field_was_added_still_says_the_same(tmp_path):
+    path, recipe = tmp_path / "base.yaml", Recipe(name="t")
+    text = resolved_yaml(recipe)
+    path.write_text("".join(line for line in text.splitlines(keepends=True) if "vulnerability" not in line))
+    assert path.read_text() != text
+    assert says_the_same(path, recipe)
+    assert not says_the_same(path, Recipe(name="t", seed=1))
+    path.write_text(text + "nonsense: 1\n")
+    assert not says_the_same(path, recipe)
+    path.write_text(text[:40] + "{")
+    assert not says_the_same(path, recipe)
 
 
 def test_a_backend_that_builds_on_its_board_alone_is_told_when_the_target_is_read(tmp_path):
