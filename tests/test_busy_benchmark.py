@@ -90,6 +90,7 @@ def test_a_folder_without_a_net_is_told_in_a_sentence(tmp_path, capsys):
     assert str(tmp_path) in said.err
 
 
+@pytest.mark.alike(1)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_what_keeps_a_core_busy_ends_even_where_the_benchmark_is_killed(how):
     before = busy_loops()

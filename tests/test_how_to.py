@@ -234,15 +234,12 @@ def test_a_board_plug_in_of_another_package_must_be_findable_there(tmp_path):
         build_agent(tmp_path / "agent.pyz", {"attacks/corners": tmp_path / "corners.py"})
 
 
-@pytest.fixture(scope="module")
-def tried(site, tmp_path_factory):
-    """Where every command of every page has been run, with its exit code."""
-    desk = tmp_path_factory.mktemp("desk")
-    for name, text in FILES.items():
-        if name.endswith(".yaml"):
-            (desk / name).write_text(text)
-    order = sorted(PAGES, key=lambda page: (page != "README.md", page == LAST))
-    commands = [command for page in order for command in COMMAND.findall(PAGES[page])]
+FIRST = ("README.md", LAST)
+
+
+def run_commands(pages, desk, site):
+    """Run every command of some pages in one folder; with the exit code of each, and what they said."""
+    commands = [command for page in pages for command in COMMAND.findall(PAGES[page])]
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
@@ -255,19 +252,32 @@ def tried(site, tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return desk, dict(zip(commands, json.loads(done.stdout.splitlines()[-1]), strict=True)), done.stderr
-
-
-@pytest.mark.slow
-def test_every_command_of_the_pages_works(tried):
-    _, codes, said = tried
     # A verdict may be any: nets of one epoch are judged.
-    assert [line for line, code in codes.items() if code not in (0, *((1, 3) if " run " in line else ()))] == [], said
+    codes = zip(commands, json.loads(done.stdout.splitlines()[-1]), strict=True)
+    assert [line for line, code in codes if code not in (0, *((1, 3) if " run " in line else ()))] == [], done.stderr
+
+
+@pytest.fixture(scope="module")
+def tried(site, tmp_path_factory):
+    """Where the commands of the first page have been run: a recipe that takes an example of every kind."""
+    desk = tmp_path_factory.mktemp("desk")
+    for name, text in FILES.items():
+        if name.endswith(".yaml"):
+            (desk / name).write_text(text)
+    run_commands(FIRST, desk, site)
+    return desk
+
+
+@pytest.fixture(scope="module")
+def all_tried(tried, site):
+    """Where every command of every page has been run."""
+    run_commands([page for page in PAGES if page not in FIRST], tried, site)
+    return tried
 
 
 @pytest.mark.slow
 def test_one_run_takes_all_of_them_from_the_data_to_the_format(tried):
-    run = tried[0] / "runs/mine"
+    run = tried / "runs/mine"
     report = json.loads((run / "report.json").read_text())
     board = [row for row in report["measurements"] if row["subject"] == "pruned/fp32@slow-lane"]
     attacks = {"fgsm", "mi-fgsm-5", "strongest-fgsm-mi-fgsm-3", "corners-10", "mirror", "half-steps", "worst"}
@@ -292,17 +302,17 @@ def test_one_run_takes_all_of_them_from_the_data_to_the_format(tried):
     assert distance.max() == 8
 
 
-@pytest.mark.slow
-def test_the_pruner_in_phases_begins_with_the_dense_net_and_cuts_after_the_first(tried):
-    nets = next(tried[0].glob("runs/ranked-*/nets/pruned"))
+@pytest.mark.exhaustive
+def test_the_pruner_in_phases_begins_with_the_dense_net_and_cuts_after_the_first(all_tried):
+    nets = next(all_tried.glob("runs/ranked-*/nets/pruned"))
     records = [json.loads(line) for line in (nets / "metrics.jsonl").read_text().splitlines()]
     assert [record["phase"] for record in records] == ["rank", "fine-tune"]
     facts = json.loads((nets / "manifest.json").read_text())["facts"]
     assert 0.97 * 0.5 < facts["macs"] / facts["dense_macs"] <= 0.5
 
 
-@pytest.mark.slow
-def test_an_engine_is_built_on_the_host_with_the_backends_options(tried):
-    made = next(tried[0].glob("runs/try/engines/pruned/fp32@reference/manifest.json"))
+@pytest.mark.exhaustive
+def test_an_engine_is_built_on_the_host_with_the_backends_options(all_tried):
+    made = next(all_tried.glob("runs/try/engines/pruned/fp32@reference/manifest.json"))
     facts = json.loads(made.read_text())["facts"]
     assert (facts["where"], facts["backend"]) == ("host", "onnx-reference")

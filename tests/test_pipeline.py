@@ -200,6 +200,7 @@ def test_kills_during_evaluation_keep_every_sealed_part(unevaluated, chain, spaw
     assert verify_run(unevaluated / "runs/tiny") == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_signal_ends_an_evaluation_where_it_can_go_on(unevaluated, chain, spawn, command):
     process = spawn(unevaluated, *EVALUATE, "--json")
@@ -217,6 +218,7 @@ def test_a_signal_ends_an_evaluation_where_it_can_go_on(unevaluated, chain, spaw
     same_evaluation(unevaluated, chain)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_an_agent_that_dies_is_started_anew_and_nothing_counts_twice(unevaluated, chain, spawn):
     process = spawn(unevaluated, *EVALUATE)

@@ -251,6 +251,7 @@ def test_scratch_keeps_the_shape_and_forgets_the_weights(shop):
     assert read_row(folder)["collapses"] == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_evaluate_measures_a_row_without_training_it(shop, tmp_path, command):
     row, places, _ = shop

@@ -100,6 +100,7 @@ def write_png(path, shade):
     Image.fromarray(np.full((8, 8, 3), shade, np.uint8)).save(path)
 
 
+@pytest.mark.exhaustive
 def test_other_settings_for_a_stored_net_stand_beside_those_of_its_recipe(stored, tmp_path, command):
     words = ["evaluate", "given", "--target", "quick.yaml"]
     done = command(tmp_path, *words, "--attacks", "fgsm", "--limit", "20")

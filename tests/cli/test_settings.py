@@ -88,6 +88,7 @@ def test_a_narrowed_evaluation_stands_beside_the_recipes_own(desk, command):
     assert len(list(run.glob("boards/pruned/*"))) == 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_run_with_other_settings_keeps_its_recipe_and_its_own_evaluation(desk, command):
     run = desk / "runs/tiny"

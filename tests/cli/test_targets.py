@@ -86,6 +86,7 @@ def test_a_lost_target_stops_no_other_and_is_inconclusive(desk, command):
     assert (done.code, "runs/tiny --target quick` writes it again" in done.err) == (2, True)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_target_that_is_lost_before_its_board_is_asked_is_not_forgotten_either(desk, command):
     # Another target of a name that the run has results of: refused before anything of it is begun.

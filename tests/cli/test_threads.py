@@ -36,6 +36,10 @@ def spins(folder, load, **settings):
 def test_threads_wait_briefly_on_a_busy_machine_alone(tmp_path):
     assert spins(tmp_path, load=1.0) == {SPINS}
     assert SPINS not in spins(tmp_path, load=0.1)
+
+
+@pytest.mark.exhaustive
+def test_without_a_load_nothing_is_set(tmp_path):
     assert SPINS not in spins(tmp_path, load=None)
 
 

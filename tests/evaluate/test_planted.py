@@ -73,7 +73,7 @@ SLOW = ("train.lr=0.00002", "train.weight_decay=0")
     [
         ("rounded", (), "zero-gradient"),
         pytest.param("rounded_at_inference", (), "zero-gradient", marks=EXHAUSTIVE),
-        ("saturated", SLOW, "lost-gradient"),
+        pytest.param("saturated", SLOW, "lost-gradient", marks=EXHAUSTIVE),
         pytest.param("saturated_at_inference", (), "lost-gradient", marks=EXHAUSTIVE),
         pytest.param("detached", (), "zero-gradient", marks=EXHAUSTIVE),
     ],

@@ -85,6 +85,7 @@ def test_three_boards_give_the_outcome_of_one_though_one_goes_for_good(desk, com
     assert "board 2 of 3" in (desk / "runs/tiny/report-three.html").read_text()
 
 
+@pytest.mark.exhaustive
 def test_latency_is_of_the_first_board_alone_and_begins_anew_where_that_is_lost(desk, command, boards, monkeypatch):
     links = [boards.link(name, machine=f"boot-{name}") for name in ("a", "b")]
     taken, take = [], latency.Stopwatch.take

@@ -63,6 +63,7 @@ def test_a_net_without_zeros_has_nothing_to_say(resnet, tmp_path):
     assert find_zeros(resnet, tmp_path / "m.onnx") is None
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_export_and_report_of_a_run_say_it_plainly(desk, command):
     """The net of a finished run, half of whose operations are masked after the training."""

@@ -330,7 +330,7 @@ def test_a_compact_net_comes_back_bit_for_bit(pruner, subject, ops, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.alike(4)
+@pytest.mark.alike(2)
 def test_the_onnx_file_counts_the_same(masks, subject, tmp_path):
     """The fourth count. Exports take seconds, so each net has one of the budgets, whichever its name falls on."""
     pruning, dense, ops = trained_by_chance(masks, subject, OPS[len(subject.name) % 3])

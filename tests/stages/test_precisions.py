@@ -150,12 +150,13 @@ def _disturb(path, kind):
     onnx.save(model, path)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("fault", "precision", "step"),
     [
         ("wrong_scale", "int8", "ONNX file in int8"),
         pytest.param("noisy_halves", "fp16", "ONNX file in fp16", marks=pytest.mark.exhaustive),
-        pytest.param("wrong_export", "fp32", "ONNX file in fp32", marks=pytest.mark.exhaustive),
+        ("wrong_export", "fp32", "ONNX file in fp32"),
     ],
 )
 def test_a_fault_in_a_file_is_named_by_its_step(fault, precision, step, desk, command, request):
@@ -193,6 +194,7 @@ def test_what_pruning_costs_is_named_too(desk, command):
     assert re.search(r"the masked net is the pruned one: scores within \d\.\de-\d+ in float64 on \d+ clean", told.out)
 
 
+@pytest.mark.exhaustive
 def test_fine_tuning_trains_the_weights_as_if_rounded_and_the_files_say_so(desk, command):
     target = written(desk, "[{name: int8, epochs: 2, lr: 0.02}]", "tuned")
     document = measured(command, desk, target, "int8")

@@ -166,6 +166,7 @@ def torchrun(*arguments):
     return [*launcher, "--master-port", str(free_port()), "-m", "robustdeploy", *map(str, arguments)]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_torchrun_prunes_and_one_process_talks(recipe, tmp_path):
     track = ("--track", "tensorboard") if find_spec("tensorboard") else ()

@@ -476,8 +476,9 @@ def test_a_collapse_before_the_first_healthy_probe_begins_anew(train, decide, tm
     assert [record["collapses"] for record in trained.records] == [1, 1, 1]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["pruned", pytest.param("free", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("kind", ["pruned", "free"])
 def test_a_kill_at_any_step_after_a_collapse_resumes_into_the_safer_task(kind, train, decide, tmp_path):
     decide(DETECTED)
     whole = train(tmp_path / "whole", kind, options={"checkpoint_every_s": 0})

@@ -319,7 +319,7 @@ def test_a_cross_compiled_engine_is_for_its_machine_alone(tmp_path, cpu):
 
 @arm
 @compiles
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_an_engine_that_is_compiled_here_runs_on_an_arm_board(tmp_path, emulated_board, agent):
     path = residual(tmp_path / "net.onnx")
     ours = load_target("aarch64-emulated-tvm")
