@@ -91,7 +91,7 @@ def _image_sentences(images: Sequence[Any]) -> Iterator[str]:
     """Yield what became of each accuracy; corruptions that show no change are counted, since there may be 75."""
     quiet: dict[str, int] = {}
     for each in images:
-        if each.change is not None and each.change.corruption and not each.change.shown:
+        if each.change is not None and each.change.family == "corruption" and not each.change.shown:
             quiet[each.subject] = quiet.get(each.subject, 0) + 1
         else:
             yield f"{each.attack} of {each.subject}: {each.text}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,26 @@ Parts = Mapping[str, Sequence[str]]
 """Attacks by the name of their row, each with the attacks whose worst case it is; mostly that is itself."""
 Columns = Mapping[str, tuple[str, int]]
 """Corruptions at a severity by the name of their row, each with the corruption and the column of that severity."""
+Family = Literal["attack", "corruption", "patch"]
+
+
+@dataclass(frozen=True)
+class JudgedUnder:
+    """What a report has judged one subject under, by the names of its rows."""
+
+    attacks: Parts
+    corruptions: Columns
+    patches: Mapping[str, Mapping[str, Any]]
+    """With how each patch attack was run."""
+
+    def shared_with(self, other: JudgedUnder) -> JudgedUnder:
+        """Return what both were judged under, and alike."""
+        return JudgedUnder(
+            *(
+                {name: how for name, how in mine.items() if theirs.get(name) == how}
+                for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)
+            )
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +58,12 @@ class PairedChange(Paired):
     """One accuracy after less before, on the same images."""
 
     attack: str
-    """Label of the attack or the corruption; ``clean`` for the images as they are, ``worst`` for all attacks that both
-    sides ran."""
+    """Label of the attack, corruption or patch; ``clean`` for the images as they are, ``worst`` for all attacks that
+    both sides ran."""
     limit: float
     """What p must be below."""
-    corruption: bool = False
-    """Whether it is under a corruption and not under an attack."""
+    family: Family = "attack"
+    """Of the tests that share a chance of a false alarm."""
     lost_ids: tuple[int, ...] = ()
     """Places in the test set of the images that were right before alone."""
     gained_ids: tuple[int, ...] = ()
@@ -64,31 +84,35 @@ class PairedChange(Paired):
         )
 
 
-def paired_changes(
-    before: Path, after: Path, attacks: Parts, corruptions: Mapping[str, tuple[str, int]] = {}
-) -> tuple[PairedChange, ...] | str:
-    """Pair the outcomes in two evaluation folders by image, under ``attacks`` and ``corruptions`` that both had.
+def paired_changes(before: Path, after: Path, under: JudgedUnder) -> tuple[PairedChange, ...] | str:
+    """Pair the outcomes in two evaluation folders by image, ``under`` what both had.
 
-    Attacks are one family of tests and corruptions another, so that asking for these hides nothing of those. A text
-    says why they cannot be paired.
+    Attacks, corruptions and patches are a family of tests each, so that asking for one hides nothing of the others. A
+    text says why they cannot be paired.
     """
     paths = [folder / "outcomes.npz" for folder in (before, after)]
     sides = [read_outcomes(path) for path in paths]
     if told := not_of_the_same_images(sides, paths):
         return f"not paired: {told}"
-    found = [right_in(side, attacks, str(path)) for side, path in zip(sides, paths, strict=True)]
-    ids = array_in(sides[0], "ids", str(paths[0]))
-    if not corruptions:
-        return tuple(_changes(found[0], found[1], ids))
-    prints = [_columns(side, corruptions, "prints", str(path)) for side, path in zip(sides, paths, strict=True)]
+    prints = [_columns(side, under.corruptions, "prints", str(path)) for side, path in zip(sides, paths, strict=True)]
     if any(not np.array_equal(its, prints[1][name]) for name, its in prints[0].items()):
         return "not paired: their corrupted images are not the same"
-    right = []
-    for side, path in zip(sides, paths, strict=True):
-        labels = array_in(side, "labels", str(path))
-        under = _columns(side, corruptions, "predictions", str(path))
-        right.append({name: said == labels for name, said in under.items()})
-    return (*_changes(found[0], found[1], ids), *_changes(right[0], right[1], ids, corruption=True))
+    ids = array_in(sides[0], "ids", str(paths[0]))
+    one, other = (_right_by_family(side, under, str(path)) for side, path in zip(sides, paths, strict=True))
+    return tuple(change for family, bits in one.items() for change in _changes(bits, other[family], ids, family))
+
+
+def _right_by_family(arrays: Arrays, under: JudgedUnder, where: str) -> dict[Family, dict[str, Bits]]:
+    """Return one bit per image under each attack, corruption and patch, as a report counts them."""
+    labels = array_in(arrays, "labels", where)
+    attacked = right_in(arrays, under.attacks, where)
+    corrupted = _columns(arrays, under.corruptions, "predictions", where)
+    patched = {name: array_in(arrays, f"{name}/predictions", where) for name in under.patches}
+    return {
+        "attack": attacked,
+        "corruption": {name: said == labels for name, said in corrupted.items()},
+        "patch": {name: attacked[CLEAN] & (said == labels) for name, said in patched.items()},
+    }
 
 
 def not_of_the_same_images(sides: Sequence[Arrays], paths: Sequence[Path]) -> str:
@@ -107,9 +131,9 @@ def _columns(arrays: Arrays, corruptions: Columns, part: str, where: str) -> dic
 
 
 def _changes(
-    before: Mapping[str, Bits], after: Mapping[str, Bits], ids: Labels, corruption: bool = False
+    before: Mapping[str, Bits], after: Mapping[str, Bits], ids: Labels, family: Family
 ) -> Iterator[PairedChange]:
-    limit = ERROR / len(before)
+    limit = ERROR / max(1, len(before))
     for name, old in before.items():
         new = after[name]
         lost, gained = (tuple(ids[bits].tolist()) for bits in (old & ~new, new & ~old))
@@ -117,7 +141,7 @@ def _changes(
             **vars(paired(old, new)),
             attack=name,
             limit=limit,
-            corruption=corruption,
+            family=family,
             lost_ids=lost,
             gained_ids=gained,
         )
@@ -137,9 +161,20 @@ def parts_in(measurements: Iterable[Measurement], subject: str) -> Parts:
     return {str(row.attack): row.conditions.get("worst_of", [row.attack]) for row in rows if row.attack != WORST}
 
 
-def corruptions_in(measurements: Iterable[Measurement], subject: str) -> Columns:
-    """Return the corruptions of a report on one subject at each severity, with where their outcomes stand."""
-    rows = [row for row in measurements if row.subject == subject and row.metric == "accuracy_corrupted"]
+def judged_in(measurements: Sequence[Measurement], subject: str) -> JudgedUnder:
+    """Return what a report has judged one subject under."""
+    its = [row for row in measurements if row.subject == subject]
+    how = {
+        str(row.attack): {name: value for name, value in row.conditions.items() if name != "judged_in_batches_of"}
+        for row in its
+        if row.metric == "patch_accuracy"
+    }
+    return JudgedUnder(parts_in(its, subject), _corruptions_in(its), how)
+
+
+def _corruptions_in(rows: Iterable[Measurement]) -> Columns:
+    """Return the corruptions of one subject at each severity, with where their outcomes stand."""
+    rows = [row for row in rows if row.metric == "accuracy_corrupted"]
     columns: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda row: row.conditions.get("severity", 0)):
         columns.setdefault(str(row.conditions.get("corruption")), []).append(str(row.attack))

@@ -14,9 +14,8 @@ from robustdeploy.evaluate.comparison import Change, changes, timed_runs
 from robustdeploy.evaluate.paired import (
     PairedChange,
     array_in,
-    corruptions_in,
+    judged_in,
     paired_changes,
-    parts_in,
     read_outcomes,
 )
 from robustdeploy.evaluate.pictures import png
@@ -102,12 +101,9 @@ def _by_image(before: Side, after: Side) -> Iterator[ImageChange]:
     for one, other in counterparts(before.report, after.report):
         name = _named(one, other)
         sides = ((before, one), (after, other))
-        ran, also = (parts_in(side.report.measurements, each.subject) for side, each in sides)
-        shared = {attack: parts for attack, parts in ran.items() if also.get(attack) == parts}
-        judged, too = (corruptions_in(side.report.measurements, each.subject) for side, each in sides)
-        both = {label: column for label, column in judged.items() if too.get(label) == column}
+        mine, theirs = (judged_in(side.report.measurements, each.subject) for side, each in sides)
         folder = after.root / other.evaluation
-        told = paired_changes(before.root / one.evaluation, folder, shared, both)
+        told = paired_changes(before.root / one.evaluation, folder, mine.shared_with(theirs))
         if isinstance(told, str):
             yield ImageChange(name, "accuracy", told, None)
         else:

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from robustdeploy.core.report import Measurement
 from robustdeploy.errors import ArtifactError
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
-from robustdeploy.evaluate.paired import paired_changes
+from robustdeploy.evaluate.paired import JudgedUnder, judged_in, paired_changes
 
 N = 200
-PGD = {"pgd-10": ["pgd-10"]}
+PGD = JudgedUnder({"pgd-10": ["pgd-10"]}, {}, {})
 
 
 def outcomes(folder, clean_wrong=(), pgd_wrong=(), seed=0, attacks=("pgd-10",)):
@@ -71,5 +72,33 @@ def test_a_part_of_an_ensemble_counts_what_those_before_it_broke(tmp_path):
     held = dict(np.load(after / "outcomes.npz"))
     held["one/predictions"] = np.where(np.arange(N) < 7, labels + 1, labels)
     np.savez(after / "outcomes.npz", **held)
-    changes = paired_changes(before, after, {"one": ["one"], "two": ["one", "two"]})
+    changes = paired_changes(before, after, JudgedUnder({"one": ["one"], "two": ["one", "two"]}, {}, {}))
     assert [(change.attack, change.lost) for change in changes] == [("clean", 0), ("one", 7), ("two", 7), ("worst", 7)]
+
+
+def test_patches_are_paired_where_both_sides_ran_them_alike(tmp_path):
+    before, after = outcomes(tmp_path / "a", clean_wrong=[0]), outcomes(tmp_path / "b")
+    labels = np.arange(N) % 10
+    for folder, broken in ((before, 10), (after, 50)):
+        held = dict(np.load(folder / "outcomes.npz"))
+        held["patch-4/predictions"] = np.where(np.arange(N) < broken, labels + 1, labels)
+        np.savez(folder / "outcomes.npz", **held)
+
+    def judged(side, **conditions):
+        row = {
+            "metric": "patch_accuracy",
+            "subject": "a/fp32@b",
+            "attack": "patch-4",
+            "value": 0.5,
+            "unit": "1",
+            "n": N,
+        }
+        told = {"side": side, "judged_in_batches_of": 1, **conditions}
+        return judged_in([Measurement(**row, conditions=told)], "a/fp32@b")
+
+    under = judged(4).shared_with(judged(4, judged_in_batches_of=8))
+    clean, worst, patch = paired_changes(before, after, under)
+    assert (clean.gained, worst.gained) == (1, 1)
+    assert (patch.attack, patch.family, patch.lost, patch.gained) == ("patch-4", "patch", 40, 0)
+    assert patch.shown
+    assert judged(4).shared_with(judged(5)).patches == {}
