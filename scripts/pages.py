@@ -102,7 +102,7 @@ def _nouns(kind: type[Noun]) -> Iterator[str]:
 
 
 def _listed(kinds: tuple[str, ...]) -> str:
-    return "Chooses of " + ", ".join(f"[{kind}](plug-ins.md#{kind})" for kind in kinds) + "."
+    return "One of " + ", ".join(f"[{kind}](plug-ins.md#{kind})" for kind in kinds) + "."
 
 
 def _default(told: Schema) -> str:
