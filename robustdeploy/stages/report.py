@@ -36,7 +36,9 @@ class Written:
     """A judged report and the files that show it."""
 
     report: Report
+    """With its rows, its rules and its verdict."""
     files: tuple[Path, ...]
+    """``report.json``, then what shows it to people and to CI."""
 
 
 def report(
