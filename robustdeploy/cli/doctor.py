@@ -19,6 +19,7 @@ from robustdeploy.core.files import temporary_folder
 from robustdeploy.core.load import load_target
 from robustdeploy.core.registry import LINKS
 from robustdeploy.core.target import Target
+from robustdeploy.core.torchvision_names import part_of_torchvision
 from robustdeploy.devices.architecture import EMULATED, check_architecture, check_emulated
 from robustdeploy.devices.board import Board, board_from
 from robustdeploy.devices.builder import check_builder
@@ -74,6 +75,8 @@ def _host() -> Iterator[Finding]:
             yield Finding(package, True, version(package))
         except PackageNotFoundError:
             yield Finding(package, False, "not installed", f"uv pip install {package}")
+    # A torchvision for another build of torch is installed all right and cannot be imported.
+    yield _checked("torchvision fits torch", lambda: part_of_torchvision("ops"), "it loads")
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

@@ -1,12 +1,16 @@
-"""Names of torchvision's classifiers, read from its files: importing it takes seconds, and a typing error none."""
+"""Torchvision: its classifiers' names, read from its files without importing it, and its parts when they are needed."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from robustdeploy.errors import ToolchainError
 
 
 @cache
@@ -18,6 +22,18 @@ def classifiers() -> frozenset[str]:
     # Detection, segmentation and the like lie in folders of their own.
     files = (Path(spec.origin).parent / "models").glob("*.py")
     return frozenset(name for file in files for name in _registered(file.read_text(encoding="utf-8")))
+
+
+def part_of_torchvision(part: str) -> Any:
+    """Import ``torchvision.part``; ToolchainError where torchvision is missing or was built for another torch."""
+    # Imported when it is asked for: it takes seconds, and most recipes name a net and a data set of our own.
+    try:
+        return importlib.import_module(f"torchvision.{part}")
+    except (ImportError, OSError, RuntimeError) as error:  # operators that a torch of another build lacks: RuntimeError
+        raise ToolchainError(
+            f"torchvision cannot be imported ({type(error).__name__}: {error}); install torch and torchvision in one "
+            "command and from one index, so that both are of the same build"
+        ) from error
 
 
 def _registered(text: str) -> Iterator[str]:

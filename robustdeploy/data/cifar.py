@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from robustdeploy.core.torchvision_names import part_of_torchvision
 from robustdeploy.data.decode import resized
 from robustdeploy.data.images import Images, Progress, Source, numbered
 from robustdeploy.errors import DataError
@@ -64,8 +65,7 @@ def _read_python(
     cifar: Cifar, root: Path, part: Literal[0, 1], size: int | None, progress: Progress | None = None
 ) -> Images:
     """Read through torchvision, which unpickles only files whose checksum is that of the original archive."""
-    from torchvision import datasets
-
+    datasets = part_of_torchvision("datasets")
     try:
         found = getattr(datasets, cifar.dataset)(root, train=part == 0, download=False)
     except (RuntimeError, OSError) as error:

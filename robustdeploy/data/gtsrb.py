@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from robustdeploy.core.torchvision_names import part_of_torchvision
 from robustdeploy.data.decode import read_images
 from robustdeploy.data.images import Images, Progress, Source, needed
 from robustdeploy.errors import DataError
@@ -59,8 +60,7 @@ class Gtsrb:
 def _read(
     root: Path, part: Literal["train", "test"], shape: tuple[int, int, int], progress: Progress | None = None
 ) -> Images:
-    from torchvision import datasets
-
+    datasets = part_of_torchvision("datasets")
     try:
         # The list alone is taken from torchvision: it decodes image by image, without our checks and threads.
         samples = datasets.GTSRB(root, split=part, download=False)._samples

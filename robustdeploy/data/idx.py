@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from robustdeploy.core.torchvision_names import part_of_torchvision
 from robustdeploy.data.decode import resized
 from robustdeploy.data.images import Images, Progress, Source, needed, numbered
 from robustdeploy.errors import DataError
@@ -54,8 +55,7 @@ def idx_source(idx: Idx, path: Path | None, size: int | None) -> Source:
 
 
 def _read(idx: Idx, root: Path, train: bool, size: int | None, progress: Progress | None = None) -> Images:
-    from torchvision import datasets
-
+    datasets = part_of_torchvision("datasets")
     try:
         found = getattr(datasets, idx.dataset)(root, train=train, download=False)
         images, labels = found.data[:, None], found.targets

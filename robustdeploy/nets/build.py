@@ -23,6 +23,7 @@ from robustdeploy.core.factories import (
 )
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import NETS
+from robustdeploy.core.torchvision_names import part_of_torchvision
 from robustdeploy.errors import RecipeError, RobustdeployError
 from robustdeploy.nets.bounds import TooLarge, bounded, check_bounds
 from robustdeploy.nets.normalised import Normalised
@@ -71,8 +72,7 @@ def build_net(
 
 
 def _torchvision_names() -> list[str]:
-    # Imported when it is asked for: torchvision takes long to load, and most recipes name a net of our own.
-    models = importlib.import_module("torchvision.models")
+    models = part_of_torchvision("models")
     names: list[str] = models.list_models(module=models)
     return names
 
@@ -86,7 +86,7 @@ def _from_torchvision(name: str, options: Mapping[str, Any], classes: int, chann
     # Trained weights would be downloaded, and nothing downloads at run time.
     if refused := sorted({"weights", "pretrained", "num_classes"} & set(options)):
         raise RecipeError(f"net '{name}': the option {refused[0]} is not for recipes; nets are trained from scratch")
-    models = importlib.import_module("torchvision.models")
+    models = part_of_torchvision("models")
     side = _WITHOUT_SIDE_LOGITS if name in ("googlenet", "inception_v3") else {}
     return _called(name, models.get_model_builder(name), {"num_classes": classes, **side, **options})
 

@@ -105,3 +105,10 @@ def test_each_of_several_boards_is_looked_at_and_whether_they_are_alike(command,
     done = looked_at(*links)
     assert done.code == 4
     assert "NO  board 2, board: the agent cannot be started with " in done.out
+
+
+def test_a_torchvision_that_does_not_fit_torch_is_told(command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision.ops", None)
+    done = command(tmp_path, "doctor")
+    assert done.code == 4
+    assert "NO  torchvision fits torch: torchvision cannot be imported" in done.out
