@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__version__ = "0.1.0"
+try:
+    __version__ = version("robustdeploy")
+except PackageNotFoundError:  # run from a checkout that was never installed
+    __version__ = "0+unknown"
 
 _HOMES = {
     "load_net": "nets.store",
@@ -18,7 +22,7 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public function when it is first asked for; this file also runs on boards, which lack the rest."""
+    """Load a public function when it is first asked for: most of them bring torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'robustdeploy' has no attribute {name!r}")
     return getattr(importlib.import_module(f"robustdeploy.{_HOMES[name]}"), name)

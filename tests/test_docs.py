@@ -4,12 +4,12 @@ import ast
 import json
 import re
 import runpy
-import tomllib
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+from packaging.version import Version
 
 import robustdeploy
 from robustdeploy.core.gate import Verdict
@@ -238,10 +238,18 @@ def test_the_example_of_a_target_is_one(tmp_path):
     assert target.link.options["host"] == "shed"
 
 
-def test_the_changelog_speaks_of_this_version_first():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    headings = re.findall(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert headings[0] == project["version"] == robustdeploy.__version__
+def test_the_changelog_keeps_the_usual_form():
+    """Unreleased changes first, then releases with their dates, newest first; kinds of change have six names."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    first, *releases = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert first == "[Unreleased]"
+    assert [line for line in releases if not re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", line)] == []
+    numbers = [Version(line[1 : line.index("]")]) for line in releases]
+    assert numbers == sorted(numbers, reverse=True)
+    kinds = set(re.findall(r"^### (.*)$", text, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    here = Version(robustdeploy.__version__)
+    assert here.is_devrelease or here.local or here in numbers
 
 
 def test_the_code_that_saves_a_net_from_elsewhere_works(tmp_path, monkeypatch):

@@ -158,7 +158,7 @@ def test_the_search_for_imports_in_functions_finds_them(line, tmp_path):
 
 
 IMPORT_BY_NAME = {
-    "robustdeploy/__init__.py": "the public functions; the file travels to boards, which lack what is behind them",
+    "robustdeploy/__init__.py": "the public functions, most of which bring torch",
     "robustdeploy/cli/group.py": "commands",
     "robustdeploy/cli/heavy.py": "what brings torch",
     "robustdeploy/core/registry.py": "plug-ins",

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-import robustdeploy
+from robustdeploy.core.release import RELEASE
 from robustdeploy.devices import answers, transfer
 from robustdeploy.devices.answers import answer_of, array_of, files_of, impossible, no_other
 from robustdeploy.devices.architecture import architecture_of
@@ -153,7 +153,7 @@ class Board:
         answer = self._agent.call("hello", {}, deadline_s=max(self.deadline_s, _START_S))
         head = answer.head
         theirs = (head.get("agent"), head.get("protocol"))
-        if theirs != (ours := (robustdeploy.__version__, VERSION)):
+        if theirs != (ours := (RELEASE, VERSION)):
             raise BoardError(
                 f"{self.pipe.where}: the agent is version {str(theirs[0])[:60]} with protocol {str(theirs[1])[:60]}, "
                 f"this host is {ours[0]} with protocol {ours[1]}; see that the link starts the agent that it is given"

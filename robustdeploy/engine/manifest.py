@@ -6,12 +6,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError, model_validator
 
+import robustdeploy
 from robustdeploy.core.complaint import complaint
 from robustdeploy.core.files import canonical_json, hash_or_reason, lies_in, sha256_of_file, sha256_of_text
 from robustdeploy.core.model import Noun
@@ -84,10 +84,7 @@ def fingerprint(stage: str, inputs: Mapping[str, str], parameters: Mapping[str, 
 
 def producer() -> str:
     """Return this tool's name and version."""
-    try:
-        return f"robustdeploy {version('robustdeploy')}"
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "robustdeploy (not installed)"
+    return f"robustdeploy {robustdeploy.__version__}"
 
 
 def commit_here() -> str:

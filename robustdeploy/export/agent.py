@@ -13,11 +13,16 @@ from typing import Any
 import robustdeploy
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.core.registry import BACKENDS, QUERY_ATTACKS, Registry
+from robustdeploy.core.release import RELEASE
 from robustdeploy.errors import UsageError
 
-_BESIDE = ("__init__.py", "errors.py", "foreign.py")
+_BESIDE = ("errors.py", "foreign.py")
 # The earliest time that a zip archive can hold. A real one would change the agent's hash with every build.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_PACKAGE = f'''"""What of robustdeploy runs on boards."""
+
+__version__ = "{RELEASE}"
+'''
 _MAIN = '''"""Start the agent."""
 import sys
 
@@ -69,6 +74,7 @@ def build_agent(path: Path, extra: Mapping[str, Path] | None = None) -> str:
 def _own_files() -> Iterator[tuple[str, bytes]]:
     package = Path(robustdeploy.__file__).parent
     yield "__main__.py", _MAIN.encode()
+    yield "robustdeploy/__init__.py", _PACKAGE.encode()
     for file in (*(package / name for name in _BESIDE), *(package / "onboard").rglob("*.py")):
         yield f"robustdeploy/{file.relative_to(package).as_posix()}", file.read_bytes()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 from pydantic import Field
 
-import robustdeploy
 from robustdeploy.core.model import Noun
+from robustdeploy.core.release import RELEASE
 
 PREFIX = "robustdeploy."
 
@@ -50,7 +50,7 @@ def image_properties(channels: int) -> dict[str, str]:
 
 def write_metadata(model: onnx.ModelProto, metadata: OnnxMetadata, channels: int, doc: str) -> None:
     """Put ``metadata`` and the producer into ``model``, replacing what the exporter wrote."""
-    model.producer_name, model.producer_version = "robustdeploy", robustdeploy.__version__
+    model.producer_name, model.producer_version = "robustdeploy", RELEASE
     model.model_version, model.doc_string, model.domain = 1, doc, "robustdeploy"
     # ONNX's metadata is text alone, and other tools write there too, hence the prefix.
     ours = {f"{PREFIX}{name}": str(value) for name, value in metadata.model_dump(by_alias=True).items()}

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import robustdeploy
 from robustdeploy import errors
+from robustdeploy.core.release import RELEASE
 from robustdeploy.devices.board import Board, board_from
 from robustdeploy.devices.link import Pipe
 from robustdeploy.devices.local import Local
@@ -47,7 +47,7 @@ def listed(**changed):
 
 
 def test_a_board_says_what_it_is(board):
-    assert board.facts["agent"] == robustdeploy.__version__
+    assert board.facts["agent"] == RELEASE
     assert board.facts["numpy"] == np.__version__
     assert set(BACKENDS) <= set(board.facts["backends"])
     assert board.sensors()["boot_id"] == board.facts["boot_id"] != ""

@@ -1,5 +1,6 @@
 import ast
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import robustdeploy
+from robustdeploy.core.release import RELEASE
 from robustdeploy.devices.board import board_from
 from robustdeploy.devices.local import Local
 from robustdeploy.errors import StorageError, UsageError
@@ -17,7 +19,7 @@ from robustdeploy.onboard.store import sha256_of
 from robustdeploy.onboard.types import Threat
 
 ROOT = Path(robustdeploy.__file__).parent
-SOURCES = [ROOT / "__init__.py", ROOT / "errors.py", ROOT / "foreign.py", *sorted((ROOT / "onboard").rglob("*.py"))]
+SOURCES = [ROOT / "errors.py", ROOT / "foreign.py", *sorted((ROOT / "onboard").rglob("*.py"))]
 TOOLCHAINS = {"onnxruntime", "tensorrt", "tensorrt_rtx"}
 
 
@@ -28,8 +30,12 @@ def test_equal_sources_give_equal_bytes(tmp_path, agent, monkeypatch):
 
 
 def test_the_agent_holds_the_package_for_boards_and_nothing_else(agent):
-    names = zipfile.ZipFile(agent).namelist()
-    assert names == sorted(["__main__.py", *(f"robustdeploy/{p.relative_to(ROOT).as_posix()}" for p in SOURCES)])
+    held = zipfile.ZipFile(agent)
+    ours = ["__init__.py", *(path.relative_to(ROOT).as_posix() for path in SOURCES)]
+    assert held.namelist() == sorted(["__main__.py", *(f"robustdeploy/{name}" for name in ours)])
+    # Without the commit: the agent of every commit with these sources is the same.
+    assert f'__version__ = "{RELEASE}"\n' in held.read("robustdeploy/__init__.py").decode()
+    assert re.fullmatch(r"[0-9.]+((a|b|rc|\.post)[0-9]+)*", RELEASE)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
