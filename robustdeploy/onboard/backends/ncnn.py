@@ -26,13 +26,14 @@ import numpy as np
 from ...errors import ArtifactError, ToolchainError
 from ..draws import Draws, key
 from ..engine import file_of
+from ..installing import to_install
 from ..onnx_ends import image_shape
 from ..types import Model, Pixels, Probe, Scores
 from .onnxruntime import OnnxRuntime
 
 _GRAPH, _WEIGHTS = "net.param", "net.bin"
-_FIX = "python3 -m pip install ncnn"
-_CONVERTER_FIX = "python3 -m pip install pnnx here, or set build_on to host and install it there"
+_FIX = to_install("ncnn", "ncnn")
+_CONVERTER_FIX = f"{to_install('pnnx', 'ncnn')}, or set build_on to host and install it there"
 _IMAGES, _SCORES = "images.npy", "scores.npy"
 _ANOTHER = 1e-2
 """Share of the largest score: Winograd's way to convolve stays far below it, and another net does not."""

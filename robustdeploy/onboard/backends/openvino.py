@@ -16,10 +16,11 @@ import numpy as np
 
 from ...errors import ArtifactError, ToolchainError
 from ..engine import file_of
+from ..installing import to_install
 from ..types import Model, Pixels, Probe, Scores
 
 _GRAPH, _WEIGHTS = "model.xml", "model.bin"
-_FIX = "python3 -m pip install openvino"
+_FIX = to_install("openvino", "openvino")
 _CONVERTER = "openvino.tools.ovc"
 _NOISE = re.compile(r"(Exception from|Check '|FrontEnd API failed|Model wasn't fully).*|-- .* with a message:")
 """Lines in which OpenVINO says where in its source it found a fault, and not which."""

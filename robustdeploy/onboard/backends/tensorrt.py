@@ -24,6 +24,7 @@ from ...errors import ArtifactError, ToolchainError, UsageError
 from .. import cuda
 from ..engine import file_of
 from ..inspected import layers_from
+from ..installing import to_install
 from ..types import PARTS, Model, Pixels, Probe, Scores
 
 _FILE = "engine.plan"
@@ -33,7 +34,7 @@ _TIMINGS = "timing.cache"
 _OLDEST = (10, 3)
 _FIX = (
     "install TensorRT 10.3 or newer for this interpreter: on a Jetson it comes with JetPack 6 (package "
-    "python3-libnvinfer, seen by the system's python3), elsewhere `pip install tensorrt`"
+    f"python3-libnvinfer, seen by the system's python3), elsewhere {to_install('tensorrt', 'tensorrt')}"
 )
 
 

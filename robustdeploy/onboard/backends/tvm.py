@@ -14,7 +14,7 @@ from ...errors import ArtifactError, ToolchainError
 from ..sensors import read_sensors
 from ..tvm.compiling import Processor, Wanted, compile_engine
 from ..tvm.gpu import opened_on_gpu
-from ..tvm.installed import FIX, Runtime, compiler, compiles, runtime
+from ..tvm.installed import WHOLE_FIX, Runtime, compiler, compiles, runtime
 from ..tvm.running import About, checked, here, machine_of, opened, write_about
 from ..tvm.tuning import Tuning
 from ..types import Model, Probe
@@ -62,7 +62,7 @@ class Tvm:
         except ToolchainError as error:
             return Probe(usable=False, fix=str(error))
         if self.gpu and not compiles():
-            return Probe(usable=False, version=found.version, fix=f"an engine for a GPU needs all of TVM; {FIX} onnx")
+            return Probe(usable=False, version=found.version, fix=f"an engine for a GPU needs all of TVM; {WHOLE_FIX}")
         details = {
             "ffi": found.ffi_version,
             "compiles": compiles(),

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ToolchainError
+from ..installing import to_install
 
 FFI = "0.1.14.post1"
 """The version of apache-tvm-ffi that TVM 0.27 is right with: later ones crash in every tuning."""
-FIX = f"python3 -m pip install 'apache-tvm==0.27.*' 'apache-tvm-ffi=={FFI}'"
+_PACKAGES = f"'apache-tvm==0.27.*' 'apache-tvm-ffi=={FFI}'"
+FIX = to_install(_PACKAGES, "tvm")
+WHOLE_FIX = to_install(f"{_PACKAGES} onnx", "tvm")
 _LIBRARY = "libtvm_runtime.so"
 _COMPILER = "libtvm_compiler.so"
 
@@ -54,7 +57,7 @@ def runtime(library: str = "") -> Runtime:
 def compiler() -> Any:
     """Import TVM with its compiler; ToolchainError with the fix where that is not here."""
     if not compiles():
-        raise ToolchainError(f"TVM's compiler is not installed here, so no engine can be built; {FIX} onnx")
+        raise ToolchainError(f"TVM's compiler is not installed here, so no engine can be built; {WHOLE_FIX}")
     tvm = _imported("tvm")
     for part in ("relax.frontend.onnx", "s_tir", "te"):
         _imported(f"tvm.{part}")
