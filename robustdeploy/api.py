@@ -24,6 +24,7 @@ from robustdeploy.core.precisions import asked_precisions, precisions_on
 from robustdeploy.core.recipe import Evaluate, Recipe
 from robustdeploy.core.records import OnnxRecord
 from robustdeploy.core.settings import evaluation_name, label_of, overrides
+from robustdeploy.core.start import check_same_steps
 from robustdeploy.core.subject import IMPORTED
 from robustdeploy.core.target import OPSET, Target
 from robustdeploy.core.trust import Trust, check_trusted, remember
@@ -304,13 +305,16 @@ def import_net(
         if stored := is_stored_net(origin):
             # Before the net is loaded: its net.json may name any function on this machine.
             check_trusted(load_info(origin).net, origin, trust)
+            # A recipe that says nothing of steps takes those that stand in front of the net.
+            if loaded.preprocess:
+                check_same_steps(loaded, load_info(origin).preprocess, origin)
         images = load_data(loaded.data, partial(callback.progress, "reading images"), callback.say)
         if stored:
             folder, info, told = origin, load_info(origin), tuple[str, ...]()
         else:
             info, told = import_file(origin, asked, loaded, images, folder, trust)
         # Neither the dense net beside it nor another net's name belongs to what is taken over.
-        loaded = loaded.model_copy(update={"net": info.net, "baseline": False})
+        loaded = loaded.model_copy(update={"net": info.net, "preprocess": info.preprocess, "baseline": False})
         check_fits(info, images)
         run = Run.for_recipe(runs, loaded, name or _name_for(origin), anew=force, net=IMPORTED)
         with Session(run, loaded, trust=trust, callback=callback) as session, working(run):

@@ -173,9 +173,10 @@ def _check_start_net(recipe: Recipe, file: Path, start: Path) -> None:
         data = parse_json(read_bounded(file), str(file))
         net = Choice.model_validate(data["net"])
         smaller = len(data.get("modules", {}))
+        steps = [Choice.model_validate(each) for each in data.get("preprocess", ())]
     except (ArtifactError, ValidationError, AttributeError, KeyError, TypeError):
         return
-    check_same_net(recipe, net, smaller, start)
+    check_same_net(recipe, net, steps, smaller, start)
 
 
 def check_latency(recipe: Recipe, profiles: Path) -> None:

@@ -26,6 +26,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "nets": Kind("net", "robustdeploy.nets", "robustdeploy.nets"),
+    "preprocess": Kind("preprocessing step", "robustdeploy.nets.preprocess", "robustdeploy.preprocess", heavy=True),
     "data": Kind("data set", "robustdeploy.data", "robustdeploy.data"),
     "attacks": Kind("attack", "robustdeploy.attacks", "robustdeploy.attacks", heavy=True),
     "query-attacks": Kind("query attack", "robustdeploy.onboard.attacks", "robustdeploy.query-attacks"),

@@ -34,6 +34,12 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def in_words(choice: Choice) -> str:
+    """Write a plug-in with its options: ``resnet8, width 24``."""
+    options = (f"{name.replace('_', ' ')} {plain(value)}" for name, value in choice.options.items())
+    return ", ".join([choice.name, *options])
+
+
 def value_at(root: Any, place: Place, default: Any = None) -> Any:
     """Value at a place of nested mappings, lists and nouns, or ``default`` where the way ends."""
     for step in place:

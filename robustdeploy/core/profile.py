@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from robustdeploy.core.model import Noun
+from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Choice
 
 NEARLY = 1.05
@@ -60,6 +61,13 @@ class ProfiledNet(Noun):
     classes: int
     image_shape: tuple[int, int, int]
     """C, H, W."""
+    preprocess: tuple[Choice, ...] = ()
+    """Steps in front of it, whose time is a part of the net's."""
+
+    def described(self) -> dict[str, Any]:
+        """Return its plain values; steps came later, so without them these are what they were before."""
+        content: dict[str, Any] = plain(self)
+        return {name: value for name, value in content.items() if value or name != "preprocess"}
 
 
 class MultipleTime(Noun):

@@ -271,6 +271,8 @@ class Recipe(Noun):
     description: str = ""
     seed: int = Field(default=0, ge=0, lt=2**63)
     data: Annotated[Data, Of("data")] = Data()
+    preprocess: tuple[Annotated[PlugIn, Of("preprocess")], ...] = ()
+    """What is done to a camera's image in front of the net, in this order; it is a part of the deployed file."""
     net: Annotated[PlugIn, Of("nets")] = Choice(name="resnet8")
     threat: Threat = Threat()
     train: Train = Train()

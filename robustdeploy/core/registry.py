@@ -205,6 +205,7 @@ def _registry(name: str, kind: Kind) -> Registry[Any]:
 
 REGISTRIES: Mapping[str, Registry[Any]] = {name: _registry(name, kind) for name, kind in KINDS.items()}
 NETS: Registry[Any] = REGISTRIES["nets"]
+PREPROCESS: Registry[Any] = REGISTRIES["preprocess"]
 DATA: Registry[Any] = REGISTRIES["data"]
 ATTACKS: Registry[Any] = REGISTRIES["attacks"]
 QUERY_ATTACKS: Registry[QueryAttack] = REGISTRIES["query-attacks"]

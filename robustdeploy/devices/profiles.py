@@ -37,7 +37,8 @@ def profiles_beside(runs: Path) -> Path:
 def net_of(recipe: Recipe) -> ProfiledNet:
     """Return which net a recipe's profile is of; of its data, the images' shape and the classes count."""
     source = find_source(recipe.data)
-    return ProfiledNet(net=recipe.net, classes=len(source.classes), image_shape=source.image_shape)
+    classes, shape = len(source.classes), source.image_shape
+    return ProfiledNet(net=recipe.net, classes=classes, image_shape=shape, preprocess=recipe.preprocess)
 
 
 def again(recipe: Recipe, target: Target, precision: Choice) -> str:
@@ -77,7 +78,7 @@ def kept_profile(recipe: Recipe, limit: LatencyLimit, folder: Path) -> Profile:
 
 def profile_path(folder: Path, target: str, precision: str, net: ProfiledNet) -> Path:
     """Return where the profile of a net on a target lies: ``host-cpu-fp32-resnet20-3fa9c2d1.json``."""
-    mark = sha256_of_text(canonical_json(plain(net)))[:8]
+    mark = sha256_of_text(canonical_json(net.described()))[:8]
     name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in net.net.name)
     return folder / f"{target}-{precision}-{name}-{mark}.json"
 

@@ -56,6 +56,8 @@ def training_content(recipe: Recipe) -> dict[str, Any]:
     for name in ("skip_unreadable", "options"):
         if not content["data"][name]:
             del content["data"][name]
+    if not content["preprocess"]:
+        del content["preprocess"]
     if content["budget"]["latency"] is None:
         del content["budget"]["latency"]
     content["budget"]["channel_multiple"] = recipe.budget.channel_multiple or 1

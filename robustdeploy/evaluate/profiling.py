@@ -239,7 +239,7 @@ def profile_net(
         board, target, agent, groups, without_values(net), resizable(net, groups, shape, target.opset, precision), shape
     )
     samples = Samples(
-        samples_file, {"device": device.model_dump(), "net": about.model_dump(mode="json"), "precision": precision.name}
+        samples_file, {"device": device.model_dump(), "net": about.described(), "precision": precision.name}
     )
     began = time.monotonic()
     found: Fit | None = None

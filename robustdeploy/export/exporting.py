@@ -12,7 +12,7 @@ import torch
 from robustdeploy.attacks.fgsm import Fgsm
 from robustdeploy.core.archive import arrays_from, check_arrays
 from robustdeploy.core.files import atomic_write_bytes, canonical_json, sha256_of_text
-from robustdeploy.core.plain import plain
+from robustdeploy.core.plain import in_words, plain
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.recipe import Budget, Recipe, Threat
 from robustdeploy.core.records import Given, NetRecord, OnnxRecord
@@ -149,6 +149,7 @@ def _metadata(recipe: Recipe, info: NetInfo, record: NetRecord) -> OnnxMetadata:
         classes="\n".join(info.classes),
         input_mean=" ".join(map(str, info.mean)),
         input_std=" ".join(map(str, info.std)),
+        preprocess="\n".join(map(in_words, info.preprocess)),
     )
 
 

@@ -31,6 +31,8 @@ class OnnxMetadata(Noun):
     input_mean: str
     """Per channel, space-separated; already inside the graph."""
     input_std: str
+    preprocess: str = ""
+    """Steps in front of the net, one per line; already inside the graph."""
 
 
 NO_METADATA = OnnxMetadata(

@@ -72,6 +72,7 @@ def rehearse(recipe: Recipe, data: Loaded, opset: int = OPSET, precisions: Seque
     torchvision that has passed in this process is not rehearsed again.
     """
     told = {"net": plain(recipe.net), "shape": data.image_shape, "classes": len(data.classes), "opset": opset}
+    told |= {"preprocess": plain(list(recipe.preprocess))}
     mark = canonical_json({**told, "precisions": plain(list(precisions))})
     # Sweeps call this in one process again and again, and an export takes seconds.
     if mark in _PASSED:

@@ -133,11 +133,11 @@ def adapted(model: onnx.ModelProto, entry: Entry, leave: Exit | None, answer: st
     whole.CopyFrom(model)
     name, graph = entry.given.name, whole.graph
     # A name of ours that the graph has for something else would be taken for ours.
-    taken = _names(graph) - ({IMAGES} if name == IMAGES and not before else set())
+    taken = names_in(graph) - ({IMAGES} if name == IMAGES and not before else set())
     taken -= {SCORES} if answer == SCORES and not behind else set()
     names = {each: f"{_PREFIX}{each}" for each in {IMAGES, SCORES} & taken}
     if names:
-        _rename(graph, names)
+        renamed(graph, names)
         name, answer = names.get(name, name), names.get(answer, answer)
     fixed = entry.given.batch
     if fixed is not None:
@@ -195,12 +195,13 @@ def _columns(values: Sequence[float]) -> npt.NDArray[np.float32]:
     return array.reshape(()) if len(values) == 1 else array.reshape(-1, 1, 1)
 
 
-def _names(graph: onnx.GraphProto) -> set[str]:
+def names_in(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of all values of a graph."""
     found = {name for node in graph.node for name in (*node.input, *node.output)}
     return found | {each.name for each in (*graph.initializer, *graph.input, *graph.output)}
 
 
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+def renamed(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Give values other names, also inside of the graphs of nodes, which read those outside by name."""
     for each in all_graphs(graph):
         for node in each.node:

@@ -49,6 +49,15 @@ class Asked:
 NOTHING_SAID = Asked()
 
 
+def check_said_once(asked: Asked) -> None:
+    """Refuse options that say what black and white are where a step of ``preprocess`` normalises."""
+    if asked.values is not None or asked.mean is not None:
+        raise UsageError(
+            "--range and --mean/--std say how pixels are normalised, and a step of the recipe's preprocess does it; "
+            "leave one of them out"
+        )
+
+
 def range_from(text: str) -> tuple[float, float]:
     """Read ``0..255`` or ``-1,1``; anything else is a UsageError."""
     found = _RANGE.fullmatch(text)

@@ -25,11 +25,12 @@ from robustdeploy.core.trust import Trust, check_trusted, told
 from robustdeploy.data.images import pixels
 from robustdeploy.data.load import Loaded
 from robustdeploy.errors import ArtifactError, RecipeError, UsageError
-from robustdeploy.imports.asked import Asked
-from robustdeploy.imports.noticing import notice, readings
+from robustdeploy.imports.asked import Asked, check_said_once
+from robustdeploy.imports.noticing import Normalisation, Reading, notice, readings
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.channel_pad import set_gains
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.preprocess.steps import Steps, prepared_statistics
 from robustdeploy.nets.store import NetInfo, save_net
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Labels
@@ -69,18 +70,28 @@ def import_checkpoint(
         raise UsageError("--layout, --output and --labels are for ONNX files; of weights the net itself decides these")
     whole = weights_in(path)
     state, how = _chosen(whole, asked.key, path)
-    mean, std, why = _normalisation(asked, data)
+    usual = prepared_statistics(recipe.preprocess, data.image_shape, data.mean, data.std)
+    said = Steps(recipe.preprocess).normalise
+    mean, std, why = _normalisation(asked, usual, said)
     check_trusted(recipe.net, path, trust)
     with torch.random.fork_rng(devices=[]):
         try:
-            net = build_net(recipe.net, len(data.classes), data.image_shape, mean, std)
+            net = build_net(recipe.net, len(data.classes), data.image_shape, mean, std, recipe.preprocess)
         except RecipeError as error:
             raise ArtifactError(f"{path}: the net that its weights are for cannot be built: {error}") from error
     set_gains(net, on=False)
     prefix = _fill(net, state, path, told(recipe.net))
-    info = NetInfo(net=recipe.net, classes=data.classes, image_shape=data.image_shape, mean=mean, std=std)
+    info = NetInfo(
+        net=recipe.net,
+        classes=data.classes,
+        image_shape=data.image_shape,
+        preprocess=recipe.preprocess,
+        mean=mean,
+        std=std,
+    )
     found = [f"guessed {each}" for each in (how, why) if each]
-    odd = _noticed(net.eval(), data, not why)
+    others = {} if said else readings(usual, len(mean))
+    odd = _noticed(net.eval(), data, others, not why)
     if prefix:
         found.append(f"'{prefix}' was taken from the names of the weights in {path.name}")
     found += [odd] if odd else []
@@ -210,13 +221,20 @@ def _state(value: Any) -> dict[str, Tensor]:
     return tensors if len(tensors) == len(value) else {}
 
 
-def _normalisation(asked: Asked, data: Loaded) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    channels = data.image_shape[0]
+def _normalisation(asked: Asked, usual: Normalisation, said: bool) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Return mean and std of what the net reads, and how they were found; '' where they were told.
+
+    ``usual`` are those of the data set. Where a step has ``said`` them, they leave its numbers as they are.
+    """
+    channels = len(usual[0])
+    if said:
+        check_said_once(asked)
+        return (*usual, "")
     if asked.values is not None:
         return (*as_normalisation(asked.values, channels), "")
     if asked.mean is None or asked.std is None:
-        listed = " and ".join(", ".join(f"{each:g}" for each in values) for values in (data.mean, data.std))
-        return data.mean, data.std, f"normalisation by {listed}: that of the data set, as nothing was said"
+        listed = " and ".join(", ".join(f"{each:g}" for each in values) for values in usual)
+        return *usual, f"normalisation by {listed}: that of the data set, as nothing was said"
     for option, values in (("--mean", asked.mean), ("--std", asked.std)):
         if len(values) not in (1, channels):
             raise UsageError(f"{option} has {len(values)} numbers, and images have {channels} channels")
@@ -224,20 +242,19 @@ def _normalisation(asked: Asked, data: Loaded) -> tuple[tuple[float, ...], tuple
     return many[0], many[1], ""
 
 
-def _noticed(net: Normalised, data: Loaded, sure: bool) -> str:
+def _noticed(net: Normalised, data: Loaded, read: Mapping[str, Reading], sure: bool) -> str:
     """Say whether the net seems to read pixels otherwise than it was told, and what fits."""
     held = data.validation.first(HELD_OUT)
     images = pixels(held.images)
 
     def label(mean: Sequence[float], std: Sequence[float]) -> Labels:
-        other = Normalised(net.net, mean, std).eval()
+        other = Normalised(net.net, mean, std, net.preprocess).eval()
         with torch.no_grad():
             found = [CLASSIFICATION.predictions(other(part)) for part in torch.split(images, 64)]
         return np.asarray(torch.cat(found))
 
-    channels = data.image_shape[0]
-    others = {}
-    for option, (values, pair) in readings((data.mean, data.std), channels).items():
+    channels, others = len(net.mean), {}
+    for option, (values, pair) in read.items():
         mean, std = pair or as_normalisation(values or (0.0, 1.0), channels)
         others[option] = partial(label, mean, std)
     own = net.mean.flatten().tolist(), net.std.flatten().tolist()

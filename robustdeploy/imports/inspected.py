@@ -204,9 +204,9 @@ def _misfit(given: Input, shape: ImageShape) -> str:
             kinds = {1: "grey", 3: "colour"}
             return f"{told}: it reads {kinds[its]} images and these are {kinds[channels]}; take {kinds[its]} data"
         if any(have not in (None, want) for have, want in zip(size, (height, width), strict=True)):
-            side = next((each for each in size if each is not None), height)
+            high, wide = (height if size[0] is None else size[0], width if size[1] is None else size[1])
             return (
-                f"{told}: the sizes differ, and to resize belongs in front of the net. Read the data in the net's "
-                f"size (--set data.size={side}, where the data set takes one), or put a Resize into the file"
+                f"{told}: the sizes differ. Resize in front of the net, as the board does (--set 'preprocess=[{{name: "
+                f"resize, size: [{high}, {wide}]}}]'), or read the data in its size (--set data.size={high})"
             )
     return f"{told}: no order of channels, rows and columns makes one the other"

@@ -21,13 +21,13 @@ _NEAR_CHANCE = 0.15
 """Above the share of the largest class."""
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+Reading = tuple[tuple[float, float] | None, Normalisation | None]
+"""What black and white are, or mean and std."""
 
 
-def readings(data: Normalisation, channels: int) -> dict[str, tuple[tuple[float, float] | None, Normalisation | None]]:
+def readings(data: Normalisation, channels: int) -> dict[str, Reading]:
     """Return the usual ways to read pixels, by the options that ask for them."""
-    found: dict[str, tuple[tuple[float, float] | None, Normalisation | None]] = {
-        f"--range {low:g}..{high:g}": ((low, high), None) for low, high in _RANGES
-    }
+    found: dict[str, Reading] = {f"--range {low:g}..{high:g}": ((low, high), None) for low, high in _RANGES}
     pairs = [data, *([IMAGENET] if channels == 3 else [])]
     for mean, std in pairs:
         found[f"--mean {_listed(mean)} --std {_listed(std)}"] = (None, (mean, std))

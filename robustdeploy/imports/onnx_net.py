@@ -24,13 +24,15 @@ from robustdeploy.errors import ArtifactError
 from robustdeploy.export.exporting import attacked
 from robustdeploy.export.onnx_file import MOST_BYTES
 from robustdeploy.imports.adapter import SCORES, Entry, Exit, adapted, is_deployable
-from robustdeploy.imports.asked import Asked, places_of
-from robustdeploy.imports.inspected import WHOLE, ImageShape, Input, fitting, input_of, layout_of, scores_of, values_of
+from robustdeploy.imports.asked import Asked, check_said_once, places_of
+from robustdeploy.imports.front import Front
+from robustdeploy.imports.inspected import WHOLE, Input, fitting, input_of, layout_of, scores_of, values_of
 from robustdeploy.imports.noticing import notice, readings
 from robustdeploy.nets.graph import GivenFile, answers_of, computes_in, graph_net, session_of
+from robustdeploy.nets.preprocess.steps import prepared_statistics
 from robustdeploy.nets.store import NetInfo, save_graph
 from robustdeploy.onboard.criterion import CLASSIFICATION
-from robustdeploy.onboard.types import Bytes, Labels, Scores, pixels_from_bytes
+from robustdeploy.onboard.types import Bytes, Labels, Pixels, Scores, pixels_from_bytes
 from robustdeploy.train.facts import HELD_OUT
 
 TOLERANCE = 1e-5
@@ -58,23 +60,24 @@ def import_onnx(
     The images of ``data`` that prove it are held-out ones. What cannot be a classifier of them is an ArtifactError.
     """
     opened = _opened(path)
-    given = input_of(opened.model)
-    layout, how = layout_of(opened.model, given, asked, data.image_shape)
-    entry, why, sure = entry_of(opened.model, given, layout, asked, data.image_shape)
+    given, front = input_of(opened.model), Front(recipe.preprocess, data.image_shape)
+    layout, how = layout_of(opened.model, given, asked, front.shape)
+    entry, why, sure = entry_of(opened.model, given, layout, asked, front)
     answer, which = scores_of(opened.model, asked.output)
     images, labels = data.validation.images[:HELD_OUT].numpy(), data.validation.labels[:HELD_OUT].numpy()
-    raw, rank = _own_answers(opened, entry, answer.name, images)
+    read = front.read(images)
+    raw, rank = _own_answers(opened, entry, answer.name, read)
     names = asked.labels or answer.labels or None
     leave, mapped = _exit_of(answer.name, raw, rank, names, asked.labels is not None, data)
-    if is_deployable(opened.model, entry, leave):
+    if is_deployable(opened.model, entry, leave) and not recipe.preprocess:
         content = opened.content
     else:
-        whole = adapted(opened.model, entry, leave, answer.name, len(data.classes))
+        whole = front.before(adapted(opened.model, entry, leave, answer.name, len(data.classes)))
         content = whole.SerializeToString(deterministic=True)
     gap = _proved(content, images, leave.left(raw), opened)
     # Where only one order of channels, rows and columns fits, it is no guess.
-    sure = sure and (asked.layout is not None or len(fitting(given, data.image_shape)) == 1)
-    odd = _noticed(opened, entry, leave, (images, labels), data, sure)
+    sure = sure and (asked.layout is not None or len(fitting(given, front.shape)) == 1)
+    odd = _noticed(opened, entry, leave, (read, labels), front, data, sure)
     kind = "labels" if leave.whole else _kind_of(leave.left(raw))
     halves = any(tensor.data_type == TensorProto.FLOAT16 for tensor in opened.model.graph.initializer)
     said = GivenFile(
@@ -92,42 +95,51 @@ def import_onnx(
     said = said.model_copy(update={"twin_problem": _twin_problem(content, said, recipe, images, labels, shape[0])})
     choice = Choice(name=ONNX_FILE, options={"file": path.name, "sha256": _sha256(content)})
     zeros, ones = (0.0,) * shape[0], (1.0,) * shape[0]
-    info = NetInfo(net=choice, classes=classes, image_shape=shape, mean=zeros, std=ones, graph=said)
+    steps = recipe.preprocess
+    info = NetInfo(net=choice, classes=classes, image_shape=shape, preprocess=steps, mean=zeros, std=ones, graph=said)
     found = _found(said, given, gap, len(images))
     guessed = (f"guessed {each}" for each in (how, why, which, mapped) if each)
     return save_graph(folder, content, info), (*guessed, *found, *([odd] if odd else []))
 
 
 def _noticed(
-    opened: _Opened, entry: Entry, leave: Exit, held_out: tuple[Bytes, Labels], data: Loaded, sure: bool
+    opened: _Opened,
+    entry: Entry,
+    leave: Exit,
+    held_out: tuple[Pixels, Labels],
+    front: Front,
+    data: Loaded,
+    sure: bool,
 ) -> str:
     """Say whether the file seems to read images otherwise than ``entry`` has it, and what fits."""
-    images, labels = held_out
+    read, labels = held_out
 
     def label(other: Entry) -> Labels:
-        raw, _ = _own_answers(opened, other, leave.answer, images)
+        raw, _ = _own_answers(opened, other, leave.answer, read)
         found: Labels = CLASSIFICATION.predictions(leave.left(raw))
         return found
 
     others = {}
-    channels = data.image_shape[0]
-    for option, (values, pair) in readings((data.mean, data.std), channels).items():
-        # Whole numbers are pixels of 8 bits, whichever range was meant.
-        if entry.given.element in WHOLE:
+    usual = prepared_statistics(front.steps, front.camera, data.mean, data.std)
+    for option, (values, pair) in readings(usual, front.shape[0]).items():
+        # Whole numbers are pixels of 8 bits, whichever range was meant, and a step that normalises has said it.
+        if entry.given.element in WHOLE or front.module.normalise:
             continue
         low, high = values or (0.0, 1.0)
         mean, std = pair or (None, None)
         others[option] = partial(label, replace(entry, scale=(high - low,), shift=(low,), mean=mean, std=std))
-    for layout in fitting(entry.given, data.image_shape):
+    for layout in fitting(entry.given, front.shape):
         others[f"--layout {layout}"] = partial(label, replace(entry, layout=layout))
     found = label(entry)
     return notice(found, labels[: len(found)], others, data.classes, sure)
 
 
-def entry_of(
-    model: onnx.ModelProto, given: Input, layout: str, asked: Asked, shape: ImageShape
-) -> tuple[Entry, str, bool]:
+def entry_of(model: onnx.ModelProto, given: Input, layout: str, asked: Asked, front: Front) -> tuple[Entry, str, bool]:
     """Return how images enter, how that was found, and whether anything in the file or the command says so."""
+    shape = front.shape
+    if front.module.normalise:
+        check_said_once(asked)
+        return Entry(given, shape, layout, (1.0,), (0.0,)), "", True
     if asked.mean is not None and asked.std is not None:
         for option, values in (("--mean", asked.mean), ("--std", asked.std)):
             if len(values) not in (1, shape[0]):
@@ -150,12 +162,12 @@ def _opened(path: Path) -> _Opened:
         raise ArtifactError(f"{path}: {problem}") from problem
 
 
-def _own_answers(opened: _Opened, entry: Entry, answer: str, images: Bytes) -> tuple[Any, int]:
-    """Return what the file itself answers to images, one row for each, and the rank of an answer.
+def _own_answers(opened: _Opened, entry: Entry, answer: str, read: Pixels) -> tuple[Any, int]:
+    """Return what the file itself answers to pixels, one row for each image, and the rank of an answer.
 
     It is asked in batches of its own size, through numpy and not through the adapter.
     """
-    entered = entry.entered(pixels_from_bytes(images))
+    entered = entry.entered(read)
     outputs = [value.name for value in opened.model.graph.output]
     session = opened.session
     if answer not in outputs:

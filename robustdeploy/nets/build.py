@@ -27,6 +27,7 @@ from robustdeploy.core.torchvision_names import part_of_torchvision
 from robustdeploy.errors import RecipeError, RobustdeployError
 from robustdeploy.nets.bounds import TooLarge, bounded, check_bounds
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.preprocess.steps import Steps
 from robustdeploy.nets.steady import entered, layer_text
 
 _WITHOUT_SIDE_LOGITS = {"aux_logits": False, "init_weights": True}
@@ -34,14 +35,22 @@ _WITHOUT_SIDE_LOGITS = {"aux_logits": False, "init_weights": True}
 
 
 def build_net(
-    choice: Choice, classes: int, image_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+    choice: Choice,
+    classes: int,
+    image_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    preprocess: Sequence[Choice] = (),
 ) -> Normalised:
     """Return the net of ``choice`` for images of C×H×W, with its normalisation, from pixels in [0, 1] to logits.
+
+    ``preprocess`` are the steps in front of it; ``mean`` and ``std`` are of what they give, channel by channel.
 
     Weights are drawn from torch's global generator, so the caller seeds it. One forward pass in eval mode on zeros
     proves that the net takes the images and gives one logit per class. Whatever is wrong is a RecipeError.
     """
-    name, options, channels = choice.name, choice.options, image_shape[0]
+    steps = Steps(preprocess)
+    name, options, channels = choice.name, choice.options, steps.shape(image_shape)[0]
     make: Callable[[], Any]
     # Factories first, by their colon; no plug-in has one in its name, so neither can shadow the other.
     if name == ONNX_FILE:
@@ -65,7 +74,7 @@ def build_net(
         raise RecipeError(f"net '{name}' gave {type(net).__name__}; it must give a torch.nn.Module")
     net = _unwrapped(net)
     _check_layers(name, net)
-    whole = Normalised(net, mean, std)
+    whole = Normalised(net, mean, std, steps if preprocess else None)
     # Through the normalisation too: what is checked is what will be exported.
     _check_logits(name, whole, classes, image_shape)
     return whole

@@ -15,16 +15,20 @@ _LOGITS = ("logits", "out")
 class Normalised(nn.Module):
     """Map pixels in [0, 1], N×C×H×W, to the logits of ``net``.
 
-    The normalisation lives inside, and goes into every export, so a distance between images always means pixels.
+    The normalisation lives inside, and goes into every export, so a distance between images always means pixels. So do
+    the steps in front of it, ``preprocess``, where there are any: pixels are then the camera's.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, net: nn.Module, mean: Sequence[float], std: Sequence[float], preprocess: nn.Module | None = None
+    ) -> None:
         super().__init__()
         if len(mean) != len(std) or any(s <= 0 for s in std):
             raise ValueError(f"mean and std must have one value per channel, std above zero: {mean}, {std}")
+        self.preprocess = preprocess
         self.net = net
         # Buffers, so that they move with the net, are saved with it and become constants of the export.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
@@ -32,7 +36,8 @@ class Normalised(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return N×classes logits."""
-        output = self.net((images - self.mean) / self.std)
+        read = images if self.preprocess is None else self.preprocess(images)
+        output = self.net((read - self.mean) / self.std)
         # In eval mode there must be one output: an export would otherwise carry heads that nobody reads.
         logits: Tensor = main_output(output) if self.training else output
         return logits

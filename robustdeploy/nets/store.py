@@ -72,10 +72,12 @@ class NetInfo(Noun):
     classes: Annotated[tuple[_Name, ...], Field(min_length=1)]
     """Names of the classes, in the order of the logits."""
     image_shape: Annotated[tuple[_Pixels, _Pixels, _Pixels], AfterValidator(_holdable)]
-    """C, H, W."""
+    """C, H, W; of the camera's images where there is ``preprocess``."""
+    preprocess: tuple[Choice, ...] = ()
+    """Steps in front of the net, which are a part of it."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """One value per channel, in pixels of [0, 1]; the normalisation is part of the net."""
+    """One value per channel that the net reads, in pixels of [0, 1]; the normalisation is part of the net."""
     modules: Mapping[str, Size] = Field(default_factory=dict)
     """Layers whose size differs from the dense net, by module name; ``save_net`` finds them."""
     graph: GivenFile | None = None
@@ -164,7 +166,7 @@ def dense_net(info: NetInfo, origin: Path | None = None) -> Normalised:
     """
     with torch.random.fork_rng(devices=[]):
         try:
-            return build_net(info.net, len(info.classes), info.image_shape, info.mean, info.std)
+            return build_net(info.net, len(info.classes), info.image_shape, info.mean, info.std, info.preprocess)
         except (RecipeError, ValueError) as error:
             if origin is None:
                 raise
@@ -184,8 +186,8 @@ def net_folder(folder: Path) -> Path:
 
 def _digest(info: NetInfo) -> str:
     # Without the digest of the weights, which holds this one in turn.
-    # Files of older versions know no graph, and their digest must stay theirs.
-    without = {"weights_sha256", *(() if info.graph else ("graph",))}
+    # Files of older versions know no graph and no steps, and their digest must stay theirs.
+    without = {"weights_sha256", *(name for name in ("graph", "preprocess") if not getattr(info, name))}
     content: dict[str, Any] = info.model_dump(mode="json", exclude=without)
     return sha256_of_text(canonical_json(content))
 

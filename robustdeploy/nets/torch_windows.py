@@ -130,8 +130,8 @@ def resize(i: Inputs, a: Attributes) -> Tensor:
     """Scale images, in the ways that torch knows too."""
     x, mode = i[0], a.get("mode", b"nearest").decode()
     where = a.get("coordinate_transformation_mode", b"half_pixel").decode()
-    if a.get("axes") or a.get("antialias", 0) or a.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
-        raise NotImplementedError("Resize with axes, antialias or another aspect ratio")
+    if a.get("axes") or a.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        raise NotImplementedError("Resize with axes or another aspect ratio")
     if at(i, 3) is not None and i[3].numel():
         size = ints(i[3])
     else:
@@ -141,9 +141,13 @@ def resize(i: Inputs, a: Attributes) -> Tensor:
     smooth = {"linear": {3: "linear", 4: "bilinear", 5: "trilinear"}.get(x.dim()), "cubic": "bicubic"}.get(mode)
     if smooth is None or where not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         raise NotImplementedError(f"Resize by {mode}, {where}")
-    if mode == "cubic" and a.get("cubic_coeff_a", -0.75) != -0.75:
+    over = bool(a.get("antialias", 0))
+    # What torch averages over ends at the image's edges, and its antialiased cubic is Pillow's.
+    if over and (x.dim() != 4 or not a.get("exclude_outside", 0)):
+        raise NotImplementedError("Resize with antialias beyond the edges")
+    if mode == "cubic" and a.get("cubic_coeff_a", -0.75) != (-0.5 if over else -0.75):
         raise NotImplementedError("Resize by another cubic")
-    return F.interpolate(x, size[2:], mode=smooth, align_corners=where == "align_corners")
+    return F.interpolate(x, size[2:], mode=smooth, align_corners=where == "align_corners", antialias=over)
 
 
 def depth_to_space(i: Inputs, a: Attributes) -> Tensor:

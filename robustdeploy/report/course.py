@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 from robustdeploy.core.figures import Course, Epoch, Making
-from robustdeploy.core.plain import plain
+from robustdeploy.core.plain import in_words
 from robustdeploy.core.reading import parse_json, read_bounded
-from robustdeploy.core.recipe import Choice, Recipe
+from robustdeploy.core.recipe import Recipe
 from robustdeploy.core.records import NetRecord
 from robustdeploy.engine.stage import Finished
 from robustdeploy.errors import ArtifactError
@@ -77,15 +77,9 @@ def making_of(recipe: Recipe, own: Finished[NetRecord]) -> Making:
     imported = "imported" in own.record.data
     return Making(
         recipe=recipe.name,
-        net=_in_words(recipe.net),
-        task="" if imported else _in_words(recipe.train.task),
+        net=in_words(recipe.net),
+        task="" if imported else in_words(recipe.train.task),
         epochs=own.record.epochs.delivered if own.record.epochs else None,
         seconds=own.record.seconds,
         commit=own.manifest.commit,
     )
-
-
-def _in_words(choice: Choice) -> str:
-    """Write a plug-in with its options: ``resnet8, width 24``."""
-    options = (f"{name.replace('_', ' ')} {plain(value)}" for name, value in choice.options.items())
-    return ", ".join([choice.name, *options])

@@ -39,7 +39,10 @@ def layer_times(
     try:
         told = parse_json(read_bounded(net / "net.json", _MOST_BYTES), "it")
         shape = tuple(told["image_shape"])
-        about = ProfiledNet(net=Choice(**told["net"]), classes=len(told["classes"]), image_shape=shape)
+        steps = tuple(Choice(**each) for each in told.get("preprocess", ()))
+        about = ProfiledNet(
+            net=Choice(**told["net"]), classes=len(told["classes"]), image_shape=shape, preprocess=steps
+        )
         profile = load_profile(profiles, subject.place, subject.precision, about, "")
     except (RobustdeployError, ValidationError, KeyError, TypeError):
         return ()  # a page without this section is as true as one with it

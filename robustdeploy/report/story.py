@@ -22,6 +22,8 @@ def facts_of(report: Report) -> Iterator[tuple[str, str]]:
             f"{n:,} {name}" for name in ("train", "validation", "test") if type(n := report.data.get(name)) is int
         ]
         yield "Data", f"{report.data['name']}{' (' + ' + '.join(counts) + ')' if counts else ''}"
+    if isinstance(steps := report.data.get("preprocess"), list) and steps:
+        yield "In front of the net", "; ".join(map(str, steps))
     if made is not None:
         yield "Training", ", ".join(_training(made)) or "elsewhere"
     if made is not None and made.commit:

@@ -19,6 +19,7 @@ from robustdeploy.errors import ArtifactError, ToolchainError, UsageError
 from robustdeploy.evaluate.profiling import device_of, profile_net
 from robustdeploy.export.agent import build_agent, foreign_plugins
 from robustdeploy.nets.build import build_net
+from robustdeploy.nets.preprocess.steps import prepared_statistics
 from robustdeploy.prune.multiples import times_by_multiple
 from robustdeploy.prune.rehearsal import find_groups
 
@@ -58,8 +59,9 @@ def profile(
                 samples.unlink(missing_ok=True)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(recipe.seed)
-                plainly = (0.5,) * about.image_shape[0]
-                net = build_net(recipe.net, about.classes, about.image_shape, plainly, plainly).eval()
+                shape, plainly = about.image_shape, (0.5,) * about.image_shape[0]
+                mean, std = prepared_statistics(about.preprocess, shape, plainly, plainly)
+                net = build_net(recipe.net, about.classes, shape, mean, std, about.preprocess).eval()
             groups = find_groups(net, about.image_shape).groups
             if not groups:
                 raise UsageError(f"no channels of '{recipe.net.name}' can be removed, so there is nothing to profile")

@@ -16,7 +16,7 @@ from robustdeploy.stages.session import Session
 from robustdeploy.train.start import start_inputs
 from robustdeploy.train.trainings import train_dense, train_pruned
 
-_DENSE = ("data", "net", "threat", "train")
+_DENSE = ("data", "preprocess", "net", "threat", "train")
 _PRUNED = (*_DENSE, "prune", "budget")
 
 
@@ -40,7 +40,7 @@ class Train:
         """All of the recipe that decides the weights; how the dense net is pruned decides none of its own."""
         content = training_content(self.session.asked)
         # So to change the budget trains the pruned net again and leaves the dense one, whose training is as long.
-        return {part: content[part] for part in (_PRUNED if self.net == PRUNED else _DENSE)}
+        return {part: content[part] for part in (_PRUNED if self.net == PRUNED else _DENSE) if part in content}
 
     def inputs(self) -> Mapping[str, str]:
         """The images, and the weights that the training begins with."""

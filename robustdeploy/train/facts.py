@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch import nn
 
 from robustdeploy.core.amount import absolute
 from robustdeploy.core.files import canonical_json, temporary_folder
-from robustdeploy.core.recipe import Budget, LatencyLimit
+from robustdeploy.core.plain import in_words
+from robustdeploy.core.recipe import Budget, Choice, LatencyLimit
 from robustdeploy.core.records import NetRecord
 from robustdeploy.cost.memory import peak_bytes
 from robustdeploy.cost.module import layer_macs, macs, params, repeated_macs
@@ -83,6 +84,11 @@ def graph_facts(graph: GraphNet) -> dict[str, Any]:
         "counts": {"onnx": counted},
         "uncounted": why,
     }
+
+
+def preprocess_facts(steps: Sequence[Choice]) -> dict[str, Any]:
+    """Return what a report has to say of the images, where steps stand in front of the net."""
+    return {"preprocess": [in_words(each) for each in steps]} if steps else {}
 
 
 def net_record(facts: Mapping[str, Any]) -> NetRecord:

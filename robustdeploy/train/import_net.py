@@ -25,6 +25,7 @@ from robustdeploy.train.facts import (
     graph_facts,
     held_out_file,
     net_record,
+    preprocess_facts,
     prints_file,
     target_facts,
 )
@@ -63,6 +64,7 @@ def import_net(
         **(_counted(net, info) if (graph := graph_of(net)) is None else graph_facts(graph)),
         "data": {
             **data.facts(),
+            **preprocess_facts(info.preprocess),
             "imported": "trained elsewhere; the numbers of images are of the set aside here",
             **({"import": list(told)} if told else {}),
         },

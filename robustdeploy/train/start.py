@@ -13,6 +13,7 @@ from robustdeploy.data.load import Loaded
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.channel_pad import set_gains
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.preprocess.steps import prepared_statistics
 from robustdeploy.nets.store import NET_FILE, NetInfo, load_info, load_net, net_folder
 from robustdeploy.train.import_net import check_fits
 
@@ -46,19 +47,31 @@ def starting_net(recipe: Recipe, data: Loaded, device: torch.device) -> Normalis
     with torch.random.fork_rng(devices=[]):
         # The generator is the process's, so it is seeded inside a fork and given back afterwards.
         torch.manual_seed(recipe.seed)
-        net = build_net(recipe.net, len(data.classes), data.image_shape, data.mean, data.std)
+        shape, (mean, std) = data.image_shape, _statistics(recipe, data)
+        net = build_net(recipe.net, len(data.classes), shape, mean, std, recipe.preprocess)
     return net.to(device)
 
 
 def net_info(recipe: Recipe, data: Loaded) -> NetInfo:
     """Return all of ``starting_net`` but its weights; a trained one keeps its own normalisation."""
     if recipe.train.start is None:
-        shape, mean, std = data.image_shape, data.mean, data.std
-        return NetInfo(net=recipe.net, classes=data.classes, image_shape=shape, mean=mean, std=std)
+        mean, std = _statistics(recipe, data)
+        return NetInfo(
+            net=recipe.net,
+            classes=data.classes,
+            image_shape=data.image_shape,
+            preprocess=recipe.preprocess,
+            mean=mean,
+            std=std,
+        )
     info = load_info(recipe.train.start)
-    check_same_net(recipe, info.net, len(info.modules), recipe.train.start)
+    check_same_net(recipe, info.net, info.preprocess, len(info.modules), recipe.train.start)
     check_fits(info, data)
     return info
+
+
+def _statistics(recipe: Recipe, data: Loaded) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return prepared_statistics(recipe.preprocess, data.image_shape, data.mean, data.std)
 
 
 def start_inputs(recipe: Recipe) -> dict[str, str]:

@@ -29,6 +29,7 @@ from robustdeploy.engine.stage import Work
 from robustdeploy.errors import TrainingError
 from robustdeploy.nets.build import build_net
 from robustdeploy.nets.normalised import Normalised
+from robustdeploy.nets.preprocess.steps import prepared_statistics
 from robustdeploy.nets.steady import CROWD, check_steady
 from robustdeploy.nets.store import NetInfo, save_net
 from robustdeploy.prune.compact import Proof
@@ -45,6 +46,7 @@ from robustdeploy.train.facts import (
     held_out_file,
     latency_facts,
     net_record,
+    preprocess_facts,
     prints_file,
     target_facts,
 )
@@ -81,10 +83,11 @@ def check_affordable(recipe: Recipe) -> None:
     if recipe.train.start is None:
         source = find_source(recipe.data)
         # The true statistics need the images, and memory does not depend on them.
-        plain = (0.5,) * source.image_shape[0]
+        shape, plain = source.image_shape, (0.5,) * source.image_shape[0]
+        mean, std = prepared_statistics(recipe.preprocess, shape, plain, plain)
         with torch.random.fork_rng(devices=[]):
-            net = build_net(recipe.net, len(source.classes), source.image_shape, plain, plain)
-        check_memory(recipe, net, source.image_shape)
+            net = build_net(recipe.net, len(source.classes), shape, mean, std, recipe.preprocess)
+        check_memory(recipe, net, shape)
 
 
 def check_memory(recipe: Recipe, net: nn.Module, image_shape: tuple[int, int, int]) -> None:
@@ -167,7 +170,7 @@ def _training(recipe: Recipe, work: Work) -> str:
 
 def _data_facts(recipe: Recipe, data: Loaded) -> dict[str, Any]:
     """Return what a report says of the data; looked up before the training, since the start may be gone after it."""
-    return {"data": {**data.facts(), **start_facts(recipe)}}
+    return {"data": {**data.facts(), **preprocess_facts(recipe.preprocess), **start_facts(recipe)}}
 
 
 def _facts(data: Loaded, trained: Trained) -> dict[str, Any]:
