@@ -80,6 +80,7 @@ __all__ = [
     "read_report",
     "report",
     "run",
+    "run_net",
     "sweep",
 ]
 
@@ -110,6 +111,11 @@ def run(
     loaded, goals = _asked(recipe, ops, targets, precisions)
     goals = with_builds(goals, builds)
     made = prune(loaded, targets=goals, runs=runs, name=name, force=force, callback=callback)
+    return _told(made, goals, loaded, force, callback)
+
+
+def _told(made: Run, goals: Sequence[Target], loaded: Recipe, force: bool, callback: Callback) -> Written:
+    """Measure a run that has its net on all targets, and report on them together."""
     # One report tells one set of settings: rows under several would stand beside each other as if comparable.
     if len(goals) > 1 and label_of(made.recipe.evaluate, loaded.evaluate):
         changed = "; ".join(map(str, overrides(made.recipe.evaluate, plain(loaded.evaluate))))
@@ -119,6 +125,41 @@ def run(
         )
     names, lost = _measured_on(made, goals, loaded, force, callback)
     return report(made, names, lost=lost, callback=callback)
+
+
+def run_net(
+    origin: str | Path,
+    recipe: str | Path | Recipe | None = None,
+    targets: Sequence[str | Target] = (DEFAULT_TARGET,),
+    *,
+    asked: Asked = NOTHING_SAID,
+    overrides: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    builds: int = 1,
+    runs: Path = DEFAULT_RUNS,
+    name: str | None = None,
+    force: bool = False,
+    trust: Trust = False,
+    callback: Callback = SILENT,
+) -> Written:
+    """Make a run of a net that is trained already, as ``import_net`` does, and then go all the way as ``run`` does."""
+    origin = Path(origin)
+    loaded = recipe if isinstance(recipe, Recipe) else recipe_to_import(origin, recipe, overrides)
+    loaded, goals = _asked(loaded, None, targets, precisions)
+    made = import_net(
+        origin,
+        recipe,
+        asked=asked,
+        overrides=overrides,
+        runs=runs,
+        name=name,
+        force=force,
+        trust=trust,
+        callback=callback,
+    )
+    # What the net is, the import has found; how it is measured is as it is asked for now.
+    loaded = loaded.model_copy(update={"net": made.recipe.net, "baseline": False})
+    return _told(made, with_builds(goals, builds), loaded, force, callback)
 
 
 def plan(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from robustdeploy.cli.completion import complete_attacks, complete_folder, complete_net, complete_recipe
+from robustdeploy.cli.completion import complete_attacks, complete_folder, complete_net
 from robustdeploy.cli.heavy import api, evidence
 from robustdeploy.cli.options import (
     RUNS,
@@ -17,6 +17,7 @@ from robustdeploy.cli.options import (
     JsonOption,
     PrecisionsOption,
     QuietOption,
+    RecipeOption,
     RunsOption,
     SetOption,
     SkipOption,
@@ -56,12 +57,6 @@ ReplayOption = Annotated[
         metavar="FOLDER",
         help="Replay set whose images are tried too; `robustdeploy collect` makes one.",
         autocompletion=complete_folder,
-    ),
-]
-RecipeOption = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        "--recipe", metavar="RECIPE", help="For a stored net: what to hold it against.", autocompletion=complete_recipe
     ),
 ]
 NetOrRunArgument = Annotated[

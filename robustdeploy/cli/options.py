@@ -95,6 +95,12 @@ StartOption = Annotated[
         autocompletion=complete_start,
     ),
 ]
+RecipeOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--recipe", metavar="RECIPE", help="For a stored net: what to hold it against.", autocompletion=complete_recipe
+    ),
+]
 OpsOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(

@@ -28,8 +28,8 @@ from robustdeploy.cli.options import (
     overrides,
 )
 from robustdeploy.cli.result import show
+from robustdeploy.cli.starting import started
 from robustdeploy.core.asked import recipe_for
-from robustdeploy.core.given import is_net_file, kind_of_net
 from robustdeploy.core.load import load_target
 from robustdeploy.core.records import NetRecord
 from robustdeploy.data.find import looking_once
@@ -67,11 +67,7 @@ def prune(
     """
     with listening(track, quiet or as_json) as callback, looking_once():
         goals = [load_target(target)] if target else []
-        if start is not None and is_net_file(start):
-            # It becomes a run of its own, with the data and the net of this recipe.
-            kind_of_net(start, "weights")
-            how = overrides(set_, data=data, skip=skip_unreadable)
-            start = api.import_net(start, recipe, overrides=how, runs=runs, callback=callback).root
+        start = started(start, recipe, overrides(set_, data=data, skip=skip_unreadable), runs, callback)
         more = overrides(
             set_,
             ops_target,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from robustdeploy.cli.completion import complete_recipe
 from robustdeploy.cli.heavy import against, api
 from robustdeploy.cli.options import (
     HOST,
@@ -23,7 +25,7 @@ from robustdeploy.cli.options import (
     ParamsOption,
     PrecisionsOption,
     QuietOption,
-    RecipeArgument,
+    RecipeOption,
     RunsOption,
     SeedOption,
     SetOption,
@@ -31,11 +33,14 @@ from robustdeploy.cli.options import (
     StartOption,
     TargetsOption,
     TrackOption,
+    TrustOption,
     overrides,
 )
 from robustdeploy.cli.result import accuracy_lines, gate_command, show, verdict_lines
+from robustdeploy.cli.starting import started
 from robustdeploy.core.asked import check_targets, recipe_for
 from robustdeploy.core.callback import Callback
+from robustdeploy.core.given import is_net_file, is_stored_net, kind_of_net
 from robustdeploy.core.load import load_target
 from robustdeploy.core.plain import plain
 from robustdeploy.core.precisions import precisions_on
@@ -43,15 +48,25 @@ from robustdeploy.core.recipe import Choice, Recipe
 from robustdeploy.core.report import Report
 from robustdeploy.data.find import looking_once
 from robustdeploy.engine.run import Run
-from robustdeploy.preflight import check_training, remarks
+from robustdeploy.errors import UsageError
+from robustdeploy.preflight import check_training, recipe_to_import, remarks
 from robustdeploy.report.judge import judged_by
 from robustdeploy.report.sides import Side
 from robustdeploy.tracking.chosen import listening
 from robustdeploy.train.launch import follows
 
+RecipeOrNetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Recipe by name or YAML file; or a net that is trained: an ONNX file, weights, or a folder with net.json.",
+        autocompletion=complete_recipe,
+    ),
+]
+
 
 def run(
-    recipe: RecipeArgument = "digits-resnet8",
+    recipe: RecipeOrNetArgument = "digits-resnet8",
     target: TargetsOption = None,
     precision: PrecisionsOption = None,
     builds: BuildsOption = 1,
@@ -62,6 +77,8 @@ def run(
     data: DataOption = None,
     skip_unreadable: SkipOption = False,
     start: StartOption = None,
+    held_against: RecipeOption = None,
+    trust: TrustOption = False,
     seed: SeedOption = None,
     set_: SetOption = None,
     name: NameOption = None,
@@ -74,40 +91,65 @@ def run(
     """Go all the way, from a recipe to the verdict.
 
     Prunes, exports, evaluates, reports and gates; what is done already is skipped. Several targets are told in one
-    report, and one that is lost does not stop the others.
+    report, and one that is lost does not stop the others. A net that is trained already is deployed as it is.
 
     Exits with 0 for PASS, 1 for FAIL and 3 for INCONCLUSIVE, which never passes.
     """
     with listening(track, quiet or as_json) as callback, looking_once():
         goals = [load_target(each) for each in target or [HOST]]
         check_targets(goals)
-        more = overrides(
-            set_, ops_target, seed, data, params_target, memory_target, start, skip_unreadable, latency_target, target
-        )
         for goal in goals:
             precisions_on(goal, [Choice(name=each) for each in precision or ()])
-        # Of several processes one has the run's folder already.
-        check = None if follows() else partial(check_training, runs=runs, name=name, targets=goals, force=force)
-        loaded = recipe_for(recipe, targets=goals, overrides=more, before=check)
-        if follows():
-            api.follow(loaded)
-            return
-        for remark in remarks(loaded):
-            callback.say(f"note: {remark}")
-        callback.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
-        written = api.run(
-            loaded,
-            goals,
-            precisions=precision or (),
-            builds=builds,
-            runs=runs,
-            name=name,
-            force=force,
-            callback=callback,
-        )
+        how: dict[str, Any] = {"precisions": precision or (), "builds": builds}
+        how |= {"runs": runs, "name": name, "force": force, "callback": callback}
+        plainly = overrides(set_, data=data, skip=skip_unreadable)
+        if is_net_file(net := Path(recipe)) or is_stored_net(net):
+            budgets = {"ops": ops_target, "params": params_target, "memory": memory_target, "latency": latency_target}
+            training = {"--start": start, "--seed": seed} | {f"--{each}-target": v for each, v in budgets.items()}
+            _refuse_training(net, [option for option, value in training.items() if value is not None])
+            loaded = recipe_to_import(net, held_against, plainly)
+            written = api.run_net(net, held_against, goals, overrides=plainly, trust=trust, **how)
+        else:
+            if held_against is not None:
+                raise UsageError("--recipe is for a net that is trained; of a training the recipe is the first word")
+            start = started(start, recipe, plainly, runs, callback)
+            more = overrides(
+                set_,
+                ops_target,
+                seed,
+                data,
+                params_target,
+                memory_target,
+                start,
+                skip_unreadable,
+                latency_target,
+                target,
+            )
+            # Of several processes one has the run's folder already.
+            check = None if follows() else partial(check_training, runs=runs, name=name, targets=goals, force=force)
+            loaded = recipe_for(recipe, targets=goals, overrides=more, before=check)
+            if follows():
+                api.follow(loaded)
+                return
+            for remark in remarks(loaded):
+                callback.say(f"note: {remark}")
+            callback.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
+            written = api.run(loaded, goals, **how)
         report = _judged(written.report, loaded, written.files[0].parent, callback)
     _show(report, written.files, as_json)
     raise typer.Exit(report.verdict.outcome.exit_code)
+
+
+def _refuse_training(net: Path, options: Sequence[str]) -> None:
+    """Refuse what a net that is deployed as it is has no use for, and what is no net."""
+    kind = kind_of_net(net) if is_net_file(net) else "folder"
+    if not options:
+        return
+    if kind == "onnx":
+        fix = "an ONNX file has no layers of torch to prune: begin with the weights that it was made of"
+    else:
+        fix = f"to prune it: robustdeploy run RECIPE --start {net} {options[0]} …"
+    raise UsageError(f"{', '.join(options)}: {net} is trained, and run deploys it as it is; {fix}")
 
 
 def _judged(report: Report, asked: Recipe, root: Path, callback: Callback) -> Report:

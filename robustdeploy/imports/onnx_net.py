@@ -15,6 +15,7 @@ import torch
 from onnx import TensorProto
 
 from robustdeploy.core.factories import ONNX_FILE
+from robustdeploy.core.plain import in_words
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.recipe import Choice, Recipe
 from robustdeploy.core.registry import PRECISIONS
@@ -99,7 +100,8 @@ def import_onnx(
     info = NetInfo(net=choice, classes=classes, image_shape=shape, preprocess=steps, mean=zeros, std=ones, graph=said)
     found = _found(said, given, gap, len(images))
     guessed = (f"guessed {each}" for each in (how, why, which, mapped) if each)
-    return save_graph(folder, content, info), (*guessed, *found, *([odd] if odd else []))
+    stands = (f"in front of it stands {in_words(each)}" for each in steps)
+    return save_graph(folder, content, info), (*guessed, *found, *stands, *([odd] if odd else []))
 
 
 def _noticed(

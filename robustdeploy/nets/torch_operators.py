@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from robustdeploy.nets.torch_attention import attention
 from robustdeploy.nets.torch_quantised import QUANTISED
 from robustdeploy.nets.torch_windows import (
     Attributes,
@@ -315,6 +316,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Add": _two(torch.add),
     "And": _two(torch.logical_and),
     "ArgMax": _argmax,
+    "Attention": attention,
     "AveragePool": average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,

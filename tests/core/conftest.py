@@ -40,6 +40,7 @@ PLUGIN = '''
 '''
 KINDS = {
     "nets": ["resnet8"],
+    "preprocess": ["resize", "colour_order"],
     "data": ["digits", "fashion_mnist"],
     "attacks": ["fgsm", "pgd"],
     "query-attacks": ["square"],

@@ -79,6 +79,40 @@ def test_a_file_of_bytes_with_a_softmax_is_evaluated_reported_verified_and_judge
     again = command(desk, "import", "net.onnx", "--recipe", "small.yaml", "--target", "quick.yaml")
     assert again.code == 0, again.err
     assert command(desk, "verify", "runs/net").code == 0  # nothing was made anew
+    # From the file to the verdict in one command: what was done above stands, and is judged.
+    whole = command(desk, "run", "net.onnx", "--recipe", "small.yaml", "--target", "quick.yaml", "--json")
+    assert whole.document["net"] == "imported"
+    assert {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[whole.document["verdict"]["outcome"]] == whole.code
+    assert "import: " not in whole.err
+    measured = {(row["metric"], row["attack"], row["value"]) for row in whole.document["measurements"]}
+    assert {(name, attack, value) for (name, attack), value in rows.items()} <= measured
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "words"),
+    [
+        (
+            "net.onnx",
+            ["--ops-target", "0.5"],
+            "--ops-target: net.onnx is trained, and run deploys it as it is; an ONNX",
+        ),
+        (
+            "net.pt",
+            ["--seed", "1", "--ops-target", "0.5"],
+            "to prune it: robustdeploy run RECIPE --start net.pt --seed",
+        ),
+        ("net.onnx", [], "say with --recipe what to hold the net against"),
+        ("none.onnx", ["--recipe", "small.yaml"], "none.onnx cannot be imported: it does not exist"),
+        ("small.yaml", ["--recipe", "small.yaml"], "of a training the recipe is the first word"),
+    ],
+)
+def test_run_says_what_makes_no_sense_for_a_net_that_is_trained(command, desk, name, more, words):
+    for given in ("net.onnx", "net.pt"):
+        (desk / given).write_bytes(b"never read")
+    done = command(desk, "run", name, "--target", "quick.yaml", *more)
+    assert done.code == 2
+    assert words in done.err
+    assert not (desk / "runs").exists()
 
 
 def test_a_net_that_answers_labels_alone_is_attacked_by_labels_and_not_called_robust(command, desk, layers, saved):

@@ -21,6 +21,7 @@ SUMS = ("Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean")
 STEPS = np.arange(-6, 6, dtype=np.int8).reshape(3, 4)
 WHERE = "coordinate_transformation_mode"
 NEAREST = {"mode": "nearest", WHERE: "asymmetric", "nearest_mode": "floor"}
+OVER = {"antialias": 1, "exclude_outside": 1}
 FOUR = {"hidden_size": 4}
 
 
@@ -129,6 +130,8 @@ NODES = [
     ("Resize", [PLAIN, None, np.float32([1, 1, 2, 2])], NEAREST),
     ("Resize", [PLAIN, None, None, ints(2, 4, 9, 5)], {"mode": "linear"}),
     ("Resize", [PLAIN, None, None, ints(2, 4, 9, 5)], {"mode": "linear", WHERE: "align_corners"}),
+    ("Resize", [PLAIN, None, None, ints(2, 4, 3, 4)], {"mode": "linear", **OVER}),
+    ("Resize", [PLAIN, None, None, ints(2, 4, 3, 4)], {"mode": "cubic", "cubic_coeff_a": -0.5, **OVER}),
     ("DepthToSpace", [floats(1, 8, 2, 3)], {"blocksize": 2}),
     ("DepthToSpace", [floats(1, 8, 2, 3)], {"blocksize": 2, "mode": "CRD"}),
     ("SpaceToDepth", [floats(1, 2, 4, 6)], {"blocksize": 2}),
@@ -163,8 +166,31 @@ def test_each_operator_computes_what_the_runtime_computes(operator, inputs, attr
 
 
 def test_every_operator_is_held_against_the_runtime():
-    other = {"QuantizeLinear", "Split", "GroupNormalization", "Swish"}  # in tests of their own, or newer than opset 20
+    other = {
+        "QuantizeLinear",
+        "Split",
+        "GroupNormalization",
+        "Swish",
+        "Attention",
+    }  # in tests of their own, or newer than opset 20
     assert set(OPERATORS) == {name for name, *_ in NODES} | other | set(QUANTISED)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "attributes"),
+    [
+        ([floats(2, 4, 5, 6), floats(2, 4, 7, 6), floats(2, 4, 7, 3)], {}),
+        ([floats(2, 4, 5, 6), floats(2, 2, 7, 6), floats(2, 2, 7, 6)], {"scale": 0.3}),
+        ([floats(2, 5, 24), floats(2, 7, 12), floats(2, 7, 12)], {"q_num_heads": 4, "kv_num_heads": 2}),
+        ([floats(2, 4, 5, 6), floats(2, 4, 5, 6), floats(2, 4, 5, 6)], {"is_causal": 1}),
+        ([floats(2, 4, 5, 6), floats(2, 4, 7, 6), floats(2, 4, 7, 6), floats(5, 7)], {}),
+        ([floats(2, 4, 5, 6), floats(2, 4, 7, 6), floats(2, 4, 7, 6), np.tri(5, 7, 1, bool)], {}),
+    ],
+    ids=["plain", "fewer-keys", "flat", "causal", "bias", "mask"],
+)
+def test_attention_computes_what_the_runtime_computes(inputs, attributes):
+    ours, theirs = both(graph("Attention", inputs, opset=23, **attributes), inputs[0])
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("more", [{"num_outputs": 2}, None])
@@ -245,6 +271,8 @@ def test_a_node_that_torch_cannot_follow_is_told_and_no_error_of_its_own():
         ("GRU", [floats(5, 2, 3), floats(1, 12, 3), floats(1, 12, 4)], FOUR),
         ("LSTM", [floats(5, 2, 3), floats(1, 16, 3), floats(1, 16, 4)], {**FOUR, "direction": "reverse"}),
         ("Resize", [PLAIN, None, None, ints(2, 4, 9, 5)], {"mode": "cubic", "cubic_coeff_a": -0.5}),
+        ("Resize", [PLAIN, None, None, ints(2, 4, 3, 4)], {"mode": "linear", "antialias": 1}),
+        ("Attention", [floats(2, 4, 5, 6)] * 3, {"softcap": 0.5}),
     ],
 )
 def test_a_form_of_an_operator_that_is_not_there_is_named(operator, inputs, attributes):

@@ -17,10 +17,12 @@ import numpy as np
 from ...errors import ArtifactError, ToolchainError
 from ..engine import file_of
 from ..installing import to_install
+from ..onnx_ends import PLAINLY
 from ..types import Model, Pixels, Probe, Scores
 
 _GRAPH, _WEIGHTS = "model.xml", "model.bin"
 _FIX = to_install("openvino", "openvino")
+_RESIZE = "Interpolate"
 _CONVERTER = "openvino.tools.ovc"
 _NOISE = re.compile(r"(Exception from|Check '|FrontEnd API failed|Model wasn't fully).*|-- .* with a message:")
 """Lines in which OpenVINO says where in its source it found a fault, and not which."""
@@ -73,6 +75,10 @@ class OpenVino:
         """Write the graph of ``onnx`` into ``engine`` once it has loaded and its scores for plain images are finite."""
         toolchain = _toolchain()
         graph = _read(toolchain, "onnx", onnx)
+        # Its CPU kernels resize without it and say nothing, so the engine would be another net.
+        if any(node.get_attributes().get("antialias") for node in graph.get_ops() if node.get_type_name() == _RESIZE):
+            version = _version(toolchain)
+            raise ArtifactError(f"OpenVINO {version} leaves out the antialiasing of a Resize in {onnx.name}; {PLAINLY}")
         _name_constants(graph)
         # Some faults only show when a net runs: a missing kernel, or numbers that overflow.
         shape = _image_shape(graph, onnx)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ArtifactError, ToolchainError
+from ..onnx_ends import PLAINLY
 from ..store import sha256_of
 from .folding import sizes_of
 from .gpu import gpu_target, note_on
@@ -222,11 +223,16 @@ def read_graph(path: Path) -> Any:
     """Read an ONNX file; ArtifactError where it is none."""
     onnx = onnx_package()
     try:
-        return onnx.load_model_from_string(path.read_bytes())
+        model = onnx.load_model_from_string(path.read_bytes())
     except OSError:
         raise
     except Exception as error:  # protobuf's own
         raise ArtifactError(f"{path.name} cannot be read as an ONNX file: {words_of(error)}") from None
+    resized = (node for node in model.graph.node if node.op_type == "Resize")
+    # TVM would leave it out without a word, and the engine would be another net.
+    if any(each.name == "antialias" and each.i for node in resized for each in node.attribute):
+        raise ArtifactError(f"TVM leaves out the antialiasing of a Resize in {path.name}; {PLAINLY}")
+    return model
 
 
 def _classes(module: Any, name: str) -> int:
