@@ -94,12 +94,12 @@ def test_a_file_of_bytes_with_a_softmax_is_evaluated_reported_verified_and_judge
         (
             "net.onnx",
             ["--ops-target", "0.5"],
-            "--ops-target: net.onnx is trained, and run deploys it as it is; an ONNX",
+            "net.onnx is trained, and run deploys it as it is; an ONNX file has no",
         ),
         (
             "net.pt",
             ["--seed", "1", "--ops-target", "0.5"],
-            "to prune it: robustdeploy run RECIPE --start net.pt --seed",
+            "to prune it: robustdeploy run RECIPE --start net.pt",
         ),
         ("net.onnx", [], "say with --recipe what to hold the net against"),
         ("none.onnx", ["--recipe", "small.yaml"], "none.onnx cannot be imported: it does not exist"),

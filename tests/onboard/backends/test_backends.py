@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from robustdeploy.core.registry import BACKENDS
 from robustdeploy.core.traits import DEVICE, traits_of
@@ -17,6 +19,8 @@ from robustdeploy.onboard.engine import files_in
 from robustdeploy.onboard.find import build_plugin
 from robustdeploy.onboard.types import pixels_from_bytes
 
+LEFT_OUT = r"leaves out the antialiasing of a Resize in net\.onnx; resize without it"
+WITHOUT_ANTIALIASING = {"openvino": LEFT_OUT, "tvm": LEFT_OUT, "ncnn": r"pnnx makes another net of net\.onnx"}
 SHARE = {"ncnn": 1e-3}
 """Of the largest score, by which scores may differ from ONNX Runtime's; 1e-5 where nothing is said."""
 
@@ -67,6 +71,44 @@ def test_an_engine_is_plain_files_that_work_in_any_folder(usable, net, images, t
     assert scores.dtype == np.float32
     assert len(scores) == len(images)
     assert files_in(tmp_path / "second") == listed  # opening it changes nothing
+
+
+def behind_a_resize(path, antialias):
+    """A net behind a Resize, as the steps in front of a net are exported."""
+    rng = np.random.default_rng(0)
+    weights = {"sizes": np.array([4, 4]), "w": rng.normal(size=(8, 3, 3, 3)), "v": rng.normal(size=(8, 5))}
+    kinds = {"sizes": np.int64, "w": np.float32, "v": np.float32}
+    held = [numpy_helper.from_array(value.astype(kinds[name]), name) for name, value in weights.items()]
+    how = {"mode": "linear", "antialias": antialias, "exclude_outside": antialias}
+    nodes = [
+        helper.make_node("Shape", ["images"], ["start"], start=0, end=2),
+        helper.make_node("Concat", ["start", "sizes"], ["size"], axis=0),
+        helper.make_node("Resize", ["images", "", "", "size"], ["small"], **how),
+        helper.make_node("Conv", ["small", "w"], ["maps"]),
+        helper.make_node("GlobalAveragePool", ["maps"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "v"], ["scores"]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 9, 11])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 5])
+    graph = helper.make_graph(nodes, "resized", [images], [scores], held)
+    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 18)]), path)
+    return path
+
+
+@pytest.mark.parametrize("antialias", [0, 1])
+def test_it_resizes_as_onnx_runtime_does_or_says_that_it_cannot(computes, antialias, engine, tmp_path):
+    path = behind_a_resize(tmp_path / "net.onnx", antialias)
+    pixels = np.random.default_rng(1).random((2, 3, 9, 11), dtype=np.float32)
+    if antialias and (words := WITHOUT_ANTIALIASING.get(name_of(computes))):
+        with pytest.raises(ArtifactError, match=words):
+            computes.compile(path, engine)
+        assert not list(engine.iterdir())
+        return
+    computes.compile(path, engine)
+    with computes.open(engine) as model:
+        found = model(pixels)
+    np.testing.assert_allclose(found, OnnxRuntime().load(path)(pixels), atol=SHARE.get(name_of(computes), 1e-5))
 
 
 @pytest.fixture(scope="module")
