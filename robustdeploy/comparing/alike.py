@@ -62,6 +62,8 @@ def _test_images(each: Found) -> str:
 def _net(each: Found) -> str:
     record, net = each.record, plain(each.run.recipe.net)
     told = net if isinstance(net, str) else canonical_json(net)
+    if each.run.recipe.preprocess:
+        told += f" behind {canonical_json(plain(list(each.run.recipe.preprocess)))}"
     return f"{told}, {record.dense_macs:,} MACs, {record.dense_params:,} parameters"
 
 
