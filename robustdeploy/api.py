@@ -13,7 +13,7 @@ from pathlib import Path
 from robustdeploy.comparing.going import compare_systems
 from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, DEFAULT_TARGET, check_targets, recipe_for, suited
 from robustdeploy.core.builds import with_builds
-from robustdeploy.core.callback import SILENT, Callback, Event
+from robustdeploy.core.callback import SILENT, Callback
 from robustdeploy.core.files import canonical_json, temporary_folder
 from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.given import is_stored_net
@@ -22,8 +22,7 @@ from robustdeploy.core.load import load_target
 from robustdeploy.core.plain import plain
 from robustdeploy.core.precisions import asked_precisions, precisions_on
 from robustdeploy.core.recipe import Evaluate, Recipe
-from robustdeploy.core.records import OnnxRecord
-from robustdeploy.core.settings import evaluation_name, label_of, overrides
+from robustdeploy.core.settings import label_of, overrides
 from robustdeploy.core.start import check_same_steps
 from robustdeploy.core.subject import IMPORTED
 from robustdeploy.core.target import OPSET, Target
@@ -37,12 +36,10 @@ from robustdeploy.engine.plan import Step
 from robustdeploy.engine.plan import plan as planned
 from robustdeploy.engine.run import Run, check_same_training
 from robustdeploy.engine.runner import Runner, check_finished, working
-from robustdeploy.engine.stage import Finished
-from robustdeploy.errors import Interrupted, RobustdeployError, UsageError
+from robustdeploy.errors import UsageError
 from robustdeploy.evaluate.attack import adversaries_from
 from robustdeploy.evaluate.collecting import collect
 from robustdeploy.evaluate.distances import distances_from
-from robustdeploy.export.exporting import target_notes
 from robustdeploy.export.rehearsal import rehearse
 from robustdeploy.imports.asked import NOTHING_SAID, Asked
 from robustdeploy.imports.foreign_file import import_file
@@ -52,6 +49,7 @@ from robustdeploy.report.against import judged_against
 from robustdeploy.report.judge import judge_report
 from robustdeploy.report.sides import Side
 from robustdeploy.report.stored import read_report
+from robustdeploy.stages.deploying import EXPORTING, MEASURING, exported, measured_on, with_asked
 from robustdeploy.stages.graph import Graph
 from robustdeploy.stages.import_net import Import
 from robustdeploy.stages.latency import latency_goal
@@ -83,9 +81,6 @@ __all__ = [
     "run_net",
     "sweep",
 ]
-
-_EXPORTING = ("export", "lower")
-_MEASURING = ("attack", "compile", "measure")
 
 
 def run(
@@ -123,7 +118,7 @@ def _told(made: Run, goals: Sequence[Target], loaded: Recipe, force: bool, callb
             f"{made.root} keeps its own evaluation, and several targets are told together under that alone "
             f"({changed}); name one target, or give the run another --name"
         )
-    names, lost = _measured_on(made, goals, loaded, force, callback)
+    names, lost = measured_on(made, goals, loaded, force, callback)
     return report(made, names, lost=lost, callback=callback)
 
 
@@ -182,7 +177,7 @@ def plan(
     trained = kept is not None and not force and (root / net_place(net) / FILE_NAME).exists()
     # A trained run keeps its own recipe, so the plan must be of that one, as the work would be.
     run = Run(root, kept if kept is not None and trained else loaded)
-    asked = _with_asked(run, loaded)
+    asked = with_asked(run, loaded)
     # Whoever runs a recipe vouches for the factory in it. One that only a file names is not called.
     with Session(run, asked, trust=[loaded.net], callback=callback) as session:
         return run, planned(run, list(Graph(session, net).goals(goals)), force=force)
@@ -198,55 +193,6 @@ def _asked(
     for goal in goals:  # before hours of training
         precisions_on(goal, loaded.precisions)
     return loaded, goals
-
-
-def _with_asked(run: Run, asked: Recipe) -> Recipe:
-    """Return the run's recipe with what may be asked for of its nets, once they are trained, at any time."""
-    return run.recipe.model_copy(
-        update={"evaluate": asked.evaluate, "baseline": asked.baseline, "precisions": asked.precisions}
-    )
-
-
-def _measured_on(
-    run: Run, goals: Sequence[Target], asked: Recipe, force: bool, callback: Callback
-) -> tuple[list[str], dict[str, str]]:
-    """Export to every target and measure there; return the evaluations, and of the subjects that were lost the reason.
-
-    What is found in torch is found once, for the first target that replays it.
-    """
-    names: list[str] = []
-    lost: dict[str, str] = {}
-    errors: list[RobustdeployError] = []
-    with Session(run, _with_asked(run, asked), trust=[asked.net], callback=callback) as session, working(run):
-        graph = Graph(session, run.net)
-        runner = Runner(run, (*_EXPORTING, *_MEASURING), force, callback)
-        for goal in goals:
-            try:
-                if not force:
-                    check_same_target(run, goal)
-                _exported(runner, graph, goal)
-                for measure in graph.measures(goal):
-                    check_images(measure, anew=force)
-                    runner.make(measure)
-                names.append(evaluation_name(goal.name, session.label))
-            # A signal asks for all targets to stop, and not for the next one to begin.
-            except Interrupted:
-                raise
-            except RobustdeployError as error:
-                # With one target there is nothing to go on with, and a report of nothing would hide the reason.
-                if len(goals) == 1:
-                    raise
-                errors.append(error)
-                subjects = [str(measure.subject) for measure in graph.measures(goal)]
-                lost |= dict.fromkeys(subjects, _first_line(error))
-                # In the ledger, since a report that is written later must still say that these were to be measured.
-                run.enter_lost(subjects, _first_line(error))
-                for measure in graph.measures(goal):
-                    callback.event(Event("lost", measure.name, measure.place))
-                callback.say(f"{goal.name} is lost: {error}")
-    if not names:
-        raise errors[0]
-    return names, lost
 
 
 def prune(
@@ -395,19 +341,8 @@ def export(
     with Session(run, asked, data, trust=trust, callback=callback) as session, working(run):
         callback.begin(run.root, run.recipe)
         # Training is left out: exporting a run that is out of date refuses, instead of training for hours.
-        made = _exported(Runner(run, _EXPORTING, force, callback), Graph(session, run.net), goal)
+        made = exported(Runner(run, EXPORTING, force, callback), Graph(session, run.net), goal)
         return tuple(each.artifact("model.onnx") for each in made)
-
-
-def _exported(runner: Runner, graph: Graph, goal: Target) -> list[Finished[OnnxRecord]]:
-    """Make all files that a target takes, and say what a user of it should know of the run's own net."""
-    stages = graph.exports(goal)
-    made = [runner.make(stage) for stage in stages]
-    for stage in graph.dense_files(goal):
-        runner.make(stage)
-    for note in target_notes(goal, runner.run.recipe.budget, runner.make(stages[0].net).record):
-        runner.callback.say(f"note: {note}")
-    return made
 
 
 def evaluate(
@@ -448,7 +383,7 @@ def _evaluated(session: Session, goal: Target, force: bool) -> Artifact:
         session.callback.begin(run.root, run.recipe)
         if not force:
             check_same_target(run, goal)
-        runner, made = Runner(run, _MEASURING, force, session.callback), []
+        runner, made = Runner(run, MEASURING, force, session.callback), []
         for measure in Graph(session, run.net).measures(goal):
             check_images(measure, anew=force)
             made.append(runner.make(measure))
@@ -477,7 +412,3 @@ def _check_attacks(recipe: Recipe) -> None:
     for adversary in adversaries_from(recipe.evaluate.attacks):
         _ = adversary.settings  # looks for the nets that attacks bring along
     distances_from(recipe.evaluate.distances)
-
-
-def _first_line(error: RobustdeployError) -> str:
-    return str(error).partition("\n")[0][:500]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,51 +105,46 @@ def run(
         plainly = overrides(set_, data=data, skip=skip_unreadable)
         if is_net_file(net := Path(recipe)) or is_stored_net(net):
             budgets = {"ops": ops_target, "params": params_target, "memory": memory_target, "latency": latency_target}
-            training = {"--start": start, "--seed": seed} | {f"--{each}-target": v for each, v in budgets.items()}
-            _refuse_training(net, [option for option, value in training.items() if value is not None])
+            _refuse_training(net, {"start": start, "seed": seed, **{f"{k}-target": v for k, v in budgets.items()}})
             loaded = recipe_to_import(net, held_against, plainly)
             written = api.run_net(net, held_against, goals, overrides=plainly, trust=trust, **how)
         else:
             if held_against is not None:
                 raise UsageError("--recipe is for a net that is trained; of a training the recipe is the first word")
             start = started(start, recipe, plainly, runs, callback)
-            more = overrides(
-                set_,
-                ops_target,
-                seed,
-                data,
-                params_target,
-                memory_target,
-                start,
-                skip_unreadable,
-                latency_target,
-                target,
-            )
+            others = (params_target, memory_target, start, skip_unreadable, latency_target, target)
+            more = overrides(set_, ops_target, seed, data, *others)
             # Of several processes one has the run's folder already.
             check = None if follows() else partial(check_training, runs=runs, name=name, targets=goals, force=force)
             loaded = recipe_for(recipe, targets=goals, overrides=more, before=check)
             if follows():
                 api.follow(loaded)
                 return
-            for remark in remarks(loaded):
-                callback.say(f"note: {remark}")
-            callback.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
+            _tell(loaded, callback)
             written = api.run(loaded, goals, **how)
         report = _judged(written.report, loaded, written.files[0].parent, callback)
     _show(report, written.files, as_json)
     raise typer.Exit(report.verdict.outcome.exit_code)
 
 
-def _refuse_training(net: Path, options: Sequence[str]) -> None:
-    """Refuse what a net that is deployed as it is has no use for, and what is no net."""
+def _tell(loaded: Recipe, callback: Callback) -> None:
+    """Say what is about to be trained."""
+    for remark in remarks(loaded):
+        callback.say(f"note: {remark}")
+    callback.say(f"recipe {loaded.name}: {loaded.net.name} on {loaded.data.name}, to keep: {loaded.budget}")
+
+
+def _refuse_training(net: Path, options: Mapping[str, object]) -> None:
+    """Refuse what a net that is deployed as it is has no use for, and a file that holds no net."""
     kind = kind_of_net(net) if is_net_file(net) else "folder"
-    if not options:
+    words = [f"--{option}" for option, value in options.items() if value is not None]
+    if not words:
         return
     if kind == "onnx":
         fix = "an ONNX file has no layers of torch to prune: begin with the weights that it was made of"
     else:
-        fix = f"to prune it: robustdeploy run RECIPE --start {net} {options[0]} …"
-    raise UsageError(f"{', '.join(options)}: {net} is trained, and run deploys it as it is; {fix}")
+        fix = f"to prune it: robustdeploy run RECIPE --start {net} {words[0]} …"
+    raise UsageError(f"{', '.join(words)}: {net} is trained, and run deploys it as it is; {fix}")
 
 
 def _judged(report: Report, asked: Recipe, root: Path, callback: Callback) -> Report:

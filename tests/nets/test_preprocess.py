@@ -1,6 +1,8 @@
 """What stands in front of a net: each step against others' code, and all of them in torch, in the ONNX file and behind
 the agent on real JPEG files."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -254,8 +256,6 @@ def test_jpegs_are_scored_on_the_board_as_on_the_host_and_as_by_others_code(came
 
 
 def test_an_image_of_another_camera_is_an_error_that_says_what_to_do(camera, tmp_path):
-    import shutil
-
     shutil.copytree(camera, tmp_path / "mixed")
     Image.fromarray(photos(1, 40, 53)[0]).save(tmp_path / "mixed/train/left/9.jpg")
     with pytest.raises(DataError, match=r"9\.jpg is 40×53 and others are 37×53; set data\.size to resize all of them"):
