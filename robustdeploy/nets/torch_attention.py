@@ -35,4 +35,4 @@ def attention(i: Inputs, a: Attributes) -> Tensor:
 
 
 def _heads(x: Tensor, count: int) -> Tensor:
-    return x.unflatten(2, (count, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], count, -1).transpose(1, 2)
