@@ -14,6 +14,7 @@ from robustdeploy.comparing.going import compare_systems
 from robustdeploy.core.asked import DEFAULT_RECIPE, DEFAULT_RUNS, DEFAULT_TARGET, check_targets, recipe_for, suited
 from robustdeploy.core.builds import with_builds
 from robustdeploy.core.callback import SILENT, Callback
+from robustdeploy.core.cluster import HERE, check_sharing
 from robustdeploy.core.files import canonical_json, temporary_folder
 from robustdeploy.core.gate import Rule, Verdict
 from robustdeploy.core.given import is_stored_net
@@ -356,6 +357,7 @@ def evaluate(
     force: bool = False,
     trust: Trust = False,
     workers: int = 1,
+    on: str = HERE,
     callback: Callback = SILENT,
 ) -> Artifact:
     """Attack and time what runs on ``target``; return the outcomes. Sealed parts are never redone.
@@ -364,15 +366,15 @@ def evaluate(
     outcomes stand beside, in a folder of their own. ``data`` is the data set's folder where that has moved,
     ``skip_unreadable`` is as in the recipe's ``data``, and ``trust`` as for ``load_net``. ``force`` does all of it
     again. ``workers`` processes share the attacks in torch, and change no result; a script that asks for several stands
-    under ``if __name__ == "__main__"``, since each of them imports it.
+    under ``if __name__ == "__main__"``, since each of them imports it. ``on`` is ``here``, or the Ray cluster that
+    shares them instead, ``ray://HOST:PORT``.
     """
-    if workers < 1:
-        raise UsageError(f"workers is {workers}; at least one process attacks")
+    check_sharing(workers, on)
     goal = load_target(target) if isinstance(target, str) else target
     changed = {"precisions": asked_precisions(run.recipe, precisions), **({"evaluate": settings} if settings else {})}
     asked = run.recipe.model_copy(update=changed)
     check_norms(asked)
-    with looking_once(), Session(run, asked, data, skip_unreadable, trust, callback, workers) as session:
+    with looking_once(), Session(run, asked, data, skip_unreadable, trust, callback, workers, on) as session:
         check_evaluable(run, goal, data, precisions)
         return _evaluated(session, goal, force)
 

@@ -27,6 +27,7 @@ from robustdeploy.cli.options import (
     overrides,
 )
 from robustdeploy.cli.result import show
+from robustdeploy.core.cluster import HERE, check_sharing
 from robustdeploy.core.given import is_net_file, is_stored_net, kind_of_net
 from robustdeploy.core.load import load_recipe, load_target
 from robustdeploy.core.plain import plain
@@ -75,6 +76,10 @@ WorkersOption = Annotated[
     int,
     typer.Option("--workers", min=1, help="Processes that share the attacks in torch; results are the same."),
 ]
+OnOption = Annotated[
+    str,
+    typer.Option("--on", help="Where attacks in torch are run: here, or ray://HOST:PORT; results are the same."),
+]
 
 
 def evaluate(
@@ -92,6 +97,7 @@ def evaluate(
     force: ForceOption = False,
     trust: TrustOption = False,
     workers: WorkersOption = 1,
+    on: OnOption = HERE,
     track: TrackOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -103,6 +109,7 @@ def evaluate(
     A net that is trained already, in a folder with net.json and model.safetensors or in a file that import takes,
     becomes a run of its own first.
     """
+    check_sharing(workers, on)
     used, other = _split(overrides(set_), attacks, limit)
     if replay is not None:
         check_replay_set(replay)
@@ -132,6 +139,7 @@ def evaluate(
         settings = _with_replay(settings, replay) if settings and replay else settings
         its: dict[str, Any] = {"settings": settings, "data": data, "force": force, "trust": word}
         its |= {"precisions": precision or (), "skip_unreadable": skip_unreadable, "workers": workers}
+        its |= {"on": on}
         first = api.evaluate(opened, goal, **its, callback=callback).path.parent
     computed = [each.name for each in precisions_on(goal, asked_precisions(opened.recipe, precision or ()))]
     name = first.name.partition("@")[2]

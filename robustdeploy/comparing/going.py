@@ -14,6 +14,7 @@ from robustdeploy.comparing.results import write_results
 from robustdeploy.comparing.rows import RowRun, base_recipe, runs_of
 from robustdeploy.comparing.table import Table, table_of
 from robustdeploy.core.asked import DEFAULT_RUNS
+from robustdeploy.core.cluster import HERE
 from robustdeploy.core.comparison import Comparison
 from robustdeploy.core.complaint import complaint, did_you_mean
 from robustdeploy.core.interrupts import catch_signals
@@ -25,7 +26,7 @@ from robustdeploy.errors import RobustdeployError, UsageError
 from robustdeploy.preflight import check_data, check_latency, check_phases, check_recipe, check_run_folder
 from robustdeploy.series.going import go
 from robustdeploy.series.place import Ended
-from robustdeploy.series.places import HERE, place_from
+from robustdeploy.series.places import place_from
 from robustdeploy.series.series import Say, series_folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from robustdeploy.core.archive import Arrays, arrays_from, check_arrays
+from robustdeploy.core.cluster import HERE, check_sharing
 from robustdeploy.core.corruptions import listed_corruptions
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.core.reading import read_bounded
@@ -48,6 +50,7 @@ from robustdeploy.evaluate.distances import (
     shapes_of,
 )
 from robustdeploy.evaluate.host import HostNet, load_host_net
+from robustdeploy.evaluate.nodes import sent, sharing_on
 from robustdeploy.evaluate.outcomes import Substituted
 from robustdeploy.evaluate.parts import Parts, npz_from
 from robustdeploy.evaluate.patches import (
@@ -60,7 +63,7 @@ from robustdeploy.evaluate.patches import (
 )
 from robustdeploy.evaluate.substitute import Victim, by_substitute
 from robustdeploy.evaluate.vulnerability import Moves, find_moves, moves_arrays, moves_in
-from robustdeploy.evaluate.workers import sharing
+from robustdeploy.evaluate.workers import Share, sharing
 from robustdeploy.export.exporting import held_out_images
 from robustdeploy.nets.store import load_info
 from robustdeploy.onboard.criterion import CLASSIFICATION
@@ -86,6 +89,10 @@ class Attacked:
     """An ONNX file in low precision whose torch twin is attacked instead."""
     exported: Path | None = None
     """What was found on the same net in float32, which is tried on the twin too."""
+
+    def load(self) -> HostNet:
+        """Load it."""
+        return load_host_net(self.folder, self.device, self.trust, self.twin)
 
 
 def answerable(recipe: Recipe, host: HostNet) -> Recipe:
@@ -131,22 +138,31 @@ class HostAttacks:
 
 
 def attack_net(
-    net: Attacked, recipe: Recipe, test: Images, work: Work, progress: Progress, workers: int = 1
+    net: Attacked, recipe: Recipe, test: Images, work: Work, progress: Progress, workers: int = 1, on: str = HERE
 ) -> AttackRecord:
     """Attack a net in torch. Sealed parts of an interrupted call are used again.
 
-    ``workers`` processes share its blocks; what is found does not depend on how many.
+    ``workers`` processes share its blocks, or those of the Ray cluster that ``on`` says; what is found does not depend
+    on how many.
     """
-    load = partial(load_host_net, net.folder, net.device, net.trust, net.twin)
-    host = load()
+    host = net.load()
     recipe = answerable(recipe, host)
     parts = Parts(work.folder, work.mark, work.ledger)
-    with sharing(workers, load, host) as share:
+    with _sharing(net, workers, on, host, test, progress) as share:
         bench = Bench(test, recipe.attacked_within, recipe.seed, parts, progress, share=share)
         arrays = _found(net, recipe, bench, host)
     atomic_write_bytes(work.folder / FILE, npz_from(arrays))
     work.keep(FILE)
     return AttackRecord(n=len(test.ids))
+
+
+def _sharing(
+    net: Attacked, workers: int, on: str, host: HostNet, test: Images, progress: Progress
+) -> AbstractContextManager[Share]:
+    address = check_sharing(workers, on)
+    if address is None:
+        return sharing(workers, net.load, host)
+    return sharing_on(address, sent(net.folder, net.twin, net.device, net.trust), host, test, progress)
 
 
 def _found(net: Attacked, recipe: Recipe, bench: Bench, host: HostNet) -> Arrays:

@@ -12,19 +12,18 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import robustdeploy
+from robustdeploy.core.cluster import connected
 from robustdeploy.core.files import storage_errors
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.engine.overview import REPORT
 from robustdeploy.engine.verify import verify_run
-from robustdeploy.errors import ArtifactError, EnvironmentFailure, RobustdeployError, ToolchainError
+from robustdeploy.errors import ArtifactError, RobustdeployError
 from robustdeploy.foreign import sentence
 from robustdeploy.series.place import Ended, not_begun
 from robustdeploy.series.series import Job, Queue, Say, Series
@@ -46,21 +45,10 @@ class Cluster:
         """Make the runs as nodes are free, and put each into the series' folder as it ends."""
         if not jobs:
             return
-        ray = _ray()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what it warns of is in its error
-                ray.init(self.address, log_to_driver=False, configure_logging=False)
-        except Exception as error:  # a client that cannot connect raises one of a dozen kinds
-            raise EnvironmentFailure(
-                f"no Ray cluster answers at {self.address}: {sentence(str(error))[:300]}"
-            ) from error
-        try:
+        with connected(self.address) as ray:
             # A task whose worker or node is lost is begun once more, and with it the run: nothing of it came back.
             task = ray.remote(num_cpus=self.cpus, max_retries=2)(made_on_a_node)
             yield from self._gathered(ray, task, series, Queue(series, jobs), say)
-        finally:
-            ray.shutdown()
 
     def _gathered(self, ray: Any, task: Any, series: Series, queue: Queue, say: Say) -> Iterator[tuple[Job, Ended]]:
         asked: dict[Any, Job] = {}
@@ -159,11 +147,3 @@ def unpacked(content: bytes, series: Series, job: Job) -> None:
         if place.exists():
             place.rename(Path(coming) / "before")
         shutil.move(run, place)
-
-
-def _ray() -> ModuleType:
-    try:
-        import ray
-    except ImportError as error:
-        raise ToolchainError("--on ray:// needs Ray: pip install 'robustdeploy[ray]'") from error
-    return ray

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from robustdeploy.core.callback import SILENT, Callback
+from robustdeploy.core.cluster import HERE
 from robustdeploy.core.files import canonical_json, temporary_folder
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Data, Recipe
@@ -38,6 +39,8 @@ class Session:
     callback: Callback = SILENT
     workers: int = 1
     """Processes that share the blocks of attacks in torch."""
+    on: str = HERE
+    """Where these are: on this machine, or on a Ray cluster."""
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _fleets: dict[str, tuple[Fleet, ExitStack]] = field(default_factory=dict, init=False)
     _tests: dict[tuple[str, ...], StoredImages] = field(default_factory=dict, init=False)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from robustdeploy.core.asked import DEFAULT_RUNS, DEFAULT_TARGET, check_targets, recipe_for
+from robustdeploy.core.cluster import HERE
 from robustdeploy.core.interrupts import catch_signals
 from robustdeploy.core.load import gate_problems, load_target, prospect_of
 from robustdeploy.core.precisions import precisions_on
@@ -17,7 +18,7 @@ from robustdeploy.errors import UsageError
 from robustdeploy.preflight import check_training
 from robustdeploy.series import going
 from robustdeploy.series.place import Ended, Place
-from robustdeploy.series.places import HERE, place_from
+from robustdeploy.series.places import place_from
 from robustdeploy.series.series import Say, series_folder
 from robustdeploy.sweep.cells import axis_from, cells_over
 from robustdeploy.sweep.folder import SweepFolder, begun

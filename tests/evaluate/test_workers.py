@@ -1,4 +1,4 @@
-"""Workers: the same outcome and the same seals by one process or by two; one that is killed costs its block alone."""
+"""Workers: the same outcome and seals by one process, two, or a cluster; one that is killed costs its block."""
 
 import json
 import os
@@ -7,10 +7,11 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robustdeploy.core.files import sha256_of_file
-from robustdeploy.evaluate import attack
+from robustdeploy.evaluate import attack, nodes
 
 pytestmark = pytest.mark.slow
 ATTACKS = "evaluate.attacks=[{name: autoattack, steps: 3, targets: 2, queries: 20}]"
@@ -97,3 +98,51 @@ def test_less_than_one_is_refused(desk, command):
     done = command(desk, *WORDS, "--workers", "0")
     assert done.code == 2
     assert "--workers" in done.err
+
+
+@pytest.mark.exhaustive
+def test_a_cluster_finds_the_same_though_a_worker_of_it_is_killed(desk, command, alone, cluster, monkeypatch):
+    seal, killed = attack.Parts.seal, []
+
+    def sealed(self, name, arrays):
+        given = seal(self, name, arrays)
+        if not killed and name.startswith("autoattack"):
+            killed.append(workers_of_a_cluster()[0])
+            os.kill(killed[0], signal.SIGKILL)
+        return given
+
+    monkeypatch.setattr(attack.Parts, "seal", sealed)
+    done = command(desk, *WORDS, "--on", cluster.address)
+    assert done.code == 0, done.err
+    assert killed
+    assert found(desk) == found(alone)
+    assert parts(desk) == parts(alone)
+
+
+def workers_of_a_cluster():
+    names = {path.parent: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
+    return [int(path.name) for path, name in names.items() if name.startswith(b"ray::Worker")]
+
+
+@pytest.mark.exhaustive
+def test_a_worker_that_rounds_otherwise_is_not_used(desk, command, cluster, monkeypatch):
+    monkeypatch.setattr(nodes, "tried", lambda *given: {"scores": np.zeros((8, 10), np.float32)})
+    done = command(desk, *WORDS, "--on", cluster.address)
+    assert done.code == 4, done.err
+    assert "no worker of ray://" in done.err
+    assert "it rounds otherwise than this machine" in done.err
+    assert found(desk) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--on", "there"), "attacks in torch are run 'here', or on a Ray cluster, such as ray://head:10001"),
+        (("--on", "ray://"), "--on ray://: attacks in torch"),
+        (("--on", "ray://head:1", "--workers", "2"), "--workers 2 is for attacks that are run here"),
+    ],
+)
+def test_where_attacks_are_run_is_checked_first(desk, command, words, told):
+    done = command(desk, *WORDS, *words)
+    assert done.code == 2
+    assert told in done.err
