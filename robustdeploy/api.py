@@ -369,12 +369,12 @@ def evaluate(
     under ``if __name__ == "__main__"``, since each of them imports it. ``on`` is ``here``, or the Ray cluster that
     shares them instead, ``ray://HOST:PORT``.
     """
-    check_sharing(workers, on)
+    cluster = check_sharing(workers, on)
     goal = load_target(target) if isinstance(target, str) else target
     changed = {"precisions": asked_precisions(run.recipe, precisions), **({"evaluate": settings} if settings else {})}
     asked = run.recipe.model_copy(update=changed)
     check_norms(asked)
-    with looking_once(), Session(run, asked, data, skip_unreadable, trust, callback, workers, on) as session:
+    with looking_once(), Session(run, asked, data, skip_unreadable, trust, callback, workers, cluster) as session:
         check_evaluable(run, goal, data, precisions)
         return _evaluated(session, goal, force)
 

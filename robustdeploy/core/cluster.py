@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,13 +43,30 @@ def connected(address: str) -> Iterator[ModuleType]:
         import ray
     except ImportError as error:
         raise ToolchainError("--on ray:// needs Ray: pip install 'robustdeploy[ray]'") from error
+    before = signal.getsignal(signal.SIGTERM)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of is in its error
             ray.init(address, log_to_driver=False, configure_logging=False)
     except Exception as error:  # a client that cannot connect raises one of a dozen kinds
         raise EnvironmentFailure(f"no Ray cluster answers at {address}: {sentence(str(error))[:300]}") from error
+    finally:
+        # Ray takes this signal for itself, and would leave the program where we end what was begun.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
     try:
-        yield ray
+        with losing(address):
+            yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def losing(address: str) -> Iterator[None]:
+    """Tell a connection that breaks off as what it is."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise EnvironmentFailure(
+            f"the Ray cluster at {address} was lost. What was done is kept; the same command goes on from there"
+        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from robustdeploy.core.archive import Arrays, arrays_from, check_arrays
-from robustdeploy.core.cluster import HERE, check_sharing
 from robustdeploy.core.corruptions import listed_corruptions
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.core.reading import read_bounded
@@ -50,7 +49,7 @@ from robustdeploy.evaluate.distances import (
     shapes_of,
 )
 from robustdeploy.evaluate.host import HostNet, load_host_net
-from robustdeploy.evaluate.nodes import sent, sharing_on
+from robustdeploy.evaluate.nodes import Nodes, sent
 from robustdeploy.evaluate.outcomes import Substituted
 from robustdeploy.evaluate.parts import Parts, npz_from
 from robustdeploy.evaluate.patches import (
@@ -138,17 +137,22 @@ class HostAttacks:
 
 
 def attack_net(
-    net: Attacked, recipe: Recipe, test: Images, work: Work, progress: Progress, workers: int = 1, on: str = HERE
+    net: Attacked,
+    recipe: Recipe,
+    test: Images,
+    work: Work,
+    progress: Progress,
+    workers: int = 1,
+    nodes: Nodes | None = None,
 ) -> AttackRecord:
     """Attack a net in torch. Sealed parts of an interrupted call are used again.
 
-    ``workers`` processes share its blocks, or those of the Ray cluster that ``on`` says; what is found does not depend
-    on how many.
+    ``workers`` processes share its blocks, or the ``nodes`` of a cluster; what is found does not depend on how many.
     """
     host = net.load()
     recipe = answerable(recipe, host)
     parts = Parts(work.folder, work.mark, work.ledger)
-    with _sharing(net, workers, on, host, test, progress) as share:
+    with _sharing(net, workers, nodes, host, test, progress) as share:
         bench = Bench(test, recipe.attacked_within, recipe.seed, parts, progress, share=share)
         arrays = _found(net, recipe, bench, host)
     atomic_write_bytes(work.folder / FILE, npz_from(arrays))
@@ -157,12 +161,11 @@ def attack_net(
 
 
 def _sharing(
-    net: Attacked, workers: int, on: str, host: HostNet, test: Images, progress: Progress
+    net: Attacked, workers: int, nodes: Nodes | None, host: HostNet, test: Images, progress: Progress
 ) -> AbstractContextManager[Share]:
-    address = check_sharing(workers, on)
-    if address is None:
+    if nodes is None:
         return sharing(workers, net.load, host)
-    return sharing_on(address, sent(net.folder, net.twin, net.device, net.trust), host, test, progress)
+    return nullcontext(nodes.share(sent(net.folder, net.twin, net.device, net.trust), host, test, progress))
 
 
 def _found(net: Attacked, recipe: Recipe, bench: Bench, host: HostNet) -> Arrays:

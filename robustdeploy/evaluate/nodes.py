@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 import robustdeploy
 from robustdeploy.attacks.protocol import input_gradient
 from robustdeploy.core.archive import Arrays
-from robustdeploy.core.cluster import connected
+from robustdeploy.core.cluster import connected, losing
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.trust import Trust
@@ -93,85 +92,98 @@ def tried(host: HostNet, images: Bytes, labels: Labels) -> Arrays:
     return arrays
 
 
+@dataclass
+class Nodes:
+    """Workers of a cluster, for one net after the other."""
+
+    ray: Any
+    address: str
+    workers: list[Any]
+    """One whose process or node is lost is not begun again: the others take its block."""
+
+    def share(self, given: Sent, host: HostNet, test: Images, tell: Progress) -> Share:
+        """Hand a net to the workers; what is returned shares jobs among those that compute as ``host`` does."""
+        few = test.images[:_TRIED], test.labels[:_TRIED]
+        wanted, count = tried(host, *few), len(self.workers)
+        with losing(self.address):
+            begun = {worker.begin.remote(given, *few): worker for worker in self.workers}
+            self.workers, why = [], "every worker was lost"
+            for answer in _answers(self.ray, list(begun)):
+                if flaw := _flaw(self.ray, answer, wanted):
+                    why = flaw
+                else:
+                    self.workers.append(begun[answer])
+        if not self.workers:
+            raise EnvironmentFailure(f"no worker of {self.address} can share this attack: {why}")
+        tell(f"workers on {self.address}", len(self.workers), count)
+        return self._do
+
+    def _do(self, jobs: Mapping[str, Job]) -> Iterator[tuple[str, Arrays]]:
+        with losing(self.address):
+            yield from self._shared(jobs)
+
+    def _shared(self, jobs: Mapping[str, Job]) -> Iterator[tuple[str, Arrays]]:
+        """Do jobs by name; one whose worker is lost goes to another."""
+        waiting, free = list(jobs), list(self.workers)
+        asked: dict[Any, tuple[Any, str]] = {}
+        while waiting or asked:
+            while waiting and free:
+                worker, name = free.pop(), waiting.pop(0)
+                asked[worker.do.remote(jobs[name])] = (worker, name)
+            if not asked:
+                raise EnvironmentFailure(
+                    f"every worker of {self.address} was lost. What was done is sealed; the same command goes on"
+                )
+            done, _ = self.ray.wait(list(asked), num_returns=1, timeout=_LOOK_S)
+            stop_if_interrupted()
+            for each in done:
+                worker, name = asked.pop(each)
+                try:
+                    arrays = self.ray.get(each)
+                except self.ray.exceptions.RayActorError:
+                    self.workers.remove(worker)
+                    waiting.insert(0, name)
+                    continue
+                except self.ray.exceptions.RayError as error:
+                    raise EnvironmentFailure(f"a worker of {self.address} failed: {_last_line(error)}") from error
+                free.append(worker)
+                yield name, arrays
+
+
 @contextmanager
-def sharing_on(address: str, given: Sent, host: HostNet, test: Images, tell: Progress) -> Iterator[Share]:
-    """Start a worker on each free core of a cluster, of which those share that compute as ``host`` does."""
+def nodes_on(address: str) -> Iterator[Nodes]:
+    """Start a worker on each core of a cluster."""
     with connected(address) as ray:
         count = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        # One whose process or node is lost is not begun again: the others take its block.
         kind = ray.remote(num_cpus=1, max_restarts=0)(Worker)
         workers = [kind.remote() for _ in range(count)]
-        few = test.images[:_TRIED], test.labels[:_TRIED]
-        fit = _fit(ray, address, {worker.begin.remote(given, *few): worker for worker in workers}, tried(host, *few))
-        tell(f"workers on {address}", len(fit), count)
         try:
-            yield partial(_shared, _Team(ray, address, fit))
+            yield Nodes(ray, address, list(workers))
         finally:
-            for worker in workers:
-                ray.kill(worker)
+            with suppress(ConnectionError):
+                for worker in workers:
+                    ray.kill(worker)
 
 
-def _fit(ray: Any, address: str, begun: dict[Any, Any], wanted: Arrays) -> list[Any]:
-    """Return the workers that compute the same; none is an EnvironmentFailure."""
-    fit, why = [], "no node has a free core"
-    for answer in _answers(ray, begun):
-        try:
-            told = ray.get(answer)
-        except Exception as error:  # whatever the net, the node or its process ended in
-            why = _last_line(error)
-            continue
-        if isinstance(told, str):
-            why = told
-        elif any(not np.array_equal(array, told.get(name)) for name, array in wanted.items()):
-            why = "it rounds otherwise than this machine: another processor, or another torch"
-        else:
-            fit.append(begun[answer])
-    if not fit:
-        raise EnvironmentFailure(f"no worker of {address} can share this attack: {why}")
-    return fit
+def _flaw(ray: Any, answer: Any, wanted: Arrays) -> str:
+    """Say why a worker cannot be used; nothing where it can."""
+    try:
+        told = ray.get(answer)
+    except ray.exceptions.RayError as error:  # whatever the net, the node or its process ended in
+        return _last_line(error)
+    if isinstance(told, str):
+        return told
+    if any(not np.array_equal(array, told.get(name)) for name, array in wanted.items()):
+        return "it rounds otherwise than this machine: another processor, or another torch"
+    return ""
 
 
-def _answers(ray: Any, asked: Mapping[Any, Any]) -> Iterator[Any]:
+def _answers(ray: Any, left: list[Any]) -> Iterator[Any]:
     """Yield what was asked for as it is answered."""
-    left = list(asked)
     while left:
         done, left = ray.wait(left, num_returns=1, timeout=_LOOK_S)
         stop_if_interrupted()
         yield from done
-
-
-@dataclass
-class _Team:
-    ray: Any
-    address: str
-    free: list[Any] = field(default_factory=list)
-
-
-def _shared(team: _Team, jobs: Mapping[str, Job]) -> Iterator[tuple[str, Arrays]]:
-    """Do jobs by name; one whose worker is lost goes to another."""
-    ray, waiting = team.ray, list(jobs)
-    asked: dict[Any, tuple[Any, str]] = {}
-    while waiting or asked:
-        while waiting and team.free:
-            worker, name = team.free.pop(), waiting.pop(0)
-            asked[worker.do.remote(jobs[name])] = (worker, name)
-        if not asked:
-            raise EnvironmentFailure(
-                f"every worker of {team.address} was lost. What was done is sealed; the same command goes on from there"
-            )
-        done, _ = ray.wait(list(asked), num_returns=1, timeout=_LOOK_S)
-        stop_if_interrupted()
-        for each in done:
-            worker, name = asked.pop(each)
-            try:
-                arrays = ray.get(each)
-            except ray.exceptions.RayActorError:
-                waiting.insert(0, name)
-                continue
-            except ray.exceptions.RayError as error:
-                raise EnvironmentFailure(f"a worker of {team.address} failed: {_last_line(error)}") from error
-            team.free.append(worker)
-            yield name, arrays
 
 
 def _last_line(error: Exception) -> str:

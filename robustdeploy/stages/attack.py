@@ -95,7 +95,7 @@ class Attack:
             # Said apart from the targets' attacks, which replay these.
             session.callback.progress(f"{self._named}, {what}", done, total)
 
-        record = attack_net(net, session.asked, test, work, progress, session.workers, session.on)
+        record = attack_net(net, session.asked, test, work, progress, session.workers, session.nodes)
         session.callback.say(f"attack: {self._named}, {len(test.ids)} test images, found in {work.folder}")
         return record
 

@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from robustdeploy.core.callback import SILENT, Callback
-from robustdeploy.core.cluster import HERE
 from robustdeploy.core.files import canonical_json, temporary_folder
 from robustdeploy.core.plain import plain
 from robustdeploy.core.recipe import Data, Recipe
@@ -20,6 +19,7 @@ from robustdeploy.data.load import Loaded, load_data, load_test
 from robustdeploy.devices.fleet import Fleet, check_fit, fleet_of
 from robustdeploy.engine.run import Run
 from robustdeploy.evaluate.attack import Images, chosen
+from robustdeploy.evaluate.nodes import Nodes, nodes_on
 from robustdeploy.export.agent import build_agent, foreign_plugins
 from robustdeploy.nets.store import NetInfo
 
@@ -39,8 +39,8 @@ class Session:
     callback: Callback = SILENT
     workers: int = 1
     """Processes that share the blocks of attacks in torch."""
-    on: str = HERE
-    """Where these are: on this machine, or on a Ray cluster."""
+    cluster: str | None = None
+    """Address of the Ray cluster that shares them instead."""
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _fleets: dict[str, tuple[Fleet, ExitStack]] = field(default_factory=dict, init=False)
     _tests: dict[tuple[str, ...], StoredImages] = field(default_factory=dict, init=False)
@@ -54,6 +54,11 @@ class Session:
     def training_data(self) -> Loaded:
         """The images of the training set, read once."""
         return load_data(self._where, partial(self.callback.progress, "reading images"), self.callback.say)
+
+    @cached_property
+    def nodes(self) -> Nodes | None:
+        """The workers of the cluster, begun once for all nets; None where attacks in torch are run here."""
+        return None if self.cluster is None else self._stack.enter_context(nodes_on(self.cluster))
 
     def test_set(self, info: NetInfo) -> StoredImages:
         """Return all test images, read once, for a net of these classes."""
