@@ -17,6 +17,7 @@ _KEPT_APART = {
     *("Relu", "LeakyRelu", "Clip", "Tanh", "Sigmoid", "HardSwish", "HardSigmoid", "Gelu", "Erf", "Elu", "Selu"),
     *("Identity", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Abs", "Neg", "Softplus", "Mish"),
 }
+_SCORES = "scores"
 _PAIRS = {"Add", "Sub", "Mul", "Max", "Min"}
 
 
@@ -52,6 +53,8 @@ class _Padding:
             if rule is None or not rule(node):
                 self._alone(node)
             self._nodes.append(node)
+            if _SCORES in self._more:
+                self._cut_scores(node)
         del self._graph.node[:]
         self._graph.node.extend(self._nodes)
         return self._any
@@ -206,17 +209,27 @@ class _Padding:
                 continue
             if name not in self._exact:
                 self._exact[name] = f"{name}/exact"
-                ends = [
-                    self._constant(f"{name}/{end}", np.array([number], np.int64))
-                    for end, number in (("start", 0), ("stop", self._shapes[name][1]), ("axis", 1))
-                ]
-                self._nodes.append(self._onnx.helper.make_node("Slice", [name, *ends], [self._exact[name]]))
+                self._cut(name, self._shapes[name][1], self._exact[name])
             node.input[at] = self._exact[name]
+
+    def _cut_scores(self, node: Any) -> None:
+        """Have a node whose output is the net's own answer as many of them as there were."""
+        wide = f"{_SCORES}/wide"
+        node.output[list(node.output).index(_SCORES)] = wide
+        self._more[wide] = self._more.pop(_SCORES)
+        self._cut(wide, self._shapes[_SCORES][1], _SCORES)
+
+    def _cut(self, name: str, count: int, result: str) -> None:
+        ends = [
+            self._constant(f"{name}/{end}", np.array([number], np.int64))
+            for end, number in (("start", 0), ("stop", count), ("axis", 1))
+        ]
+        self._nodes.append(self._onnx.helper.make_node("Slice", [name, *ends], [result]))
 
     # What the rules share.
 
     def _outputs(self, node: Any, channels: int) -> int:
-        return channels if "scores" in node.output else self._wanted(channels)
+        return channels if _SCORES in node.output else self._wanted(channels)
 
     def _note(self, node: Any, count: int) -> None:
         shape = self._shapes[node.output[0]]

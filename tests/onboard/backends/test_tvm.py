@@ -132,6 +132,18 @@ def grouped(path):
     return net.write(path, 16)
 
 
+def convolved(path):
+    """Scores that come straight from a convolution, as SqueezeNet's do."""
+    net = Graph(3, 8, 8)
+    net.conv(3, 16)
+    net.add("Relu")
+    net.conv(16, 5)
+    net.add("Relu")
+    net.add("GlobalAveragePool")
+    net.add("Flatten")
+    return net.finish(path)
+
+
 def dense(path):
     """Layers that are matrix products alone, with widths that vectors divide and one that they do not."""
     net = Graph(1, 6, 6)
@@ -210,7 +222,10 @@ def half(path):
     return net.write(path, 16)
 
 
-NETS = {made.__name__: made for made in (residual, odd, mobile, grouped, dense, attention, recurrent, quantised, half)}
+NETS = {
+    made.__name__: made
+    for made in (residual, odd, mobile, grouped, convolved, dense, attention, recurrent, quantised, half)
+}
 
 
 def compiled(path, **options):
@@ -229,7 +244,9 @@ def told(engine):
     return json.loads((engine / "engine.json").read_text())
 
 
-PADDED = [(name, "auto") for name in NETS] + [(name, pad) for name in ("odd", "grouped") for pad in (True, False)]
+PADDED = [(name, "auto") for name in NETS] + [
+    (name, pad) for name in ("odd", "grouped", "convolved") for pad in (True, False)
+]
 
 
 @compiles
