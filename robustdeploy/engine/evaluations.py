@@ -20,10 +20,10 @@ from robustdeploy.errors import UsageError
 def evaluations_named(run: Run, targets: Sequence[str] = ()) -> list[str]:
     """Return the finished evaluations that ``targets`` name; all of the recipe's own without any.
 
-    Own evaluations and those under other settings cannot be told together: a UsageError, as is one that is not there.
+    Evaluations under unlike settings cannot be told together: a UsageError, as is one that is not there.
     """
     names = list(dict.fromkeys(map(evaluation_named, targets))) or own_evaluations(run)
-    if len(names) > 1 and any(label_in(name) for name in names):
+    if len({label_in(name) for name in names}) > 1:
         raise UsageError(f"{' and '.join(names)} differ in their settings, so no report tells them together; name one")
     for name in names:
         check_evaluated(run, name)

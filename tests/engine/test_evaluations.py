@@ -20,6 +20,7 @@ def run(tmp_path, monkeypatch):
         "engines/pruned/fp32@quick",
         "boards/pruned/fp32@quick",
         "boards/pruned/fp32@quick@3fa9c2d1",
+        "boards/pruned/fp32@other@3fa9c2d1",
         "engines/pruned/fp32@null",
         "boards/pruned/fp32@null/parts",
     ):
@@ -32,16 +33,26 @@ def run(tmp_path, monkeypatch):
 def test_those_that_are_there_are_found(run):
     assert evaluations_named(run) == ["quick"]
     assert evaluations_named(run, ["quick@3fa9c2d1"]) == ["quick@3fa9c2d1"]
+    both = ["quick@3fa9c2d1", "other@3fa9c2d1"]
+    assert evaluations_named(run, both) == both
+    with pytest.raises(UsageError, match="differ in their settings"):
+        evaluations_named(run, ["quick", "other@3fa9c2d1"])
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("quick@3fa9c2d2", "no evaluation 'quick@3fa9c2d2'; did you mean 'quick@3fa9c2d1'? (there: quick, quick@3fa9"),
+        ("quick@3fa9c2d2", "no evaluation 'quick@3fa9c2d2'; did you mean 'quick@3fa9c2d1'? (there: other@3fa9c2d1, q"),
         ("quick@unknown", "`robustdeploy evaluate runs/mine --target quick --set evaluate.…` makes one"),
-        ("quik", "has nothing of a target 'quik'; did you mean 'quick'? (there: quick, quick@3fa9c2d1)"),
+        (
+            "quik",
+            "has nothing of a target 'quik'; did you mean 'quick'? (there: other@3fa9c2d1, quick, quick@3fa9c2d1)",
+        ),
         ("../train", "has nothing of a target '../train' (there: "),
-        ("null", "on null yet (there: quick, quick@3fa9c2d1): run `robustdeploy evaluate runs/mine --target null` f"),
+        (
+            "null",
+            "quick, quick@3fa9c2d1): run `robustdeploy evaluate runs/mine --target null` first",
+        ),
         ("host-cpu", "run `robustdeploy export runs/mine --target host-cpu` and `robustdeploy evaluate runs/mine --t"),
         ("null@12345678", "run `robustdeploy evaluate runs/mine --target null` first"),
     ],
