@@ -538,7 +538,7 @@ PAGE = {
 }
 TABLE = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in (Path(__file__).parents[2] / "docs/data.md").read_text().splitlines()
+    for line in (Path(__file__).parents[2] / "docs/data.md").read_text().partition("| step |")[0].splitlines()
     if line.startswith("| ") and not line.startswith("| image ")
 ]
 
