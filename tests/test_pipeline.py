@@ -161,6 +161,7 @@ def test_kills_during_training_cost_nothing(chain, tmp_path, spawn, command):
     same_evaluation(tmp_path, chain)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_kill_during_export_costs_that_export_only(unevaluated, chain, spawn, command):
     run = unevaluated / "runs/tiny"

@@ -33,6 +33,7 @@ def spins(folder, load, **settings):
     return found
 
 
+@pytest.mark.exhaustive
 def test_threads_wait_briefly_on_a_busy_machine_alone(tmp_path):
     assert spins(tmp_path, load=1.0) == {SPINS}
     assert SPINS not in spins(tmp_path, load=0.1)

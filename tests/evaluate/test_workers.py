@@ -51,6 +51,7 @@ def alone(chain, tmp_path_factory, command):
     return desk
 
 
+@pytest.mark.exhaustive
 def test_two_processes_find_what_one_does_and_seal_the_same(desk, command, alone):
     done = command(desk, *WORDS, "--workers", "2")
     assert done.code == 0, done.err
