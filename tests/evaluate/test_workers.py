@@ -69,18 +69,24 @@ def children():
     return held
 
 
-@pytest.mark.exhaustive
-def test_a_killed_worker_is_told_and_the_same_command_ends_as_if_nothing_had_been(desk, command, alone, monkeypatch):
+def killed_at_the_first_part(monkeypatch, find):
+    """Have a worker killed as soon as the first part of an attack is sealed; in the list stands which."""
     seal, killed = attack.Parts.seal, []
 
     def sealed(self, name, arrays):
         given = seal(self, name, arrays)
         if not killed and name.startswith("autoattack"):
-            killed.append(children()[0])
+            killed.append(find()[0])
             os.kill(killed[0], signal.SIGKILL)
         return given
 
     monkeypatch.setattr(attack.Parts, "seal", sealed)
+    return killed
+
+
+@pytest.mark.exhaustive
+def test_a_killed_worker_is_told_and_the_same_command_ends_as_if_nothing_had_been(desk, command, alone, monkeypatch):
+    killed = killed_at_the_first_part(monkeypatch, children)
     done = command(desk, *WORDS, "--workers", "2")
     assert killed
     assert done.code == 4, done.err
@@ -103,16 +109,7 @@ def test_less_than_one_is_refused(desk, command):
 
 @pytest.mark.exhaustive
 def test_a_cluster_finds_the_same_though_a_worker_of_it_is_killed(desk, command, alone, cluster, monkeypatch):
-    seal, killed = attack.Parts.seal, []
-
-    def sealed(self, name, arrays):
-        given = seal(self, name, arrays)
-        if not killed and name.startswith("autoattack"):
-            killed.append(workers_of_a_cluster()[0])
-            os.kill(killed[0], signal.SIGKILL)
-        return given
-
-    monkeypatch.setattr(attack.Parts, "seal", sealed)
+    killed = killed_at_the_first_part(monkeypatch, workers_of_a_cluster)
     done = command(desk, *WORDS, "--on", cluster.address)
     assert done.code == 0, done.err
     assert killed
