@@ -162,7 +162,7 @@ IMPORT_BY_NAME = {
     "robustdeploy/cli/group.py": "commands",
     "robustdeploy/cli/heavy.py": "what brings torch",
     "robustdeploy/core/registry.py": "plug-ins",
-    "robustdeploy/core/torchvision_names.py": "torchvision, which may not fit torch",
+    "robustdeploy/core/torchvision_package.py": "torchvision, which may not fit torch",
     "robustdeploy/nets/build.py": "a user's own factory",
     "robustdeploy/onboard/find.py": "plug-ins on the board",
     "robustdeploy/onboard/backends/ncnn.py": "the toolchain",

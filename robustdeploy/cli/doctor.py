@@ -19,7 +19,7 @@ from robustdeploy.core.files import temporary_folder
 from robustdeploy.core.load import load_target
 from robustdeploy.core.registry import LINKS
 from robustdeploy.core.target import Target
-from robustdeploy.core.torchvision_names import part_of_torchvision
+from robustdeploy.core.torchvision_package import part_of_torchvision
 from robustdeploy.devices.architecture import EMULATED, check_architecture, check_emulated
 from robustdeploy.devices.board import Board, board_from
 from robustdeploy.devices.builder import check_builder

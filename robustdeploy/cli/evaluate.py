@@ -138,8 +138,7 @@ def evaluate(
         settings = load_recipe(base, used).evaluate if used or replay or recipe is not None else None
         settings = _with_replay(settings, replay) if settings and replay else settings
         its: dict[str, Any] = {"settings": settings, "data": data, "force": force, "trust": word}
-        its |= {"precisions": precision or (), "skip_unreadable": skip_unreadable, "workers": workers}
-        its |= {"on": on}
+        its |= {"precisions": precision or (), "skip_unreadable": skip_unreadable, "workers": workers, "on": on}
         first = api.evaluate(opened, goal, **its, callback=callback).path.parent
     computed = [each.name for each in precisions_on(goal, asked_precisions(opened.recipe, precision or ()))]
     name = first.name.partition("@")[2]

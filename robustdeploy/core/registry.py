@@ -23,7 +23,7 @@ from robustdeploy.core.declared import declared_options, declared_value
 from robustdeploy.core.factories import ONNX_FILE, TORCHVISION, check_factory_name, is_factory, source_of
 from robustdeploy.core.kinds import KINDS, Kind
 from robustdeploy.core.options import options_type
-from robustdeploy.core.torchvision_names import classifiers
+from robustdeploy.core.torchvision_package import classifiers
 from robustdeploy.errors import RecipeError
 from robustdeploy.onboard.types import Backend, QueryAttack
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from robustdeploy.core.torchvision_names import part_of_torchvision
+from robustdeploy.core.torchvision_package import part_of_torchvision
 from robustdeploy.data.decode import resized
 from robustdeploy.data.images import Images, Progress, Source, numbered
 from robustdeploy.errors import DataError

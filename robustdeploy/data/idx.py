@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from robustdeploy.core.torchvision_names import part_of_torchvision
+from robustdeploy.core.torchvision_package import part_of_torchvision
 from robustdeploy.data.decode import resized
 from robustdeploy.data.images import Images, Progress, Source, needed, numbered
 from robustdeploy.errors import DataError

@@ -23,7 +23,7 @@ from robustdeploy.core.cluster import connected, losing
 from robustdeploy.core.interrupts import stop_if_interrupted
 from robustdeploy.core.reading import read_bounded
 from robustdeploy.core.trust import Trust
-from robustdeploy.errors import EnvironmentFailure
+from robustdeploy.errors import EnvironmentFailure, RobustdeployError
 from robustdeploy.evaluate.attack import Images, Progress
 from robustdeploy.evaluate.host import HostNet, load_host_net
 from robustdeploy.evaluate.workers import Job, Share
@@ -145,6 +145,8 @@ class Nodes:
                     waiting.insert(0, name)
                     continue
                 except self.ray.exceptions.RayError as error:
+                    if isinstance(cause := getattr(error, "cause", None), RobustdeployError):
+                        raise cause from error  # as it would be told of a worker here
                     raise EnvironmentFailure(f"a worker of {self.address} failed: {_last_line(error)}") from error
                 free.append(worker)
                 yield name, arrays

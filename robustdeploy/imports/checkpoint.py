@@ -35,6 +35,7 @@ from robustdeploy.nets.store import NetInfo, save_net
 from robustdeploy.onboard.criterion import CLASSIFICATION
 from robustdeploy.onboard.types import Labels
 from robustdeploy.train.facts import HELD_OUT
+from robustdeploy.train.start import info_of
 
 _MOST_BYTES = 16 * 2**30
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "student.", "encoder.")
@@ -81,14 +82,7 @@ def import_checkpoint(
             raise ArtifactError(f"{path}: the net that its weights are for cannot be built: {error}") from error
     set_gains(net, on=False)
     prefix = _fill(net, state, path, told(recipe.net))
-    info = NetInfo(
-        net=recipe.net,
-        classes=data.classes,
-        image_shape=data.image_shape,
-        preprocess=recipe.preprocess,
-        mean=mean,
-        std=std,
-    )
+    info = info_of(recipe, data, mean, std)
     found = [f"guessed {each}" for each in (how, why) if each]
     others = {} if said else readings(usual, len(mean))
     odd = _noticed(net.eval(), data, others, not why)

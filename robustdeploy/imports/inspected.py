@@ -194,7 +194,7 @@ def _shown(given: Input) -> str:
 def _misfit(given: Input, shape: ImageShape) -> str:
     """Say why images of the data do not fit, and what would."""
     channels, height, width = shape
-    told = f"its input is {_shown(given)}, and the data's images are {_times(shape)} (channels, height, width)"
+    told = f"its input is {_shown(given)}, and images come as {_times(shape)} (channels, height, width)"
     dims = given.dims
     if len(dims) == 3 and {dims[0], dims[2]} & {1, 3, channels, None}:
         first = dims[0] in (1, 3, channels, None)

@@ -23,7 +23,7 @@ from robustdeploy.core.factories import (
 )
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import NETS
-from robustdeploy.core.torchvision_names import part_of_torchvision
+from robustdeploy.core.torchvision_package import part_of_torchvision
 from robustdeploy.errors import RecipeError, RobustdeployError
 from robustdeploy.nets.bounds import TooLarge, bounded, check_bounds
 from robustdeploy.nets.normalised import Normalised

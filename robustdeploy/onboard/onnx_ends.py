@@ -14,8 +14,6 @@ from ..errors import ArtifactError
 
 _GRAPH, _INITIALIZER, _INPUT, _OUTPUT, _TENSOR_NAME = 7, 5, 11, 12, 8
 _FLOAT = 1
-PLAINLY = "resize without it (antialias: false, or interpolation: area, in the recipe's preprocess)"
-"""What to do where a toolchain knows no antialiasing."""
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 

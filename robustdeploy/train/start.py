@@ -56,18 +56,19 @@ def net_info(recipe: Recipe, data: Loaded) -> NetInfo:
     """Return all of ``starting_net`` but its weights; a trained one keeps its own normalisation."""
     if recipe.train.start is None:
         mean, std = _statistics(recipe, data)
-        return NetInfo(
-            net=recipe.net,
-            classes=data.classes,
-            image_shape=data.image_shape,
-            preprocess=recipe.preprocess,
-            mean=mean,
-            std=std,
-        )
+        return info_of(recipe, data, mean, std)
     info = load_info(recipe.train.start)
     check_same_net(recipe, info.net, info.preprocess, len(info.modules), recipe.train.start)
     check_fits(info, data)
     return info
+
+
+def info_of(recipe: Recipe, data: Loaded, mean: tuple[float, ...], std: tuple[float, ...]) -> NetInfo:
+    """Return what is stored of the recipe's net beside its weights; ``mean`` and ``std`` are of what it reads."""
+    steps = recipe.preprocess
+    return NetInfo(
+        net=recipe.net, classes=data.classes, image_shape=data.image_shape, preprocess=steps, mean=mean, std=std
+    )
 
 
 def _statistics(recipe: Recipe, data: Loaded) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -90,6 +90,27 @@ def test_a_narrowed_evaluation_stands_beside_the_recipes_own(desk, command):
 
 @pytest.mark.exhaustive
 @pytest.mark.slow
+def test_two_targets_under_the_same_other_settings_come_into_one_report(desk, command):
+    (desk / "twin.yaml").write_text("extends: quick.yaml\nname: twin\n")
+    for target in ("quick.yaml", "twin.yaml"):
+        assert command(desk, "evaluate", "--target", target, *NARROW).code == 0
+    run = desk / "runs/tiny"
+    names = sorted(path.name.removeprefix("fp32@") for path in run.glob("boards/pruned/fp32@*@*"))
+    done = command(desk, "report", "--target", names[0], "--target", names[1])
+    assert done.code == 0, done.err
+    (path,) = run.glob("report-*+*.json")
+    written = json.loads(path.read_text())
+    assert [each["subject"] for each in written["verdict"]["subjects"]] == ["pruned/fp32@quick", "pruned/fp32@twin"]
+    told = command(desk, "gate", str(path))
+    assert told.code == 3
+    assert "pruned/fp32@twin" in told.out
+    mixed = command(desk, "report", "--target", "quick", "--target", names[1])
+    assert mixed.code == 2
+    assert "differ in their settings" in mixed.err
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_run_with_other_settings_keeps_its_recipe_and_its_own_evaluation(desk, command):
     run = desk / "runs/tiny"
     before = contents(run)

@@ -131,6 +131,6 @@ def test_a_quick_look_imports_no_heavy_plug_in(tmp_path, monkeypatch):
 
 def test_torchvisions_classifiers_are_known_from_its_files():
     models = pytest.importorskip("torchvision.models")
-    from robustdeploy.core.torchvision_names import classifiers
+    from robustdeploy.core.torchvision_package import classifiers
 
     assert classifiers() == set(models.list_models(module=models))

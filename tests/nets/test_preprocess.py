@@ -109,6 +109,32 @@ def test_area_is_pillows_box_on_whole_blocks_and_refuses_others():
         Steps(steps({"name": "resize", "size": [9, 18], "interpolation": "area"})).shape(CAMERA)
 
 
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        (
+            {"name": "resize", "size": [400_000, 400_000]},
+            "resize: memory does not hold what it makes of a single image",
+        ),
+        (
+            {"name": "normalise", "mean": [0.5], "std": [0.1, 0.2]},
+            "normalise: std has 2 numbers, and images have 3 cha",
+        ),
+    ],
+)
+def test_what_no_image_can_be_made_into_is_told_in_a_sentence(step, told):
+    with pytest.raises(RecipeError) as refused:
+        Steps(steps(step)).shape(CAMERA)
+    assert str(refused.value).startswith(f"preprocess: {told}")
+
+
+def test_a_step_of_others_that_fails_is_told_with_its_error():
+    broken = Steps(steps({"name": "crop", "size": [8, 8]}))
+    broken.steps = (lambda images: images["red"],)
+    with pytest.raises(RecipeError, match=r"preprocess: crop: (IndexError|TypeError)"):
+        broken.shape(CAMERA)
+
+
 def test_a_crop_is_the_middle_or_stands_where_it_is_told():
     images = tensor(photos())
     assert torch.equal(Crop((21, 21))(images), images[:, :, 8:29, 16:37])

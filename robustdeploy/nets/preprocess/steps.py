@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import PREPROCESS
 from robustdeploy.errors import RecipeError
+from robustdeploy.foreign import sentence
 from robustdeploy.nets.preprocess.protocol import Step
 
 Shape = tuple[int, int, int]
@@ -45,10 +46,16 @@ class Steps(nn.Module):
         for name, step in zip(self._names, self.steps, strict=True):
             try:
                 images = step(images)
-            except (ValueError, RuntimeError) as error:
-                raise RecipeError(f"preprocess: {name}: {error}") from error
+            except Exception as error:  # a step may be anybody's code
+                raise RecipeError(f"preprocess: {name}: {_why(error)}") from error
         channels, height, width = images.shape[1:]
         return channels, height, width
+
+
+def _why(error: Exception) -> str:
+    if "allocate memory" in str(error):  # torch has no exception of its own for it
+        return "memory does not hold what it makes of a single image; give it a smaller size"
+    return str(error) if isinstance(error, ValueError) else sentence(f"{type(error).__name__}: {error}")[:300]
 
 
 def prepared_statistics(

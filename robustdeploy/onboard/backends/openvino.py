@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ...errors import ArtifactError, ToolchainError
+from ..antialiasing import left_out
 from ..engine import file_of
 from ..installing import to_install
-from ..onnx_ends import PLAINLY
 from ..types import Model, Pixels, Probe, Scores
 
 _GRAPH, _WEIGHTS = "model.xml", "model.bin"
@@ -77,8 +77,7 @@ class OpenVino:
         graph = _read(toolchain, "onnx", onnx)
         # Its CPU kernels resize without it and say nothing, so the engine would be another net.
         if any(node.get_attributes().get("antialias") for node in graph.get_ops() if node.get_type_name() == _RESIZE):
-            version = _version(toolchain)
-            raise ArtifactError(f"OpenVINO {version} leaves out the antialiasing of a Resize in {onnx.name}; {PLAINLY}")
+            raise left_out(f"OpenVINO {_version(toolchain)}", onnx.name)
         _name_constants(graph)
         # Some faults only show when a net runs: a missing kernel, or numbers that overflow.
         shape = _image_shape(graph, onnx)

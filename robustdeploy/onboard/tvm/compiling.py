@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ArtifactError, ToolchainError
-from ..onnx_ends import PLAINLY
+from ..antialiasing import left_out
 from ..store import sha256_of
 from .folding import sizes_of
 from .gpu import gpu_target, note_on
@@ -231,7 +231,7 @@ def read_graph(path: Path) -> Any:
     resized = (node for node in model.graph.node if node.op_type == "Resize")
     # TVM would leave it out without a word, and the engine would be another net.
     if any(each.name == "antialias" and each.i for node in resized for each in node.attribute):
-        raise ArtifactError(f"TVM leaves out the antialiasing of a Resize in {path.name}; {PLAINLY}")
+        raise left_out("TVM", path.name)
     return model
 
 

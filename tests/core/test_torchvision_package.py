@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from robustdeploy.core.torchvision_names import part_of_torchvision
+from robustdeploy.core.torchvision_package import part_of_torchvision
 from robustdeploy.errors import ToolchainError
 
 
