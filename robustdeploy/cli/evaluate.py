@@ -27,6 +27,7 @@ from robustdeploy.cli.options import (
     overrides,
 )
 from robustdeploy.cli.result import show
+from robustdeploy.core.callback import Callback
 from robustdeploy.core.cluster import HERE, check_sharing
 from robustdeploy.core.given import is_net_file, is_stored_net, kind_of_net
 from robustdeploy.core.load import load_recipe, load_target
@@ -35,6 +36,7 @@ from robustdeploy.core.precisions import asked_precisions, precisions_on
 from robustdeploy.core.recipe import Choice, Evaluate
 from robustdeploy.core.settings import is_own
 from robustdeploy.core.settings import overrides as core_overrides
+from robustdeploy.core.target import Target
 from robustdeploy.data.find import looking_once
 from robustdeploy.data.replay_set import check_replay_set
 from robustdeploy.engine.run import Run
@@ -116,14 +118,10 @@ def evaluate(
     with listening(track, quiet or as_json) as callback, looking_once():
         goal = load_target(target)
         if run is not None and (is_stored_net(run) or is_net_file(run)):
-            if is_net_file(run):
-                kind_of_net(run)
-            other += ["data.skip_unreadable=true"] if skip_unreadable else []
-            recipe_to_import(run, recipe, [*other, *([] if data is None else [f"data.path={data}"])])
-            how: dict[str, Any] = {"data": data, "overrides": other, "runs": runs, "force": force, "trust": trust}
-            opened = api.import_net(run, recipe, **how, callback=callback)
+            other += ["data.skip_unreadable=true"] if skip_unreadable and is_net_file(run) else []
+            asked: dict[str, Any] = {"data": data, "runs": runs, "force": force, "trust": trust, "callback": callback}
+            opened = _imported(run, goal, recipe, other, precision or (), **asked)
             word = trust or [opened.recipe.net]  # the import has found the user's word for it
-            api.export(opened, goal, precisions=precision or (), force=force, trust=word, callback=callback)
         elif recipe is not None:
             raise UsageError("--recipe is for a folder that holds a net alone; a run has its own recipe")
         else:
@@ -143,6 +141,30 @@ def evaluate(
     computed = [each.name for each in precisions_on(goal, asked_precisions(opened.recipe, precision or ()))]
     name = first.name.partition("@")[2]
     _show(opened, target, [first.with_name(f"{each}@{name}") for each in computed], settings, as_json)
+
+
+def _imported(
+    net: Path,
+    target: Target,
+    recipe: str | None,
+    given: list[str],
+    precisions: Sequence[str],
+    *,
+    data: Path | None,
+    force: bool,
+    trust: Sequence[Any],
+    callback: Callback,
+    **others: Any,
+) -> Run:
+    """Make a net that is trained already a run of its own, exported for ``target``."""
+    if is_net_file(net):
+        kind_of_net(net)
+    recipe_to_import(net, recipe, [*given, *([] if data is None else [f"data.path={data}"])])
+    how: dict[str, Any] = {"data": data, "overrides": given, "force": force, "trust": trust, **others}
+    run = api.import_net(net, recipe, **how, callback=callback)
+    word = trust or [run.recipe.net]
+    api.export(run, target, precisions=precisions, force=force, trust=word, callback=callback)
+    return run
 
 
 def _split(given: Sequence[str], attacks: str | None, limit: int | None) -> tuple[list[str], list[str]]:
