@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 QUIET = "--headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run --disable-background-networking"
-SIZES = {"light": (1200, 4600), "dark": (1200, 4600), "phone": (390, 9000)}
+SIZES = {"light": (1200, 9000), "dark": (1200, 9000), "phone": (390, 9000)}
 _PHONE = '<!doctype html><body style="margin:0"><iframe style="width:{}px;height:{}px;border:0" src="{}"></iframe>'
 
 

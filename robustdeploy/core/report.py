@@ -130,6 +130,10 @@ class Sample(Noun):
     """By which rule it was chosen."""
     change: float | None = None
     """Length of the perturbation in l2, in pixels of [0, 1]."""
+    clean_scores: tuple[float, float] | None = None
+    """What the net gave its answer to the image as it is, and the true class."""
+    adversarial_scores: tuple[float, float] | None = None
+    """The same after the attack."""
 
 
 class LayerTime(Noun):

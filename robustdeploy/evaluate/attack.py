@@ -29,7 +29,7 @@ from robustdeploy.evaluate.asking import Engine, chosen_by, engine_on, sought
 from robustdeploy.evaluate.box import project, violations
 from robustdeploy.evaluate.host import HostNet
 from robustdeploy.evaluate.judge import judge
-from robustdeploy.evaluate.outcomes import AttackOutcome, Bits, Kind, Substituted
+from robustdeploy.evaluate.outcomes import AttackOutcome, Bits, Kind, Substituted, scores_told
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.workers import Job, Share, in_turn
 from robustdeploy.onboard.criterion import CLASSIFICATION
@@ -284,7 +284,8 @@ def attack_board(
         found = _on_one(adversary, bench, host, (fleet, board), block, replayed and replayed.of(number), tell)
         # What an attack says of its own success is not asked: the stored images are scored anew.
         judged = judge(board, found["images"], bench.batch)
-        return {**found, "board": judged.labels, "moved": judged.moved, "restless": judged.restless}
+        told: Arrays = {"board": judged.labels, "scores": scores_told(judged.scores, block.labels)}
+        return {**found, **told, "moved": judged.moved, "restless": judged.restless}
 
     joined = shared(bench, fleet, adversary.label, one)
     counted = adversary.needs is not None
@@ -298,6 +299,7 @@ def attack_board(
         spent_ns=joined["spent_ns"] if counted else None,
         by_chance=joined["by_chance"] if adversary.kind == "divergence" else None,
         host_images=replayed.images if replayed is not None and adversary.kind == "replay" else None,
+        scores=joined.get("scores"),
         moved=int(joined["moved"].sum()),
         restless=int(joined["restless"].sum()),
         substituted=None if replayed is None else replayed.substituted,
@@ -370,6 +372,7 @@ def _attack_on(
     own = attack_board(adversary, few, host, fleet, replayed and replayed.at(at))
     names = ["images", "board", "host", *(("queries", "spent_ns") if replayed is None else ())]
     names += ["by_chance"] if by_chance is not None else []
+    names += ["scores"] if own.scores is not None and outcome.scores is not None else []
     merged = {name: _put(getattr(outcome, name), at, getattr(own, name)) for name in names}
     return replace(outcome, **merged, moved=own.moved, restless=own.restless, substituted=own.substituted)
 
@@ -395,7 +398,9 @@ def shared(bench: Bench, fleet: Fleet, name: str, one: OnBoard) -> Arrays:
     tell()
     made = dict(zip(waiting, fleet.share([partial(job, part) for part in waiting], tell), strict=True))
     ordered = [parts.get(part) or made[part] for part in names]
-    return {field: np.concatenate([part[field] for part in ordered]) for field in ordered[0]}
+    # A part that an older version sealed lacks what is kept since.
+    fields = [field for field in ordered[0] if all(field in part for part in ordered)]
+    return {field: np.concatenate([part[field] for part in ordered]) for field in fields}
 
 
 def _numbers(adversary: Adversary) -> Mapping[str, Any]:

@@ -196,8 +196,9 @@ def latency_diagnostic(latency: Latency | None) -> Diagnostic:
     timings = latency.timings(scenario)
     # A warning and no block: the interval has grown with the noise and keeps a verdict honest by itself.
     drift, cv = timings.drift or 0.0, timings.cv
-    found = f"the samples of {len(latency.scenarios[scenario])} runs varied by {cv:.1%} and drifted by {drift:+.1%}"
-    limits = f"(limits {STEADY_CV:.0%} and {STEADY_DRIFT:.0%})"
+    spread = f"varied by {100 * cv:.1f} % and drifted by {100 * drift:+.1f} %"
+    found = f"the samples of {len(latency.scenarios[scenario])} runs {spread}"
+    limits = f"(limits {100 * STEADY_CV:.0f} % and {100 * STEADY_DRIFT:.0f} %)"
     unsupported = "".join(f". There is no {each.name}: {each.reason}" for each in timings.percentiles if each.reason)
     if timings.steady:
         text = f"latency was steady: {found} {limits}, and no throttling was seen{unsupported}"

@@ -54,7 +54,7 @@ from robustdeploy.evaluate.ladder import ladder_diagnostic
 from robustdeploy.evaluate.latency import Stopwatch, timings_record
 from robustdeploy.evaluate.latency_rows import latency_diagnostics
 from robustdeploy.evaluate.opening import Opened, golden_diagnostic, open_on
-from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
+from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes, scores_told
 from robustdeploy.evaluate.overlap import overlap_diagnostic
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.patches import UnderPatches, patch_outcomes, patches_asked, patches_on_boards
@@ -358,6 +358,7 @@ def _attacked(
     timed: Relay,
 ) -> Outcomes:
     (host, found, dense), images = on_host, bench.images.images
+    scores = scores_told(clean.scores, bench.images.labels)
 
     def one(adversary: Adversary, ahead: AttackOutcome | None) -> AttackOutcome:
         replayed = found.attacks.get(adversary.label)
@@ -367,7 +368,8 @@ def _attacked(
         timed.take()
         return replace(outcome, belongs=_belonging(adversary, bench))
 
-    attacks = in_order(adversaries, AttackOutcome("", "transfer", images, clean.labels, found.clean), one)
+    unattacked = AttackOutcome("", "transfer", images, clean.labels, found.clean, scores=scores)
+    attacks = in_order(adversaries, unattacked, one)
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
     if dense is not None:
@@ -391,6 +393,7 @@ def _attacked(
         moved=int(clean.moved.sum()),
         restless=int(clean.restless.sum()),
         batch=bench.batch,
+        scores=scores,
     )
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from robustdeploy.core.files import atomic_write_bytes
 from robustdeploy.data.replay_set import Belonging
 from robustdeploy.evaluate.parts import npz_from
-from robustdeploy.onboard.types import Bytes, Labels
+from robustdeploy.onboard.types import Bytes, Labels, Scores
 
 Kind = Literal["transfer", "query", "substitute", "straight-through", "divergence", "replay"]
 """How images were found: by gradients of a net in torch, by asking for scores, on a net that learnt from labels, by a
@@ -21,6 +21,12 @@ net's gradients at what the engine says, where the two differ, or by an earlier 
 
 All but the first and the last ask what is deployed."""
 Bits = npt.NDArray[np.bool_]
+
+
+def scores_told(scores: Scores, labels: Labels) -> Scores:
+    """Return of each row of ``scores`` the highest one and that of the true class, N×2."""
+    told: Scores = np.stack([scores.max(1), scores[np.arange(len(labels)), labels]], axis=1)
+    return told
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class AttackOutcome:
     """What ``host`` are the labels of, where these are not ``images``: of several replays the worst one in torch."""
     belongs: Belonging | None = None
     """Which replays there are of the images."""
+    scores: Scores | None = None
+    """What the board gave its own answer and the true class, N×2; None where nobody kept it."""
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -100,6 +108,8 @@ class Outcomes:
     """Those of them to which it did not give it again in batches of the same size either."""
     batch: int = 1
     """Images that the board was given at a time when it was judged."""
+    scores: Scores | None = None
+    """As those of an attack, of the images as they are."""
     dense_clean: Labels | None = None
     dense_attacks: tuple[AttackOutcome, ...] = ()
     """Attacks on the dense net itself, on the host; ``board`` and ``host`` are both its own predictions."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from robustdeploy.core.report import Sample
 from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
 from robustdeploy.evaluate.pictures import png
-from robustdeploy.onboard.types import Bytes, Threat
+from robustdeploy.onboard.types import Bytes, Scores, Threat
 
 SAMPLES = 12
 """Most samples of a report."""
@@ -86,7 +86,13 @@ def _sample(
         difference_png=png(_difference(clean, adversarial, threat)),
         why=why,
         change=_length(outcomes, index, attack),
+        clean_scores=_scores(outcomes.scores, index),
+        adversarial_scores=_scores(attack.scores, index),
     )
+
+
+def _scores(scores: Scores | None, index: int) -> tuple[float, float] | None:
+    return None if scores is None else (float(scores[index, 0]), float(scores[index, 1]))
 
 
 def _difference(clean: Bytes, adversarial: Bytes, threat: Threat) -> Bytes:

@@ -129,16 +129,18 @@ def curve_chart(curves: Sequence[Curve], eps: float, styles: Styles) -> str:
         return ""
     radii = _abscissae(curves)
     furthest = max([eps, *radii]) or 1.0
-    share = eps / furthest
+    share = _ROOM * eps / furthest
     limit = line(across(share), _TOP - 8, across(share), _BOTTOM, "limit")
     anchor = "end" if share > 0.6 else "start"
     note = text(" ε of the threat ", across(share), _TOP - 14, "note", anchor)
     texts, _ = radius_texts(radii)
-    ticks = [(radius / furthest, words) for radius, words in zip(radii, texts, strict=True)]
+    ticks = [(_ROOM * radius / furthest, words) for radius, words in zip(radii, texts, strict=True)]
     title = "Accuracy over the radius of the attack"
-    return _plot(
-        "curve-chart", title, curves, styles, lambda x: x / furthest, ticks, lambda x: f"at {eps_text(x)}", limit, note
-    )
+
+    def place(radius: float) -> float:
+        return _ROOM * radius / furthest
+
+    return _plot("curve-chart", title, curves, styles, place, ticks, lambda x: f"at {eps_text(x)}", limit, note)
 
 
 def queries_chart(curves: Sequence[Curve]) -> str:
@@ -149,7 +151,7 @@ def queries_chart(curves: Sequence[Curve]) -> str:
     decades = math.log(asked[-1] / asked[0]) or 1.0
 
     def place(queries: float) -> float:
-        return math.log(queries / asked[0]) / decades
+        return _ROOM * math.log(queries / asked[0]) / decades
 
     ticks = [(place(x), f"{x:,.0f}") for x in asked]
     styles = styles_of([curve.subject for curve in curves])
@@ -164,7 +166,7 @@ def severities_chart(curves: Sequence[Curve], styles: Styles) -> str:
         return ""
 
     def place(severity: float) -> float:
-        return (severity - levels[0]) / (levels[-1] - levels[0])
+        return _ROOM * (severity - levels[0]) / (levels[-1] - levels[0])
 
     ticks = [(place(x), f"{x:.0f}") for x in levels]
     title = "Accuracy under corruptions over their severity"
@@ -172,6 +174,8 @@ def severities_chart(curves: Sequence[Curve], styles: Styles) -> str:
 
 
 _TOP, _BOTTOM = 30.0, 200.0
+_ROOM = 0.91
+"""Share of the width that curves take; the labels of the levels stand in the rest."""
 
 
 def _abscissae(curves: Sequence[Curve]) -> list[float]:

@@ -33,6 +33,7 @@ def page(template: str, *, charts: Mapping[str, str], **content: Any) -> str:
     environment.filters |= {
         "quantity": quantity.quantity,
         "number": quantity.number,
+        "points": quantity.points,
         "eps": quantity.eps_text,
         "norm": SIGNS.__getitem__,
         "interval": quantity.interval,

@@ -27,6 +27,11 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def points(share: float) -> str:
+    """Write a difference of two shares as ``+0.5 points`` or ``−0.5 points``."""
+    return f"{100 * share:+.1f} points".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
+
+
 def _percent(value: float, digits: int) -> str:
     # 99.96 % must not become 100.0 %, which would claim that nothing failed.
     for places in range(digits, digits + 6):

@@ -10,7 +10,7 @@ from robustdeploy.core.gate import Outcome, Rule
 from robustdeploy.core.metrics import METRICS
 from robustdeploy.core.report import Measurement, Report
 from robustdeploy.core.subject import DENSE, FP32, TORCH, Subject, selects, subject_from
-from robustdeploy.report.quantity import SHARES, interval, quantity
+from robustdeploy.report.quantity import SHARES, interval, points, quantity
 from robustdeploy.report.scale import bounds_of
 
 _WHOLE_MS = ("latency_ms.p99", "latency_ms.p90", "latency_ms.p50", "response_ms.p99", "response_ms.p50")
@@ -83,7 +83,7 @@ def _tile(
     return Tile(
         title=title,
         value=quantity(row.value, row.unit, 1 if row.unit in SHARES else 2),
-        detail=counted or (f"{interval(row, 1 if row.unit in SHARES else 2)} · n = {row.n:,}".lstrip(" ·")),
+        detail=counted or (f"{interval(row, 1 if row.unit in SHARES else 2)} · n = {row.n:,}".lstrip(" ·")),
         limit="" if rule is None or limit is None else f"{_word(rule)} {_short(limit, row.unit)}",
         margin="" if rule is None or limit is None else _margin(rule, row, limit),
         outcome=outcome,
@@ -152,7 +152,7 @@ def _cost(report: Report) -> Tile | None:
     beside = f"clean {100 * (clean.value - dense_clean.value):+.1f}; " if clean and dense_clean else ""
     return Tile(
         title="Against the dense net",
-        value=f"{100 * apart:+.1f} points".replace("-", "−"),
+        value=points(apart),
         detail=f"{beside}{touch}".replace("-", "−"),
         margin=f"dense: {quantity(dense.value, dense.unit)} in the worst case",
         subject=own.subject if len(report.deployed) > 1 else "",

@@ -30,7 +30,7 @@ _NUMBERS: Mapping[str, Callable[[float], str]] = {
     "pairs_of_runs": _counted("pair of runs", "pairs of runs"),
     "undisturbed_runs": _runs("undisturbed"),
     "warm_runs": _runs("warmed up"),
-    "harness_overhead_ms": lambda ms: f"an empty call takes {number(ms)} ms",
+    "harness_overhead_ms": lambda ms: f"an empty call takes {number(ms * 1e6, 2)} ns",
     "duration_s": lambda s: f"{number(s)} s in all",
     "cv": lambda share: f"samples vary by {quantity(share, 'fraction', 0)} of their mean",
     "drift": lambda share: f"they drift by {quantity(share, 'fraction', 0)} over the runs",

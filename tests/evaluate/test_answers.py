@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustdeploy.evaluate.answers import answers_of, dense_answers
-from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes
+from robustdeploy.evaluate.outcomes import AttackOutcome, Outcomes, scores_told
 from robustdeploy.evaluate.samples import SAMPLES, samples_of
 from robustdeploy.onboard.types import Threat
 
@@ -55,6 +55,18 @@ def test_samples_say_why_they_were_chosen_and_no_image_comes_twice():
         ("1", "strong", "no attack broke an image of class 1; this is the first one"),
     ]
     assert found[1].change == pytest.approx(3 * 4 / 255)
+
+
+def test_samples_have_the_scores_of_the_answer_and_of_the_true_class():
+    scores = np.arange(18, dtype=np.float32).reshape(6, 3)
+    told = scores_told(scores, LABELS)
+    assert told.tolist() == [[2, 0], [5, 3], [8, 7], [11, 10], [14, 14], [17, 17]]
+    made = outcomes(scores=told)
+    made = dataclasses.replace(made, attacks=(dataclasses.replace(made.attacks[0], scores=told + 1), made.attacks[1]))
+    found = list(samples_of(made, Threat(), CLASSES))
+    assert {each.clean_scores for each in found} <= {tuple(each) for each in told.tolist()}
+    assert {each.adversarial_scores for each in found if each.attack == "strong"} == {None}
+    assert [each.adversarial_scores for each in found if each.attack == "weak"] == [(6.0, 4.0)]
 
 
 def test_samples_are_few_and_small_enough_for_one_page():

@@ -115,8 +115,8 @@ def test_rows_say_how_their_interval_came_about():
 def test_the_diagnostic_says_what_noise_means_for_the_reader():
     found = latency_diagnostic(NOISY)
     assert found.level == "warn"
-    assert "noise disturbed the latency: the samples of 10 runs varied by 73.7% and drifted by" in found.text
-    assert "(limits 3% and 1%)" in found.text
+    assert "noise disturbed the latency: the samples of 10 runs varied by 73.7 % and drifted by" in found.text
+    assert "(limits 3 % and 1 %)" in found.text
     assert "met only where the most disturbed run meets it" in found.text
     assert "p99: 1 to 9 ms" in found.text
     assert "Of p99.9 these samples tell that it is 9 ms at most" in found.text

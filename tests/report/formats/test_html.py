@@ -216,12 +216,15 @@ def test_classes_steps_and_training_are_told(page, report):
     for words in (
         "Pruning cost these classes most, in the worst case: ship (3.3 points), frog (2.5 points)",
         "Under all attacks: images of each class (rows) by the answer they got (columns)",
-        "Pruned, in torch pruned/fp32@torch 82.4 % 49.5 % -1.7 points",
-        "ONNX, compiled, on jetson-orin pruned/fp32@jetson-orin 82.3 % 49.4 % -0.1 points",
+        "Pruned, in torch pruned/fp32@torch 82.4 % 49.5 % −1.7 points",
+        "ONNX, compiled, on jetson-orin pruned/fp32@jetson-orin 82.3 % 49.4 % −0.1 points",
         "same label as in torch for 999 of 1,000 images",
     ):
         assert words in page.text, words
     assert "masks frozen at epoch 16; gone back at epoch 22" in Html()(report)
+    assert "clean ship 9.13" in page.text
+    assert "attacked truck 5.02; ship: 4.2" in page.text
+    assert "attacked horse 5.02 " in page.text
 
 
 def test_a_report_of_an_older_version_shows_what_it_has(make_report, report):
