@@ -36,7 +36,7 @@ _LONG = 17
 
 
 def styles_of(subjects: Sequence[str]) -> Styles:
-    """Give each subject a style of its own; from the seventh on they come round again."""
+    """Give each subject a style of its own; from the thirteenth on they come round again."""
     return {subject: STYLES[index % len(STYLES)] for index, subject in enumerate(subjects)}
 
 
@@ -196,7 +196,8 @@ def _plot(
     drawn = []
     for index, curve in enumerate(curves):
         # Subjects nearly coincide where all is well, so the curves stand a few pixels apart.
-        aside = f"translate({8 * (index - (len(curves) - 1) / 2):.1f} 0)"
+        step = 8 if len(curves) < 3 else 16 / (len(curves) - 1)
+        aside = f"translate({step * (index - (len(curves) - 1) / 2):.1f} 0)"
         drawn.append(tag("g", _curve(curve, place, styles[curve.subject]), transform=aside))
     told = "; ".join(f"{c.subject}: " + ", ".join(_at(row, where(x)) for x, row in c.points) for c in curves)
     # The lowest line needs no label of its own: the last marks stand there.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from robustdeploy.core.metrics import AFTER_QUERIES, METRICS
@@ -249,17 +249,19 @@ def _take(left: list[Measurement], wanted: Callable[[Measurement], bool]) -> Row
 def _accuracy(left: list[Measurement], queries: Rows, subjects: Sequence[str]) -> tuple[AttackLine, ...]:
     """One line per attack; a second row for the same subject, of another kind, opens a line of its own."""
     rows = _take(left, lambda row: row.metric in _ACCURACY)
-    lines: list[tuple[str, dict[str, Measurement]]] = []
+    lines: list[tuple[str, str, dict[str, Measurement]]] = []
     # The deployed net's rows first: they define the lines that the others then join.
     for row in sorted(rows, key=lambda row: subjects.index(row.subject)):
         label = row.attack or ("clean" if "clean" in row.metric else "unnamed attack")
         # The same attack may have been found on several targets; their rows must not replace each other.
-        home = next((cells for name, cells in lines if name == label and row.subject not in cells), None)
+        home = next((cells for name, _, cells in lines if name == label and row.subject not in cells), None)
         if home is None:
-            lines.append((label, home := {}))
+            where = row.conditions.get("found_on") if any(name == label for name, *_ in lines) else None
+            lines.append((label, f", of {where}" if where else "", home := {}))
         home[row.subject] = row
     lines.sort(key=lambda line: {"clean": 0, "worst": 2}.get(line[0], 1))
-    return tuple(_attack_line(label, cells, queries) for label, cells in lines)
+    made = ((of, _attack_line(label, cells, queries)) for label, of, cells in lines)
+    return tuple(replace(line, label=line.label + of) for of, line in made)
 
 
 def _attack_line(label: str, cells: Mapping[str, Measurement], queries: Rows) -> AttackLine:

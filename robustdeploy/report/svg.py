@@ -46,17 +46,20 @@ _SHAPES = {
     "s5": "M0 -5 L5 4 H-5 Z",
     "s6": "M0 5 L5 -4 H-5 Z",
 }
-STYLES = ("s1", "s2", "s3", "s4", "s5", "s6")
-"""How series are told apart: the first two are circles, one of them filled."""
+_FIRST = ("s1", "s2", "s3", "s4", "s5", "s6")
+STYLES = (*_FIRST, *(f"{style} other" for style in _FIRST))
+"""How series are told apart: the first two are circles, one of them filled. In the others a mark is filled that was
+not, and the line is broken."""
 
 
 def mark(style: str, x: str, y: float) -> str:
     """Return the mark of a series: told apart by shape first, by colour second."""
-    if style in _SHAPES:
+    shape = style.partition(" ")[0]
+    if shape in _SHAPES:
         # A percentage cannot be added to inside a path; a nested drawing puts the origin there instead.
-        shape = tag("path", d=_SHAPES[style], class_=f"mark {style}")
-        return tag("svg", shape, x=x, y=f"{y:.1f}", overflow="visible")
-    return tag("circle", cx=x, cy=f"{y:.1f}", r=4.5 if style == "s1" else 4, class_=f"mark {style}")
+        path = tag("path", d=_SHAPES[shape], class_=f"mark {style}")
+        return tag("svg", path, x=x, y=f"{y:.1f}", overflow="visible")
+    return tag("circle", cx=x, cy=f"{y:.1f}", r=4.5 if shape == "s1" else 4, class_=f"mark {style}")
 
 
 def swatch(style: str) -> str:

@@ -17,6 +17,7 @@ from robustdeploy.report.scale import radius_texts
 from robustdeploy.report.steps import chain_of
 from robustdeploy.report.story import facts_of, limits_of_validity
 from robustdeploy.report.tiles import limits_of, tiles_of
+from robustdeploy.report.together import FEW, steps_of, verdict_lines
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Html:
         styles = charts.styles_of(rows.subjects)
         texts, unit = radius_texts([radius.eps for radius in rows.radii])
         views = tuple(class_views(report))
+        subjects = [each.subject for each in report.deployed]
+        chains = {subject: steps for subject in subjects if (steps := chain_of(report, subject))}
         return page(
             "report.html.j2",
             report=report,
@@ -46,7 +49,11 @@ class Html:
             radius_texts=texts,
             radius_unit=unit,
             class_views=views,
-            chains={s: steps for each in report.deployed if (steps := chain_of(report, s := each.subject))},
+            steps=steps_of(chains),
+            chained=", ".join(chains),
+            told=verdict_lines(report.verdict, subjects),
+            few_warnings=len(report.verdict.warnings) <= FEW,
+            subjects=subjects,
             latencies={
                 subject: Markup(
                     latency_chart(
