@@ -39,6 +39,10 @@ class Limits:
         snapped = np.where(counts >= self.most, self.most, counts // self.quantum * self.quantum)
         return np.clip(snapped, self.fewest, self.most)
 
+    def raised(self, counts: Counts) -> Counts:
+        """Round counts up to whole quanta inside the limits; what is allowed already stays."""
+        return np.clip(-(-counts // self.quantum) * self.quantum, self.fewest, self.most)
+
     def clipped(self, counts: Counts) -> Counts:
         """Return ``counts`` inside the limits, in whichever multiple they are."""
         return np.clip(counts, self.fewest, self.most)

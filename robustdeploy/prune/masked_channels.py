@@ -119,8 +119,7 @@ class Prunable:
 
     def allowed(self, counts: Sequence[int]) -> tuple[int, ...]:
         """Return ``counts``, raised to the next that the multiples allow."""
-        up = np.array(counts, dtype=np.int64) + self.limits.quantum - 1
-        return tuple(int(count) for count in self.limits.snap(up))
+        return tuple(int(count) for count in self.limits.raised(np.array(counts, dtype=np.int64)))
 
 
 def prunable(net: nn.Module, image_shape: tuple[int, int, int], budget: Budget, floor: float = 0.0) -> Prunable:

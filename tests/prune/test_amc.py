@@ -24,7 +24,13 @@ from robustdeploy.prune.masked_channels import prunable
 from robustdeploy.prune.protocol import Preparing
 
 SHAPE = (1, 8, 8)
-BUDGETS = (Budget(ops=0.3), Budget(params=0.2), Budget(ops=0.6, params=0.3), Budget(ops=0.4, channel_multiple=4))
+BUDGETS = (
+    Budget(ops=0.3),
+    Budget(params=0.2),
+    Budget(ops=0.6, params=0.3),
+    Budget(ops=0.4, channel_multiple=4),
+    Budget(ops=0.3, preferred_multiple=16),
+)
 
 
 class Digits:
@@ -65,6 +71,8 @@ def test_whatever_the_actions_an_episode_meets_the_budget(subject, budget):
         assert 0.97 < float(channels.model.utilisation(filled.astype(float))) <= 1
         whole = filled == walk.sizes
         assert ((filled % channels.limits.quantum == 0) | whole).all()
+        # What is cut in the end is what was found, and not the next count that the multiples allow.
+        assert channels.allowed(filled.tolist()) == tuple(filled.tolist())
         assert np.isfinite(walk.states(filled)).all()
 
 

@@ -278,6 +278,9 @@ def test_moves_are_all_the_neighbours_and_nothing_else(sizes, multiple, data):
             if 0 <= near < len(ladder):
                 expected.add((*counts[:group].tolist(), ladder[near], *counts[group + 1 :].tolist()))
     assert {tuple(move.tolist()) for move in limits.moves(counts)} == expected
+    wanted = [data.draw(st.integers(0, size)) for size in sizes]
+    least = [min(n for n in ladder if n >= count) for ladder, count in zip(ladders, wanted, strict=True)]
+    assert limits.raised(np.array(wanted)).tolist() == least
 
 
 def test_small_moves_do_not_hide_the_two_groups_that_matter():
