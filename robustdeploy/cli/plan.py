@@ -37,6 +37,7 @@ from robustdeploy.cli.result import show, table
 from robustdeploy.core.asked import check_targets, recipe_for
 from robustdeploy.core.corruptions import corruption_passes
 from robustdeploy.core.load import load_target
+from robustdeploy.core.patches import patch_passes
 from robustdeploy.data.find import looking_once
 from robustdeploy.engine.plan import Step
 from robustdeploy.preflight import check_asked
@@ -109,7 +110,11 @@ def plan(
     if passes:
         lines.append(f"under corruptions each test image is scored {passes} times more, by each net in each place")
     document: dict[str, Any] = {"run": str(run.root), "steps": [asdict(step) for step in steps], "images": needed}
-    document |= {"corruption_passes": passes}
+    patches, learning = patch_passes(loaded.evaluate.patches)
+    if patches or learning:
+        taught = f", and {learning:,} passes teach what is learnt once" if learning else ""
+        lines.append(f"for patches each test image goes {patches:,} times through each net in torch at most{taught}")
+    document |= {"corruption_passes": passes, "patch_passes": patches, "patch_learning_passes": learning}
     show([*_lines(str(run.root), steps), *lines], document, as_json)
 
 
