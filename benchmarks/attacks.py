@@ -260,10 +260,12 @@ class Bench:
         same: dict[str, Any] = {"eps": eps, "batch_size": 128, "norm": norm}
         asking: dict[str, Any] = {"targeted": False, "verbose": False}
         steps: dict[str, Any] = {**same, "eps_step": eps / 4, "verbose": False}
+        # It has ℓ∞ alone, and no word for it.
+        flat = {name: value for name, value in steps.items() if name != "norm"}
         apgd: dict[str, Any] = {**same, "eps_step": 2 * eps, "max_iter": 100, "nb_random_init": 1, "verbose": False}
         made: dict[str, Callable[[], Any]] = {
             "fgsm": lambda: evasion.FastGradientMethod(net, **same),
-            "bim-10": lambda: evasion.BasicIterativeMethod(net, max_iter=10, **steps),
+            "bim-10": lambda: evasion.BasicIterativeMethod(net, max_iter=10, **flat),
             "mim-10": lambda: evasion.MomentumIterativeMethod(net, max_iter=10, **steps),
             "pgd-20": lambda: evasion.ProjectedGradientDescent(net, max_iter=20, num_random_init=1, **steps),
             "square-1000": lambda: evasion.SquareAttack(net, max_iter=1000, nb_restarts=1, verbose=False, **same),

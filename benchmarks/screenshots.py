@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 QUIET = "--headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run --disable-background-networking"
-SIZES = {"light": (1200, 9000), "dark": (1200, 9000), "phone": (390, 9000)}
+SIZES = {"light": (1200, 12000), "dark": (1200, 12000), "phone": (390, 16000)}
 _PHONE = '<!doctype html><body style="margin:0"><iframe style="width:{}px;height:{}px;border:0" src="{}"></iframe>'
 
 
@@ -41,17 +41,17 @@ def main() -> None:
         return
     given.folder.mkdir(parents=True, exist_ok=True)
     for look in SIZES:
-        taken(browser, page, look, given.folder / f"{look}.png", SIZES[look][1])
-        print(f"{given.folder / look}.png is written")
+        height = taken(browser, page, look, given.folder / f"{look}.png", SIZES[look][1])
+        print(f"{given.folder / look}.png is written, {height:,} pixels tall")
     printed = given.folder / "print.pdf"
     to_pdf = ["--no-pdf-header-footer", f"--print-to-pdf={printed.resolve()}", uri(page)]
     subprocess.run([browser, *QUIET.split(), *to_pdf], check=True, capture_output=True, timeout=120)
     sheets = re.findall(rb"/Type /Page\b", printed.read_bytes())
-    print(f"{printed} is written, of {len(sheets)} sheets")
+    print(f"{printed} is written, of {len(sheets)} sheets; the page has {page.stat().st_size:,} bytes")
 
 
-def taken(browser: str, page: Path, look: str, picture: Path, height: int) -> None:
-    """Take one picture; what a page leaves empty below its end is cut off."""
+def taken(browser: str, page: Path, look: str, picture: Path, height: int) -> int:
+    """Take one picture and return its height; what a page leaves empty below its end is cut off."""
     width = SIZES[look][0]
     with tempfile.TemporaryDirectory() as scratch:
         shown = uri(page)
@@ -67,7 +67,9 @@ def taken(browser: str, page: Path, look: str, picture: Path, height: int) -> No
         whole = drawn.convert("RGB").crop((0, 0, width, drawn.height))
     pixels = np.asarray(whole)
     drawn_on = np.flatnonzero((pixels != pixels[:, :1]).any(axis=(1, 2)))
-    whole.crop((0, 0, width, min(whole.height, int(drawn_on[-1]) + 24))).save(picture, optimize=True)
+    end = min(whole.height, int(drawn_on[-1]) + 24)
+    whole.crop((0, 0, width, end)).save(picture)
+    return end
 
 
 def uri(path: Path) -> str:

@@ -25,6 +25,14 @@ from robustdeploy.errors import RecipeError, UsageError
 
 RECIPE, TARGET, GATES = Path("recipe.yaml"), Path("target.yaml"), Path("gates.yaml")
 _TAIL = 0.025
+_ATTACKS = [
+    "fgsm",
+    {"name": "pgd", "steps": 10},
+    {"name": "pgd", "steps": 50, "restarts": 10},
+    {"name": "pgd", "steps": 50, "restarts": 2, "loss": "margin"},
+    {"name": "square", "queries": 1000},
+]
+"""As the recipes that ship: what a machine without a GPU can do for every change."""
 
 
 class System(StrEnum):
@@ -182,6 +190,8 @@ def _recipe(chosen: dict[str, str], folder: Path, size: int | None, test_images:
         "# What is trained, for how long, and what of the dense net is kept.\n",
         text_from_value({"train": {"task": "fastat", "epochs": 30, "batch_size": 128}}),
         text_from_value({"budget": {"ops": _number(chosen["ops"])}}),
+        "# What every build is attacked by; autoattack in place of square is stricter, and takes far longer.\n",
+        text_from_value({"evaluate": {"attacks": _ATTACKS}}),
         "# Put in the limits that your product needs. Each is judged by the bound of its interval.\n",
         text_from_value({"gate": rules}),
     ]

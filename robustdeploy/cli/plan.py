@@ -37,6 +37,8 @@ from robustdeploy.cli.result import show, table
 from robustdeploy.core.asked import check_targets, recipe_for
 from robustdeploy.core.corruptions import corruption_passes
 from robustdeploy.core.load import load_target
+from robustdeploy.core.patches import patch_passes
+from robustdeploy.core.recipe import Evaluate
 from robustdeploy.data.find import looking_once
 from robustdeploy.engine.plan import Step
 from robustdeploy.preflight import check_asked
@@ -105,12 +107,9 @@ def plan(
         needed["drop"] = sizes.images_for_drop(drop)
         told = f"a build that loses {drop:.2%} of the images and gains none shows on {needed['drop']:,} test images"
         lines.append(f"{told}, with a chance of {sizes.POWER:.0%}")
-    passes = corruption_passes(loaded.evaluate.corruptions)
-    if passes:
-        lines.append(f"under corruptions each test image is scored {passes} times more, by each net in each place")
+    takes, passes = _passes(loaded.evaluate)
     document: dict[str, Any] = {"run": str(run.root), "steps": [asdict(step) for step in steps], "images": needed}
-    document |= {"corruption_passes": passes}
-    show([*_lines(str(run.root), steps), *lines], document, as_json)
+    show([*_lines(str(run.root), steps), *lines, *takes], document | passes, as_json)
 
 
 def _lines(root: str, steps: Sequence[Step]) -> list[str]:
@@ -118,3 +117,15 @@ def _lines(root: str, steps: Sequence[Step]) -> list[str]:
     rows += [[step.stage, step.place, step.action, step.why] for step in steps]
     rows.append(["report", "report.json", "do", "it is written of what is there then"])
     return [f"run {root}", *table(rows)]
+
+
+def _passes(evaluate: Evaluate) -> tuple[list[str], dict[str, int]]:
+    """Say how often test images are scored beyond the attacks in the ball, in words and as numbers."""
+    corrupted, (patched, learning) = corruption_passes(evaluate.corruptions), patch_passes(evaluate.patches)
+    lines = []
+    if corrupted:
+        lines.append(f"under corruptions each test image is scored {corrupted} times more, by each net in each place")
+    if patched or learning:
+        taught = f", and {learning:,} passes teach what is learnt once" if learning else ""
+        lines.append(f"for patches each test image goes {patched:,} times through each net in torch at most{taught}")
+    return lines, {"corruption_passes": corrupted, "patch_passes": patched, "patch_learning_passes": learning}

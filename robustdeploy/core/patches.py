@@ -12,6 +12,16 @@ from robustdeploy.errors import UsageError
 RANDOM = "random-patch"
 
 
+def patch_passes(choices: Sequence[Choice]) -> tuple[int, int]:
+    """Return what patch attacks take of each net that they are found on, at most, as far as they say it.
+
+    That is how often each image goes through it, and how many images do in all while an attack learns.
+    """
+    built = [REGISTRIES["patches"].build(choice.name, choice.options) for choice in choices]
+    each, learning = (sum(int(getattr(one, of, 0)) for one in built) for of in ("passes", "learning_passes"))
+    return each, learning
+
+
 def listed_patches(
     choices: Sequence[Choice], registries: Mapping[str, Registry[Any]] = REGISTRIES
 ) -> tuple[tuple[str, Choice], ...]:

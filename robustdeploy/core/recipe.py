@@ -247,9 +247,9 @@ class Evaluate(Noun):
         Choice(name="fgsm"),
         Choice(name="pgd", options={"steps": 10}),
         Choice(name="pgd", options={"steps": 50, "restarts": 10}),
-        Choice(name="pgd", options={"steps": 50, "restarts": 2, "loss": "margin"}),
-        Choice(name="square", options={"queries": 1000}),
+        Choice(name="autoattack"),
     )
+    """What attacks each image: cheap ones that must not beat the dear ones after them, then the standard ensemble."""
     eps_curve: tuple[Number, ...] = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
     """Multiples of the threat's eps at which the curve of robustness over eps is measured with PGD-10."""
     curve_limit: int = Field(default=200, ge=1)

@@ -41,7 +41,8 @@ class Limits:
 
     def raised(self, counts: Counts) -> Counts:
         """Round counts up to whole quanta inside the limits; what is allowed already stays."""
-        return np.clip(-(-counts // self.quantum) * self.quantum, self.fewest, self.most)
+        up: Counts = -(-counts // self.quantum) * self.quantum
+        return np.clip(up, self.fewest, self.most)
 
     def clipped(self, counts: Counts) -> Counts:
         """Return ``counts`` inside the limits, in whichever multiple they are."""

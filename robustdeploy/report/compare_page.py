@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from robustdeploy.report.compare import Key, Row
 from robustdeploy.report.page import page
 from robustdeploy.report.pairing import Flip, ImageChange, Pairing, flips
-from robustdeploy.report.quantity import quantity
+from robustdeploy.report.quantity import SHARES, points, quantity
 
+_KEY = ("clean_accuracy", "robust_accuracy", "ops_fraction", "params_fraction", "latency_ms.p50", "latency_ms.p99")
+"""Metrics that stand above all rows; of robust accuracies the worst case."""
 SHOWN = 12
 """Images of each kind that are shown; the ids of all stand beside."""
 
@@ -23,6 +25,8 @@ class Line:
     """One for each run, the first before all others; None where it lacks the row."""
     notes: tuple[str, ...]
     """What must be known of a column, by the name of its run."""
+    alike: tuple[bool, ...] = ()
+    """For each run but the first, whether its value may be held against that one's."""
 
 
 def lines_of(pairings: Sequence[Pairing], names: Sequence[str]) -> list[Line]:
@@ -37,7 +41,8 @@ def lines_of(pairings: Sequence[Pairing], names: Sequence[str]) -> list[Line]:
         before = next((row.before for row in rows.values() if row.before is not None), None)
         afters = (rows[column].after if column in rows else None for column in range(1, len(pairings) + 1))
         notes = tuple(f"{names[column]}: {note}" for column, row in rows.items() if (note := _note(row)))
-        joined.append(Line(first, (before, *afters), notes))
+        alike = tuple(column in rows and rows[column].attacked_alike for column in range(1, len(pairings) + 1))
+        joined.append(Line(first, (before, *afters), notes, alike))
     return joined
 
 
@@ -59,17 +64,32 @@ class _Shown:
 def compare_page(pairings: Sequence[Pairing], names: Sequence[str]) -> str:
     """Return one HTML file that needs no script and no network; ``names`` are those of all runs, the first before."""
     sides = [pairings[0].before, *(each.after for each in pairings)]
-    table = [
-        (line.row.label, [_cell(value, line.row.unit) for value in line.values], "; ".join(line.notes))
-        for line in lines_of(pairings, names)
-    ]
+    lines = lines_of(pairings, names)
+    figures = [line for line in lines if line.row.metric in _KEY and line.row.attack in (None, "worst")]
+    tables = {"Key figures": list(map(_cells, figures)), "All rows": list(map(_cells, lines))}
     told = [
         (name, each, [_shown(change, each) for change in each.images])
         for name, each in zip(names[1:], pairings, strict=True)
     ]
     return page(
-        "compare.html.j2", charts={}, names=names, reports=[side.report for side in sides], table=table, told=told
+        "compare.html.j2", charts={}, names=names, reports=[side.report for side in sides], tables=tables, told=told
     )
+
+
+def _cells(line: Line) -> tuple[str, list[tuple[str, str]], str]:
+    """Return a row's label, each run's value with its change from the first one, and what must be known."""
+    unit, (first, *others) = line.row.unit, line.values
+    changes = (_change(first, value, unit) if may else "" for value, may in zip(others, line.alike, strict=True))
+    cells = [(_cell(first, unit), ""), *zip((_cell(value, unit) for value in others), changes, strict=True)]
+    return line.row.label, cells, "; ".join(line.notes)
+
+
+def _change(before: float | None, after: float | None, unit: str) -> str:
+    if before is None or after is None:
+        return ""
+    if unit in SHARES:
+        return points(after - before)
+    return f"{100 * (after / before - 1):+.0f} %".replace("-", "−") if before else ""
 
 
 def _cell(value: float | None, unit: str) -> str:

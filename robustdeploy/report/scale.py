@@ -38,6 +38,13 @@ def percent_ticks(bottom: float, top: float, step: float) -> list[Tick]:
     return [(index / count, f"{100 * (bottom + index * step):.0f} %") for index in range(count + 1)]
 
 
+def round_values(top: float) -> list[float]:
+    """Return at most six round values from 0 to ``top``, evenly apart, as the ticks of an axis that ends there."""
+    unit = 10.0 ** math.floor(math.log10(top / (_MOST_TICKS - 1)))
+    step = next(each * unit for each in (1, 2, 2.5, 5, 10) if top / (each * unit) <= _MOST_TICKS - 1)
+    return [step * index for index in range(math.floor(top / step + 1e-9) + 1)]
+
+
 def decades(low: float, high: float, unit: str) -> list[Tick]:
     """Return the ticks of a logarithmic axis: powers of ten, with 2 and 5 between them where there are few."""
     span = math.log10(high / low)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from robustdeploy.core.report import Measurement
 from robustdeploy.report.quantity import number, quantity
-from robustdeploy.report.scale import bounds_of, zoomed
+from robustdeploy.report.scale import bounds_of, round_values, zoomed
 from robustdeploy.report.svg import across, axis, drawing, levels, line, mark, tag, text
 
 Spot = tuple[float, float]
@@ -64,7 +64,7 @@ def scatter(
     )
     count = round((high - low) / step)
     grid = levels([(place(low + i * step), f"{100 * (low + i * step):.0f} %" if i else "") for i in range(count + 1)])
-    ticks = [(share, _tick(share * dearest, unit)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    ticks = [(value / dearest, _tick(value, unit)) for value in round_values(dearest)]
     parts = [
         axis(ticks, _BOTTOM, _BOTTOM + 4),
         *(_front(front, dearest, place) for front in fronts),
@@ -75,7 +75,7 @@ def scatter(
 
 
 def _tick(value: float, unit: str) -> str:
-    return quantity(value, unit, 0) if unit == "fraction" else f"{number(value)} {unit}"
+    return f"{100 * value:.3g} %" if unit == "fraction" else f"{number(value)} {unit}"
 
 
 def _drawn(point: Point, dearest: float, place: Callable[[float], float]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from robustdeploy.core.gate import Verdict
 from robustdeploy.report.steps import Step
 
+_NAMED = 3
+"""Subjects that are always told by their names."""
 FEW = 4
 """Warnings that stand in the verdict one by one; more are folded, so that the key figures stay in sight."""
 
@@ -18,7 +20,13 @@ def together(lines: Iterable[str], subjects: Sequence[str]) -> tuple[str, ...]:
         subject, colon, words = line.partition(": ")
         named = bool(colon) and subject in subjects
         found.setdefault((named, words if named else line), []).append(subject)
-    return tuple(f"{', '.join(names)}: {words}" if named else words for (named, words), names in found.items())
+    return tuple(f"{_named(names, subjects)}: {words}" if named else words for (named, words), names in found.items())
+
+
+def _named(names: Sequence[str], subjects: Sequence[str]) -> str:
+    """Name subjects; all of them, where they are many, by their number."""
+    everyone = len(subjects) > _NAMED and set(names) == set(subjects)
+    return f"all {len(subjects)} subjects on targets" if everyone else ", ".join(names)
 
 
 def verdict_lines(verdict: Verdict, subjects: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
@@ -33,7 +41,7 @@ def verdict_lines(verdict: Verdict, subjects: Sequence[str]) -> dict[str, list[t
     for one in verdict.robustness:
         believed.setdefault(one.credibility.value, []).append(one.text)
     return {
-        "outcomes": [(outcome, ", ".join(names)) for outcome, names in outcomes.items()],
+        "outcomes": [(outcome, _named(names, subjects)) for outcome, names in outcomes.items()],
         "believed": [(word, text) for word, texts in believed.items() for text in together(texts, subjects)],
         "unchecked": [("unchecked", text) for text in together(verdict.unchecked, subjects)],
     }

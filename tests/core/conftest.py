@@ -28,6 +28,9 @@ PLUGIN = '''
         mode: Literal["fast", "slow"] = "fast"
         weights: bool = False
 
+        label = "thing"
+        parts = ()
+
         def __post_init__(self):
             if self.steps < 1:
                 raise ValueError(f"steps must be at least 1, not {{self.steps}}")
@@ -46,7 +49,7 @@ KINDS = {
     "query-attacks": ["square"],
     "substitutes": ["substitute"],
     "engine-attacks": ["straight_through"],
-    "ensembles": ["all_of_them"],
+    "ensembles": ["autoattack"],
     "distances": ["deepfool", "cw"],
     "patches": ["patch"],
     "corruptions": ["fog", "jpeg"],

@@ -57,7 +57,7 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line(write, registries)
         "x.yaml:8:3: train.task: unknown task 'fastatt'; did you mean 'fastat'? (known: fastat, pgd-at)",
         "x.yaml:13:7: evaluate.attacks[1].stepz: unknown key (value 3); did you mean 'steps'?",
         "x.yaml:14:7: evaluate.attacks[2]: unknown attack 'squaer'; did you mean 'square'? "
-        "(known: all-of-them, fgsm, pgd, square, straight-through, substitute)",
+        "(known: autoattack, fgsm, pgd, square, straight-through, substitute)",
         f"x.yaml:15:22: prune.foo: unknown key (value 1); known: {OPTIONS}",
         "x.yaml:16:8: data.name: unknown data 'digitz'; did you mean 'digits'? (known: digits, fashion-mnist)",
         "x.yaml:18:5: gate[0]: rule RD-A-1 needs exactly one of at_least, at_most and no_worse_than_baseline",
@@ -106,7 +106,7 @@ def test_a_radius_above_the_range_of_a_pixel_is_refused(write, registries, value
         ("a..b=1", "must look like budget.ops=0.3"),
         ("name.x=1", "name: is 'tiny', which has no keys"),
         ("seed.x=1", "seed: is 3, which has no keys"),
-        ("evaluate.attacks.9=fgsm", "evaluate.attacks: there is no item 9; it has 5, counted from 0"),
+        ("evaluate.attacks.9=fgsm", "evaluate.attacks: there is no item 9; it has 4, counted from 0"),
         ("train.task=[", "not valid YAML: expected the node content, but found '<stream end>'"),
         ("train.lr=8/0", "train.lr: 8/0 divides by zero"),
         ("train.task.alfa=0.1", "train.task.alfa: unknown key (value 0.1); did you mean 'alpha'?"),

@@ -1,11 +1,13 @@
 """AutoAttack in an evaluation: parts one after the other, each on what stands, a row for each and one for all."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from robustdeploy.core.recipe import Choice
+from robustdeploy.core.load import load_recipe
+from robustdeploy.core.recipe import Choice, Evaluate
 from robustdeploy.core.subject import Subject
 from robustdeploy.evaluate.adversaries import in_order, settings_of
 from robustdeploy.evaluate.attack import adversaries_from
@@ -23,6 +25,16 @@ def test_published_settings_have_the_plain_name():
     (first, *_, last) = adversaries_from((Choice(name="autoattack"),))
     assert (first.label, last.label) == ("autoattack-apgd-100", "autoattack-square-5000")
     assert [each.kind for each in adversaries_from((QUICK,))] == ["transfer"] * 3 + ["query"]
+
+
+def test_a_recipe_that_names_no_attacks_gets_the_ensemble_below_a_ladder_of_cheaper_ones():
+    labels = [each.label for each in adversaries_from(Evaluate().attacks)]
+    parts = [f"autoattack-{part}" for part in ("apgd-100", "apgd-100-dlr-t9", "fab-100-t9", "square-5000")]
+    assert labels == ["fgsm", "pgd-10", "pgd-50-10", *parts]
+    # It is dear, so what ships says by itself what it is attacked by.
+    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+    assert recipes
+    assert all("autoattack" not in str(load_recipe(path).evaluate.attacks) for path in recipes)
 
 
 def test_of_few_classes_the_rows_say_what_was_run():

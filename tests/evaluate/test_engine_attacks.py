@@ -9,10 +9,14 @@ import pytest
 
 from robustdeploy.core.recipe import Choice
 from robustdeploy.devices.board import board_from
+from robustdeploy.devices.fleet import Fleet
 from robustdeploy.devices.local import Local
+from robustdeploy.engine.ledger import Ledger
+from robustdeploy.evaluate import attack
 from robustdeploy.evaluate.adversaries import in_torch
 from robustdeploy.evaluate.asking import Engine, engine_on, sought
-from robustdeploy.evaluate.attack import Images, adversaries_from
+from robustdeploy.evaluate.attack import Bench, Images, adversaries_from, attack_board
+from robustdeploy.evaluate.parts import Parts
 from robustdeploy.onboard.types import Threat
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -79,6 +83,46 @@ def test_queries_are_the_boards_own_count_and_their_time_its_own_clock(name, boa
     low, high = Threat(eps=20 / 255).box(images)
     whole = twin.rounded(found.images)
     assert ((whole >= low) & (whole <= high)).all()
+
+
+def on_a_board(asked, board, twin, images, folder, most):
+    """Attack on a board, until it has answered ``most`` times; count how often it has."""
+    folder.mkdir(exist_ok=True)
+    (adversary,) = built(asked)
+    told = []
+
+    def progress(*said):
+        told.append(said)
+        if len(told) > most:
+            raise KeyboardInterrupt
+
+    test = Images(np.arange(len(images)), images, board.score(images, 1).argmax(1))
+    parts = Parts(folder, "m" * 20, Ledger(folder / "ledger.jsonl"))
+    bench = Bench(test, Threat(eps=20 / 255), 3, parts, progress)
+    return attack_board(adversary, bench, twin, Fleet([board], print), None), len(told)
+
+
+@pytest.mark.parametrize(
+    "asked", [("straight-through", {"steps": 4}), ("divergence", {"steps": 3, "rounds": 1, "walks": 1})]
+)
+def test_a_kill_while_the_engine_is_asked_costs_a_block_and_changes_nothing(
+    asked, board, twin, images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(attack, "BLOCK", 3)
+    few = images[:9]
+    whole, answers = on_a_board(asked, board, twin, few, tmp_path / "whole", np.inf)
+    killed = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        on_a_board(asked, board, twin, few, killed, answers // 2)
+    sealed = {path.name: path.read_bytes() for path in killed.rglob("*.npz")}
+    assert 1 <= len(sealed) <= 2
+    again, left = on_a_board(asked, board, twin, few, killed, np.inf)
+    # What is sealed is not asked again.
+    assert left < answers
+    assert {path.name: path.read_bytes() for path in killed.rglob("*.npz") if path.name in sealed} == sealed
+    for field in ("images", "board", "host", "queries", "by_chance"):
+        np.testing.assert_array_equal(getattr(again, field), getattr(whole, field))
+    assert (again.moved, again.restless) == (whole.moved, whole.restless)
 
 
 def test_an_attack_that_asks_for_nothing_leaves_everything_as_it_is(twin, images):

@@ -151,3 +151,12 @@ def test_a_run_is_judged_with_patches_where_it_runs(desk, command):
     assert command(desk, "report", "runs/tiny", "--target", name).code == 0
     assert "## Accuracy under patches" in (desk / "runs/tiny" / f"report-{name}.md").read_text()
     assert command(desk, "verify", "runs/tiny").code == 0
+
+
+def test_a_plan_says_what_patches_take_of_a_net(command, tmp_path):
+    words = ["plan", "--set", "evaluate.patches=[patch, {name: universal-patch, steps: 5, batch: 8}]"]
+    said = command(tmp_path, *words).out
+    assert "for patches each test image goes 133 times through each net in torch at most, and 40 passes teach" in said
+    found = command(tmp_path, *words, "--json").document
+    assert (found["patch_passes"], found["patch_learning_passes"]) == (133, 40)
+    assert "for patches" not in command(tmp_path, "plan").out

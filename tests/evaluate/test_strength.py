@@ -4,7 +4,7 @@ import pytest
 
 from robustdeploy.core.gate import Outcome, Rule
 from robustdeploy.core.load import load_recipe
-from robustdeploy.core.recipe import Choice
+from robustdeploy.core.recipe import Choice, Evaluate
 from robustdeploy.core.report import Measurement
 from robustdeploy.core.shipped import shipped_names
 from robustdeploy.evaluate.attack import Adversary, adversaries_from
@@ -91,6 +91,7 @@ def test_each_shortfall_of_the_attacks_is_told(attacks, lacking):
     "attacks",
     [
         (choice("autoattack", steps=20),),
+        Evaluate().attacks,
         (choice("apgd", steps=20), choice("apgd", steps=20, loss="dlr", targets=4)),
         (choice("pgd", steps=20), choice("fab", steps=20, targets=4)),
     ],

@@ -27,6 +27,22 @@ def test_rows_of_many_are_joined_whichever_of_them_lacks_one(report):
     assert len(lines) == len(report.measurements)
 
 
+def test_key_figures_stand_first_with_their_change_where_they_may_be_held_against_each_other(report):
+    pair = pairing(Side(without(report, "params_fraction", "a")), Side(report))
+    text = re.sub(r"<[^>]+>", " ", compare_page([pair], ["a", "b"]))
+    first, every = text.partition(f"All {len(report.measurements)} rows")[::2]
+    assert "ops_fraction" in first
+    assert "robust_accuracy worst" in first
+    assert "robust_accuracy fgsm" not in first
+    assert "robust_accuracy fgsm" in every
+    assert "0.0 points" in first
+
+    fewer = report.model_copy(update={"threat": report.threat.__class__(norm=report.threat.norm, eps=0.5)})
+    apart = re.sub(r"<[^>]+>", " ", compare_page([pairing(Side(report), Side(fewer))], ["a", "b"]))
+    clean = re.search(r"robust_accuracy worst \(pruned.*?not alike", apart, re.DOTALL)[0]
+    assert "points" not in clean, "what was attacked otherwise is not subtracted"
+
+
 def test_the_page_stands_alone_and_nothing_in_it_is_markup_of_others(report):
     hostile = report.model_copy(update={"name": "<script>x</script>"})
     text = compare_page([pairing(Side(report), Side(hostile))], ["a", "<script>x</script>"])

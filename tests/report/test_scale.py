@@ -1,6 +1,6 @@
 import pytest
 
-from robustdeploy.report.scale import decades, percent_ticks, radius_texts, rows_of, zoomed
+from robustdeploy.report.scale import decades, percent_ticks, radius_texts, round_values, rows_of, zoomed
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,16 @@ def test_an_axis_is_zoomed_to_what_it_shows():
 def test_labels_that_would_touch_stand_in_rows_of_their_own():
     assert rows_of([(0.0, "0.025"), (0.06, "0.05"), (0.5, "0.2")]) == [0, 1, 0]
     assert rows_of([]) == []
+
+
+def test_values_of_an_axis_are_round_and_few():
+    assert round_values(1.1) == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
+    assert round_values(100) == [0, 20, 40, 60, 80, 100]
+    for top in (0.003, 0.7, 1, 3.3, 47, 12_345):
+        values = round_values(top)
+        assert 3 <= len(values) <= 6
+        assert values[0] == 0
+        assert 0.7 * top < values[-1] <= top * (1 + 1e-6)
 
 
 def test_a_logarithmic_axis_has_few_ticks():

@@ -12,6 +12,8 @@ A, B, C = "pruned/fp32@a", "pruned/fp32@b", "pruned/int8@b"
 def test_lines_of_the_same_words_are_merged_and_others_are_not():
     lines = (f"{A}: few images", "no rule asks for latency", f"{B}: few images", f"{C}: no board")
     assert together(lines, (A, B, C)) == (f"{A}, {B}: few images", "no rule asks for latency", f"{C}: no board")
+    many = [f"pruned/fp32@{name}" for name in "abcd"]
+    assert together((f"{each}: few images" for each in many), many) == ("all 4 subjects on targets: few images",)
     # A colon alone makes no subject, and words that begin alike are other words.
     assert together(("note: x", "note: x", f"{A}: x"), (A,)) == ("note: x", f"{A}: x")
 

@@ -59,6 +59,14 @@ class Patch:
         steps = "" if self.steps == Patch.steps else f"-{self.steps}"
         return f"patch-{self.size}{steps}" + ("" if self.at is None else f"-at-{self.at[0]}-{self.at[1]}")
 
+    @property
+    def passes(self) -> int:
+        """How often an image goes through the net that stands to the end."""
+        places = 1 if self.at else self.candidates
+        # A climb judges its last iterate too, and each place that is gone on at is climbed twice.
+        tried, followed = places * (self.tries + 1), min(self.followed, places) * (self.steps + 2)
+        return (0 if self.at else 1) + tried + followed
+
     def __call__(
         self, net: nn.Module, images: Tensor, labels: Tensor, side: int, noise: Noise, learnt: Tensor | None
     ) -> tuple[Tensor, Tensor]:

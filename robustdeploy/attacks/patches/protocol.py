@@ -37,7 +37,9 @@ class Size:
 class PatchAttack(Protocol):
     """Fills a square of each image on the host. It proposes; it never judges itself.
 
-    Its class may say ``LEARNS = True``: it then has a method ``learn`` and is given what that returned.
+    Its class may say ``LEARNS = True``: it then has a method ``learn`` and is given what that returned. For
+    ``robustdeploy plan`` it may have ``passes``, how often one image goes through the net at most, and
+    ``learning_passes``, how many go through it in all while it learns.
     """
 
     @property

@@ -46,6 +46,11 @@ class UniversalPatch:
         """``universal-patch-5pct``, with the class that it wants."""
         return f"universal-patch-{self.size}" + ("" if self.target is None else f"-to-{self.target}")
 
+    @property
+    def learning_passes(self) -> int:
+        """How many images go through the net while it learns."""
+        return self.steps * self.batch
+
     def learn(self, net: nn.Module, images: Tensor, labels: Tensor, side: int, noise: Noise) -> Tensor:
         """Return the patch, C×S×S in whole grey levels, that ``images`` N×C×H×W taught."""
         patch = torch.full((images.shape[1], side, side), 0.5, device=images.device, requires_grad=True)

@@ -32,7 +32,7 @@ class Html:
         styles = charts.styles_of(rows.subjects)
         texts, unit = radius_texts([radius.eps for radius in rows.radii])
         views = tuple(class_views(report))
-        subjects = [each.subject for each in report.deployed]
+        subjects = tuple(each.subject for each in report.deployed)
         chains = {subject: steps for subject in subjects if (steps := chain_of(report, subject))}
         return page(
             "report.html.j2",

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from robustdeploy.attacks.patches.protocol import Size, laid_over, random_places, squares
+from robustdeploy.core.patches import patch_passes
+from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import PATCHES
 from robustdeploy.data.noise import Noise
 from robustdeploy.errors import UsageError
@@ -95,6 +97,35 @@ def test_a_universal_patch_is_one_that_other_images_fall_to(net, images, labels)
     assert (net(found).argmax(1) == 1).sum() > (net(noisy).argmax(1) == 1).sum()
     again = attack.learn(net, taught, net(taught).argmax(1), 6, noise(range(64)))
     torch.testing.assert_close(again, patch, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("patch", {}), ("patch", {"candidates": 3, "followed": 5, "steps": 7}), ("patch", {"at": [1, 2]})],
+)
+def test_passes_are_what_an_image_costs_that_stands_to_the_end(name, options, net, images, labels):
+    passed = []
+
+    class Sure(nn.Module):
+        def forward(self, seen):
+            passed.append(len(seen))
+            return net(seen) + 100 * nn.functional.one_hot(labels[:4], 2)
+
+    attack = PATCHES.build(name, {"pixels": SIDE, **options})
+    attack(Sure(), images[:4], labels[:4], SIDE, noise(range(4)), None)
+    assert sum(passed) == 4 * attack.passes
+
+
+def test_learning_passes_are_what_a_universal_patch_learns_from(net, images, labels):
+    attack, passed = PATCHES.build("universal-patch", {"steps": 3, "batch": 8}), []
+    with_count = nn.Sequential(net)
+    with_count.register_forward_pre_hook(lambda module, given: passed.append(len(given[0])))
+    attack.learn(with_count, images, labels, SIDE, noise())
+    assert sum(passed) == attack.learning_passes == 24
+    assert patch_passes([Choice(name="universal-patch", options={"steps": 3, "batch": 8}), Choice(name="patch")]) == (
+        PATCHES.build("patch", {}).passes,
+        24,
+    )
 
 
 def test_random_places_cover_all_that_fit():
