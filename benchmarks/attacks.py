@@ -126,7 +126,7 @@ def main() -> int:
         "machine": machine.description(torch.device("cpu")),
         "load": machine.load_average(),
         "net": asked.net.name,
-        "data": asked.data_name,
+        "data": asked.data_name if asked.data else "digits",
         "images": len(bench.labels),
         "right": int(bench.standing(bench.images).sum()),
         "norm": asked.norm,

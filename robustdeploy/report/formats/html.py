@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from robustdeploy.core.report import Report
+from robustdeploy.core.report import Figures, Report
 from robustdeploy.report import charts, evidence, nonzero
 from robustdeploy.report.classes import class_views
 from robustdeploy.report.course_chart import course_chart
@@ -54,18 +54,7 @@ class Html:
             told=verdict_lines(report.verdict, subjects),
             few_warnings=len(report.verdict.warnings) <= FEW,
             subjects=subjects,
-            latencies={
-                subject: Markup(
-                    latency_chart(
-                        f"latency-chart-{number}",
-                        subject,
-                        histogram,
-                        evidence.calls_of(subject, rows.percentiles),
-                        figures.dense_latency.get(subject),
-                    )
-                )
-                for number, (subject, histogram) in enumerate(figures.latency.items())
-            },
+            latencies=_latencies(figures, rows),
             layers={subject: layer_rows(report, subject) for subject in figures.layer_times},
             layers_head=HEAD,
             layers_note=LAYERS_NOTE,
@@ -88,6 +77,15 @@ class Html:
             },
             class_charts=[Markup(charts.class_chart(view.pairs, "s1", "s3")) for view in views],
         )
+
+
+def _latencies(figures: Figures, rows: evidence.Evidence) -> dict[str, Markup]:
+    """Draw each subject's times, with its percentiles and the dense net's times below."""
+    drawn = {}
+    for number, (subject, histogram) in enumerate(figures.latency.items()):
+        calls, dense = evidence.calls_of(subject, rows.percentiles), figures.dense_latency.get(subject)
+        drawn[subject] = Markup(latency_chart(f"latency-chart-{number}", subject, histogram, calls, dense))
+    return drawn
 
 
 plugin = Html

@@ -13,9 +13,12 @@ from PIL import Image
 
 from robustdeploy.core.gate import Outcome, Rule
 from robustdeploy.core.report import Diagnostic, Figures, SubjectEvidence
+from robustdeploy.report.compare_page import compare_page
 from robustdeploy.report.formats.html import Html
 from robustdeploy.report.index import index_page
+from robustdeploy.report.pairing import pairing
 from robustdeploy.report.quantity import quantity
+from robustdeploy.report.sides import Side
 
 BOARD = "pruned/fp32@jetson-orin"
 VOID = {"meta", "link", "img", "br", "hr", "path", "line", "circle", "rect"}
@@ -294,11 +297,17 @@ each => [each.id, each.nodes.map(node => node.html.slice(0, 120))])))</script>"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "theme"), [("report", "light"), ("report", "dark"), ("index", "light")])
+@pytest.mark.parametrize(
+    ("what", "theme"), [("report", "light"), ("report", "dark"), ("index", "light"), ("compare", "light")]
+)
 def test_axe_finds_no_violation(report, some_runs, tmp_path, what, theme):
     axe = pytest.importorskip("axe_playwright_python", reason="axe-core is not installed (uv sync)")
     program = files(axe).joinpath("axe.min.js").read_text()
-    page = Html()(report) if what == "report" else index_page("runs", some_runs)
+    page = {
+        "report": lambda: Html()(report),
+        "index": lambda: index_page("runs", some_runs),
+        "compare": lambda: compare_page([pairing(Side(report), Side(report))], ["one", "two"]),
+    }[what]()
     # What is folded is looked at as well. Only here may the page run a program.
     text = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", page).replace("<details", "<details open")
     (tmp_path / "page.html").write_text(text.replace("</body>", AXE.replace("{axe}", program) + "</body>"))
