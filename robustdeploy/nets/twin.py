@@ -8,7 +8,7 @@ runtime that it stands for is measured, never assumed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,18 @@ class Twin(nn.Module):
                 self._hold(name, known[name])
 
 
+_SMALL_FLOATS = (
+    TensorProto.FLOAT16,
+    TensorProto.BFLOAT16,
+    TensorProto.FLOAT8E4M3FN,
+    TensorProto.FLOAT8E5M2,
+)
+_WIDER: Mapping[int, type[np.generic]] = {
+    **dict.fromkeys(_SMALL_FLOATS, np.float32),
+    TensorProto.INT4: np.int8,
+    TensorProto.UINT4: np.uint8,
+}
+"""In what weights of fewer bits are held: they are the same numbers there, and gradients need the room."""
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 
@@ -225,5 +237,4 @@ def _constant(node: onnx.NodeProto) -> Tensor:
 
 def _tensor(tensor: onnx.TensorProto) -> Tensor:
     array = numpy_helper.to_array(tensor)
-    # 16-bit weights are the same numbers in 32 bits, and gradients need the room.
-    return torch.from_numpy(np.array(array.astype(np.float32) if array.dtype == np.float16 else array))
+    return torch.from_numpy(np.array(array.astype(_WIDER.get(tensor.data_type, array.dtype))))
