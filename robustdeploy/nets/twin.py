@@ -179,13 +179,20 @@ def _outcome(step: _Step, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _behind(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
-    """Return the nodes that ``output`` hangs on, in the graph's order."""
-    wanted, found = {output}, []
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            wanted.update(node.input)
-            found.append(node)
-    return found[::-1]
+    """Return the nodes that ``output`` hangs on, each after those that it reads; a file may have them in any order."""
+    nodes = list(graph.node)
+    made = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    found: dict[int, onnx.NodeProto] = {}
+    stack = [made[output]] if output in made else []
+    while stack:
+        node = nodes[stack[-1]]
+        waiting = [made[name] for name in node.input if name in made and made[name] not in found]
+        if waiting:
+            stack.extend(waiting)
+        else:
+            found[stack[-1]] = node
+            stack.pop()
+    return list(found.values())
 
 
 def _steps(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> Iterator[_Step]:
