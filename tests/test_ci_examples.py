@@ -1,14 +1,17 @@
-"""examples/ci: every file parses, and every command in it runs on a real run."""
+"""examples/ci: every file is what its system reads, and every command in it runs on a real run."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pytest
 import yaml
+from jsonschema import Draft7Validator
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples" / "ci"
@@ -49,6 +52,18 @@ def test_the_page_shows_every_file():
     assert {path.name for path in FOLDER.iterdir()} == {*FILES, "gates.yaml"}
     for path in FOLDER.iterdir():
         assert f"examples/ci/{path.name}" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("name", "schema"), [("github.yml", "github-workflows.json"), ("gitlab-ci.yml", "gitlab-ci.json")]
+)
+def test_a_job_is_what_the_schema_of_its_system_says(name, schema):
+    schemas = resources.files("check_jsonschema.builtin_schemas.vendor")
+    held = yaml.safe_load((FOLDER / name).read_text())
+    if True in held:  # YAML 1.1 reads `on` as true, and GitHub does not
+        held["on"] = held.pop(True)
+    Draft7Validator(json.loads(schemas.joinpath(schema).read_text())).validate(held)
+    assert not Draft7Validator(json.loads(schemas.joinpath(schema).read_text())).is_valid({**held, "jobs": 3})
 
 
 def test_the_workflow_is_one():

@@ -233,8 +233,11 @@ def _free_batch(graph: onnx.GraphProto, batch: int, name: str) -> None:
         if held is None and (made := given.get(node.input[1])) is not None and made.attribute[0].name == "value":
             held = made.attribute[0].t
         sizes = [] if held is None else numpy_helper.to_array(held).tolist()
-        zero = any(each.name == "allowzero" and each.i for each in node.attribute)
-        if len(sizes) > 1 and sizes[0] == batch and not zero:
+        # Torch's exporter writes allowzero beside sizes without a zero, where it means nothing.
+        allowed = [each for each in node.attribute if each.name == "allowzero" and each.i]
+        if len(sizes) > 1 and sizes[0] == batch and not (allowed and 0 in sizes):
+            for each in allowed:
+                each.i = 0
             # A tensor of its own: other nodes may share the old one.
             free = f"{OURS}batch/{node.output[0]}"
             graph.initializer.append(numpy_helper.from_array(np.array([0, *sizes[1:]], np.int64), free))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class Asked:
             raise UsageError("--mean and --std belong together; give both, in pixels of [0, 1]")
         if self.mean is not None and self.values is not None:
             raise UsageError("--range and --mean/--std both say what black and white are; give one of them")
+        if not all(map(math.isfinite, (*(self.mean or ()), *(self.std or ())))):
+            raise UsageError("--mean and --std must be finite numbers, in pixels of [0, 1]")
         if self.std is not None and min(self.std) <= 0:
             raise UsageError("--std must be above 0 in every channel")
 

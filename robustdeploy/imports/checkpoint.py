@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -112,11 +113,19 @@ def weights_in(path: Path) -> Any:
     if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
         return _exported_weights(path, names)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, of kinds of tensors that are refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on bytes that are none of its own the unpickler may raise anything
         if type(error).__name__ == "UnpicklingError":
+            found = _GLOBAL.search(str(error))
+            if found is None:
+                raise ArtifactError(
+                    f"{path} is no file of PyTorch, or was damaged, and nothing of it was run; save the weights again: "
+                    "torch.save(net.state_dict(), file)"
+                ) from error
             raise ArtifactError(
-                f"{path} holds more than weights{_asked_for(error)}: to read it would run code, and nothing of it was "
+                f"{path} holds more than weights, such as {found[1]}: to read it would run code, and nothing of it was "
                 "run. Save the weights alone where you trust it: torch.save(net.state_dict(), file)"
             ) from error
         words = " ".join(str(error).split())[:200]
@@ -129,12 +138,6 @@ def _names_in(path: Path) -> list[str]:
             return archive.namelist()
     except (zipfile.BadZipFile, OSError):
         return []
-
-
-def _asked_for(error: Exception) -> str:
-    """Name what the file asked for, by torch's own words."""
-    found = _GLOBAL.search(str(error))
-    return f", such as {found[1]}" if found else ""
 
 
 def _exported_weights(path: Path, names: list[str]) -> dict[str, Tensor]:
@@ -188,21 +191,34 @@ def _chosen(whole: Any, key: str | None, path: Path) -> tuple[dict[str, Tensor],
         return state, ""
     if not isinstance(whole, Mapping):
         raise ArtifactError(f"{path} holds {type(whole).__name__} and no weights by name; save net.state_dict()")
-    found = {str(name): state for name, value in whole.items() if (state := _state(value))}
-    found |= {
-        f"{name}.state_dict": state
-        for name, value in whole.items()
-        if isinstance(value, Mapping) and (state := _state(value.get("state_dict")))
-    }
+    found = dict(_states_in(whole))
+    if not found and (state := _state({name: each for name, each in whole.items() if isinstance(each, Tensor)})):
+        return state, f"weights: they lie at the top of the file, beside {', '.join(sorted(set(whole) - set(state)))}"
     # An optimiser keeps tensors too, by number and not by name.
     if not found:
         raise ArtifactError(
             f"{path} holds no weights by name{_listed(list(map(str, whole)))}; name their place with --key"
         )
-    usual = [name for name in USUAL_KEYS if name in found] or list(found)
+    usual = [name for name in found if name.split(".")[0] in USUAL_KEYS] or list(found)
+    usual.sort(key=_usualness)
     others = [name for name in found if name != usual[0]]
     beside = f", beside {', '.join(others)}" if others else ""
     return found[usual[0]], f"key {usual[0]}: weights lie there{beside}"
+
+
+def _states_in(whole: Mapping[Any, Any], depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield each state dict among nested ones, by the keys that lead there, joined by dots."""
+    for name, value in whole.items():
+        if state := _state(value):
+            yield str(name), state
+        elif isinstance(value, Mapping) and depth:
+            yield from ((f"{name}.{below}", state) for below, state in _states_in(value, depth - 1))
+
+
+def _usualness(name: str) -> tuple[int, int]:
+    """Order keys: those whose first part is most usual come first, and of these the least nested."""
+    first, *below = name.split(".")
+    return (USUAL_KEYS.index(first) if first in USUAL_KEYS else len(USUAL_KEYS), len(below))
 
 
 def _state(value: Any) -> dict[str, Tensor]:
@@ -225,6 +241,11 @@ def _normalisation(asked: Asked, usual: Normalisation, said: bool) -> tuple[tupl
         check_said_once(asked)
         return (*usual, "")
     if asked.values is not None:
+        if asked.values[0] > asked.values[1]:
+            raise UsageError(
+                "--range: of weights it must rise, since images enter them as (x - mean) / std; turn the first layer's "
+                "weights around instead"
+            )
         return (*as_normalisation(asked.values, channels), "")
     if asked.mean is None or asked.std is None:
         listed = " and ".join(", ".join(f"{each:g}" for each in values) for values in usual)
@@ -264,7 +285,8 @@ def as_normalisation(values: tuple[float, float], channels: int) -> tuple[tuple[
 def _fill(net: Normalised, state: Mapping[str, Tensor], path: Path, name: str) -> str:
     """Load ``state`` into ``net`` and return the prefix that was taken off its names."""
     wanted = net.net.state_dict()
-    best = max(_without_prefixes(state), key=lambda each: len(set(each[1]) & set(wanted)))
+    _check_numbers(state, path)
+    best = max(_without_prefixes(state, next(iter(wanted), "")), key=lambda each: len(set(each[1]) & set(wanted)))
     prefix, renamed = best
     missing = [key for key in wanted if key not in renamed and not key.endswith(_COUNTERS)]
     unexpected = [key for key in renamed if key not in wanted and not key.endswith(_COUNTERS)]
@@ -276,18 +298,40 @@ def _fill(net: Normalised, state: Mapping[str, Tensor], path: Path, name: str) -
     return prefix
 
 
-def _without_prefixes(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the weights by their names without a prefix, with one, two and more of the usual ones taken off."""
+def _check_numbers(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that no net of float32 can hold; each error names the first."""
+    for name, each in state.items():
+        if each.layout is not torch.strided or each.is_meta or each.is_quantized or each.is_complex():
+            forms = {"sparse": each.layout is not torch.strided, "without values": each.is_meta}
+            forms |= {"quantised": each.is_quantized, "complex": each.is_complex()}
+            kind = next(form for form, is_it in forms.items() if is_it)
+            raise ArtifactError(f"{path}: the weight {name} is {kind}; save weights as dense tensors of floats")
+        if each.is_floating_point() and not torch.isfinite(each.float()).all():
+            raise ArtifactError(
+                f"{path}: the weight {name} has numbers that are not finite (NaN or infinity); take a checkpoint from "
+                "before the training broke down"
+            )
+
+
+def _without_prefixes(state: Mapping[str, Tensor], first: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the weights by their names without a prefix, with one, two and more of the usual ones taken off.
+
+    Then come the prefixes that make a name the net's ``first``, whatever they are.
+    """
     prefix, current = "", dict(state)
     yield prefix, current
-    while True:
-        first = next((each for each in PREFIXES if any(key.startswith(each) for key in current)), None)
-        if first is None:
-            return
+    while usual := next((each for each in PREFIXES if any(key.startswith(each) for key in current)), None):
         # What lacks the prefix is no part of the net: a head for training, or a counter of averages.
-        current = {key.removeprefix(first): value for key, value in current.items() if key.startswith(first)}
-        prefix += first
+        current = _taken_off(usual, current)
+        prefix += usual
         yield prefix, current
+    for key in state:
+        if key.endswith(f".{first}"):
+            yield (other := key.removesuffix(first)), _taken_off(other, state)
+
+
+def _taken_off(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _mismatch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from robustdeploy.core.complaint import did_you_mean
+from robustdeploy.cost.onnx_graph import all_graphs
 from robustdeploy.errors import ArtifactError, UsageError
 from robustdeploy.imports.asked import Asked
 
@@ -42,12 +44,14 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Scores:
+class Answer:
     """The tensor that holds the scores."""
 
     name: str
     labels: tuple[str, ...] = ()
     """What the file calls its classes, where it does."""
+    others: tuple[str, ...] = ()
+    """The file's other outputs."""
 
 
 def input_of(model: onnx.ModelProto) -> Input:
@@ -57,11 +61,17 @@ def input_of(model: onnx.ModelProto) -> Input:
     given = [value for value in model.graph.input if value.name not in weights]
     if len(given) != 1:
         names = ", ".join(value.name for value in given) or "none"
-        raise ArtifactError(f"the file has {len(given)} inputs ({names}); a classifier of images has one")
+        raise ArtifactError(
+            f"the file has {len(given)} inputs ({names}), and a classifier of images has one; export it with the "
+            "others as constants"
+        )
     tensor = given[0].type.tensor_type
     if tensor.elem_type not in (*FLOATS, *WHOLE):
-        kind = TensorProto.DataType.Name(tensor.elem_type).lower()
-        raise ArtifactError(f"its input '{given[0].name}' is of type {kind}; images are floats or whole numbers")
+        taken = ", ".join(_type_name(kind) for kind in (*FLOATS, *WHOLE))
+        raise ArtifactError(
+            f"its input '{given[0].name}' is of type {_type_name(tensor.elem_type)}, and images are given as one of "
+            f"{taken}; export it with one of these, such as float"
+        )
     dims = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in tensor.shape.dim]
     if not 2 <= len(dims) <= 4:
         raise ArtifactError(
@@ -106,8 +116,7 @@ def values_of(model: onnx.ModelProto, given: Input) -> tuple[tuple[float, float]
     """Return what black and white are for the file, how that was found, and whether anything in the file says so."""
     if given.element in WHOLE:
         low = -128.0 if given.element == TensorProto.INT8 else 0.0
-        kind = TensorProto.DataType.Name(given.element).lower()
-        return (low, low + 255), f"range {low:g}..{low + 255:g}: its input is of type {kind}", True
+        return (low, low + 255), f"range {low:g}..{low + 255:g}: its input is of type {_type_name(given.element)}", True
     said = {entry.key: entry.value for entry in model.metadata_props}.get("Image.NominalPixelRange", "")
     if said in _NOMINAL:
         low, high = _NOMINAL[said]
@@ -125,9 +134,11 @@ def values_of(model: onnx.ModelProto, given: Input) -> tuple[tuple[float, float]
     return (0.0, 1.0), "range 0..1: nothing in the file says otherwise", False
 
 
-def scores_of(model: onnx.ModelProto, wanted: str | None) -> tuple[Scores, str]:
-    """Return the tensor of the scores, and how it was found; '' where it was told or there is one output."""
+def scores_of(model: onnx.ModelProto, wanted: str | None, count: int) -> tuple[Answer, str]:
+    """Return the tensor of ``count`` scores an image, and how it was found; '' where told or there is one output."""
     outputs = {value.name: value for value in model.graph.output}
+    if not outputs:
+        raise ArtifactError("the file has no output, and a classifier gives scores; export it again")
     if wanted is not None and wanted not in outputs:
         raise UsageError(
             f"--output {wanted}: the file has no such output{did_you_mean(wanted, outputs)} ({', '.join(outputs)})"
@@ -136,20 +147,43 @@ def scores_of(model: onnx.ModelProto, wanted: str | None) -> tuple[Scores, str]:
 
     def rank(name: str) -> int:
         tensor = outputs[name].type.tensor_type
-        if name in zipped or tensor.elem_type in FLOATS:
+        if name in zipped:
             return 0
-        return 1 if tensor.elem_type in WHOLE else 2
+        if tensor.elem_type in FLOATS:
+            sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim][1:]
+            if None in sizes or not sizes:
+                return 1
+            # Features, which some nets give beside their scores, are of another number.
+            return 0 if math.prod(filter(None, sizes)) == count else 3
+        return 2 if tensor.elem_type in WHOLE else 4
 
     name = wanted or min(outputs, key=rank)
     tensor, made = outputs[name].type.tensor_type, zipped.get(name)
     if made is None and tensor.elem_type not in (*FLOATS, *WHOLE):
-        raise ArtifactError(
-            f"its output '{name}' holds neither scores nor whole-numbered labels; name another with --output "
-            f"({', '.join(outputs)})"
-        )
+        fix = f"name another with --output ({', '.join(outputs)})" if len(outputs) > 1 else "export it with its scores"
+        raise ArtifactError(f"its output '{name}' holds neither scores nor whole-numbered labels; {fix}")
     labels = _zipped_labels(made) if made is not None else ()
     why = "" if wanted or len(outputs) == 1 else f"output {name}: the first of {', '.join(outputs)} that can be scores"
-    return Scores(name if made is None else made.input[0], labels), why
+    others = tuple(each for each in outputs if each != name)
+    return Answer(name if made is None else made.input[0], labels, others), why
+
+
+def unread_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the inputs that nothing in the file reads, as exporters leave them; none where nothing is read at all."""
+    read = {name for graph in all_graphs(model.graph) for node in graph.node for name in node.input}
+    read |= {value.name for value in model.graph.output}
+    unread = tuple(value.name for value in model.graph.input if value.name not in read)
+    return () if len(unread) == len(model.graph.input) else unread
+
+
+def foreign_domains(model: onnx.ModelProto) -> list[str]:
+    """Return whose operators a file has that are neither ONNX's, ONNX Runtime's nor functions of its own."""
+    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", *(each.domain for each in model.functions)}
+    return sorted({node.domain for graph in all_graphs(model.graph) for node in graph.node} - known)
+
+
+def _type_name(element: int) -> str:
+    return str(TensorProto.DataType.Name(element)).lower()
 
 
 def _zipped_labels(node: onnx.NodeProto) -> tuple[str, ...]:

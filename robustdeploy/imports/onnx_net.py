@@ -27,9 +27,20 @@ from robustdeploy.export.onnx_file import MOST_BYTES
 from robustdeploy.imports.adapter import SCORES, Entry, Exit, adapted, is_deployable
 from robustdeploy.imports.asked import Asked, check_said_once, places_of
 from robustdeploy.imports.front import Front
-from robustdeploy.imports.inspected import WHOLE, Input, fitting, input_of, layout_of, scores_of, values_of
+from robustdeploy.imports.inspected import (
+    WHOLE,
+    Answer,
+    Input,
+    fitting,
+    foreign_domains,
+    input_of,
+    layout_of,
+    scores_of,
+    unread_inputs,
+    values_of,
+)
 from robustdeploy.imports.noticing import notice, readings
-from robustdeploy.nets.graph import GivenFile, answers_of, computes_in, graph_net, session_of
+from robustdeploy.nets.graph import GivenFile, answers_of, computes_in, graph_net, runtime_words, session_of
 from robustdeploy.nets.preprocess.steps import prepared_statistics
 from robustdeploy.nets.store import NetInfo, save_graph
 from robustdeploy.onboard.criterion import CLASSIFICATION
@@ -50,7 +61,9 @@ class _Opened:
     path: Path
     content: bytes
     model: onnx.ModelProto
+    """Without inputs that nothing reads."""
     session: Any
+    unread: tuple[str, ...]
 
 
 def import_onnx(
@@ -64,13 +77,13 @@ def import_onnx(
     given, front = input_of(opened.model), Front(recipe.preprocess, data.image_shape)
     layout, how = layout_of(opened.model, given, asked, front.shape)
     entry, why, sure = entry_of(opened.model, given, layout, asked, front)
-    answer, which = scores_of(opened.model, asked.output)
+    answer, which = scores_of(opened.model, asked.output, len(asked.labels or data.classes))
     images, labels = data.validation.images[:HELD_OUT].numpy(), data.validation.labels[:HELD_OUT].numpy()
     read = front.read(images)
     raw, rank = _own_answers(opened, entry, answer.name, read)
     names = asked.labels or answer.labels or None
-    leave, mapped = _exit_of(answer.name, raw, rank, names, asked.labels is not None, data)
-    if is_deployable(opened.model, entry, leave) and not recipe.preprocess:
+    leave, mapped = _exit_of(answer, raw, rank, names, asked.labels is not None, data)
+    if is_deployable(opened.model, entry, leave) and not recipe.preprocess and not opened.unread:
         content = opened.content
     else:
         whole = front.before(adapted(opened.model, entry, leave, answer.name, len(data.classes)))
@@ -101,7 +114,8 @@ def import_onnx(
     found = _found(said, given, gap, len(images))
     guessed = (f"guessed {each}" for each in (how, why, which, mapped) if each)
     stands = (f"in front of it stands {in_words(each)}" for each in steps)
-    return save_graph(folder, content, info), (*guessed, *found, *stands, *([odd] if odd else []))
+    without = [f"nothing in it reads {', '.join(opened.unread)}, which is left out"] if opened.unread else []
+    return save_graph(folder, content, info), (*guessed, *found, *without, *stands, *([odd] if odd else []))
 
 
 def _noticed(
@@ -158,10 +172,18 @@ def _opened(path: Path) -> _Opened:
     if not content:
         raise ArtifactError(f"{path} is empty; export the net again")
     model = model_from(content, path)
+    unread, asked = unread_inputs(model), content
+    if unread:
+        kept = [value for value in model.graph.input if value.name not in unread]
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+        asked = model.SerializeToString()
     try:
-        return _Opened(path, content, model, session_of(content))
+        return _Opened(path, content, model, session_of(asked), unread)
     except ArtifactError as problem:
-        raise ArtifactError(f"{path}: {problem}") from problem
+        foreign = foreign_domains(model)
+        fix = f"without the operators of {', '.join(foreign)}" if foreign else "for ONNX Runtime"
+        raise ArtifactError(f"{path}: {problem}; export it again {fix}") from problem
 
 
 def _own_answers(opened: _Opened, entry: Entry, answer: str, read: Pixels) -> tuple[Any, int]:
@@ -185,25 +207,28 @@ def _own_answers(opened: _Opened, entry: Entry, answer: str, read: Pixels) -> tu
     try:
         answers = [np.asarray(session.run([answer], {entry.given.name: batch})[0]) for batch in batches]
     except Exception as error:  # the runtime's own exceptions share no base class but Exception
-        words = " ".join(str(error).split())[-300:]
-        raise ArtifactError(f"{opened.path} cannot score images of {entry.shape} as {entry.layout}: {words}") from error
+        raise ArtifactError(
+            f"{opened.path} cannot score images of {entry.shape} as {entry.layout}: {runtime_words(error)}. Name its "
+            "order with --layout, or export it with a free batch"
+        ) from error
     if any(each.size % size or not each.size for each in answers):
         raise ArtifactError(f"its output '{answer}' gives {answers[0].shape} for {size} images, which are no scores")
     return np.concatenate([each.reshape(size, -1) for each in answers]), answers[0].ndim
 
 
-def _exit_of(answer: str, raw: Any, rank: int, labels: Any, told: bool, data: Loaded) -> tuple[Exit, str]:
+def _exit_of(found: Answer, raw: Any, rank: int, labels: Any, told: bool, data: Loaded) -> tuple[Exit, str]:
     """Return how the answer becomes scores, and how that was found."""
-    classes, count = data.classes, raw.shape[1]
+    answer, classes, count = found.name, data.classes, raw.shape[1]
+    others = f", or name another output with --output: {', '.join(found.others)}" if found.others else ""
     whole = raw.dtype.kind in "iu"
     kinds = {"e": TensorProto.FLOAT16, "d": TensorProto.DOUBLE}
     element = kinds.get(raw.dtype.char, TensorProto.FLOAT)
     if whole and count != 1:
-        raise ArtifactError(f"its output '{answer}' gives {count} whole numbers for an image; labels are one")
+        raise ArtifactError(f"its output '{answer}' gives {count} whole numbers for an image; labels are one{others}")
     if not whole and count == 1:
         raise ArtifactError(
-            f"its output '{answer}' gives one number for an image; two classes need two scores: put the other one "
-            "beside it in the file (1 - p), and export it again"
+            f"its output '{answer}' gives one number for an image, and the data has {len(classes)} classes; export it "
+            f"with a score for each (of two classes: p and 1 - p){others}"
         )
     told_apart = len(labels) if labels is not None else len(classes) if whole else count
     if not whole and labels is not None and len(labels) != count:
@@ -216,6 +241,7 @@ def _exit_of(answer: str, raw: Any, rank: int, labels: Any, told: bool, data: Lo
         raise ArtifactError(
             f"its output '{answer}' gives {count} scores, and the data has {len(classes)} classes "
             f"({', '.join(classes[:3])}, …); say with --labels FILE which class each is, one a line ('-' for none)"
+            f"{others}"
         )
     places = places_of(labels, classes) if labels is not None else tuple(range(len(classes)))
     if whole and raw.size and not 0 <= int(raw.min()) <= int(raw.max()) < told_apart:
@@ -235,14 +261,25 @@ def _proved(content: bytes, images: Bytes, own: Scores, opened: _Opened) -> floa
         alone = np.concatenate([session.run([SCORES], {"images": pixels[at : at + 1]})[0] for at in range(len(pixels))])
         together = session.run([SCORES], {"images": pixels})[0]
     except Exception as error:  # the runtime's own exceptions share no base class but Exception
-        words = " ".join(str(error).split())[-200:]
         raise ArtifactError(
             f"{opened.path} works only on batches of the size that it was exported with, and boards are given one "
-            f"image and several; export it with a free batch (dynamic_shapes, or dynamic_axes). ONNX Runtime: {words}"
+            "image and several; export it with a free batch (dynamic_shapes, or dynamic_axes). ONNX Runtime: "
+            f"{runtime_words(error)}"
         ) from error
+    for how, found in (("one by one", alone), ("at once", together)):
+        if found.shape != own.shape:
+            raise ArtifactError(
+                f"{opened.path} gives scores of {found.shape} for {len(own)} images {how}, and {own.shape} are one row "
+                "for each image; export it with a free batch in the first place (dynamic_shapes, or dynamic_axes)"
+            )
     if not np.isfinite(own).all():
         raise ArtifactError(f"{opened.path} gives scores that are not finite (NaN or infinity) for held-out images")
     gap, scale = float(np.abs(alone - own).max()), max(1.0, float(np.abs(own).max()))
+    if np.abs(session.run([SCORES], {"images": pixels})[0] - together).max() > TOLERANCE * scale:
+        raise ArtifactError(
+            f"{opened.path} gives other scores when it is asked again: noise or dropout was left in it; export it in "
+            "eval mode"
+        )
     exact = not _is_rounded(opened.model)
     # What rounds inside may round an image at a step's edge the other way, whichever way it entered.
     moved = float((CLASSIFICATION.predictions(alone) != CLASSIFICATION.predictions(own)).mean())
@@ -285,8 +322,8 @@ def _twin_problem(content: bytes, said: GivenFile, recipe: Recipe, images: Bytes
                 ours = answers_of(net)(torch.from_numpy(pixels)).float().numpy()
             if problem := _differs(name, ours, theirs, said.computes_in):
                 return problem
-    except (ArtifactError, RuntimeError, NotImplementedError) as error:
-        return " ".join(str(error).split())[:300]
+    except Exception as error:  # whatever a graph of others makes torch raise, it has no twin then
+        return " ".join(str(error).split())[:300] or type(error).__name__
     return ""
 
 

@@ -156,7 +156,8 @@ def _called(name: str, factory: Callable[..., Any], arguments: Mapping[str, Any]
         raise
     except Exception as error:  # foreign code may raise anything
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise RecipeError(f"net '{name}' called with {given}: {type(error).__name__}: {error}") from error
+        fix = f"; its arguments stand beside its name: {{name: {name}, …: …}}" if isinstance(error, TypeError) else ""
+        raise RecipeError(f"net '{name}' called with {given}: {type(error).__name__}: {error}{fix}") from error
 
 
 def _unwrapped(net: nn.Module) -> nn.Module:

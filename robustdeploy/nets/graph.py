@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import numpy as np
 import onnx
 import torch
+from onnx import version_converter
 from pydantic import Field
 from torch import Tensor, nn
 
 from robustdeploy.core.model import Noun
 from robustdeploy.errors import ArtifactError
 from robustdeploy.nets.normalised import Normalised
-from robustdeploy.nets.twin import ROUNDING, Twin
+from robustdeploy.nets.twin import ROUNDING, Twin, opset_of
 
 TENSOR = "onnx"
 """The one tensor in the weights of such a net: the bytes of the file that is deployed."""
@@ -23,6 +26,10 @@ OURS = "robustdeploy/"
 _PASSED = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Gather", *ROUNDING)
 """What may stand between a softmax and the scores; none of it changes which score is the highest."""
 _PROBABILITIES = ("Softmax", "Sigmoid")
+_LEAST_OPSET = 11
+"""From here on operators have their torch forms."""
+_PLACE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S+\.(?:cc|h|cpp):\d+ [^()]*(?:\([^()]*\))? ")
+"""In ONNX Runtime's errors: the code, and the function that found it."""
 
 
 class GivenFile(Noun):
@@ -95,7 +102,11 @@ def answers_of(net: nn.Module) -> Any:
 
 def twin_of(content: bytes) -> Twin:
     """Return the torch twin of a file; ArtifactError where there is none."""
-    return Twin(onnx.load_model_from_string(content)).eval()
+    model = onnx.load_model_from_string(content)
+    if opset_of(model) < _LEAST_OPSET:
+        with suppress(Exception):  # what cannot be converted is tried as it is
+            model = version_converter.convert_version(model, _LEAST_OPSET)
+    return Twin(model).eval()
 
 
 class _Runtime(nn.Module):
@@ -120,12 +131,17 @@ def session_of(content: bytes) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions share no base class but Exception
-        words = " ".join(str(error).split())[-300:]
+        words = runtime_words(error)
     raise ArtifactError(f"ONNX Runtime {onnxruntime.__version__} cannot load this file: {words}")
+
+
+def runtime_words(error: Exception) -> str:
+    """Return what ONNX Runtime says, without its codes and places in its source."""
+    return _PLACE.sub("", " ".join(str(error).split()))[:300]
 
 
 def computes_in(nodes: Iterable[onnx.NodeProto], halves: bool) -> str:

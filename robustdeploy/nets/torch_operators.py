@@ -19,6 +19,7 @@ from torch import Tensor
 
 from robustdeploy.nets.torch_attention import attention
 from robustdeploy.nets.torch_quantised import QUANTISED
+from robustdeploy.nets.torch_resize import resize, upsample
 from robustdeploy.nets.torch_windows import (
     Attributes,
     Inputs,
@@ -30,7 +31,6 @@ from robustdeploy.nets.torch_windows import (
     ints,
     max_pool,
     pad,
-    resize,
     space_to_depth,
 )
 
@@ -243,6 +243,24 @@ def _lrn(i: Inputs, a: Attributes) -> Tensor:
     return F.local_response_norm(i[0], a["size"], a.get("alpha", 1e-4), a.get("beta", 0.75), a.get("bias", 1.0))
 
 
+def _rms_norm(i: Inputs, a: Attributes) -> Tensor:
+    return F.rms_norm(i[0], i[0].shape[a.get("axis", -1) :], i[1], a.get("epsilon", 1e-5))
+
+
+def _lp_normalisation(i: Inputs, a: Attributes) -> Tensor:
+    return F.normalize(i[0], float(a.get("p", 2)), a.get("axis", -1), eps=0.0)
+
+
+def _top(i: Inputs, a: Attributes) -> tuple[Tensor, ...]:
+    return tuple(torch.topk(i[0], int(i[1]), a.get("axis", -1), bool(a.get("largest", 1)), True))
+
+
+def _grid_sample(i: Inputs, a: Attributes) -> Tensor:
+    mode = {b"linear": "bilinear", b"cubic": "bicubic"}.get(a.get("mode", b"linear"), a.get("mode", b"").decode())
+    edges, corners = a.get("padding_mode", b"zeros").decode(), bool(a.get("align_corners", 0))
+    return F.grid_sample(i[0], i[1], mode, edges, corners)
+
+
 def _dropout(i: Inputs, a: Attributes) -> Any:
     if at(i, 2) is not None and bool(i[2]):
         raise NotImplementedError("Dropout while training")
@@ -349,6 +367,7 @@ OPERATORS: Mapping[str, Operator] = {
     "GlobalMaxPool": lambda i, a: i[0].amax(tuple(range(2, i[0].dim())), keepdim=True),
     "Greater": _two(torch.gt),
     "GreaterOrEqual": _two(torch.ge),
+    "GridSample": _grid_sample,
     "GroupNormalization": _group_norm,
     "GRU": _recurrent("GRU"),
     "HardSigmoid": _hard_sigmoid,
@@ -361,6 +380,7 @@ OPERATORS: Mapping[str, Operator] = {
     "LessOrEqual": _two(torch.le),
     "Log": _one(torch.log),
     "LogSoftmax": _over_classes(F.log_softmax),
+    "LpNormalization": _lp_normalisation,
     "LRN": _lrn,
     "LSTM": _recurrent("LSTM"),
     "MatMul": _two(torch.matmul),
@@ -381,6 +401,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Reciprocal": _one(torch.reciprocal),
     "ReduceL1": _reduction(lambda x, axes, keep: x.abs().sum(axes, keepdim=keep)),
     "ReduceL2": _reduction(lambda x, axes, keep: x.square().sum(axes, keepdim=keep).sqrt()),
+    "ReduceLogSum": _reduction(lambda x, axes, keep: x.sum(axes, keepdim=keep).log()),
     "ReduceLogSumExp": _reduction(lambda x, axes, keep: x.logsumexp(axes, keepdim=keep)),
     "ReduceMax": _reduction(lambda x, axes, keep: x.amax(axes, keepdim=keep)),
     "ReduceMean": _reduction(lambda x, axes, keep: x.mean(axes, keepdim=keep)),
@@ -391,6 +412,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Relu": _one(torch.relu),
     "Reshape": _reshape,
     "Resize": resize,
+    "RMSNormalization": _rms_norm,
     "RNN": _recurrent("RNN"),
     "Round": _one(torch.round),
     "ScatterND": _scatter_nd,
@@ -414,9 +436,11 @@ OPERATORS: Mapping[str, Operator] = {
     "Tanh": _one(torch.tanh),
     "ThresholdedRelu": _thresholded,
     "Tile": lambda i, a: i[0].repeat(ints(i[1])),
+    "TopK": _top,
     "Transpose": lambda i, a: i[0].permute(a.get("perm", list(reversed(range(i[0].dim()))))),
     "Trilu": lambda i, a: (torch.triu if a.get("upper", 1) else torch.tril)(i[0], 0 if at(i, 1) is None else int(i[1])),
     "Unsqueeze": _unsqueeze,
+    "Upsample": upsample,
     "Where": lambda i, a: torch.where(i[0], i[1], i[2]),
     "Xor": _two(torch.logical_xor),
 }

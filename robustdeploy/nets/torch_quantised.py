@@ -25,9 +25,11 @@ def rounded_through(x: Tensor) -> Tensor:
 
 
 def _along(x: Tensor, values: Tensor, axis: int) -> Tensor:
-    """Lay one value per channel along ``axis`` of ``x``."""
+    """Lay one value per channel along ``axis`` of ``x``; as many values as ``x`` has lie there already."""
     if values.numel() == 1:
         return values.reshape(())
+    if values.shape == x.shape:
+        return values
     shape = [1] * x.dim()
     shape[axis] = -1
     return values.reshape(shape)
@@ -61,9 +63,13 @@ def _quantize_linear(i: Inputs, a: Attributes) -> Tensor:
 
 
 def _dequantize_linear(i: Inputs, a: Attributes) -> Tensor:
-    if a.get("block_size", 0):
-        raise NotImplementedError("DequantizeLinear in blocks")
-    return dequantise(i[0], i[1], at(i, 2), a.get("axis", 1))
+    x, axis, block = i[0], a.get("axis", 1), a.get("block_size", 0)
+
+    def spread(values: Tensor) -> Tensor:
+        return values.repeat_interleave(block, axis).narrow(axis, 0, x.shape[axis]) if block else values
+
+    zero = at(i, 2)
+    return dequantise(x, spread(i[1]), None if zero is None else spread(zero), axis)
 
 
 def _dynamic(i: Inputs, a: Attributes) -> tuple[Tensor, Tensor, Tensor]:

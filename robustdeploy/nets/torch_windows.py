@@ -126,30 +126,6 @@ def pad(i: Inputs, a: Attributes) -> Tensor:
     return F.pad(x, _pads(pads)[:-4], mode=mode)
 
 
-def resize(i: Inputs, a: Attributes) -> Tensor:
-    """Scale images, in the ways that torch knows too."""
-    x, mode = i[0], a.get("mode", b"nearest").decode()
-    where = a.get("coordinate_transformation_mode", b"half_pixel").decode()
-    if a.get("axes") or a.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
-        raise NotImplementedError("Resize with axes or another aspect ratio")
-    if at(i, 3) is not None and i[3].numel():
-        size = ints(i[3])
-    else:
-        size = [int(n * s) for n, s in zip(x.shape, i[2].tolist(), strict=True)]
-    if mode == "nearest" and (where, a.get("nearest_mode", b"round_prefer_floor")) == ("asymmetric", b"floor"):
-        return F.interpolate(x, size[2:], mode="nearest")
-    smooth = {"linear": {3: "linear", 4: "bilinear", 5: "trilinear"}.get(x.dim()), "cubic": "bicubic"}.get(mode)
-    if smooth is None or where not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
-        raise NotImplementedError(f"Resize by {mode}, {where}")
-    over = bool(a.get("antialias", 0))
-    # What torch averages over ends at the image's edges, and its antialiased cubic is Pillow's.
-    if over and (x.dim() != 4 or not a.get("exclude_outside", 0)):
-        raise NotImplementedError("Resize with antialias beyond the edges")
-    if mode == "cubic" and a.get("cubic_coeff_a", -0.75) != (-0.5 if over else -0.75):
-        raise NotImplementedError("Resize by another cubic")
-    return F.interpolate(x, size[2:], mode=smooth, align_corners=where == "align_corners", antialias=over)
-
-
 def depth_to_space(i: Inputs, a: Attributes) -> Tensor:
     """Lay channels out as pixels."""
     x, block = i[0], a["blocksize"]

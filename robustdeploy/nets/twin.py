@@ -8,7 +8,7 @@ runtime that it stands for is measured, never assumed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,18 @@ class Twin(nn.Module):
                 self._hold(name, known[name])
 
 
+_SMALL_FLOATS = (
+    TensorProto.FLOAT16,
+    TensorProto.BFLOAT16,
+    TensorProto.FLOAT8E4M3FN,
+    TensorProto.FLOAT8E5M2,
+)
+_WIDER: Mapping[int, type[np.generic]] = {
+    **dict.fromkeys(_SMALL_FLOATS, np.float32),
+    TensorProto.INT4: np.int8,
+    TensorProto.UINT4: np.uint8,
+}
+"""In what weights of fewer bits are held: they are the same numbers there, and gradients need the room."""
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 
@@ -167,13 +179,20 @@ def _outcome(step: _Step, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _behind(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
-    """Return the nodes that ``output`` hangs on, in the graph's order."""
-    wanted, found = {output}, []
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            wanted.update(node.input)
-            found.append(node)
-    return found[::-1]
+    """Return the nodes that ``output`` hangs on, each after those that it reads; a file may have them in any order."""
+    nodes = list(graph.node)
+    made = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    found: dict[int, onnx.NodeProto] = {}
+    stack = [made[output]] if output in made else []
+    while stack:
+        node = nodes[stack[-1]]
+        waiting = [made[name] for name in node.input if name in made and made[name] not in found]
+        if waiting:
+            stack.extend(waiting)
+        else:
+            found[stack[-1]] = node
+            stack.pop()
+    return list(found.values())
 
 
 def _steps(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> Iterator[_Step]:
@@ -225,5 +244,4 @@ def _constant(node: onnx.NodeProto) -> Tensor:
 
 def _tensor(tensor: onnx.TensorProto) -> Tensor:
     array = numpy_helper.to_array(tensor)
-    # 16-bit weights are the same numbers in 32 bits, and gradients need the room.
-    return torch.from_numpy(np.array(array.astype(np.float32) if array.dtype == np.float16 else array))
+    return torch.from_numpy(np.array(array.astype(_WIDER.get(tensor.data_type, array.dtype))))

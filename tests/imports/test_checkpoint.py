@@ -61,6 +61,9 @@ FORMS = {
         "key model: weights lie there",
     ),
     "averaged-beside": (lambda s: {"ema": {k: v * 2 for k, v in s.items()}, "net": s}, {}, "beside ema"),
+    "far-down": (lambda s: {"epoch": 3, "checkpoint": {"model": {"weights": s}}}, {}, "key checkpoint.model.weights"),
+    "beside-words": (lambda s: {**s, "version": "1.0"}, {}, "at the top of the file, beside version"),
+    "behind-a-name-of-their-own": (lambda s: {f"their_net.{k}": v for k, v in s.items()}, {}, "'their_net.' was taken"),
     "told-where": (lambda s: {"a": {"b": s}, "model": {k: v * 2 for k, v in s.items()}}, {"key": "a.b"}, ""),
     "without-counters": (lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")}, {}, ""),
     "an-averaged-model": (
@@ -154,6 +157,49 @@ def test_torchscript_is_refused_with_the_fix(small, digits, tmp_path):
             archive.writestr(name, b"x")
     with pytest.raises(ArtifactError, match=r"is TorchScript, .* which is not run here. Give its weights"):
         taken(tmp_path / "net.pt", small, digits, tmp_path)
+
+
+NOT_WEIGHTS = {
+    "not-finite": (lambda w: w.fill_(torch.nan), "has numbers that are not finite .* before the training broke down"),
+    "complex": (lambda w: w.to(torch.complex64), "is complex; save weights as dense tensors of floats"),
+    "sparse": (lambda w: w.to_sparse(), "is sparse; save"),
+    "without-values": (lambda w: w.to("meta"), "is without values; save"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_WEIGHTS)
+@pytest.mark.filterwarnings("ignore")  # torch's own, of sparse tensors
+def test_weights_that_no_net_can_hold_are_named(kind, net, small, digits, tmp_path):
+    make, words = NOT_WEIGHTS[kind]
+    state = {name: value.clone() for name, value in net.net.state_dict().items()}
+    state["conv.weight"] = make(state["conv.weight"])
+    torch.save(state, tmp_path / "net.pt")
+    with pytest.raises(ArtifactError, match=f"the weight conv.weight {words}"):
+        taken(tmp_path / "net.pt", small, digits, tmp_path)
+    assert not (tmp_path / "net.json").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<!DOCTYPE html><html></html>", b"\x89HDF\r\n\x1a\n" + bytes(300), b"\x1f\x8b" + bytes(50), bytes(400)],
+    ids=["page", "hdf5", "gzip", "zeros"],
+)
+def test_what_is_no_file_of_torch_is_not_called_dangerous(content, small, digits, tmp_path):
+    (tmp_path / "net.pt").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"is no file of PyTorch, or was damaged|cannot read"):
+        taken(tmp_path / "net.pt", small, digits, tmp_path)
+
+
+def test_numbers_that_say_no_normalisation_are_refused(net, small, digits, tmp_path):
+    torch.save(net.net.state_dict(), tmp_path / "net.pt")
+    for said, words in (
+        ({"mean": (float("nan"),), "std": (1.0,)}, "must be finite numbers"),
+        ({"mean": (0.0,), "std": (float("inf"),)}, "must be finite numbers"),
+        ({"values": (255.0, 0.0)}, "of weights it must rise"),
+        ({"mean": (0.0,) * 3, "std": (1.0,) * 3}, "--mean has 3 numbers, and images have 1 channels"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            taken(tmp_path / "net.pt", small, digits, tmp_path, **said)
 
 
 def test_weights_of_another_net_are_told_by_what_differs(net, small, digits, tmp_path):

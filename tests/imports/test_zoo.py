@@ -1,11 +1,11 @@
 """Nets of torchvision and timm that nobody here made: their exports and their weights are taken as they are."""
 
-import warnings
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from robustdeploy.core.load import load_recipe
 from robustdeploy.core.recipe import Choice
@@ -17,6 +17,9 @@ from robustdeploy.nets.graph import graph_of, session_of
 from robustdeploy.nets.store import load_net
 from robustdeploy.onboard.types import pixels_from_bytes
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from zoo import ZOO, exported, of_timm
+
 SAID = Asked(values=(0.0, 1.0), layout="nchw")
 
 
@@ -26,44 +29,6 @@ def large():
     return recipe, load_data(recipe.data)
 
 
-class Coloured(nn.Module):
-    """A net for colour images that is given grey ones."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, images):
-        return self.net(images.expand(-1, 3, -1, -1))
-
-
-def of_torchvision(name, **options):
-    import torchvision
-
-    return Coloured(torchvision.models.get_model(name, num_classes=10, **options))
-
-
-def of_timm(name, **options):
-    import timm
-
-    return timm.create_model(name, num_classes=10, in_chans=1, **options)
-
-
-ZOO = {
-    "torchvision-resnet18": lambda: of_torchvision("resnet18"),
-    "torchvision-mobilenet": lambda: of_torchvision("mobilenet_v3_small"),
-    "torchvision-densenet": lambda: of_torchvision("densenet121"),
-    "torchvision-squeezenet": lambda: of_torchvision("squeezenet1_1"),
-    "torchvision-shufflenet": lambda: of_torchvision("shufflenet_v2_x0_5"),
-    "timm-vit": lambda: of_timm("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2),
-    "timm-convnext": lambda: of_timm("convnext_atto"),
-    "timm-efficientnet": lambda: of_timm("efficientnet_b0"),
-    # Of a fresh net whose blocks begin as nothing, hardly an image reaches the scores, so there is nothing to follow.
-    "timm-resnet": lambda: of_timm("resnet18", zero_init_last=False),
-    "timm-mixer": lambda: of_timm("mixer_s16_224", img_size=32, num_blocks=2),
-}
-
-
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("opset", [18, 20, 23])
 @pytest.mark.parametrize("name", ZOO)
@@ -71,18 +36,7 @@ def test_an_export_is_deployed_with_its_scores_and_followed(name, opset, large, 
     recipe, data = large
     torch.manual_seed(0)
     net, path = ZOO[name]().eval(), tmp_path / "net.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            net,
-            (torch.zeros(2, 1, 32, 32),),
-            path,
-            dynamo=True,
-            opset_version=opset,
-            external_data=False,
-            verbose=False,
-            dynamic_shapes=({0: torch.export.Dim("N", min=1, max=64)},),
-        )
+    exported(net, path, opset)
     info, told = import_onnx(path, SAID, recipe, data, tmp_path)
     assert info.graph.twin_problem == "", told
     loaded = load_net(tmp_path)

@@ -17,10 +17,13 @@ RNG = np.random.default_rng(0)
 PLAIN = RNG.normal(size=(2, 4, 6, 6)).astype(np.float32)
 POSITIVE = np.abs(PLAIN) + 0.5
 
+GRID = RNG.uniform(-1.2, 1.2, (2, 5, 3, 2)).astype(np.float32)
 SUMS = ("Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean")
 STEPS = np.arange(-6, 6, dtype=np.int8).reshape(3, 4)
 WHERE = "coordinate_transformation_mode"
 NEAREST = {"mode": "nearest", WHERE: "asymmetric", "nearest_mode": "floor"}
+PLACES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric")
+ROUNDED = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 OVER = {"antialias": 1, "exclude_outside": 1}
 FOUR = {"hidden_size": 4}
 
@@ -67,7 +70,7 @@ REDUCTIONS = tuple(
 )
 NODES = [
     *[(name, [PLAIN], {}) for name in UNARY],
-    *[(name, [POSITIVE], {}) for name in ("Log", "Sqrt", "Reciprocal")],
+    *[(name, [POSITIVE], {}) for name in ("Log", "Sqrt", "Reciprocal", "ReduceLogSum")],
     *[(name, [PLAIN, ints(2, 3)], {"keepdims": keep}) for name in REDUCTIONS for keep in (0, 1)],
     *[(name, [PLAIN], {}) for name in REDUCTIONS],
     *[(name, [PLAIN, floats(4, 1, 1)], {}) for name in (*SUMS, "Div", "PRelu")],
@@ -128,6 +131,10 @@ NODES = [
     ("Pad", [PLAIN, ints(1, 2, 1, 0), None, ints(2, 3)], {"mode": "reflect"}),
     ("Pad", [PLAIN, ints(1, 2, 1, 0), None, ints(-2, -1)], {"mode": "edge"}),
     ("Resize", [PLAIN, None, np.float32([1, 1, 2, 2])], NEAREST),
+    *[("Resize", [PLAIN, None, np.float32([1, 1, *by])], {"mode": "nearest", WHERE: where, "nearest_mode": how})
+      for by in ((2, 2), (1.7, 0.6)) for where in PLACES for how in ROUNDED],
+    *[("Resize", [PLAIN, None, np.float32([1, 1, 1.7, 0.6])], {"mode": "linear", WHERE: where})
+      for where in ("asymmetric", "half_pixel_symmetric")],
     ("Resize", [PLAIN, None, None, ints(2, 4, 9, 5)], {"mode": "linear"}),
     ("Resize", [PLAIN, None, None, ints(2, 4, 9, 5)], {"mode": "linear", WHERE: "align_corners"}),
     ("Resize", [PLAIN, None, None, ints(2, 4, 3, 4)], {"mode": "linear", **OVER}),
@@ -135,6 +142,13 @@ NODES = [
     ("DepthToSpace", [floats(1, 8, 2, 3)], {"blocksize": 2}),
     ("DepthToSpace", [floats(1, 8, 2, 3)], {"blocksize": 2, "mode": "CRD"}),
     ("SpaceToDepth", [floats(1, 2, 4, 6)], {"blocksize": 2}),
+    ("TopK", [PLAIN, ints(3)], {"axis": 1}),
+    ("TopK", [PLAIN, ints(2)], {"largest": 0}),
+    ("LpNormalization", [PLAIN], {"axis": 1}),
+    ("LpNormalization", [PLAIN], {"p": 1}),
+    *[("GridSample", [PLAIN, GRID], {"mode": mode, "padding_mode": edges, "align_corners": corners})
+      for mode in ("linear", "nearest", "cubic")
+      for edges, corners in (("zeros", 0), ("border", 1), ("reflection", 0))],
     ("CumSum", [floats(2, 3), np.array(1)], {}),
     ("Trilu", [floats(4, 4), np.array(1)], {"upper": 0}),
     ("ArgMax", [PLAIN], {"axis": 1}),
@@ -159,7 +173,7 @@ NODES = [
     ("operator", "inputs", "attributes"), NODES, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(NODES)]
 )
 def test_each_operator_computes_what_the_runtime_computes(operator, inputs, attributes):
-    outputs = {"Split": 2}.get(operator, 1)
+    outputs = {"Split": 2, "TopK": 2}.get(operator, 1)
     ours, theirs = both(graph(operator, inputs, outputs, **attributes), np.asarray(inputs[0]))
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
@@ -172,7 +186,9 @@ def test_every_operator_is_held_against_the_runtime():
         "GroupNormalization",
         "Swish",
         "Attention",
-    }  # in tests of their own, or newer than opset 20
+        "RMSNormalization",
+        "Upsample",
+    }  # in tests of their own, or of other opsets than 20
     assert set(OPERATORS) == {name for name, *_ in NODES} | other | set(QUANTISED)
 
 
@@ -190,6 +206,21 @@ def test_every_operator_is_held_against_the_runtime():
 )
 def test_attention_computes_what_the_runtime_computes(inputs, attributes):
     ours, theirs = both(graph("Attention", inputs, opset=23, **attributes), inputs[0])
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "opset", "attributes"),
+    [
+        ("Upsample", [PLAIN, np.float32([1, 1, 2, 3])], 9, {}),
+        ("Upsample", [PLAIN, np.float32([1, 1, 2, 3])], 9, {"mode": "linear"}),
+        ("Upsample", [PLAIN], 7, {"scales": [1.0, 1.0, 2.0, 3.0]}),
+        ("RMSNormalization", [PLAIN, floats(6)], 23, {}),
+        ("RMSNormalization", [PLAIN, floats(6, 6)], 23, {"axis": -2}),
+    ],
+)
+def test_an_operator_of_another_opset_computes_what_the_runtime_computes(operator, inputs, opset, attributes):
+    ours, theirs = both(graph(operator, inputs, opset=opset, **attributes), inputs[0])
     np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
 
 
