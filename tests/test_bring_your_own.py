@@ -33,7 +33,7 @@ def small(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(1024, num_classes))
 """
 SHORT = ["train.epochs=1", "evaluate.limit=20", "evaluate.curve_limit=10", "evaluate.eps_curve=[1]"]
-SHORT += ["evaluate.attacks=[fgsm]", "baseline=false", "train.device=cpu"]
+SHORT += ["evaluate.attacks=[fgsm]", "baseline=false", "train.device=cpu", "gate=[]"]
 
 
 def write_cifar10(folder):
