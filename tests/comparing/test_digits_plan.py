@@ -13,6 +13,7 @@ import torch
 from robustdeploy.comparing.folder import begun
 from robustdeploy.comparing.going import checked
 from robustdeploy.core.load import load_comparison, load_target
+from tests.conftest import write_words
 
 PLAN = load_comparison("digits-resnet8")
 QUICK = ("evaluate.limit=50", "evaluate.attacks=[fgsm]", "evaluate.eps_curve=[]")
@@ -23,9 +24,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 @pytest.fixture(scope="module")
 def table(command, tmp_path_factory):
     """The whole table as `table --json` tells it."""
-    folder = tmp_path_factory.mktemp("whole")
+    folder = write_words(tmp_path_factory.mktemp("whole"))
     overrides = [word for setting in QUICK for word in ("--set", setting)]
-    done = command(folder, "table", "digits-resnet8", "--jobs", "2", *overrides, "--json")
+    done = command(folder, "table", "digits-resnet8", "--target", "quick.yaml", "--jobs", "2", *overrides, "--json")
     assert done.code == 0, done.err
     return done.document
 
