@@ -45,6 +45,7 @@ from rows import ROWS, Row, row_named
 from stopwatch import Stopwatch
 from table import END, START, write_table
 
+KEPT = Path(__file__).parents[1] / "docs" / "results"
 SHAPE = (3, 32, 32)
 RECIPE = """
     name: digits-tiny
@@ -507,3 +508,12 @@ def write_cifar(folder):
 def test_the_machine_is_described_in_the_right_number(cores, threads, words):
     found = {"cpu": "X", "cpu_capability": "Y", "system": "Z", "python": "3", "torch": "2"}
     assert in_words({**found, "cores": cores, "threads": threads}).startswith(words)
+
+
+@pytest.mark.parametrize("folder", sorted(KEPT.iterdir()), ids=lambda folder: folder.name)
+def test_a_kept_net_is_whole_has_its_recipe_and_is_named_on_the_page(folder):
+    net, recipe = load_net(folder), load_recipe(str(folder / "recipe.yaml"))
+    image_shape = json.loads((folder / "net.json").read_text())["image_shape"]
+    assert torch.isfinite(net(torch.zeros(1, *image_shape))).all()
+    assert recipe.data.path is None
+    assert f"](results/{folder.name})" in (KEPT.parent / "results.md").read_text()
