@@ -1,5 +1,6 @@
 """The real chain, run once on a tiny recipe through the command line, and ways to call the command line again."""
 
+import atexit
 import contextlib
 import io
 import json
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections import defaultdict
@@ -21,6 +23,12 @@ import pytest
 
 # The nets here are tiny: a second thread costs more than it does, above all beside other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where Python is told to keep no bytecode, each of the many processes here would compile torch and SciPy anew: six
+# seconds of a core. Theirs goes to a folder that ends with the tests.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = tempfile.mkdtemp(prefix="robustdeploy-bytecode-")
+    sys.dont_write_bytecode = False
+    atexit.register(shutil.rmtree, sys.pycache_prefix, ignore_errors=True)
 
 TINY = """
     name: tiny
