@@ -1,23 +1,28 @@
 """Ensemble: AutoAttack as an evaluation runs it beside AutoAttack's loop as torchattacks has it, part by part.
 
     PYTHONPATH=/tmp/ta python benchmarks/ensemble.py docs/results/cifar10-resnet20-ops0.3 --data data/cifar10
-    python benchmarks/ensemble.py docs/results/cifar10-resnet20-ops0.3 --data data/cifar10 --images 256 --json
+    python benchmarks/ensemble.py docs/results/cifar10-resnet20-ops0.3 --data data/cifar10 --workers 2 --json
 
 In each part both attack what still stands after the parts before it, with equal steps, targets and queries. Ours asks
 Square's queries of the exported file in ONNX Runtime, as on a board; theirs asks the net in torch. The net as it is
-judges both. ``uv pip install --target /tmp/ta --no-deps torchattacks`` keeps that package's old releases apart.
+judges both. With ``--workers`` each shares out the cores in its own way: ours among processes of one thread, as
+``evaluate --workers`` does, theirs among torch's threads. The time on the clock counts then, so nothing else may run.
+``uv pip install --target /tmp/ta --no-deps torchattacks`` keeps that package's old releases apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +50,10 @@ from robustdeploy.onboard.types import Model
 BLOCK = 128
 Attack = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Images, labels and the numbers of these images to what was found."""
+Pool = ProcessPoolExecutor | None
+
+# Of a worker's process: what it was begun with.
+_held: list[tuple[Bench, dict[str, Attack]]] = []
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Row:
     attacked: int
     standing: int
     cpu_s: float
+    clock_s: float
 
 
 def main() -> int:
@@ -64,23 +74,28 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--targets", type=int, default=9)
     parser.add_argument("--queries", type=int, default=5000)
+    parser.add_argument("--workers", type=int, default=1, help="processes of ours, threads of theirs")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     # Of other packages, about settings of theirs.
     warnings.simplefilter("ignore")
     bench = Bench.of(asked)
-    ours, our_bits = _run("robustdeploy", _ours(bench, asked), bench)
-    theirs, their_bits = _run("torchattacks", _theirs(bench, asked), bench)
-    times = [sum(row.cpu_s for row in rows) for rows in (ours, theirs)]
+    with _shared_out(asked) as share:
+        ours, our_bits = _run("robustdeploy", _ours(bench, asked), bench, share)
+    torch.set_num_threads(asked.workers)
+    theirs, their_bits = _run("torchattacks", _theirs(bench, asked), bench, None)
+    alone = asked.workers == 1
+    times = [sum(row.cpu_s if alone else row.clock_s for row in rows) for rows in (ours, theirs)]
     found = {
         "machine": machine.description(torch.device("cpu")),
         "load": machine.load_average(),
         "net": asked.net.name,
-        "settings": {name: getattr(asked, name) for name in ("images", "steps", "targets", "queries")},
+        "settings": {name: getattr(asked, name) for name in ("images", "steps", "targets", "queries", "workers")},
         "threat": str(bench.threat),
         "rows": [asdict(row) for row in (*ours, *theirs)],
-        "cpu_s": times,
+        "seconds_of": "one thread" if alone else "the clock",
+        "seconds": times,
         "ratio": round(times[1] / times[0], 2),
         "stands_in_ours_alone": int((our_bits & ~their_bits).sum()),
         "stands_in_theirs_alone": int((their_bits & ~our_bits).sum()),
@@ -89,20 +104,49 @@ def main() -> int:
     return 0
 
 
-def _run(by: str, parts: dict[str, Attack], bench: Bench) -> tuple[list[Row], Tensor]:
+@contextmanager
+def _shared_out(asked: argparse.Namespace) -> Iterator[Pool]:
+    """Start the processes that do blocks of ours, or none for one worker."""
+    if asked.workers == 1:
+        yield None
+        return
+    # Spawned and not forked: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(asked.workers, context, _begin, (asked,)) as pool:
+        # A process that has yet to load what it works with is not what is timed.
+        list(pool.map(time.sleep, [1.0] * asked.workers))
+        yield pool
+
+
+def _begin(asked: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    bench = Bench.of(asked)
+    _held.append((bench, _ours(bench, asked)))
+
+
+def _block(part: str, few: Tensor) -> Tensor:
+    bench, parts = _held[0]
+    return parts[part](bench.images[few], bench.labels[few], few).detach()
+
+
+def _run(by: str, parts: dict[str, Attack], bench: Bench, pool: Pool) -> tuple[list[Row], Tensor]:
     """Run the parts in their order; return a row for each, and what stands in the end."""
     stands, rows = bench.standing(bench.images), []
     for part, attack in parts.items():
         print(f"{part} by {by} …", file=sys.stderr)
         at = stands.nonzero().squeeze(1)
-        before = time.process_time()
-        blocks = [attack(bench.images[few], bench.labels[few], few) for few in at.split(BLOCK)]
-        spent = time.process_time() - before
+        before, began = time.process_time(), time.perf_counter()
+        if pool is None:
+            blocks = [attack(bench.images[few], bench.labels[few], few) for few in at.split(BLOCK)]
+        else:
+            shares = at.split(min(BLOCK, -(-len(at) // pool._max_workers)))
+            blocks = list(pool.map(_block, [part] * len(shares), shares))
+        spent, took = time.process_time() - before, time.perf_counter() - began
         found = bench.images.clone()
         found[at] = torch.cat(blocks).detach()
         assert float(lengths(found - bench.images, bench.threat.norm).max()) <= bench.threat.eps + 1e-5, part
         stands = stands & bench.standing(found)
-        rows.append(Row(part, by, len(at), int(stands.sum()), round(spent, 1)))
+        rows.append(Row(part, by, len(at), int(stands.sum()), round(spent, 1), round(took, 1)))
     return rows, stands
 
 
@@ -121,7 +165,7 @@ def _one_of_ours(bench: Bench, adversary: Adversary, model: Model) -> Attack:
 
     def attack(images: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
         if adversary.gradient is not None:
-            return adversary.gradient(bench.followed, images, labels, threat, Noise(0, numbers))
+            return adversary.gradient(bench.host.followed, images, labels, threat, Noise(0, numbers))
         assert adversary.query is not None
         stored = (images * 255).round().to(torch.uint8).numpy()
         found = adversary.query(model, stored, labels.numpy(), threat, Draws(0, numbers.numpy()))
@@ -165,13 +209,13 @@ def _table(found: dict[str, Any]) -> str:
         f"{found['net']}, {found['threat']}, {told}, load {found['load']}",
         machine.in_words(found["machine"]),
         "",
-        "| part | by | attacked | left standing | CPU s |",
-        "|---|---|---|---|---|",
+        "| part | by | attacked | left standing | CPU s | clock s |",
+        "|---|---|---|---|---|---|",
     ]
-    names = ("part", "by", "attacked", "standing", "cpu_s")
+    names = ("part", "by", "attacked", "standing", "cpu_s", "clock_s")
     lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in found["rows"]]
-    ours, theirs = found["cpu_s"]
-    lines += ["", f"theirs {theirs:.1f} s over ours {ours:.1f} s: {found['ratio']}"]
+    ours, theirs = found["seconds"]
+    lines += ["", f"theirs {theirs:.1f} s of {found['seconds_of']} over ours {ours:.1f} s: {found['ratio']}"]
     lines += [f"stand in ours alone {found['stands_in_ours_alone']}, in theirs {found['stands_in_theirs_alone']}"]
     return "\n".join(lines)
 

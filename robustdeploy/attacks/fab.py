@@ -30,6 +30,8 @@ _BEYOND = 1.05
 """How far a projection is overshot."""
 _BACK = 0.9
 """Share of its perturbation that a misclassified iterate keeps."""
+_NEARER = 0.95
+"""Share of the boundary's distance, when the border was last looked at, below which it is again: a look is a pass."""
 _MOST = 0.1
 """Largest weight of the image's own projection."""
 
@@ -98,7 +100,7 @@ def _approached(
     images = room.images
     found, current = room.whole(start), start.clone()
     active = torch.arange(len(images), device=images.device)
-    nearest = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)
+    seen = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)
     for _ in range(steps):
         own, of = images[active], labels[active]
         its = room.select(active)
@@ -107,8 +109,8 @@ def _approached(
         within = its.holds(moved)
         with torch.no_grad():
             beyond = ~CLASSIFICATION.right(net(moved), of)
-            # The border is worth a look where the boundary came nearer than ever, or has not been reached in the box.
-            looked = torch.where(beyond, size < nearest[active], within)
+            # The border is worth a look where the boundary came nearer, or has not been reached in the ball.
+            looked = torch.where(beyond, size < _NEARER * seen[active], within)
             tried = its.whole(at_the_border(its, moved))
             fell = torch.zeros_like(looked)
             fell[looked] = ~CLASSIFICATION.right(net(tried[looked]), of[looked])
@@ -120,7 +122,7 @@ def _approached(
                 index = inside.nonzero().squeeze(1)[still]
                 tried[index], fell[index] = rounded[still], True
         found[active] = tried
-        nearest[active] = torch.where(beyond, torch.minimum(size, nearest[active]), nearest[active])
+        seen[active] = torch.where(beyond & looked, size, seen[active])
         wide = per_image(beyond, images)
         current[active] = torch.where(wide, own + _BACK * (moved - own), moved)
         active = active[~fell]

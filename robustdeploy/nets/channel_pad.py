@@ -48,6 +48,8 @@ class ChannelPad(nn.Module):
     """in×out, 1 where that output is that input: ``index`` as a matrix, for training."""
     padding: tuple[int, int] | None
     """Zeros before and behind, where ``index`` is all inputs in order between zeros."""
+    multiplies = False
+    """Whether it multiplies in eval mode too, as a net does well whose gradients are followed."""
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int = 1, index: Sequence[int] | None = None
@@ -76,7 +78,7 @@ class ChannelPad(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map N×in×H×W to N×out×⌈H/stride⌉×⌈W/stride⌉."""
-        if self.training:
+        if self.training or self.multiplies:
             return self._multiplied(images)
         small = images[:, :, :: self.stride, :: self.stride]
         # Plain padding becomes one Pad node in ONNX, which every toolchain has.

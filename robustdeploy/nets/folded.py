@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from robustdeploy.nets.channel_pad import ChannelPad
 from robustdeploy.nets.layout import lay_channels_last
 
 _NORM_AFTER = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
@@ -36,6 +37,9 @@ def folded(net: nn.Module, example: Tensor) -> nn.Module:
         _replace(copied, conv, fuse_conv_bn_eval(*layers))  # type: ignore[type-var, arg-type]
         _replace(copied, norm, nn.Identity())
     lay_channels_last(copied)
+    for module in copied.modules():
+        if isinstance(module, ChannelPad):
+            module.multiplies = True
     return copied if _same_scores(net, copied, example) else net
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from robustdeploy.core.recipe import Choice
 from robustdeploy.core.registry import NETS
 from robustdeploy.nets.build import build_net
+from robustdeploy.nets.channel_pad import ChannelPad
 from robustdeploy.nets.folded import folded
 
 SHAPE = (3, 32, 32)
@@ -198,3 +199,17 @@ def test_a_random_net_stays_random():
     torch.manual_seed(0)
     other = folded(settled(Random()), EXAMPLE)
     assert not torch.equal(other(EXAMPLE), other(EXAMPLE))
+
+
+def test_gradients_stay_channels_last_through_every_shortcut():
+    net = settled(build_net(Choice(name="resnet20"), 10, SHAPE, [0.5] * 3, [0.25] * 3))
+    formats = []
+    for way in (net, folded(net, EXAMPLE)):
+        for pad in (module for module in way.modules() if isinstance(module, ChannelPad)):
+            pad.register_full_backward_hook(lambda _, into, __: formats.append(last(into[0])))
+        scores_and_gradient(way, EXAMPLE)
+    assert formats == [False] * 2 + [True] * 2
+
+
+def last(images):
+    return images.is_contiguous(memory_format=torch.channels_last)
