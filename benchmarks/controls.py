@@ -37,9 +37,8 @@ from robustdeploy.nets.residual import init_convolutions
 from robustdeploy.nets.size import resize_modules
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, NetInfo, dense_net, load_info, load_net, save_net
 from robustdeploy.train.loop import Trained, fit
-from robustdeploy.train.setup import plan_from
+from robustdeploy.train.setup import device_from, plan_from
 from robustdeploy.train.start import starting_net
-from robustdeploy.train.trainings import device_from
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ from robustdeploy.onboard.draws import Draws
 from robustdeploy.onboard.types import Model
 
 BLOCK = 128
+SHARE = 32
+"""Images that a process takes at a time: fewer, that none is idle for long at the end of a part."""
 Attack = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Images, labels and the numbers of these images to what was found."""
 Pool = ProcessPoolExecutor | None
@@ -139,8 +141,7 @@ def _run(by: str, parts: dict[str, Attack], bench: Bench, pool: Pool) -> tuple[l
         if pool is None:
             blocks = [attack(bench.images[few], bench.labels[few], few) for few in at.split(BLOCK)]
         else:
-            shares = at.split(min(BLOCK, -(-len(at) // pool._max_workers)))
-            blocks = list(pool.map(_block, [part] * len(shares), shares))
+            blocks = list(pool.map(_block, [part] * len(at), at.split(SHARE)))
         spent, took = time.process_time() - before, time.perf_counter() - began
         found = bench.images.clone()
         found[at] = torch.cat(blocks).detach()

@@ -22,7 +22,7 @@ from torch import nn
 from robustdeploy.attacks.protocol import input_gradient
 from robustdeploy.evaluate.host import load_host_net
 from robustdeploy.nets.store import load_info
-from robustdeploy.train.trainings import device_from
+from robustdeploy.train.setup import device_from
 
 
 def main() -> int:

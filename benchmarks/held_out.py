@@ -30,7 +30,7 @@ from robustdeploy.evaluate.host import load_host_net
 from robustdeploy.evaluate.intervals import clopper_pearson, paired_difference
 from robustdeploy.nets.store import load_info, net_folder
 from robustdeploy.train.import_net import check_fits
-from robustdeploy.train.trainings import device_from
+from robustdeploy.train.setup import device_from
 
 ATTACK = Pgd(steps=10)
 BATCH = 250

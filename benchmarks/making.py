@@ -21,7 +21,7 @@ from robustdeploy.engine.manifest import Manifest, read_manifest
 from robustdeploy.engine.run import Run
 from robustdeploy.nets.store import NET_FILE, WEIGHTS_FILE, load_net
 from robustdeploy.train.precision import resolved
-from robustdeploy.train.trainings import device_from
+from robustdeploy.train.setup import device_from
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from robustdeploy.evaluate.outcomes import Bits
 from robustdeploy.evaluate.parts import Parts
 from robustdeploy.evaluate.rows import share_row
 from robustdeploy.nets.store import NetInfo, load_info
-from robustdeploy.train.trainings import device_from
+from robustdeploy.train.setup import device_from
 
 ATTACKS = (
     Choice(name="fgsm"),

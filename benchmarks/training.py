@@ -28,7 +28,7 @@ from speeds import by_turns, whole_trainings
 from robustdeploy.core.asked import recipe_for
 from robustdeploy.errors import RobustdeployError
 from robustdeploy.train.precision import resolved
-from robustdeploy.train.trainings import device_from
+from robustdeploy.train.setup import device_from
 
 RECIPE = "cifar10-resnet20"
 
