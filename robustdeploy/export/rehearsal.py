@@ -75,8 +75,8 @@ def rehearse(recipe: Recipe, data: Loaded, opset: int = OPSET, precisions: Seque
     told |= {"preprocess": plain(list(recipe.preprocess))}
     mark = canonical_json({**told, "precisions": plain(list(precisions))})
     # Sweeps call this in one process again and again, and an export takes seconds.
-    if mark in _PASSED:
-        return _PASSED[mark]
+    if mark in PASSED:
+        return PASSED[mark]
     net = starting_net(recipe, data, torch.device("cpu")).eval()
     with temporary_folder() as folder:
         images = data.train.images[:LOOKED_AT].cpu().numpy()
@@ -87,7 +87,7 @@ def rehearse(recipe: Recipe, data: Loaded, opset: int = OPSET, precisions: Seque
             check_complete(rehearsed, recipe, data)
         notes = tuple(note for each in precisions for note in lowering_notes(rehearsed, each))
     if ":" not in recipe.net.name and recipe.train.start is None:  # what lies in a file may be another net next time
-        _PASSED[mark] = notes
+        PASSED[mark] = notes
     return notes
 
 
@@ -178,5 +178,6 @@ def check_parity(rehearsed: Rehearsed) -> None:
             )
 
 
-_PASSED: dict[str, tuple[str, ...]] = {}
+PASSED: dict[str, tuple[str, ...]] = {}
+"""What was found of nets in this process, or in one that was forked from the same."""
 CHECKS: tuple[Callable[[Rehearsed], None], ...] = (check_scores, check_parity, check_counts)

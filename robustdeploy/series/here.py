@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from robustdeploy.core.interrupts import interrupted, stop_if_interrupted
-from robustdeploy.errors import TOLD_IN
 from robustdeploy.foreign import sentence
+from robustdeploy.series.forks import Forks
 from robustdeploy.series.place import Ended, not_begun
 from robustdeploy.series.series import Job, Queue, Say, Series
 
@@ -29,57 +26,47 @@ class Here:
 
     def run(self, series: Series, jobs: Sequence[Job], say: Say) -> Iterator[tuple[Job, Ended]]:
         """Make the runs in their order; what a run says goes to this process's stderr."""
-        queue, running, begun = Queue(series, jobs), dict[Job, subprocess.Popen[bytes]](), 0
-        while queue or running:
-            stop_if_interrupted()
-            while len(running) < self.at_once and (job := queue.ready()) is not None:
-                begun += 1
-                say(f"run {begun} of {len(jobs)}, {job.name}")
-                running[job] = self._started(series, job)
-            for job in self._ended(series, running):
-                code = running.pop(job).returncode
-                queue.ended(job)
-                yield job, Ended(code, _told(series, job))
-                yield from ((each, not_begun(need)) for each, need in queue.hopeless())
+        queue, running, begun = Queue(series, jobs), dict[int, Job](), 0
+        with closing(Forks(series.root, self._environment())) as forks:
+            while queue or running:
+                if not running:
+                    stop_if_interrupted()
+                while not interrupted() and len(running) < self.at_once and (job := queue.ready()) is not None:
+                    begun += 1
+                    say(f"run {begun} of {len(jobs)}, {job.name}")
+                    running[self._started(series, job, forks)] = job
+                for number, code in _ended(series, forks, running).items():
+                    job = running.pop(number)
+                    queue.ended(job)
+                    yield job, Ended(code, _told(series, job))
+                    yield from ((each, not_begun(need)) for each, need in queue.hopeless())
 
-    def _started(self, series: Series, job: Job) -> subprocess.Popen[bytes]:
-        # Lines of several runs at once would be told apart by nobody.
-        quiet = ["--quiet"] if self.quiet or self.at_once > 1 else []
-        _told(series, job)  # of an earlier call
+    def _environment(self) -> dict[str, str]:
         # A net's own code may lie where the command was given.
         paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
         threads = {} if self.at_once == 1 else _threads(self.at_once)
-        return subprocess.Popen(
-            [sys.executable, "-m", "robustdeploy", *series.words(job, series.root.absolute()), *quiet],
-            cwd=series.root,
-            env={
-                **os.environ,
-                **threads,
-                TOLD_IN: str(_told_in(series, job).absolute()),
-                "PYTHONPATH": os.pathsep.join(paths),
-            },
-            stdout=subprocess.DEVNULL,
-            # Of its own, so that Ctrl-C reaches it once and from here alone: a second signal would end it at once.
-            start_new_session=True,
-        )
+        return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}
 
-    def _ended(self, series: Series, running: dict[Job, subprocess.Popen[bytes]]) -> list[Job]:
-        """Wait until a run has ended; a signal is handed on to all of them, and raised here once they have stopped."""
-        asked = False
-        while not (ended := [job for job, process in running.items() if process.poll() is not None]):
-            if interrupted() and not asked:
-                for process in running.values():
-                    process.send_signal(signal.SIGINT)
-                asked = True
-            time.sleep(_LOOK_S)
-        if asked or interrupted():
-            for job, process in running.items():
-                if process.poll() is None and not asked:
-                    process.send_signal(signal.SIGINT)
-                process.wait()
-                _told(series, job)  # that it was interrupted is said here
-            stop_if_interrupted()
-        return ended
+    def _started(self, series: Series, job: Job, forks: Forks) -> int:
+        # Lines of several runs at once would be told apart by nobody.
+        quiet = ["--quiet"] if self.quiet or self.at_once > 1 else []
+        _told(series, job)  # of an earlier call
+        return forks.start([*series.words(job, series.root.absolute()), *quiet], _told_in(series, job).absolute())
+
+
+def _ended(series: Series, forks: Forks, running: Mapping[int, Job]) -> dict[int, int]:
+    """Wait until a run has ended; a signal is handed on to all of them, and raised here once they have stopped."""
+    asked, codes = False, dict[int, int]()
+    while not codes or (asked and len(codes) < len(running)):
+        codes |= forks.ended(_LOOK_S)
+        if interrupted() and not asked:
+            forks.interrupt()
+            asked = True
+    if asked:
+        for job in running.values():
+            _told(series, job)  # that it was interrupted is said here
+        stop_if_interrupted()
+    return codes
 
 
 def _told_in(series: Series, job: Job) -> Path:
