@@ -159,6 +159,7 @@ def test_the_search_for_imports_in_functions_finds_them(line, tmp_path):
 
 IMPORT_BY_NAME = {
     "robustdeploy/__init__.py": "the public functions, most of which bring torch",
+    "robustdeploy/cli/forking.py": "what a run needs, before the first one",
     "robustdeploy/cli/group.py": "commands",
     "robustdeploy/cli/heavy.py": "what brings torch",
     "robustdeploy/core/registry.py": "plug-ins",

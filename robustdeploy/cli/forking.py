@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from robustdeploy.cli import main
+from robustdeploy.cli.heavy import rehearsal, setup
 from robustdeploy.cli.threads import wait_briefly_if_busy
 from robustdeploy.errors import TOLD_IN
 
@@ -85,10 +86,9 @@ class Server:
     def _ended(self, pid: int, code: int) -> None:
         run, theirs = self.running.pop(pid)
         if self.warm:
-            from robustdeploy.export.rehearsal import PASSED
-
             with suppress(BlockingIOError, ValueError):  # one that was killed has told nothing
-                PASSED.update({mark: tuple(notes) for mark, notes in json.loads(os.read(theirs, _MOST)).items()})
+                told = json.loads(os.read(theirs, _MOST))
+                rehearsal.PASSED.update({mark: tuple(notes) for mark, notes in told.items()})
         os.close(theirs)
         self.told.sendall(json.dumps({"run": run, "code": code}).encode() + b"\n")
 
@@ -101,15 +101,13 @@ def _become(words: list[str], told_in: str, warm: bool, rehearsed: int) -> NoRet
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     if not warm:
         os.execv(sys.executable, [sys.executable, "-m", "robustdeploy", *words])
-    from robustdeploy.export.rehearsal import PASSED
-
     sys.argv, code = ["robustdeploy", *words], 4
     try:
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
     finally:
-        os.write(rehearsed, json.dumps(PASSED).encode()[:_MOST])
+        os.write(rehearsed, json.dumps(rehearsal.PASSED).encode()[:_MOST])
         atexit._run_exitfuncs()
         # To take all that was loaded apart would cost two seconds.
         os._exit(code)
@@ -120,9 +118,7 @@ def loaded() -> bool:
     if sys.platform != "linux":
         return False
     wait_briefly_if_busy()
-    from robustdeploy.train.setup import device_from
-
-    if device_from("auto").type != "cpu":
+    if setup.device_from("auto").type != "cpu":
         return False
     for name in LOADED:
         with suppress(ImportError):  # the libraries' own modules move; the run itself says what it lacks

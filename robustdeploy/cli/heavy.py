@@ -29,7 +29,9 @@ __all__ = [
     "pairings",
     "preparation",
     "profiling",
+    "rehearsal",
     "reporting",
+    "setup",
     "sizes",
 ]
 
@@ -37,12 +39,14 @@ if TYPE_CHECKING:
     from robustdeploy import api
     from robustdeploy.evaluate import bisect as bisecting
     from robustdeploy.evaluate import evidence, sizes
+    from robustdeploy.export import rehearsal
     from robustdeploy.report import against
     from robustdeploy.report import compare_page as pages
     from robustdeploy.report import pairing as pairings
     from robustdeploy.stages import preparation
     from robustdeploy.stages import profile as profiling
     from robustdeploy.stages import report as reporting
+    from robustdeploy.train import setup
 else:
     against = _Later("robustdeploy.report.against")
     api = _Later("robustdeploy.api")
@@ -52,6 +56,8 @@ else:
     pairings = _Later("robustdeploy.report.pairing")
     preparation = _Later("robustdeploy.stages.preparation")
     profiling = _Later("robustdeploy.stages.profile")
+    rehearsal = _Later("robustdeploy.export.rehearsal")
+    setup = _Later("robustdeploy.train.setup")
     sizes = _Later("robustdeploy.evaluate.sizes")
     # Without torch, unlike the same verb of the api.
     reporting = _Later("robustdeploy.stages.report")
