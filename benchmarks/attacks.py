@@ -1,4 +1,4 @@
-"""Attacks: ours beside those of ART and torchattacks, on one net and the same images.
+"""Attacks: ours beside those of ART, torchattacks and foolbox, on one net and the same images.
 
     python benchmarks/attacks.py docs/results/cifar10-resnet20-ops0.3 --data data/cifar10
     python benchmarks/attacks.py docs/results/cifar10-resnet20-ops0.3 --data data/cifar10 --images 1000 --json
@@ -6,7 +6,8 @@
 
 In another norm only attacks that have it are run. What others return beyond the ball counts as not found.
 torchattacks asks for old releases of packages that others here need newer, and none of them for these attacks:
-``uv pip install --no-deps torchattacks`` adds it for a while. What is not installed is left out, and said.
+``uv pip install --no-deps torchattacks foolbox eagerpy`` adds them for a while. What is not installed is left out, and
+said.
 """
 
 from __future__ import annotations
@@ -192,7 +193,11 @@ class Bench:
             yield "robustdeploy", partial(self._by_queries, QUERY[name], counted)
         else:
             yield "robustdeploy", partial(self._ours, OURS[name])
-        for package, others in (("torchattacks", self._torchattacks), ("art", self._art)):
+        for package, others in (
+            ("torchattacks", self._torchattacks),
+            ("art", self._art),
+            ("foolbox", self._foolbox),
+        ):
             if find_spec(package) is None:
                 print(f"without {package}: it is not installed", file=sys.stderr)
             elif (attack := others(name)) is not None:
@@ -285,6 +290,23 @@ class Bench:
         def attack(images: Tensor, labels: Tensor) -> Tensor:
             found: Any = made[name]().generate(images.numpy(), labels.numpy())
             return torch.from_numpy(np.asarray(found, np.float32))
+
+        return partial(self._in_blocks, attack)
+
+    def _foolbox(self, name: str) -> Attack | None:
+        # The others have no FMN.
+        if name != "fmn-100":
+            return None
+        import foolbox
+
+        forms = {"linf": foolbox.attacks.LInfFMNAttack, "l2": foolbox.attacks.L2FMNAttack}
+        made = {**forms, "l1": foolbox.attacks.L1FMNAttack}[self.threat.norm](steps=100)
+        net = foolbox.PyTorchModel(self.net, bounds=(0, 1), device="cpu")
+
+        def attack(images: Tensor, labels: Tensor) -> Tensor:
+            # Without a radius it gives the nearest wrong image that it met.
+            (found,), *_ = made(net, images, labels, epsilons=[None])
+            return found
 
         return partial(self._in_blocks, attack)
 
