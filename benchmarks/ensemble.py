@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -48,8 +49,6 @@ from robustdeploy.onboard.draws import Draws
 from robustdeploy.onboard.types import Model
 
 BLOCK = 128
-SHARE = 32
-"""Images that a process takes at a time: fewer, that none is idle for long at the end of a part."""
 Attack = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Images, labels and the numbers of these images to what was found."""
 Pool = ProcessPoolExecutor | None
@@ -84,7 +83,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     bench = Bench.of(asked)
     with _shared_out(asked) as share:
-        ours, our_bits = _run("robustdeploy", _ours(bench, asked), bench, share)
+        ours, our_bits = _run("robustdeploy", _ours(bench, asked), bench, share, asked.workers)
     torch.set_num_threads(asked.workers)
     theirs, their_bits = _run("torchattacks", _theirs(bench, asked), bench, None)
     alone = asked.workers == 1
@@ -126,12 +125,18 @@ def _begin(asked: argparse.Namespace) -> None:
     _held.append((bench, _ours(bench, asked)))
 
 
+def _shares(at: Tensor, workers: int) -> Sequence[Tensor]:
+    """Split into as many shares of equal size for each worker, none larger than a block."""
+    rounds = max(1, math.ceil(len(at) / (workers * BLOCK)))
+    return at.tensor_split(workers * rounds)
+
+
 def _block(part: str, few: Tensor) -> Tensor:
     bench, parts = _held[0]
     return parts[part](bench.images[few], bench.labels[few], few).detach()
 
 
-def _run(by: str, parts: dict[str, Attack], bench: Bench, pool: Pool) -> tuple[list[Row], Tensor]:
+def _run(by: str, parts: dict[str, Attack], bench: Bench, pool: Pool, workers: int = 1) -> tuple[list[Row], Tensor]:
     """Run the parts in their order; return a row for each, and what stands in the end."""
     stands, rows = bench.standing(bench.images), []
     for part, attack in parts.items():
@@ -141,7 +146,7 @@ def _run(by: str, parts: dict[str, Attack], bench: Bench, pool: Pool) -> tuple[l
         if pool is None:
             blocks = [attack(bench.images[few], bench.labels[few], few) for few in at.split(BLOCK)]
         else:
-            blocks = list(pool.map(_block, [part] * len(at), at.split(SHARE)))
+            blocks = list(pool.map(_block, [part] * len(at), _shares(at, workers)))
         spent, took = time.process_time() - before, time.perf_counter() - began
         found = bench.images.clone()
         found[at] = torch.cat(blocks).detach()
