@@ -31,9 +31,15 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def root(command, tmp_path_factory):
     """The folder of the whole table."""
-    folder = write_words(tmp_path_factory.mktemp("whole"))
-    overrides = [word for setting in QUICK for word in ("--set", setting)]
-    done = command(folder, "table", "digits-resnet8", "--target", "quick.yaml", *overrides, "--json")
+    return made(command, tmp_path_factory.mktemp("whole"), QUICK)
+
+
+def made(command, folder, settings, jobs=1):
+    """Make the whole table under these settings, and return its folder."""
+    write_words(folder)
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    words = ["table", "digits-resnet8", "--target", "quick.yaml", "--jobs", str(jobs), *overrides, "--json"]
+    done = command(folder, *words)
     assert done.code == 0, done.err
     return folder / "runs/table-digits-resnet8"
 
@@ -64,6 +70,14 @@ def test_a_budget_is_met_from_below_and_used_and_the_compact_net_is_the_masked_o
     proof = held(Run.open(root / line["run"], root), "nets/pruned", NetRecord).record.proof
     assert (proof.precision, proof.n > 100) == ("float64", True)
     assert max(proof.clean, proof.adversarial) < 1e-5
+
+
+@pytest.mark.exhaustive
+def test_in_its_own_width_every_row_has_learnt_something(command, tmp_path):
+    table = json.loads((made(command, tmp_path, QUICK[:-1], jobs=2) / "table.json").read_text())
+    assert [line["row"] for line in table["lines"]] == [row.name for row in PLAN.rows]
+    clean = {line["row"]: line["accuracy"]["clean"]["value"] for line in table["lines"]}
+    assert min(clean.values()) > 0.5, clean
 
 
 def trained(folder, words):
